@@ -1,0 +1,109 @@
+# Functions that declare hvsdk's libraries, tests, fuzz targets and benchmarks in one way.
+
+find_program(HVSDK_CCACHE ccache)
+if(HVSDK_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER AND PROJECT_IS_TOP_LEVEL)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${HVSDK_CCACHE}")
+endif()
+
+# Warnings and sanitizers of our own builds; never exported to a consumer.
+add_library(hvsdk_private_flags INTERFACE)
+target_compile_options(hvsdk_private_flags INTERFACE
+  -Wall -Wextra -Wno-sign-compare -Wno-missing-field-initializers
+  $<$<BOOL:${HVSDK_WERROR}>:-Werror>)
+if(HVSDK_SANITIZE)
+  add_compile_options(-fsanitize=${HVSDK_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${HVSDK_SANITIZE})
+endif()
+
+set_property(GLOBAL PROPERTY HVSDK_LIBRARIES "")
+
+# hvsdk_library(NAME [SOURCES file...] [DEPS target...] [PRIVATE_DEPS target...])
+#
+# Declares the library target hvsdk_NAME, its alias hvsdk::NAME, and installs it. A library without
+# SOURCES is header-only.
+function(hvsdk_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  if(arg_SOURCES)
+    add_library(hvsdk_${name} STATIC ${arg_SOURCES})
+    set(scope PUBLIC)
+    target_link_libraries(hvsdk_${name} PRIVATE $<BUILD_INTERFACE:hvsdk_private_flags> ${arg_PRIVATE_DEPS})
+    target_include_directories(hvsdk_${name} PRIVATE "${PROJECT_SOURCE_DIR}/src")
+  else()
+    add_library(hvsdk_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  add_library(hvsdk::${name} ALIAS hvsdk_${name})
+  target_compile_features(hvsdk_${name} ${scope} cxx_std_20)
+  target_include_directories(hvsdk_${name} ${scope}
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_link_libraries(hvsdk_${name} ${scope} ${arg_DEPS})
+  set_target_properties(hvsdk_${name} PROPERTIES EXPORT_NAME ${name})
+  set_property(GLOBAL APPEND PROPERTY HVSDK_LIBRARIES hvsdk_${name})
+endfunction()
+
+# Installs every library declared so far, and hvsdk::hvsdk, which stands for all of them.
+function(hvsdk_export)
+  get_property(libraries GLOBAL PROPERTY HVSDK_LIBRARIES)
+  add_library(hvsdk INTERFACE)
+  add_library(hvsdk::hvsdk ALIAS hvsdk)
+  target_link_libraries(hvsdk INTERFACE ${libraries})
+  include(CMakePackageConfigHelpers)
+  install(TARGETS hvsdk ${libraries} EXPORT hvsdkTargets)
+  install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/hvsdk" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+  install(EXPORT hvsdkTargets NAMESPACE hvsdk:: DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
+  configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/hvsdkConfig.cmake.in"
+    "${PROJECT_BINARY_DIR}/hvsdkConfig.cmake"
+    INSTALL_DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
+  write_basic_package_version_file("${PROJECT_BINARY_DIR}/hvsdkConfigVersion.cmake"
+    COMPATIBILITY SameMinorVersion)
+  install(FILES "${PROJECT_BINARY_DIR}/hvsdkConfig.cmake"
+                "${PROJECT_BINARY_DIR}/hvsdkConfigVersion.cmake"
+    DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
+endfunction()
+
+# hvsdk_test(NAME SOURCES file... [DEPS target...] [LABELS label...] [TIMEOUT seconds])
+#
+# A GoogleTest program; ctest sees it as one test. LABELS: `threads` puts it in the ThreadSanitizer run,
+# `kvm` runs it through scripts/nested where the processor has no hardware virtualisation.
+function(hvsdk_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE hvsdk_private_flags ${arg_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
+# hvsdk_fuzz(NAME SOURCES file... [DEPS target...])
+#
+# SOURCES define LLVMFuzzerTestOneInput. With HVSDK_BUILD_FUZZERS the libFuzzer program NAME is built; always, the
+# same sources and a small driver become a test that runs every file of fuzz/corpus/NAME.
+function(hvsdk_fuzz name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  if(HVSDK_BUILD_FUZZERS)
+    add_executable(${name} ${arg_SOURCES})
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+    target_link_libraries(${name} PRIVATE hvsdk_private_flags ${arg_DEPS})
+    target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
+  endif()
+  if(HVSDK_BUILD_TESTS)
+    add_executable(${name}_corpus ${arg_SOURCES} "${PROJECT_SOURCE_DIR}/fuzz/corpus_main.cc")
+    target_link_libraries(${name}_corpus PRIVATE hvsdk_private_flags ${arg_DEPS})
+    target_include_directories(${name}_corpus PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
+    add_test(NAME ${name}_corpus COMMAND ${name}_corpus "${PROJECT_SOURCE_DIR}/fuzz/corpus/${name}")
+    set_tests_properties(${name}_corpus PROPERTIES TIMEOUT 300)
+  endif()
+endfunction()
+
+# hvsdk_benchmark(NAME SOURCES file... [DEPS target...])
+function(hvsdk_benchmark name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE hvsdk_private_flags ${arg_DEPS} benchmark::benchmark benchmark::benchmark_main)
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
+endfunction()
