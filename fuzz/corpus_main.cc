@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs a fuzz target over every file of the corpus folders named on the command line, so that what a
 // fuzzer once found stays a unit test in builds without libFuzzer.
 

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a CPU-virtualisation engine must do, and nothing else: map memory, make virtual processors, run them to the next
+// thing they cannot do alone, read and write registers, deliver interrupts.
+//
+// An engine knows neither VMBus nor the meaning of a hypercall. The hypervisor interface that a guest sees is one
+// implementation in the partition library, the same on every engine. What engines do differently is data (BackendCaps).
+//
+// Life: Backend -> CreatePartition -> MapMemory, CreateVp (all before the first Run) -> one thread a VP calls Vp::Run
+// until the machine ends -> VPs and partition are destroyed when no thread is inside Run.
+//
+// Exits come as calls to an ExitHandler on the VP's own thread. An engine holds no lock during such a call, and the
+// handler may use the VP's registers there.
+
+#ifndef HVSDK_BACKEND_BACKEND_H_
+#define HVSDK_BACKEND_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "hvsdk/base/ids.h"
+#include "hvsdk/hvdef/register.h"
+#include "hvsdk/memory/guest_memory.h"
+
+namespace hvsdk::backend {
+
+// What an engine can do on this host. Plain data, fixed for the engine's life.
+struct BackendCaps {
+  uint32_t max_vps = 1;
+  // The frequency of the guest's TSC, the same on all VPs.
+  uint64_t tsc_frequency_hz = 0;
+  // The frequency of the local APIC's timer with divisor 1.
+  uint64_t apic_frequency_hz = 0;
+  // The instructions that make a hypercall exit from any mode that may call, ending in a near return. They go into the
+  // hypercall page (at most 64 bytes). Any register but RAX is intact when OnHypercall runs.
+  std::vector<uint8_t> hypercall_code;
+  // The engine can deliver an interrupt that never enters the in-service register (a SINT's AutoEOI flag).
+  bool auto_eoi = false;
+  // The engine itself serves the synthetic EOI, ICR and TPR MSRs (0x40000070 to 0x40000072); they do not exit.
+  bool apic_msrs = false;
+  // FlushTlb costs less than the guest's own inter-processor interrupts would.
+  bool cheap_tlb_flush = false;
+  // AssignSignalEvent works.
+  bool signal_event_fd = false;
+  bool dirty_log = false;
+};
+
+// A CPUID leaf as the guest sees it. `subleaf` counts only if `has_subleaves`.
+struct CpuidEntry {
+  uint32_t leaf = 0;
+  uint32_t subleaf = 0;
+  bool has_subleaves = false;
+  uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+enum class Gpr : uint8_t { kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15 };
+
+enum class MsrOutcome : uint8_t {
+  kDone,
+  kFault,  // #GP(0); the instruction has no effect
+  kHalt,   // done, and the VP then sleeps until an interrupt is pending for it (HV_X64_MSR_GUEST_IDLE)
+};
+
+enum class HypercallOutcome : uint8_t {
+  kDone,             // the instruction after the call is next
+  kRetry,            // the same call again, with the registers as they are now (a rep call that was interrupted)
+  kUndefinedOpcode,  // #UD at the call
+};
+
+enum class StopReason : uint8_t {
+  kKicked,       // Kick was called; nothing is lost by calling Run again
+  kTripleFault,  // the VP shut down (a reset request on a PC)
+};
+
+class Vp;
+
+// Receives what a VP cannot do alone, on the VP's thread. The order of calls is the guest's program order.
+class ExitHandler {
+ public:
+  virtual ~ExitHandler() = default;
+
+  // 1, 2 or 4 bytes. A port that nobody answers reads as all ones. A repeated string access is one call for each item.
+  virtual void OnPortRead(Vp& vp, uint16_t port, absl::Span<uint8_t> data) = 0;
+  virtual void OnPortWrite(Vp& vp, uint16_t port, absl::Span<const uint8_t> data) = 0;
+
+  // 1 to 64 bytes at an address that is not mapped, or written where it is mapped read-only.
+  virtual void OnMmioRead(Vp& vp, uint64_t gpa, absl::Span<uint8_t> data) = 0;
+  virtual void OnMmioWrite(Vp& vp, uint64_t gpa, absl::Span<const uint8_t> data) = 0;
+
+  // MSRs 0x40000000 to 0x400001FF, and any other that the engine does not know.
+  virtual MsrOutcome OnMsrRead(Vp& vp, uint32_t msr, uint64_t& value) = 0;
+  virtual MsrOutcome OnMsrWrite(Vp& vp, uint32_t msr, uint64_t value) = 0;
+
+  // The guest ran BackendCaps::hypercall_code.
+  virtual HypercallOutcome OnHypercall(Vp& vp) = 0;
+};
+
+// An exception to deliver in place of the next instruction.
+struct Exception {
+  uint8_t vector;
+  absl::optional<uint32_t> error_code;
+};
+
+enum class TranslateAccess : uint8_t { kRead = 1, kWrite = 2, kExecute = 4 };
+
+// What a walk of the guest's page tables found.
+struct Translation {
+  bool present = false;    // gpa is valid
+  uint64_t gpa = 0;
+  bool writable = false;   // for the privilege the walk was made with
+  bool user = false;
+  bool executable = false;
+  bool privilege_violation = false;  // present, but the access asked for is not allowed
+};
+
+enum class Activity : uint8_t { kRunning, kHalted, kWaitForSipi };
+
+// A virtual processor. Kick is thread-safe; everything else is *VP thread only*: the thread that calls Run, between
+// or during its calls (from an exit), or any thread while none calls Run.
+class Vp {
+ public:
+  virtual ~Vp() = default;
+
+  VpIndex index() const { return index_; }
+  uint32_t apic_id() const { return apic_id_; }
+
+  // Runs the guest until it is kicked or shuts down. A halted VP sleeps inside.
+  // Internal: the engine failed; the VP cannot go on.
+  virtual absl::StatusOr<StopReason> Run(ExitHandler& handler) = 0;
+
+  // Makes the Run that is under way, or else the next one, return kKicked. Never lost; several kicks may make one stop.
+  virtual void Kick() = 0;
+
+  // A general register, at the price of a load during an exit.
+  virtual uint64_t GetGpr(Gpr gpr) const = 0;
+  virtual void SetGpr(Gpr gpr, uint64_t value) = 0;
+
+  // Registers by name. InvalidArgument names the first that is unknown or whose value is impossible; then nothing is set.
+  virtual absl::Status GetRegisters(absl::Span<const hvdef::RegisterName> names,
+                                    absl::Span<hvdef::RegisterValue> values) = 0;
+  virtual absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
+                                    absl::Span<const hvdef::RegisterValue> values) = 0;
+
+  virtual void InjectException(const Exception& exception) = 0;
+  virtual absl::Status SetActivity(Activity activity) = 0;
+
+  // Walks the page tables with the VP's current control registers, without setting accessed or dirty bits.
+  // `user` makes it a user-mode access, else it is a supervisor's.
+  virtual Translation TranslateGva(uint64_t gva, TranslateAccess access, bool user) = 0;
+
+ protected:
+  Vp(VpIndex index, uint32_t apic_id) : index_(index), apic_id_(apic_id) {}
+
+ private:
+  const VpIndex index_;
+  const uint32_t apic_id_;
+};
+
+enum class MapAccess : uint8_t { kReadExecute, kReadWriteExecute };
+
+// A partition: one guest's address space and processors. Thread-safe but for what the life above orders.
+class Partition {
+ public:
+  virtual ~Partition() = default;
+
+  // Maps host bytes at a guest physical address; whole pages, no overlap. The memory outlives the partition.
+  // ResourceExhausted: no room for another region.
+  virtual absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) = 0;
+  // Undoes one MapMemory exactly. Allowed while VPs run.
+  virtual absl::Status UnmapMemory(uint64_t gpa, uint64_t size_bytes) = 0;
+
+  // Makes VP `index`, which begins in the architecture's reset state, or waiting for SIPI unless its index is 0.
+  // `cpuid` is all that CPUID answers, but for what depends on the VP's own registers (OSXSAVE, APIC id and the like).
+  virtual absl::StatusOr<std::unique_ptr<Vp>> CreateVp(VpIndex index, uint32_t apic_id,
+                                                       absl::Span<const CpuidEntry> cpuid) = 0;
+
+  // The CPUID leaves of the processor that this engine offers, without any at 0x40000000.
+  virtual absl::StatusOr<std::vector<CpuidEntry>> SupportedCpuid() const = 0;
+
+  // Delivers a message-signalled interrupt, encoded as on the bus (Intel SDM volume 3, 11.11).
+  virtual void SignalMsi(uint64_t address, uint32_t data) = 0;
+
+  // Requests fixed interrupt `vector` of one VP. With `auto_eoi` it never becomes in-service (needs caps.auto_eoi).
+  virtual void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) = 0;
+
+  // Drives an input of the interrupt controller: IOAPIC pin `gsi`, and the 8259s' inputs below 16 where there are any.
+  virtual void SetIrqLine(uint32_t gsi, bool level) = 0;
+
+  // The guest's TSC now, the same on all VPs that did not write theirs.
+  virtual uint64_t GuestTsc() const = 0;
+
+  // Returns when no VP of `vps` can use a translation that it had cached before the call. Callable from an exit; two
+  // VPs may flush each other at once.
+  virtual void FlushTlb(absl::Span<const VpIndex> vps) = 0;
+
+  // With caps.signal_event_fd: a fast HvCallSignalEvent of `connection` with flag 0 counts up `event_fd` in the kernel, without an
+  // exit, and returns HV_STATUS_SUCCESS to the guest. Unassign before the fd is closed.
+  virtual absl::Status AssignSignalEvent(ConnectionId connection, int event_fd) = 0;
+  virtual absl::Status UnassignSignalEvent(ConnectionId connection, int event_fd) = 0;
+
+  // With caps.dirty_log: pages that VPs wrote since they were last taken; one bit a page, ORed into `bitmap`. The range
+  // is one that MapMemory mapped.
+  virtual absl::Status EnableDirtyLog(bool enable) = 0;
+  virtual absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual absl::string_view name() const = 0;
+  virtual const BackendCaps& caps() const = 0;
+  // `memory` serves page-table walks and engines that execute code themselves; it outlives the partition.
+  virtual absl::StatusOr<std::unique_ptr<Partition>> CreatePartition(GuestMemory& memory) = 0;
+};
+
+}  // namespace hvsdk::backend
+
+#endif  // HVSDK_BACKEND_BACKEND_H_

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// GuestMemory: a partition's guest physical addresses and the host bytes behind them.
+//
+// The guest writes these bytes while we read them. Therefore a caller copies what it wants to look at exactly once,
+// with Read, and works on the copy; words that both sides use to synchronise go through Atomic; bulk data moves
+// by host ranges handed to the operating system (Pointer), which nobody inspects.
+//
+// Shapes and limits: up to 64 ranges of whole 4 KiB pages, sorted, not overlapping, added before the first VP runs.
+// Gaps between ranges (the hole below 4 GiB) are not memory: an access that touches one fails as a whole and has no effect.
+//
+// Thread-safe once the ranges are in place. Guest-chosen addresses are valid arguments everywhere: they are answered
+// with `false` or nullptr, never with a crash.
+//
+//   GuestMemory memory;
+//   RETURN_IF_ERROR(memory.AddRange(0, absl::MakeSpan(host, 64 << 20)));
+//   uint32_t word;
+//   if (!memory.Read(gpa, &word, sizeof(word))) return HvStatus::kInvalidParameter;
+
+#ifndef HVSDK_MEMORY_GUEST_MEMORY_H_
+#define HVSDK_MEMORY_GUEST_MEMORY_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+
+namespace hvsdk {
+
+// Told of writes by the host (service providers, overlay pages, device emulation) to watched pages, after the bytes are
+// in place. An engine that keeps decoded code implements it. Called on the writing thread; must not call back into
+// GuestMemory's writing functions.
+class HostWriteObserver {
+ public:
+  virtual ~HostWriteObserver() = default;
+  virtual void OnHostWrite(uint64_t gpa, uint64_t size_bytes) = 0;
+};
+
+class GuestMemory {
+ public:
+  struct Range {
+    uint64_t gpa;
+    uint64_t size_bytes;
+    uint8_t* host;
+  };
+
+  GuestMemory() = default;
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+
+  // Makes `host` the memory at `gpa`. The bytes are borrowed and must outlive this object.
+  // InvalidArgument: not whole pages, overlap, or too many ranges.
+  absl::Status AddRange(uint64_t gpa, absl::Span<uint8_t> host);
+
+  absl::Span<const Range> ranges() const { return ranges_; }
+  uint64_t size_bytes() const { return size_bytes_; }
+
+  // Copies between the guest and private memory; an access may cross ranges that touch. False if any byte is not memory.
+  [[nodiscard]] bool Read(uint64_t gpa, void* to, uint64_t size_bytes) const;
+  [[nodiscard]] bool Write(uint64_t gpa, const void* from, uint64_t size_bytes);
+  [[nodiscard]] bool Fill(uint64_t gpa, uint8_t value, uint64_t size_bytes);
+
+  template <typename T>
+  [[nodiscard]] bool ReadObject(uint64_t gpa, T& to) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return Read(gpa, &to, sizeof(T));
+  }
+  template <typename T>
+  [[nodiscard]] bool WriteObject(uint64_t gpa, const T& from) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return Write(gpa, &from, sizeof(T));
+  }
+
+  // The host bytes of [gpa, gpa + size), or nullptr if they are not one piece of memory. For bulk transfers and words
+  // shared with the guest; whoever writes through the pointer calls MarkWritten afterwards.
+  uint8_t* Pointer(uint64_t gpa, uint64_t size_bytes) const {
+    for (const Range& range : ranges_) {
+      const uint64_t offset = gpa - range.gpa;  // wraps to a huge number below the range
+      if (offset < range.size_bytes) return size_bytes <= range.size_bytes - offset ? range.host + offset : nullptr;
+    }
+    return nullptr;
+  }
+
+  // A naturally aligned word that guest and host both write, or nullptr: std::atomic_ref<T>(*memory.Word<T>(gpa)).
+  template <typename T>
+  T* Word(uint64_t gpa) const {
+    static_assert(std::is_integral_v<T> && std::atomic_ref<T>::is_always_lock_free);
+    if (gpa % sizeof(T) != 0) return nullptr;
+    return reinterpret_cast<T*>(Pointer(gpa, sizeof(T)));
+  }
+
+  // Says that the host wrote [gpa, gpa + size) through a pointer: marks the pages dirty and tells the observer.
+  void MarkWritten(uint64_t gpa, uint64_t size_bytes);
+
+  // Dirty tracking of host writes; an engine's own log covers the guest's writes. While enabled, each page written since it
+  // was last taken is one bit. `bitmap` holds one bit a page from `gpa`, least significant first, and is ORed into.
+  void EnableDirtyTracking(bool enable);
+  void TakeDirty(uint64_t gpa, uint64_t pages, absl::Span<uint64_t> bitmap);
+
+  // At most one observer; it is told of writes to pages whose watch is set. Set it before the first VP runs.
+  void SetHostWriteObserver(HostWriteObserver* observer) { observer_ = observer; }
+  void SetWatched(uint64_t gpa, bool watched);
+
+ private:
+  // One byte a page, so that the common case of a host write (nobody cares) is one load a page.
+  enum PageFlag : uint8_t { kWatched = 1, kTracked = 2, kDirty = 4 };
+
+  const Range* Find(uint64_t gpa, uint64_t& offset) const;
+  template <typename Visit>
+  bool ForEachPiece(uint64_t gpa, uint64_t size_bytes, Visit visit) const;
+
+  std::vector<Range> ranges_;
+  std::vector<std::unique_ptr<std::atomic<uint8_t>[]>> page_flags_;  // beside ranges_
+  uint64_t size_bytes_ = 0;
+  HostWriteObserver* observer_ = nullptr;
+};
+
+}  // namespace hvsdk
+
+#endif  // HVSDK_MEMORY_GUEST_MEMORY_H_

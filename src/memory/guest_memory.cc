@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/memory/guest_memory.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+#include "hvsdk/base/ids.h"
+#include "memory/guest_copy.h"
+
+namespace hvsdk {
+namespace {
+
+constexpr size_t kMaxRanges = 64;
+
+}  // namespace
+
+absl::Status GuestMemory::AddRange(uint64_t gpa, absl::Span<uint8_t> host) {
+  const uint64_t size = host.size();
+  if (size == 0 || size % kPageSize != 0 || gpa % kPageSize != 0 || gpa + size < gpa) {
+    return absl::InvalidArgumentError(absl::StrFormat("memory range %#x+%#x is not whole pages", gpa, size));
+  }
+  if (ranges_.size() == kMaxRanges) return absl::InvalidArgumentError("more than 64 memory ranges");
+  const auto after = std::find_if(ranges_.begin(), ranges_.end(), [&](const Range& r) { return r.gpa >= gpa; });
+  const bool overlaps_next = after != ranges_.end() && gpa + size > after->gpa;
+  const bool overlaps_previous =
+      after != ranges_.begin() && std::prev(after)->gpa + std::prev(after)->size_bytes > gpa;
+  if (overlaps_next || overlaps_previous) {
+    return absl::InvalidArgumentError(absl::StrFormat("memory range %#x+%#x overlaps another", gpa, size));
+  }
+  const auto index = after - ranges_.begin();
+  ranges_.insert(after, Range{gpa, size, host.data()});
+  page_flags_.insert(page_flags_.begin() + index, std::make_unique<std::atomic<uint8_t>[]>(size >> kPageShift));
+  size_bytes_ += size;
+  return absl::OkStatus();
+}
+
+const GuestMemory::Range* GuestMemory::Find(uint64_t gpa, uint64_t& offset) const {
+  for (const Range& range : ranges_) {
+    offset = gpa - range.gpa;
+    if (offset < range.size_bytes) return &range;
+  }
+  return nullptr;
+}
+
+// Visits [gpa, gpa + size) as pieces of ranges. A first pass proves that all of it is memory, so that an access that
+// fails has no effect.
+template <typename Visit>
+bool GuestMemory::ForEachPiece(uint64_t gpa, uint64_t size_bytes, Visit visit) const {
+  uint64_t offset;
+  if (const Range* range = Find(gpa, offset); range != nullptr && size_bytes <= range->size_bytes - offset) {
+    visit(range->host + offset, size_bytes);
+    return true;
+  }
+  if (gpa + size_bytes < gpa) return false;
+  for (uint64_t at = gpa; at < gpa + size_bytes;) {
+    const Range* range = Find(at, offset);
+    if (range == nullptr) return false;
+    at += range->size_bytes - offset;
+  }
+  for (uint64_t at = gpa, left = size_bytes; left != 0;) {
+    const Range* range = Find(at, offset);
+    const uint64_t piece = std::min(left, range->size_bytes - offset);
+    visit(range->host + offset, piece);
+    at += piece;
+    left -= piece;
+  }
+  return true;
+}
+
+bool GuestMemory::Read(uint64_t gpa, void* to, uint64_t size_bytes) const {
+  auto* out = static_cast<uint8_t*>(to);
+  return ForEachPiece(gpa, size_bytes, [&](uint8_t* host, uint64_t size) {
+    internal::GuestCopy(out, host, size);
+    out += size;
+  });
+}
+
+bool GuestMemory::Write(uint64_t gpa, const void* from, uint64_t size_bytes) {
+  const auto* in = static_cast<const uint8_t*>(from);
+  const bool written = ForEachPiece(gpa, size_bytes, [&](uint8_t* host, uint64_t size) {
+    internal::GuestCopy(host, in, size);
+    in += size;
+  });
+  if (written) MarkWritten(gpa, size_bytes);
+  return written;
+}
+
+bool GuestMemory::Fill(uint64_t gpa, uint8_t value, uint64_t size_bytes) {
+  const bool written =
+      ForEachPiece(gpa, size_bytes, [&](uint8_t* host, uint64_t size) { std::memset(host, value, size); });
+  if (written) MarkWritten(gpa, size_bytes);
+  return written;
+}
+
+void GuestMemory::MarkWritten(uint64_t gpa, uint64_t size_bytes) {
+  if (size_bytes == 0) return;
+  // Pairs with the fetch_or in SetWatched: an engine sets the watch before it reads the page, so either it reads our
+  // bytes or we see its watch.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const uint64_t last = (gpa + size_bytes - 1) & ~(kPageSize - 1);
+  for (uint64_t page = gpa & ~(kPageSize - 1); page <= last; page += kPageSize) {
+    uint64_t offset;
+    const Range* range = Find(page, offset);
+    if (range == nullptr) return;
+    std::atomic<uint8_t>& flags = page_flags_[range - ranges_.data()][offset >> kPageShift];
+    const uint8_t seen = flags.load(std::memory_order_relaxed);
+    if (seen == 0) continue;
+    if (seen & kTracked) flags.fetch_or(kDirty, std::memory_order_release);
+    if ((seen & kWatched) && observer_ != nullptr) observer_->OnHostWrite(page, kPageSize);
+  }
+}
+
+void GuestMemory::EnableDirtyTracking(bool enable) {
+  for (size_t i = 0; i < ranges_.size(); ++i) {
+    for (uint64_t page = 0; page < ranges_[i].size_bytes >> kPageShift; ++page) {
+      if (enable) {
+        page_flags_[i][page].fetch_or(kTracked, std::memory_order_relaxed);
+      } else {
+        page_flags_[i][page].fetch_and(static_cast<uint8_t>(~(kTracked | kDirty)), std::memory_order_relaxed);
+      }
+    }
+  }
+}
+
+void GuestMemory::TakeDirty(uint64_t gpa, uint64_t pages, absl::Span<uint64_t> bitmap) {
+  pages = std::min<uint64_t>(pages, bitmap.size() * 64);
+  for (uint64_t i = 0; i < pages; ++i) {
+    uint64_t offset;
+    const Range* range = Find(gpa + (i << kPageShift), offset);
+    if (range == nullptr) continue;
+    std::atomic<uint8_t>& flags = page_flags_[range - ranges_.data()][offset >> kPageShift];
+    if ((flags.load(std::memory_order_relaxed) & kDirty) == 0) continue;
+    // Acquire pairs with the release in MarkWritten: whoever sees the bit sees the bytes.
+    flags.fetch_and(static_cast<uint8_t>(~kDirty), std::memory_order_acquire);
+    bitmap[i / 64] |= uint64_t{1} << (i % 64);
+  }
+}
+
+void GuestMemory::SetWatched(uint64_t gpa, bool watched) {
+  uint64_t offset;
+  const Range* range = Find(gpa, offset);
+  if (range == nullptr) return;
+  std::atomic<uint8_t>& flags = page_flags_[range - ranges_.data()][offset >> kPageShift];
+  if (watched) {
+    flags.fetch_or(kWatched, std::memory_order_seq_cst);  // pairs with the fence in MarkWritten
+  } else {
+    flags.fetch_and(static_cast<uint8_t>(~kWatched), std::memory_order_seq_cst);
+  }
+}
+
+}  // namespace hvsdk

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/memory/guest_memory.h"
+
+#include <random>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "hvsdk/backend/backend.h"
+
+namespace hvsdk {
+namespace {
+
+constexpr uint64_t kHigh = 0x100000000;
+
+class GuestMemoryTest : public testing::Test {
+ protected:
+  GuestMemoryTest() : low_(4 * kPageSize), next_(2 * kPageSize), high_(2 * kPageSize) {
+    EXPECT_TRUE(memory_.AddRange(kHigh, absl::MakeSpan(high_)).ok());
+    EXPECT_TRUE(memory_.AddRange(0, absl::MakeSpan(low_)).ok());
+    EXPECT_TRUE(memory_.AddRange(4 * kPageSize, absl::MakeSpan(next_)).ok());
+  }
+  std::vector<uint8_t> low_, next_, high_;
+  GuestMemory memory_;
+};
+
+TEST_F(GuestMemoryTest, RejectsOverlapAndPartialPages) {
+  std::vector<uint8_t> page(kPageSize);
+  EXPECT_FALSE(memory_.AddRange(3 * kPageSize, absl::MakeSpan(page)).ok());
+  EXPECT_FALSE(memory_.AddRange(kHigh - 1, absl::MakeSpan(page)).ok());
+  EXPECT_FALSE(memory_.AddRange(kHigh * 2, absl::MakeSpan(page).first(100)).ok());
+  EXPECT_FALSE(memory_.AddRange(~kPageSize + 1, absl::MakeSpan(page)).ok());
+  EXPECT_TRUE(memory_.AddRange(kHigh - kPageSize, absl::MakeSpan(page)).ok());
+}
+
+TEST_F(GuestMemoryTest, AccessesCrossRangesThatTouchAndNotGaps) {
+  const uint64_t value = 0x1122334455667788;
+  ASSERT_TRUE(memory_.WriteObject(4 * kPageSize - 4, value));
+  uint64_t back = 0;
+  ASSERT_TRUE(memory_.ReadObject(4 * kPageSize - 4, back));
+  EXPECT_EQ(back, value);
+  EXPECT_EQ(low_.back(), 0x55);
+  EXPECT_EQ(next_.front(), 0x44);
+  EXPECT_EQ(memory_.Pointer(4 * kPageSize - 4, 8), nullptr);
+  EXPECT_FALSE(memory_.WriteObject(6 * kPageSize - 4, value)) << "half of it lies in the gap";
+  EXPECT_EQ(next_.back(), 0) << "a write that fails has no effect";
+  EXPECT_FALSE(memory_.ReadObject(~uint64_t{0} - 3, back)) << "wraps around";
+}
+
+TEST_F(GuestMemoryTest, AgreesWithAFlatModelOnRandomAccesses) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  std::vector<uint8_t> model(8 * kPageSize);  // two pages behind the memory that must never be touched
+  for (int step = 0; step < 20000; ++step) {
+    const uint64_t gpa = random() % model.size();
+    std::vector<uint8_t> bytes(random() % 9000);
+    const bool fits = gpa + bytes.size() <= 6 * kPageSize;
+    if (random() % 2 == 0) {
+      for (auto& byte : bytes) byte = random();
+      ASSERT_EQ(memory_.Write(gpa, bytes.data(), bytes.size()), fits || bytes.empty());
+      if (fits) std::copy(bytes.begin(), bytes.end(), model.begin() + gpa);
+    } else if (memory_.Read(gpa, bytes.data(), bytes.size())) {
+      ASSERT_TRUE(fits || bytes.empty());
+      ASSERT_TRUE(std::equal(bytes.begin(), bytes.end(), model.begin() + gpa));
+    }
+  }
+}
+
+TEST_F(GuestMemoryTest, TracksDirtyPages) {
+  memory_.EnableDirtyTracking(true);
+  ASSERT_TRUE(memory_.Fill(kPageSize - 1, 7, 2));
+  ASSERT_TRUE(memory_.Fill(kHigh, 7, 1));
+  uint64_t bits = 0;
+  memory_.TakeDirty(0, 6, absl::MakeSpan(&bits, 1));
+  EXPECT_EQ(bits, 0b11u);
+  bits = 0;
+  memory_.TakeDirty(0, 6, absl::MakeSpan(&bits, 1));
+  EXPECT_EQ(bits, 0u);
+  memory_.TakeDirty(kHigh, 2, absl::MakeSpan(&bits, 1));
+  EXPECT_EQ(bits, 1u);
+}
+
+TEST_F(GuestMemoryTest, TellsTheObserverOfWatchedPagesOnly) {
+  struct : HostWriteObserver {
+    void OnHostWrite(uint64_t gpa, uint64_t) override { pages.push_back(gpa); }
+    std::vector<uint64_t> pages;
+  } observer;
+  memory_.SetHostWriteObserver(&observer);
+  memory_.SetWatched(kPageSize, true);
+  ASSERT_TRUE(memory_.Fill(0, 1, 3 * kPageSize));
+  EXPECT_EQ(observer.pages, std::vector<uint64_t>{kPageSize});
+  memory_.SetWatched(kPageSize, false);
+  ASSERT_TRUE(memory_.Fill(0, 1, 3 * kPageSize));
+  EXPECT_EQ(observer.pages.size(), 1u);
+}
+
+}  // namespace
+}  // namespace hvsdk
