@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/chipset/io_apic.h"
+
+namespace hvsdk::chipset {
+namespace {
+
+// Fields of a redirection table entry (82093AA, 3.2.4).
+constexpr uint64_t kVector = 0xFF;
+constexpr uint64_t kLogical = 1 << 11;
+constexpr uint64_t kDeliveryStatus = 1 << 12;
+constexpr uint64_t kRemoteIrr = 1 << 14;
+constexpr uint64_t kLevel = 1 << 15;
+constexpr uint64_t kMasked = 1 << 16;
+constexpr uint64_t kReadOnly = kDeliveryStatus | kRemoteIrr;
+constexpr uint64_t kWritable = 0xFF00000000000000 | 0x1AFFF;
+
+constexpr uint32_t kRegId = 0;
+constexpr uint32_t kRegVersion = 1;
+constexpr uint32_t kRegArbitration = 2;
+constexpr uint32_t kRegTable = 0x10;
+
+}  // namespace
+
+IoApic::IoApic(ApicBus& bus, uint8_t id) : bus_(bus), id_(id & 0xF) {
+  redirection_.fill(kMasked);
+  bus.Attach(this);
+}
+
+bool IoApic::Service(uint32_t pin, InterruptMessage& message) {
+  uint64_t& entry = redirection_[pin];
+  if (entry & kMasked) return false;
+  const uint32_t bit = 1u << pin;
+  if (entry & kLevel) {
+    if ((lines_ & bit) == 0 || (entry & kRemoteIrr)) return false;
+    entry |= kRemoteIrr;
+  } else {
+    if ((pending_ & bit) == 0) return false;
+  }
+  pending_ &= ~bit;
+  message = {.destination = static_cast<uint32_t>(entry >> 56),
+             .logical = (entry & kLogical) != 0,
+             .narrow = true,
+             .mode = static_cast<DeliveryMode>((entry >> 8) & 7),
+             .level = (entry & kLevel) != 0,
+             .vector = static_cast<uint8_t>(entry & kVector)};
+  return true;
+}
+
+void IoApic::ServiceAndDeliver(uint32_t pin) {
+  InterruptMessage message;
+  {
+    std::lock_guard lock(mutex_);
+    if (!Service(pin, message)) return;
+  }
+  bus_.Deliver(message);
+}
+
+void IoApic::SetLine(uint32_t pin, bool level) {
+  if (pin >= kPins) return;
+  InterruptMessage message;
+  {
+    std::lock_guard lock(mutex_);
+    const uint32_t bit = 1u << pin;
+    if (level && (lines_ & bit) == 0) pending_ |= bit;
+    lines_ = level ? lines_ | bit : lines_ & ~bit;
+    if (!level || !Service(pin, message)) return;
+  }
+  bus_.Deliver(message);
+}
+
+void IoApic::OnEoi(uint8_t vector) {
+  for (uint32_t pin = 0; pin < kPins; ++pin) {
+    InterruptMessage message;
+    {
+      std::lock_guard lock(mutex_);
+      uint64_t& entry = redirection_[pin];
+      if ((entry & kVector) != vector || (entry & (kLevel | kRemoteIrr)) != (kLevel | kRemoteIrr)) continue;
+      entry &= ~kRemoteIrr;
+      if (!Service(pin, message)) continue;  // the line may still be up
+    }
+    bus_.Deliver(message);
+  }
+}
+
+uint32_t IoApic::ReadRegister() const {
+  switch (select_) {
+    case kRegId:
+    case kRegArbitration:
+      return static_cast<uint32_t>(id_) << 24;
+    case kRegVersion:
+      return (kPins - 1) << 16 | 0x11;
+  }
+  const uint32_t index = select_ - kRegTable;
+  if (select_ < kRegTable || index >= 2 * kPins) return 0;
+  return static_cast<uint32_t>(redirection_[index / 2] >> (index % 2 * 32));
+}
+
+void IoApic::WriteRegister(uint32_t value) {
+  if (select_ == kRegId) id_ = value >> 24 & 0xF;
+  const uint32_t index = select_ - kRegTable;
+  if (select_ < kRegTable || index >= 2 * kPins) return;
+  uint64_t& entry = redirection_[index / 2];
+  const uint64_t half = index % 2 == 0 ? 0xFFFFFFFF : 0xFFFFFFFF00000000;
+  const uint64_t wanted = index % 2 == 0 ? value : static_cast<uint64_t>(value) << 32;
+  entry = (entry & ~half) | (wanted & half & kWritable & ~kReadOnly) | (entry & half & kReadOnly);
+  // Whoever makes an input edge-triggered gives up what it had sent: Linux ends a stuck interrupt that way.
+  if ((entry & kLevel) == 0) entry &= ~kRemoteIrr;
+}
+
+uint32_t IoApic::ReadMmio(uint32_t offset) {
+  std::lock_guard lock(mutex_);
+  if (offset == 0) return select_;
+  return offset == 0x10 ? ReadRegister() : 0;
+}
+
+void IoApic::WriteMmio(uint32_t offset, uint32_t value) {
+  uint32_t pin = kPins;
+  {
+    std::lock_guard lock(mutex_);
+    if (offset == 0) select_ = value & 0xFF;
+    if (offset != 0x10) return;
+    WriteRegister(value);
+    if (select_ >= kRegTable) pin = (select_ - kRegTable) / 2;
+  }
+  if (pin < kPins) ServiceAndDeliver(pin);  // unmasking may let a waiting interrupt go
+}
+
+}  // namespace hvsdk::chipset

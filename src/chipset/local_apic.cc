@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/chipset/local_apic.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace hvsdk::chipset {
+namespace {
+
+// Registers by x2APIC number; the xAPIC page has them at 16 times that (SDM volume 3, table 11-6).
+constexpr uint32_t kRegId = 0x02, kRegVersion = 0x03, kRegTpr = 0x08, kRegApr = 0x09, kRegPpr = 0x0A, kRegEoi = 0x0B,
+                   kRegLdr = 0x0D, kRegDfr = 0x0E, kRegSpurious = 0x0F, kRegIsr = 0x10, kRegTmr = 0x18, kRegIrr = 0x20,
+                   kRegEsr = 0x28, kRegIcrLow = 0x30, kRegIcrHigh = 0x31, kRegLvtTimer = 0x32, kRegLvtError = 0x37,
+                   kRegInitialCount = 0x38, kRegCurrentCount = 0x39, kRegDivide = 0x3E, kRegSelfIpi = 0x3F;
+
+constexpr uint32_t kLvtMasked = 1 << 16;
+constexpr uint32_t kTimerModeMask = 3 << 17, kTimerPeriodic = 1 << 17, kTimerTscDeadline = 2 << 17;
+constexpr uint32_t kSpuriousEnable = 1 << 8;
+constexpr uint32_t kErrorSendIllegalVector = 1 << 5, kErrorReceiveIllegalVector = 1 << 6, kErrorIllegalRegister = 1 << 7;
+
+constexpr uint32_t kMsrX2apicFirst = 0x800, kMsrX2apicLast = 0x83F, kMsrTscDeadline = 0x6E0;
+
+// Hundreds of nanoseconds a second.
+constexpr uint64_t kReferenceHz = 10'000'000;
+
+// A guest may ask for a period of one tick. The host's timer thread would do nothing else, so periods end here, as in KVM.
+constexpr uint64_t kMinimumPeriod100ns = 2'000;
+
+uint64_t MulDiv(uint64_t value, uint64_t numerator, uint64_t denominator) {
+  return static_cast<uint64_t>(static_cast<unsigned __int128>(value) * numerator / denominator);
+}
+
+// The writable bits of each local vector table entry (SDM volume 3, figure 11-8).
+constexpr uint32_t kLvtWritable[] = {0x700FF, 0x107FF, 0x107FF, 0x1A7FF, 0x1A7FF, 0x100FF};
+
+}  // namespace
+
+LocalApic::LocalApic(const Config& config, ApicBus& bus, LocalApicHost& host, const Clock& clock, TimerQueue& timers)
+    : config_(config), bus_(bus), host_(host), clock_(clock),
+      base_(0xFEE00000 | kBaseEnable | (config.bootstrap ? kBaseBootstrap : 0)) {
+  timer_ = timers.CreateTimer([this] { OnTimer(); });
+  Reset(/*init=*/false);
+  bus.Attach(this);
+}
+
+void LocalApic::Reset(bool init) {
+  if (!init) base_ = 0xFEE00000 | kBaseEnable | (config_.bootstrap ? kBaseBootstrap : 0);
+  for (int i = 0; i < 4; ++i) irr_[i] = isr_[i] = tmr_[i] = auto_eoi_[i] = 0;
+  for (auto& entry : lvt_) entry = kLvtMasked;
+  spurious_ = 0xFF;
+  ldr_ = 0;
+  dfr_ = 0xFFFFFFFF;
+  tpr_ = 0;
+  ppr_ = 0;
+  errors_ = 0;
+  esr_ = 0;
+  icr_ = 0;
+  if (!init) signals_ = 0;
+  std::lock_guard lock(timer_mutex_);
+  divide_ = initial_count_ = 0;
+  counting_ = false;
+  next_100ns_ = tsc_deadline_ = 0;
+  timer_->Cancel();
+}
+
+bool LocalApic::TestBit(const Bits& bits, int vector) {
+  return bits[vector / 64].load(std::memory_order_relaxed) >> (vector % 64) & 1;
+}
+void LocalApic::SetBit(Bits& bits, int vector) {
+  bits[vector / 64].fetch_or(uint64_t{1} << (vector % 64), std::memory_order_release);
+}
+void LocalApic::ClearBit(Bits& bits, int vector) {
+  bits[vector / 64].fetch_and(~(uint64_t{1} << (vector % 64)), std::memory_order_acquire);
+}
+int LocalApic::HighestBit(const Bits& bits) {
+  for (int i = 3; i >= 0; --i) {
+    // Acquire pairs with SetBit's release: who sees the interrupt sees what its sender wrote before.
+    const uint64_t word = bits[i].load(std::memory_order_acquire);
+    if (word != 0) return i * 64 + 63 - std::countl_zero(word);
+  }
+  return -1;
+}
+uint32_t LocalApic::Word(const Bits& bits, uint32_t index) {
+  return static_cast<uint32_t>(bits[index / 2].load(std::memory_order_relaxed) >> (index % 2 * 32));
+}
+
+bool LocalApic::accepts_fixed() const {
+  return enabled() && (spurious_.load(std::memory_order_relaxed) & kSpuriousEnable) != 0;
+}
+
+void LocalApic::Accept(const InterruptMessage& message) {
+  switch (message.mode) {
+    case DeliveryMode::kFixed:
+    case DeliveryMode::kLowestPriority:
+      if (!accepts_fixed()) return;
+      if (message.vector < 16) return RaiseError(kErrorReceiveIllegalVector);
+      // The flags of a vector are in place before it shows in the IRR, whose release publishes them.
+      message.level ? SetBit(tmr_, message.vector) : ClearBit(tmr_, message.vector);
+      message.auto_eoi ? SetBit(auto_eoi_, message.vector) : ClearBit(auto_eoi_, message.vector);
+      SetBit(irr_, message.vector);
+      break;
+    case DeliveryMode::kNmi:
+      signals_.fetch_or(kNmi, std::memory_order_release);
+      break;
+    case DeliveryMode::kInit:
+      // A SIPI that came before INIT no longer counts.
+      signals_.fetch_and(~uint32_t{kSipi}, std::memory_order_relaxed);
+      signals_.fetch_or(kInit, std::memory_order_release);
+      break;
+    case DeliveryMode::kStartUp:
+      sipi_vector_.store(message.vector, std::memory_order_relaxed);
+      signals_.fetch_or(kSipi, std::memory_order_release);
+      break;
+    case DeliveryMode::kSmi:
+    case DeliveryMode::kExtInt:
+      return;  // no system management mode, and no 8259 behind this APIC
+    default:
+      return;
+  }
+  host_.OnApicWork();
+}
+
+bool LocalApic::IsAddressed(uint32_t destination, bool logical, bool narrow) const {
+  if (destination == (narrow ? 0xFFu : 0xFFFFFFFFu)) return true;
+  if (!logical) return destination == config_.id;
+  if (x2apic()) {
+    const uint32_t ldr = (config_.id >> 4) << 16 | 1u << (config_.id & 0xF);
+    return (destination >> 16) == (ldr >> 16) && (destination & ldr & 0xFFFF) != 0;
+  }
+  if (destination > 0xFF) return false;
+  const uint32_t ldr = ldr_.load(std::memory_order_relaxed) >> 24;
+  if (dfr_.load(std::memory_order_relaxed) >> 28 == 0xF) return (destination & ldr) != 0;
+  return (destination >> 4 == ldr >> 4 || destination >> 4 == 0xF) && (destination & ldr & 0xF) != 0;
+}
+
+int LocalApic::PendingVector() const {
+  const int vector = HighestBit(irr_);
+  return vector >= 0 && vector >> 4 > ppr_.load(std::memory_order_relaxed) >> 4 ? vector : -1;
+}
+
+int LocalApic::Acknowledge() {
+  const int vector = PendingVector();
+  if (vector < 0) return -1;
+  ClearBit(irr_, vector);
+  if (!TestBit(auto_eoi_, vector)) {
+    SetBit(isr_, vector);
+    UpdatePpr();
+  }
+  return vector;
+}
+
+void LocalApic::UpdatePpr() {
+  const int in_service = std::max(HighestBit(isr_), 0);
+  const uint8_t tpr = tpr_.load(std::memory_order_relaxed);
+  const uint8_t ppr = tpr >> 4 >= in_service >> 4 ? tpr : static_cast<uint8_t>(in_service & 0xF0);
+  const bool lowered = ppr < ppr_.load(std::memory_order_relaxed);
+  ppr_.store(ppr, std::memory_order_relaxed);
+  if (lowered && PendingVector() >= 0) host_.OnApicWork();
+}
+
+void LocalApic::SetTpr(uint8_t value) {
+  tpr_.store(value, std::memory_order_relaxed);
+  UpdatePpr();
+}
+
+void LocalApic::Eoi() {
+  const int vector = HighestBit(isr_);
+  if (vector < 0) return;
+  ClearBit(isr_, vector);
+  const bool level = TestBit(tmr_, vector);
+  UpdatePpr();
+  if (level) bus_.BroadcastEoi(static_cast<uint8_t>(vector));
+}
+
+void LocalApic::RaiseError(uint32_t bit) {
+  errors_.fetch_or(bit, std::memory_order_relaxed);
+  const uint32_t entry = lvt_[kLvtError].load(std::memory_order_relaxed);
+  // An error vector that is itself illegal must not raise another error without end.
+  if ((entry & 0xFF) >= 16) TriggerLvt(kLvtError);
+}
+
+void LocalApic::TriggerLvt(LvtIndex index) {
+  const uint32_t entry = lvt_[index].load(std::memory_order_relaxed);
+  if (entry & kLvtMasked) return;
+  const bool fixed_only = index == kLvtTimer || index == kLvtError;
+  Accept({.mode = fixed_only ? DeliveryMode::kFixed : static_cast<DeliveryMode>((entry >> 8) & 7),
+          .vector = static_cast<uint8_t>(entry)});
+}
+
+bool LocalApic::WriteIcr(uint64_t value) {
+  constexpr uint64_t kDeliveryStatus = 1 << 12, kAssert = 1 << 14, kLevel = 1 << 15;
+  constexpr uint64_t kX2apicReserved = 0xFFF32000;
+  if (x2apic() && (value & kX2apicReserved) != 0) return false;
+  icr_ = value & ~kDeliveryStatus;
+  const InterruptMessage message{
+      .destination = static_cast<uint32_t>(x2apic() ? value >> 32 : value >> 56),
+      .logical = (value & 1 << 11) != 0,
+      .narrow = !x2apic(),
+      .mode = static_cast<DeliveryMode>((value >> 8) & 7),
+      .level = false,  // processors have had edge-triggered IPIs only since the Pentium 4
+      .vector = static_cast<uint8_t>(value)};
+  // INIT level de-assert is a synchronisation of arbitration ids that no longer exist.
+  if (message.mode == DeliveryMode::kInit && (value & kLevel) != 0 && (value & kAssert) == 0) return true;
+  const bool fixed = message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority;
+  if (fixed && message.vector < 16) {
+    RaiseError(kErrorSendIllegalVector);
+    return true;
+  }
+  switch (value >> 18 & 3) {
+    case 0: bus_.Deliver(message); break;
+    case 1: if (fixed) Accept(message); break;
+    case 2: bus_.DeliverToAll(message, nullptr); break;
+    case 3: bus_.DeliverToAll(message, this); break;
+  }
+  return true;
+}
+
+bool LocalApic::WriteBase(uint64_t value) {
+  constexpr uint64_t kReserved = 0xFFF00000000002FF;
+  if ((value & kReserved) != 0) return false;
+  const bool enable = value & kBaseEnable, extended = value & kBaseX2apic;
+  if (extended && !enable) return false;
+  if (extended && !enabled()) return false;  // x2APIC mode is entered from xAPIC mode only
+  if (x2apic() && enable && !extended) return false;  // and left through disabled only
+  const bool disables = enabled() && !enable;
+  base_ = value;
+  if (disables) Reset(/*init=*/true);
+  return true;
+}
+
+int LocalApic::LvtOf(uint32_t reg) {
+  return reg >= kRegLvtTimer && reg <= kRegLvtError ? static_cast<int>(reg - kRegLvtTimer) : -1;
+}
+
+uint32_t LocalApic::ReadRegister(uint32_t reg, bool& known) {
+  known = true;
+  if (const int lvt = LvtOf(reg); lvt >= 0) return lvt_[lvt].load(std::memory_order_relaxed);
+  if (reg >= kRegIsr && reg < kRegTmr) return Word(isr_, reg - kRegIsr);
+  if (reg >= kRegTmr && reg < kRegIrr) return Word(tmr_, reg - kRegTmr);
+  if (reg >= kRegIrr && reg < kRegEsr) return Word(irr_, reg - kRegIrr);
+  switch (reg) {
+    case kRegId: return x2apic() ? config_.id : config_.id << 24;
+    case kRegVersion: return 0x14 | (kLvtCount - 1) << 16;
+    case kRegTpr: return tpr();
+    case kRegPpr: return processor_priority();
+    case kRegLdr:
+      return x2apic() ? (config_.id >> 4) << 16 | 1u << (config_.id & 0xF) : ldr_.load(std::memory_order_relaxed);
+    case kRegSpurious: return spurious_.load(std::memory_order_relaxed);
+    case kRegEsr: return esr_;
+    case kRegIcrLow: return static_cast<uint32_t>(icr_);
+    case kRegInitialCount: {
+      std::lock_guard lock(timer_mutex_);
+      return initial_count_;
+    }
+    case kRegCurrentCount: return CurrentCount();
+    case kRegDivide: {
+      std::lock_guard lock(timer_mutex_);
+      return divide_;
+    }
+  }
+  if (!x2apic()) {
+    switch (reg) {
+      case kRegApr: return 0;
+      case kRegDfr: return dfr_.load(std::memory_order_relaxed);
+      case kRegIcrHigh: return static_cast<uint32_t>(icr_ >> 32);
+    }
+  }
+  known = false;
+  return 0;
+}
+
+bool LocalApic::WriteRegister(uint32_t reg, uint32_t value) {
+  if (const int lvt = LvtOf(reg); lvt >= 0) {
+    if (x2apic() && (value & ~(kLvtWritable[lvt] | 1 << 12 | 1 << 14)) != 0) return false;
+    const uint32_t before = lvt_[lvt].load(std::memory_order_relaxed);
+    uint32_t stored = value & kLvtWritable[lvt];
+    // While the APIC is disabled by software its entries stay masked (SDM volume 3, 11.4.7.2).
+    if ((spurious_.load(std::memory_order_relaxed) & kSpuriousEnable) == 0) stored |= kLvtMasked;
+    lvt_[lvt].store(stored, std::memory_order_relaxed);
+    if (lvt == kLvtTimer && ((before ^ value) & kTimerModeMask) != 0) {
+      std::lock_guard lock(timer_mutex_);
+      if (((before ^ value) & kTimerTscDeadline) != 0) {
+        counting_ = false;
+        next_100ns_ = tsc_deadline_ = 0;
+      }
+      RearmTimer();
+    }
+    return true;
+  }
+  switch (reg) {
+    case kRegTpr:
+      if (x2apic() && value > 0xFF) return false;
+      SetTpr(static_cast<uint8_t>(value));
+      return true;
+    case kRegEoi:
+      if (x2apic() && value != 0) return false;
+      Eoi();
+      return true;
+    case kRegSpurious:
+      if (x2apic() && (value & ~0x3FFu) != 0) return false;
+      spurious_.store(value & 0x3FF, std::memory_order_relaxed);
+      if ((value & kSpuriousEnable) == 0) {
+        for (auto& entry : lvt_) entry.fetch_or(kLvtMasked, std::memory_order_relaxed);
+      }
+      return true;
+    case kRegEsr:
+      if (x2apic() && value != 0) return false;
+      esr_ = errors_.exchange(0, std::memory_order_relaxed);
+      return true;
+    case kRegInitialCount: {
+      std::lock_guard lock(timer_mutex_);
+      if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) == kTimerTscDeadline) return true;
+      initial_count_ = value;
+      counting_ = value != 0;
+      count_start_100ns_ = clock_.Now100ns();
+      next_100ns_ = 0;
+      RearmTimer();
+      return true;
+    }
+    case kRegDivide: {
+      if (x2apic() && (value & ~0xBu) != 0) return false;
+      std::lock_guard lock(timer_mutex_);
+      divide_ = value & 0xB;
+      next_100ns_ = 0;
+      RearmTimer();
+      return true;
+    }
+    case kRegSelfIpi:
+      if (!x2apic() || value > 0xFF) return false;
+      return WriteIcr(uint64_t{1} << 18 | value);
+  }
+  if (!x2apic()) {
+    switch (reg) {
+      case kRegLdr: ldr_.store(value & 0xFF000000, std::memory_order_relaxed); return true;
+      case kRegDfr: dfr_.store(value | 0x0FFFFFFF, std::memory_order_relaxed); return true;
+      case kRegIcrLow: return WriteIcr((icr_ & 0xFFFFFFFF00000000) | value);
+      case kRegIcrHigh: icr_ = (icr_ & 0xFFFFFFFF) | static_cast<uint64_t>(value & 0xFF000000) << 32; return true;
+      case kRegId: return true;  // read-only here, as on processors since the Xeon
+    }
+  }
+  return false;
+}
+
+uint32_t LocalApic::ReadMmio(uint32_t offset) {
+  if (offset % 16 != 0 || offset > 0x3F0 || x2apic() || !enabled()) return 0;
+  bool known;
+  const uint32_t value = ReadRegister(offset / 16, known);
+  if (!known) RaiseError(kErrorIllegalRegister);
+  return value;
+}
+
+void LocalApic::WriteMmio(uint32_t offset, uint32_t value) {
+  if (offset % 16 != 0 || offset > 0x3F0 || x2apic() || !enabled()) return;
+  if (!WriteRegister(offset / 16, value)) RaiseError(kErrorIllegalRegister);
+}
+
+bool LocalApic::ReadMsr(uint32_t msr, uint64_t& value) {
+  if (msr == kMsrTscDeadline) {
+    std::lock_guard lock(timer_mutex_);
+    value = tsc_deadline_;
+    return true;
+  }
+  if (!x2apic() || msr < kMsrX2apicFirst || msr > kMsrX2apicLast) return false;
+  const uint32_t reg = msr - kMsrX2apicFirst;
+  if (reg == kRegIcrLow) {
+    value = icr_;
+    return true;
+  }
+  bool known;
+  value = ReadRegister(reg, known);
+  return known;
+}
+
+bool LocalApic::WriteMsr(uint32_t msr, uint64_t value) {
+  if (msr == kMsrTscDeadline) {
+    std::lock_guard lock(timer_mutex_);
+    if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) != kTimerTscDeadline) return true;
+    tsc_deadline_ = value;
+    RearmTimer();
+    return true;
+  }
+  if (!x2apic() || msr < kMsrX2apicFirst || msr > kMsrX2apicLast) return false;
+  const uint32_t reg = msr - kMsrX2apicFirst;
+  if (reg == kRegIcrLow) return WriteIcr(value);
+  if (value >> 32 != 0) return false;
+  return WriteRegister(reg, static_cast<uint32_t>(value));
+}
+
+uint32_t LocalApic::divisor() const {
+  const uint32_t code = (divide_ & 3) | (divide_ & 8) >> 1;
+  return code == 7 ? 1 : 2u << code;
+}
+
+uint64_t LocalApic::TicksTo100ns(uint64_t ticks) const {
+  return MulDiv(ticks * divisor(), kReferenceHz, config_.timer_frequency_hz);
+}
+
+uint64_t LocalApic::DeadlineFor(uint64_t tsc_deadline) {
+  const uint64_t now_tsc = host_.ReadTsc();
+  const uint64_t now = clock_.Now100ns();
+  if (tsc_deadline <= now_tsc) return now;
+  // Rounded up, for an interrupt that comes before its deadline looks to a guest like a broken clock.
+  const unsigned __int128 wait =
+      (static_cast<unsigned __int128>(tsc_deadline - now_tsc) * kReferenceHz) / config_.tsc_frequency_hz + 1;
+  constexpr uint64_t kFar = uint64_t{1} << 62;
+  return wait > kFar ? kFar : now + static_cast<uint64_t>(wait);
+}
+
+// Called under timer_mutex_. Arm never calls back from within, so the timer may be set here, and must be: set after the
+// lock is gone, an older deadline could overtake a newer one.
+void LocalApic::RearmTimer() {
+  const uint32_t mode = lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask;
+  if (mode == kTimerTscDeadline) {
+    next_100ns_ = tsc_deadline_ == 0 ? 0 : DeadlineFor(tsc_deadline_);
+  } else if (!counting_) {
+    next_100ns_ = 0;
+  } else if (next_100ns_ == 0) {
+    uint64_t period = TicksTo100ns(initial_count_);
+    if (mode == kTimerPeriodic) period = std::max(period, kMinimumPeriod100ns);
+    next_100ns_ = count_start_100ns_ + period;
+  }
+  if (next_100ns_ == 0) {
+    timer_->Cancel();
+  } else {
+    timer_->Arm(next_100ns_);
+  }
+}
+
+void LocalApic::OnTimer() {
+  {
+    std::lock_guard lock(timer_mutex_);
+    const uint64_t now = clock_.Now100ns();
+    if (next_100ns_ == 0) return;
+    const uint32_t mode = lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask;
+    const bool early = mode == kTimerTscDeadline ? host_.ReadTsc() < tsc_deadline_ : now < next_100ns_;
+    if (early) return RearmTimer();
+    if (mode == kTimerTscDeadline) {
+      next_100ns_ = tsc_deadline_ = 0;
+    } else if (mode == kTimerPeriodic) {
+      // Periods that passed while nobody looked give one interrupt, as the IRR holds no more.
+      const uint64_t period = std::max(TicksTo100ns(initial_count_), kMinimumPeriod100ns);
+      next_100ns_ += ((now - next_100ns_) / period + 1) * period;
+      timer_->Arm(next_100ns_);
+    } else {
+      next_100ns_ = 0;
+      counting_ = false;
+    }
+  }
+  TriggerLvt(kLvtTimer);
+}
+
+uint32_t LocalApic::CurrentCount() {
+  std::lock_guard lock(timer_mutex_);
+  if (!counting_) return 0;
+  const uint64_t elapsed =
+      MulDiv(clock_.Now100ns() - count_start_100ns_, config_.timer_frequency_hz, kReferenceHz) / divisor();
+  if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) == kTimerPeriodic) {
+    return static_cast<uint32_t>(initial_count_ - elapsed % initial_count_);
+  }
+  return elapsed >= initial_count_ ? 0 : static_cast<uint32_t>(initial_count_ - elapsed);
+}
+
+}  // namespace hvsdk::chipset
