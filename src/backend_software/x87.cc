@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend_software/x87.h"
+
+#include <xmmintrin.h>
+
+#include <cstring>
+
+// One stub for each instruction: register forms at 4 * (opcode * 64 + modrm - 0xC0), memory forms, whose operand is at RDI,
+// at 4 * (opcode * 8 + reg). Each is two bytes of instruction and a return.
+asm(R"(
+.text
+.p2align 4
+.type hvsdk_x87_register_forms, @object
+hvsdk_x87_register_forms:
+.set hvsdk_i, 0
+.rept 512
+  .byte 0xD8 + (hvsdk_i >> 6), 0xC0 + (hvsdk_i & 63), 0xC3, 0x90
+  .set hvsdk_i, hvsdk_i + 1
+.endr
+.type hvsdk_x87_memory_forms, @object
+hvsdk_x87_memory_forms:
+.set hvsdk_i, 0
+.rept 64
+  .byte 0xD8 + (hvsdk_i >> 3), 0x07 + ((hvsdk_i & 7) << 3), 0xC3, 0x90
+  .set hvsdk_i, hvsdk_i + 1
+.endr
+.p2align 4
+.type hvsdk_x87_run, @function
+# (image in RDI, stub in RSI, memory operand in RDX, RFLAGS in RCX) -> AX in RAX, RFLAGS in RDX
+hvsdk_x87_run:
+  pushq %rbx
+  movq %rdi, %rbx
+  fxrstor64 (%rbx)
+  pushq %rcx
+  popfq
+  movq %rdx, %rdi
+  call *%rsi
+  pushfq
+  popq %rdx
+  cld
+  fxsave64 (%rbx)
+  fninit
+  popq %rbx
+  ret
+.size hvsdk_x87_run, . - hvsdk_x87_run
+)");
+
+extern "C" {
+extern const uint8_t hvsdk_x87_register_forms[];
+extern const uint8_t hvsdk_x87_memory_forms[];
+struct HvsdkX87Result {
+  uint64_t ax;
+  uint64_t rflags;
+};
+HvsdkX87Result hvsdk_x87_run(void* image, const uint8_t* stub, void* memory, uint64_t rflags);
+}
+
+namespace hvsdk::backend::software {
+namespace {
+
+constexpr uint16_t kExceptionFlags = 0x3F;
+constexpr uint16_t kStackFault = 0x40;
+constexpr uint16_t kSummary = 0x80, kBusy = 0x8000;
+constexpr uint16_t kPreComputation = 0x07;  // invalid, denormal, zero divide: the operands stay as they were
+constexpr uint64_t kArithmeticFlags = 0x8D5;
+
+// The 512 bytes of FXSAVE64 (SDM volume 1, table 10-2).
+struct alignas(16) FxImage {
+  uint16_t control, status;
+  uint8_t valid, reserved;
+  uint16_t last_opcode;
+  uint64_t last_ip, last_dp;
+  uint32_t mxcsr, mxcsr_mask;
+  uint8_t st[8][16];
+  uint8_t rest[352];
+};
+static_assert(sizeof(FxImage) == 512);
+
+// Which memory forms exist, by opcode and reg: the operand's size in bytes, negative for a store, 0 for none.
+// Environments (28 bytes) and whole states (108) are of the 32-bit format.
+constexpr int8_t kEnvironment = 28, kWholeState = 108;
+constexpr int8_t kMemoryForms[8][8] = {
+    {4, 4, 4, 4, 4, 4, 4, 4},                                            // D8: arithmetic, m32fp
+    {4, 0, -4, -4, kEnvironment, 2, -kEnvironment, -2},                  // D9
+    {4, 4, 4, 4, 4, 4, 4, 4},                                            // DA: arithmetic, m32int
+    {4, -4, -4, -4, 0, 10, 0, -10},                                      // DB
+    {8, 8, 8, 8, 8, 8, 8, 8},                                            // DC: arithmetic, m64fp
+    {8, -8, -8, -8, kWholeState, 0, -kWholeState, -2},                   // DD
+    {2, 2, 2, 2, 2, 2, 2, 2},                                            // DE: arithmetic, m16int
+    {2, -2, -2, -2, 10, 8, -10, -8},                                     // DF
+};
+
+// Which register forms exist: bit (modrm - 0xC0) of each opcode. Aliases that every processor has executed since the 8087 are in.
+constexpr uint64_t kAll = ~uint64_t{0};
+constexpr uint64_t Rows(uint64_t first, uint64_t count) { return (count == 64 ? kAll : (uint64_t{1} << count) - 1) << (first - 0xC0); }
+constexpr uint64_t kRegisterForms[8] = {
+    kAll,
+    Rows(0xC0, 17) | Rows(0xD8, 8) | Rows(0xE0, 2) | Rows(0xE4, 2) | Rows(0xE8, 7) | Rows(0xF0, 16),
+    Rows(0xC0, 32) | Rows(0xE9, 1),
+    Rows(0xC0, 32) | Rows(0xE0, 5) | Rows(0xE8, 16),
+    kAll,
+    Rows(0xC0, 48),
+    Rows(0xC0, 24) | Rows(0xD9, 1) | Rows(0xE0, 32),
+    Rows(0xC0, 32) | Rows(0xE0, 1) | Rows(0xE8, 16),
+};
+
+bool IsRegisterForm(uint8_t modrm) { return modrm >= 0xC0; }
+uint8_t Reg(uint8_t modrm) { return modrm >> 3 & 7; }
+
+void UpdateSummary(X87State& state) {
+  const bool pending = (state.status & ~state.control & kExceptionFlags) != 0;
+  state.status &= static_cast<uint16_t>(~(kSummary | kBusy));
+  if (pending) state.status |= kSummary | kBusy;
+}
+
+void Initialise(X87State& state) {
+  state.control = 0x037F;
+  state.status = 0;
+  state.valid = 0;
+  state.last_opcode = 0;
+  state.last_ip = state.last_dp = 0;
+  state.last_cs = state.last_ds = 0;
+}
+
+template <typename T>
+void Put(uint8_t*& at, T value) {
+  std::memcpy(at, &value, sizeof(value));
+  at += sizeof(value);
+}
+template <typename T>
+T Take(const uint8_t*& at) {
+  T value;
+  std::memcpy(&value, at, sizeof(value));
+  at += sizeof(value);
+  return value;
+}
+
+// The protected-mode environment: seven fields of two or four bytes (SDM volume 1, figures 8-9 and 8-10).
+uint8_t* StoreEnvironment(const X87State& state, bool narrow, uint8_t* at) {
+  const uint32_t fields[7] = {state.control, state.status, X87FullTag(state), static_cast<uint32_t>(state.last_ip),
+                              narrow ? state.last_cs : state.last_cs | static_cast<uint32_t>(state.last_opcode & 0x7FF) << 16,
+                              static_cast<uint32_t>(state.last_dp), state.last_ds};
+  for (int i = 0; i < 7; ++i) {
+    if (narrow) {
+      Put<uint16_t>(at, static_cast<uint16_t>(fields[i]));
+    } else {
+      // The upper halves of the first three words and of the data selector are reserved and read as ones.
+      Put<uint32_t>(at, i < 3 || i == 6 ? fields[i] | 0xFFFF0000 : fields[i]);
+    }
+  }
+  return at;
+}
+
+const uint8_t* LoadEnvironment(X87State& state, bool narrow, const uint8_t* at) {
+  uint32_t fields[7];
+  for (uint32_t& field : fields) field = narrow ? Take<uint16_t>(at) : Take<uint32_t>(at);
+  // The registers are kept relative to the top of the stack, which the environment moves under them.
+  uint8_t physical[8][16];
+  for (uint32_t i = 0; i < 8; ++i) std::memcpy(physical[i], state.physical(i), 16);
+  state.control = static_cast<uint16_t>((fields[0] & 0x1F7F) | 0x40);
+  state.status = static_cast<uint16_t>(fields[1]);
+  X87SetFullTag(state, static_cast<uint16_t>(fields[2]));
+  state.last_ip = fields[3];
+  state.last_cs = static_cast<uint16_t>(fields[4]);
+  if (!narrow) state.last_opcode = static_cast<uint16_t>(fields[4] >> 16 & 0x7FF);
+  state.last_dp = fields[5];
+  state.last_ds = static_cast<uint16_t>(fields[6]);
+  for (uint32_t i = 0; i < 8; ++i) std::memcpy(state.physical(i), physical[i], 16);
+  UpdateSummary(state);
+  return at;
+}
+
+// The instructions that neither compute nor wait, and those that load what they store. False: not one of them.
+bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow, uint8_t* memory, uint16_t& ax,
+                    bool& stored) {
+  if (IsRegisterForm(modrm)) {
+    if (opcode == 0xDB && modrm == 0xE2) {  // FNCLEX
+      state.status &= 0x7F00;
+      return true;
+    }
+    if (opcode == 0xDB && modrm == 0xE3) {  // FNINIT
+      Initialise(state);
+      return true;
+    }
+    if (opcode == 0xDB && (modrm == 0xE0 || modrm == 0xE1 || modrm == 0xE4)) return true;  // FNENI, FNDISI, FNSETPM
+    if (opcode == 0xDF && modrm == 0xE0) {  // FNSTSW AX
+      ax = state.status;
+      return true;
+    }
+    return false;
+  }
+  const uint8_t reg = Reg(modrm);
+  if (opcode == 0xD9 && reg == 4) {  // FLDENV
+    LoadEnvironment(state, narrow, memory);
+    return true;
+  }
+  if (opcode == 0xD9 && reg == 5) {  // FLDCW
+    uint16_t control;
+    std::memcpy(&control, memory, 2);
+    state.control = static_cast<uint16_t>((control & 0x1F7F) | 0x40);
+    UpdateSummary(state);
+    return true;
+  }
+  if (opcode == 0xD9 && reg == 6) {  // FNSTENV
+    StoreEnvironment(state, narrow, memory);
+    state.control |= kExceptionFlags;
+    UpdateSummary(state);
+    return stored = true;
+  }
+  if (opcode == 0xD9 && reg == 7) {  // FNSTCW
+    std::memcpy(memory, &state.control, 2);
+    return stored = true;
+  }
+  if (opcode == 0xDD && reg == 4) {  // FRSTOR
+    const uint8_t* at = LoadEnvironment(state, narrow, memory);
+    for (auto& st : state.st) std::memcpy(st, at, 10), at += 10;
+    return true;
+  }
+  if (opcode == 0xDD && reg == 6) {  // FNSAVE
+    uint8_t* at = StoreEnvironment(state, narrow, memory);
+    for (auto& st : state.st) std::memcpy(at, st, 10), at += 10;
+    Initialise(state);
+    return stored = true;
+  }
+  if (opcode == 0xDD && reg == 7) {  // FNSTSW m16
+    std::memcpy(memory, &state.status, 2);
+    return stored = true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void X87State::EnterMmx() {
+  uint8_t physical_registers[8][16];
+  for (uint32_t i = 0; i < 8; ++i) std::memcpy(physical_registers[i], physical(i), 16);
+  status &= static_cast<uint16_t>(~(7 << 11));
+  std::memcpy(st, physical_registers, sizeof(st));
+  valid = 0xFF;
+}
+
+X87Memory X87MemoryOperand(uint8_t opcode, uint8_t modrm, bool operand_size_16) {
+  if (IsRegisterForm(modrm)) return {0, false};
+  const int8_t form = kMemoryForms[opcode & 7][Reg(modrm)];
+  int size = form < 0 ? -form : form;
+  if (operand_size_16 && (size == kEnvironment || size == kWholeState)) size -= 14;
+  return {static_cast<uint8_t>(size), form < 0};
+}
+
+bool X87IsNoWait(uint8_t opcode, uint8_t modrm) {
+  if (IsRegisterForm(modrm)) {
+    return (opcode == 0xDB && modrm >= 0xE0 && modrm <= 0xE4) || (opcode == 0xDF && modrm == 0xE0);
+  }
+  const uint8_t reg = Reg(modrm);
+  return (opcode == 0xD9 && reg >= 6) || (opcode == 0xDD && reg >= 6);
+}
+
+uint16_t X87FullTag(const X87State& state) {
+  uint16_t tag = 0;
+  for (uint32_t i = 0; i < 8; ++i) {
+    const uint8_t* bytes = state.st[(i - state.top()) & 7];
+    uint64_t significand;
+    uint16_t exponent;
+    std::memcpy(&significand, bytes, 8);
+    std::memcpy(&exponent, bytes + 8, 2);
+    exponent &= 0x7FFF;
+    uint16_t kind = 0;  // valid
+    if ((state.valid >> i & 1) == 0) {
+      kind = 3;  // empty
+    } else if (exponent == 0 && significand == 0) {
+      kind = 1;  // zero
+    } else if (exponent == 0 || exponent == 0x7FFF || (significand >> 63) == 0) {
+      kind = 2;  // special
+    }
+    tag |= static_cast<uint16_t>(kind << (2 * i));
+  }
+  return tag;
+}
+
+void X87SetFullTag(X87State& state, uint16_t tag) {
+  state.valid = 0;
+  for (uint32_t i = 0; i < 8; ++i) {
+    if ((tag >> (2 * i) & 3) != 3) state.valid |= static_cast<uint8_t>(1 << i);
+  }
+}
+
+X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool operand_size_16, uint8_t* memory,
+                      uint64_t& rflags, uint16_t& ax, bool& stored) {
+  stored = false;
+  const bool register_form = IsRegisterForm(modrm);
+  const X87Memory operand = X87MemoryOperand(opcode, modrm, operand_size_16);
+  const bool exists = register_form ? (kRegisterForms[opcode & 7] >> (modrm - 0xC0) & 1) != 0 : operand.size_bytes != 0;
+  if (!exists) return X87Outcome::kUndefinedOpcode;
+  if (X87ExceptionPending(state) && !X87IsNoWait(opcode, modrm)) return X87Outcome::kPendingException;
+  if (ExecuteControl(state, opcode, modrm, operand_size_16, memory, ax, stored)) return X87Outcome::kDone;
+
+  FxImage image;
+  std::memset(&image, 0, sizeof(image));
+  image.control = state.control | kExceptionFlags;
+  // The exceptions of this instruction alone are wanted; the earlier ones are put back below.
+  image.status = static_cast<uint16_t>(state.status & ~(kExceptionFlags | kStackFault | kSummary | kBusy));
+  image.valid = state.valid;
+  image.mxcsr = _mm_getcsr();
+  std::memcpy(image.st, state.st, sizeof(image.st));
+  uint8_t out[16];
+  const uint8_t* stub = register_form ? hvsdk_x87_register_forms + 4 * ((opcode & 7) * 64 + (modrm - 0xC0))
+                                      : hvsdk_x87_memory_forms + 4 * ((opcode & 7) * 8 + Reg(modrm));
+  const HvsdkX87Result result =
+      hvsdk_x87_run(&image, stub, operand.store ? out : memory, (rflags & kArithmeticFlags) | 2);
+
+  const uint16_t raised = image.status & kExceptionFlags;
+  const uint16_t earlier = state.status & (kExceptionFlags | kStackFault);
+  const uint16_t unmasked = raised & static_cast<uint16_t>(~state.control);
+  if (unmasked & kPreComputation) {
+    // Nothing is stored or popped; the flags and, for a stack fault, C1 say what happened.
+    state.status |= raised | (image.status & kStackFault);
+    if (image.status & kStackFault) state.status = static_cast<uint16_t>((state.status & ~0x200) | (image.status & 0x200));
+    UpdateSummary(state);
+    return X87Outcome::kDone;
+  }
+  state.status = static_cast<uint16_t>((image.status & ~(kSummary | kBusy)) | earlier);
+  state.valid = image.valid;
+  std::memcpy(state.st, image.st, sizeof(state.st));
+  if (operand.store) {
+    std::memcpy(memory, out, operand.size_bytes);
+    stored = true;
+  }
+  rflags = (rflags & ~kArithmeticFlags) | (result.rflags & kArithmeticFlags);
+  UpdateSummary(state);
+  return X87Outcome::kDone;
+}
+
+}  // namespace hvsdk::backend::software
