@@ -48,6 +48,8 @@ struct BackendCaps {
   // AssignSignalEvent works.
   bool signal_event_fd = false;
   bool dirty_log = false;
+  // RequestInterrupt costs less than the guest's own writes to the interrupt command register.
+  bool cheap_ipi = false;
 };
 
 // A CPUID leaf as the guest sees it. `subleaf` counts only if `has_subleaves`.
@@ -148,6 +150,8 @@ class Vp {
 
   virtual void InjectException(const Exception& exception) = 0;
   virtual absl::Status SetActivity(Activity activity) = 0;
+  // Unimplemented: the engine cannot tell.
+  virtual absl::StatusOr<Activity> GetActivity() { return absl::UnimplementedError("activity is not known"); }
 
   // Walks the page tables with the VP's current control registers, without setting accessed or dirty bits.
   // `user` makes it a user-mode access, else it is a supervisor's.

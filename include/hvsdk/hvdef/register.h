@@ -16,7 +16,6 @@ enum class RegisterName : uint32_t {
   kInterruptState = 0x00010003,
   kPendingEvent0 = 0x00010004,
   kPendingEvent1 = 0x00010005,
-  kVpRuntime = 0x00090000,
   kRax = 0x00020000, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi,
   kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15, kRip, kRflags,
   kXmm0 = 0x00030000, kXmm1, kXmm2, kXmm3, kXmm4, kXmm5, kXmm6, kXmm7,
@@ -30,6 +29,17 @@ enum class RegisterName : uint32_t {
   kTsc = 0x00080000, kEfer, kKernelGsBase, kApicBase, kPat, kSysenterCs, kSysenterEip, kSysenterEsp, kStar, kLstar,
   kCstar, kSfmask, kInitialApicId,
   kTscAux = 0x0008007B,
+
+  // Synthetic registers: the synthetic MSRs by name.
+  kGuestCrashP0 = 0x00000210, kGuestCrashP1, kGuestCrashP2, kGuestCrashP3, kGuestCrashP4, kGuestCrashCtl,
+  kVpRuntime = 0x00090000, kHypercall, kGuestOsId, kVpIndex, kTimeRefCount,
+  kVpAssistPage = 0x00090013,
+  kReferenceTsc = 0x00090017,
+  kSint0 = 0x000A0000, kSint1, kSint2, kSint3, kSint4, kSint5, kSint6, kSint7,
+  kSint8, kSint9, kSint10, kSint11, kSint12, kSint13, kSint14, kSint15,
+  kScontrol = 0x000A0010, kSversion, kSiefp, kSimp, kEom,
+  kStimer0Config = 0x000B0000, kStimer0Count, kStimer1Config, kStimer1Count,
+  kStimer2Config, kStimer2Count, kStimer3Config, kStimer3Count,
 };
 
 // The 16 bytes of any register. Which of the two words mean what depends on the name: general registers use `low`

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hypercalls: codes, the control word, the result word, and the input and output blocks (TLFS, chapter "Hypercall
+// Interface" and appendix "Hypercall Reference").
+
+#ifndef HVSDK_HVDEF_HYPERCALL_H_
+#define HVSDK_HVDEF_HYPERCALL_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "hvsdk/hvdef/register.h"
+#include "hvsdk/hvdef/status.h"
+
+namespace hvsdk::hvdef {
+
+enum class CallCode : uint16_t {
+  kFlushVirtualAddressSpace = 0x0002,     // HvCallFlushVirtualAddressSpace
+  kFlushVirtualAddressList = 0x0003,      // HvCallFlushVirtualAddressList
+  kNotifyLongSpinWait = 0x0008,           // HvCallNotifyLongSpinWait
+  kSendSyntheticClusterIpi = 0x000B,      // HvCallSendSyntheticClusterIpi
+  kFlushVirtualAddressSpaceEx = 0x0013,   // HvCallFlushVirtualAddressSpaceEx
+  kFlushVirtualAddressListEx = 0x0014,    // HvCallFlushVirtualAddressListEx
+  kSendSyntheticClusterIpiEx = 0x0015,    // HvCallSendSyntheticClusterIpiEx
+  kGetVpRegisters = 0x0050,               // HvCallGetVpRegisters
+  kSetVpRegisters = 0x0051,               // HvCallSetVpRegisters
+  kTranslateVirtualAddress = 0x0052,      // HvCallTranslateVirtualAddress
+  kPostMessage = 0x005C,                  // HvCallPostMessage
+  kSignalEvent = 0x005D,                  // HvCallSignalEvent
+  kRetargetDeviceInterrupt = 0x007E,      // HvCallRetargetDeviceInterrupt
+  kAssertVirtualInterrupt = 0x0094,       // HvCallAssertVirtualInterrupt
+  kStartVirtualProcessor = 0x0099,        // HvCallStartVirtualProcessor
+  kGetVpIndexFromApicId = 0x009A,         // HvCallGetVpIndexFromApicId
+  kQueryCapabilities = 0x8001,            // HvExtCallQueryCapabilities
+};
+// Codes from here on are extended hypercalls.
+inline constexpr uint16_t kFirstExtendedCall = 0x8001;
+
+// The hypercall input value: code 15:0, fast 16, variable header 26:17 in 8-byte words, nested 31, rep count 43:32, rep
+// start index 59:48.
+struct Control {
+  uint64_t value;
+
+  static constexpr uint64_t kFast = uint64_t{1} << 16;
+  // 30:27, 47:44, 63:60; and bit 31, which asks a hypervisor further out and has no meaning where there is none.
+  static constexpr uint64_t kReserved = 0xF000'F000'F800'0000;
+
+  static constexpr Control Make(uint16_t code, bool fast = false, uint16_t variable_words = 0, uint16_t rep_count = 0,
+                                uint16_t rep_start = 0) {
+    return {code | (fast ? kFast : 0) | uint64_t{variable_words} << 17 | uint64_t{rep_count} << 32 |
+            uint64_t{rep_start} << 48};
+  }
+  constexpr uint16_t code() const { return static_cast<uint16_t>(value); }
+  constexpr bool fast() const { return (value & kFast) != 0; }
+  constexpr uint16_t variable_words() const { return (value >> 17) & 0x3FF; }
+  constexpr uint16_t rep_count() const { return (value >> 32) & 0xFFF; }
+  constexpr uint16_t rep_start() const { return (value >> 48) & 0xFFF; }
+  constexpr Control WithRepStart(uint16_t rep_start) const {
+    return {(value & ~(uint64_t{0xFFF} << 48)) | uint64_t{rep_start} << 48};
+  }
+};
+inline constexpr uint16_t kMaxRepCount = 0xFFF;
+
+// The hypercall result value: status 15:0, reps completed 43:32.
+constexpr uint64_t MakeResult(HvStatus status, uint16_t reps_completed = 0) {
+  return static_cast<uint16_t>(status) | uint64_t{reps_completed} << 32;
+}
+constexpr HvStatus ResultStatus(uint64_t result) { return static_cast<HvStatus>(result & 0xFFFF); }
+constexpr uint16_t ResultReps(uint64_t result) { return (result >> 32) & 0xFFF; }
+
+// The block that a fast call passes in registers: RDX, R8 and XMM0 to XMM5.
+inline constexpr uint32_t kFastBlockBytes = 112;
+
+inline constexpr uint64_t kPartitionIdSelf = ~uint64_t{0};   // HV_PARTITION_ID_SELF
+inline constexpr uint32_t kVpIndexSelf = 0xFFFFFFFE;         // HV_VP_INDEX_SELF
+inline constexpr uint32_t kAnyVp = 0xFFFFFFFF;               // HV_ANY_VP
+
+// HV_INPUT_VTL: target VTL 3:0, use it 4, reserved 7:5.
+inline constexpr uint8_t kInputVtlUse = 0x10;
+
+// HV_VP_SET: a format, a mask of banks of 64 VPs, and one mask for each bank present.
+enum class VpSetFormat : uint64_t { kSparse4K = 0, kAll = 1 };
+struct VpSetHeader {
+  uint64_t format;
+  uint64_t valid_banks;
+};
+static_assert(sizeof(VpSetHeader) == 16);
+
+// HV_FLUSH_FLAGS.
+inline constexpr uint64_t kFlushAllProcessors = 1;
+inline constexpr uint64_t kFlushAllVirtualAddressSpaces = 2;
+inline constexpr uint64_t kFlushNonGlobalMappingsOnly = 4;
+
+struct FlushVirtualAddressInput {  // Space, and the header of List
+  uint64_t address_space;
+  uint64_t flags;
+  uint64_t processor_mask;
+};
+static_assert(sizeof(FlushVirtualAddressInput) == 24 && offsetof(FlushVirtualAddressInput, processor_mask) == 16);
+
+struct FlushVirtualAddressExInput {  // followed by the set's banks
+  uint64_t address_space;
+  uint64_t flags;
+  VpSetHeader processor_set;
+};
+static_assert(sizeof(FlushVirtualAddressExInput) == 32 && offsetof(FlushVirtualAddressExInput, processor_set) == 16);
+
+struct NotifyLongSpinWaitInput {
+  uint32_t spin_count;
+  uint32_t reserved;
+};
+static_assert(sizeof(NotifyLongSpinWaitInput) == 8);
+
+struct SendSyntheticClusterIpiInput {
+  uint32_t vector;
+  uint8_t target_vtl;
+  uint8_t reserved[3];
+  uint64_t processor_mask;
+};
+static_assert(sizeof(SendSyntheticClusterIpiInput) == 16 && offsetof(SendSyntheticClusterIpiInput, processor_mask) == 8);
+
+struct SendSyntheticClusterIpiExInput {  // followed by the set's banks
+  uint32_t vector;
+  uint8_t target_vtl;
+  uint8_t reserved[3];
+  VpSetHeader processor_set;
+};
+static_assert(sizeof(SendSyntheticClusterIpiExInput) == 24 &&
+              offsetof(SendSyntheticClusterIpiExInput, processor_set) == 8);
+
+struct VpRegistersInput {  // the header of GetVpRegisters and SetVpRegisters
+  uint64_t partition_id;
+  uint32_t vp_index;
+  uint8_t target_vtl;
+  uint8_t reserved[3];
+};
+static_assert(sizeof(VpRegistersInput) == 16 && offsetof(VpRegistersInput, target_vtl) == 12);
+// Elements: a RegisterName in and a RegisterValue out for Get; for Set this.
+struct RegisterAssociation {
+  uint32_t name;
+  uint32_t reserved1;
+  uint64_t reserved2;
+  RegisterValue value;
+};
+static_assert(sizeof(RegisterAssociation) == 32 && offsetof(RegisterAssociation, value) == 16);
+
+// HV_TRANSLATE_GVA_CONTROL_FLAGS; the input VTL is in 63:56.
+inline constexpr uint64_t kTranslateValidateRead = 0x01;
+inline constexpr uint64_t kTranslateValidateWrite = 0x02;
+inline constexpr uint64_t kTranslateValidateExecute = 0x04;
+inline constexpr uint64_t kTranslatePrivilegeExempt = 0x08;
+inline constexpr uint64_t kTranslateSupervisorAccess = 0x40;
+inline constexpr uint64_t kTranslateUserAccess = 0x80;
+
+struct TranslateVirtualAddressInput {
+  uint64_t partition_id;
+  uint32_t vp_index;
+  uint32_t reserved;
+  uint64_t control_flags;
+  uint64_t gva_page;
+};
+static_assert(sizeof(TranslateVirtualAddressInput) == 32 && offsetof(TranslateVirtualAddressInput, control_flags) == 16);
+
+enum class TranslateResult : uint32_t {  // HV_TRANSLATE_GVA_RESULT_CODE
+  kSuccess = 0,
+  kPageNotPresent = 1,
+  kPrivilegeViolation = 2,
+  kInvalidPageTableFlags = 3,
+  kGpaUnmapped = 4,
+};
+inline constexpr uint8_t kCacheTypeWriteBack = 6;  // HvCacheTypeWriteBack
+
+struct TranslateVirtualAddressOutput {
+  uint32_t result_code;
+  uint8_t cache_type;
+  uint8_t overlay_page;  // bit 0
+  uint16_t reserved;
+  uint64_t gpa_page;
+};
+static_assert(sizeof(TranslateVirtualAddressOutput) == 16 && offsetof(TranslateVirtualAddressOutput, gpa_page) == 8);
+
+struct PostMessageInput {
+  uint32_t connection_id;
+  uint32_t reserved;
+  uint32_t message_type;
+  uint32_t payload_size;
+  uint8_t payload[240];
+};
+static_assert(sizeof(PostMessageInput) == 256 && offsetof(PostMessageInput, payload) == 16);
+
+struct SignalEventInput {
+  uint32_t connection_id;
+  uint16_t flag_number;
+  uint16_t reserved;
+};
+static_assert(sizeof(SignalEventInput) == 8 && offsetof(SignalEventInput, flag_number) == 4);
+
+// HV_INTERRUPT_ENTRY with the MSI that identifies the interrupt.
+inline constexpr uint32_t kInterruptSourceMsi = 1;
+struct InterruptEntry {
+  uint32_t source;
+  uint32_t reserved;
+  uint32_t msi_address;
+  uint32_t msi_data;
+};
+static_assert(sizeof(InterruptEntry) == 16 && offsetof(InterruptEntry, msi_address) == 8);
+
+// HV_DEVICE_INTERRUPT_TARGET flags.
+inline constexpr uint32_t kInterruptTargetMulticast = 1;
+inline constexpr uint32_t kInterruptTargetProcessorSet = 2;
+
+struct RetargetDeviceInterruptInput {  // with a processor set: followed by its valid-bank mask and banks
+  uint64_t partition_id;
+  uint64_t device_id;
+  InterruptEntry entry;
+  uint64_t reserved;
+  uint32_t vector;
+  uint32_t flags;
+  uint64_t mask_or_format;  // a mask of VPs, or the set's format
+};
+static_assert(sizeof(RetargetDeviceInterruptInput) == 56);
+static_assert(offsetof(RetargetDeviceInterruptInput, entry) == 16 && offsetof(RetargetDeviceInterruptInput, vector) == 40 &&
+              offsetof(RetargetDeviceInterruptInput, mask_or_format) == 48);
+
+// HV_INTERRUPT_TYPE.
+enum class InterruptType : uint32_t {
+  kFixed = 0, kLowestPriority = 1, kSmi = 2, kRemoteRead = 3, kNmi = 4, kInit = 5, kSipi = 6, kExtInt = 7,
+  kLocalInt0 = 8, kLocalInt1 = 9,
+};
+
+struct AssertVirtualInterruptInput {
+  uint64_t partition_id;
+  uint32_t interrupt_type;
+  uint32_t interrupt_flags;  // HV_INTERRUPT_CONTROL: level-triggered 0, logical destination mode 1
+  uint64_t destination;
+  uint32_t vector;
+  uint8_t target_vtl;
+  uint8_t reserved0;
+  uint16_t reserved1;
+};
+static_assert(sizeof(AssertVirtualInterruptInput) == 32);
+static_assert(offsetof(AssertVirtualInterruptInput, destination) == 16 &&
+              offsetof(AssertVirtualInterruptInput, target_vtl) == 28);
+inline constexpr uint32_t kInterruptLevelTriggered = 1;
+inline constexpr uint32_t kInterruptLogicalDestination = 2;
+
+// HV_INITIAL_VP_CONTEXT.
+struct InitialVpContext {
+  uint64_t rip, rsp, rflags;
+  SegmentRegister cs, ds, es, fs, gs, ss, tr, ldtr;
+  TableRegister idtr, gdtr;
+  uint64_t efer, cr0, cr3, cr4, pat;
+};
+static_assert(sizeof(InitialVpContext) == 224);
+static_assert(offsetof(InitialVpContext, cs) == 24 && offsetof(InitialVpContext, idtr) == 152 &&
+              offsetof(InitialVpContext, efer) == 184);
+
+struct StartVirtualProcessorInput {
+  uint64_t partition_id;
+  uint32_t vp_index;
+  uint8_t target_vtl;
+  uint8_t reserved[3];
+  InitialVpContext context;
+};
+static_assert(sizeof(StartVirtualProcessorInput) == 240 && offsetof(StartVirtualProcessorInput, context) == 16);
+
+struct GetVpIndexFromApicIdInput {  // elements: an APIC id in, a VP index out, 4 bytes each
+  uint64_t partition_id;
+  uint8_t target_vtl;
+  uint8_t reserved[7];
+};
+static_assert(sizeof(GetVpIndexFromApicIdInput) == 16 && offsetof(GetVpIndexFromApicIdInput, target_vtl) == 8);
+
+}  // namespace hvsdk::hvdef
+
+#endif  // HVSDK_HVDEF_HYPERCALL_H_
