@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// A device on a port or MMIO bus: it answers reads and writes at offsets of its own. What it is mapped at is bound
+// elsewhere (bus.h), so that the same device serves any machine.
+
+#ifndef HVSDK_CHIPSET_DEVICE_H_
+#define HVSDK_CHIPSET_DEVICE_H_
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace hvsdk::chipset {
+
+// Called by VP threads, several at once: an implementation is thread-safe. Offset and data are the guest's choice
+// within the mapping; no value of them is an error of ours.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  // For messages and traces, such as "serial port".
+  virtual absl::string_view Name() const = 0;
+
+  // `data` is 1 to 64 bytes and lies wholly inside the device.
+  virtual void Read(uint64_t offset, absl::Span<uint8_t> data) = 0;
+  virtual void Write(uint64_t offset, absl::Span<const uint8_t> data) = 0;
+};
+
+// A device with 8-bit registers. As on the ISA bus, a wider access becomes byte accesses in ascending order.
+class ByteDevice : public Device {
+ public:
+  void Read(uint64_t offset, absl::Span<uint8_t> data) final {
+    for (uint8_t& byte : data) byte = ReadByte(offset++);
+  }
+  void Write(uint64_t offset, absl::Span<const uint8_t> data) final {
+    for (const uint8_t byte : data) WriteByte(offset++, byte);
+  }
+
+ protected:
+  virtual uint8_t ReadByte(uint64_t offset) = 0;
+  virtual void WriteByte(uint64_t offset, uint8_t value) = 0;
+};
+
+}  // namespace hvsdk::chipset
+
+#endif  // HVSDK_CHIPSET_DEVICE_H_

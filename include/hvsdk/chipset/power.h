@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// The devices by which a guest turns its machine off or resets it.
+//
+// All are thread-safe and hold no lock. The handler runs on the VP's thread, at the guest's write; it notes the wish and
+// stops the machine afterwards.
+
+#ifndef HVSDK_CHIPSET_POWER_H_
+#define HVSDK_CHIPSET_POWER_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "hvsdk/chipset/device.h"
+
+namespace hvsdk::chipset {
+
+class PowerHandler {
+ public:
+  virtual ~PowerHandler() = default;
+  virtual void OnPowerOff() = 0;
+  virtual void OnReset() = 0;
+};
+
+// The registers of hardware-reduced ACPI (ACPI 6.4, 4.8.3.6 reset register and 4.8.3.7 sleep control and status
+// registers). A machine's FADT says where they are and its DSDT's _S5 holds kSleepTypeOff.
+class AcpiPower final : public ByteDevice {
+ public:
+  static constexpr uint64_t kSleepControl = 0;
+  static constexpr uint64_t kSleepStatus = 1;
+  static constexpr uint64_t kReset = 2;
+  static constexpr uint64_t kPorts = 3;
+
+  static constexpr uint8_t kSleepTypeOff = 5;
+  static constexpr uint8_t kResetValue = 1;
+
+  explicit AcpiPower(PowerHandler& handler) : handler_(handler) {}
+  absl::string_view Name() const override { return "ACPI power registers"; }
+
+ protected:
+  uint8_t ReadByte(uint64_t offset) override;
+  void WriteByte(uint64_t offset, uint8_t value) override;
+
+ private:
+  PowerHandler& handler_;
+};
+
+// What is left of the 8042 keyboard controller when there is neither keyboard nor mouse: its self-test, its command byte
+// and the output port, whose bit 0 resets the processor. Map one byte at port 0x60 and one at 0x64; offset 0 is the
+// data port, offset 4 the command and status port.
+//
+// Source: Intel 8042 as in the IBM PC AT Technical Reference, "Keyboard controller".
+class KeyboardController final : public ByteDevice {
+ public:
+  static constexpr uint64_t kPorts = 5;
+
+  explicit KeyboardController(PowerHandler& handler) : handler_(handler) {}
+  absl::string_view Name() const override { return "keyboard controller"; }
+
+ protected:
+  uint8_t ReadByte(uint64_t offset) override;
+  void WriteByte(uint64_t offset, uint8_t value) override;
+
+ private:
+  void Answer(uint8_t value);
+
+  PowerHandler& handler_;
+  std::atomic<uint16_t> output_{0};       // bit 8: full
+  std::atomic<uint8_t> awaited_{0};       // the command whose data byte comes next, or 0
+  std::atomic<uint8_t> command_byte_{0};
+};
+
+// System control port A of the PS/2 (port 0x92): bit 0 resets the processor, bit 1 is the A20 gate, which is
+// remembered and has no effect.
+class SystemControlPort final : public ByteDevice {
+ public:
+  explicit SystemControlPort(PowerHandler& handler) : handler_(handler) {}
+  absl::string_view Name() const override { return "system control port A"; }
+
+ protected:
+  uint8_t ReadByte(uint64_t offset) override;
+  void WriteByte(uint64_t offset, uint8_t value) override;
+
+ private:
+  PowerHandler& handler_;
+  std::atomic<uint8_t> value_{0x02};
+};
+
+}  // namespace hvsdk::chipset
+
+#endif  // HVSDK_CHIPSET_POWER_H_
