@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// Channel: a service provider's end of one VMBus channel, and ChannelHandler, what the provider implements.
+//
+// Life, from the provider's side:
+//
+//   OfferChannel ──► offered ──OnOpen──► open ──OnClose──► closing ──FinishClose──► offered ─► ... reopened, any number of times
+//                       │                 │                   │
+//                       └──── ~Channel: the offer is rescinded, at any time ────┘
+//
+// The rings, leases and ranges may be used from OnOpen until FinishClose. Closing waits for the provider: only when no
+// transfer touches the guest's memory any more does it call FinishClose; only then is the guest told that it has its
+// pages back.
+//
+// Threads: everything here runs on the executor that the channel was offered with, so a provider needs no lock. Only
+// Wake may be called from anywhere.
+//
+// A provider that finds a ring broken (RingStatus::kCorrupt) leaves it alone until the guest closes the channel.
+//
+//   class Echo : public ChannelHandler {
+//     bool OnOpen(Channel&) override { return true; }
+//     void OnClose(Channel& channel) override { channel.FinishClose(); }
+//     void OnSignal(Channel& channel) override {
+//       alignas(8) uint8_t buffer[4096];
+//       Packet packet;
+//       do {
+//         while (channel.incoming().Read(buffer, sizeof(buffer), packet) == RingStatus::kOk) {
+//           (void)channel.outgoing().StageInBand(PacketHeader::Completion(packet.transaction_id), packet.payload,
+//                                                packet.payload_size);
+//         }
+//         channel.Publish();
+//       } while (!channel.Arm());
+//     }
+//   };
+
+#ifndef HVSDK_VMBUS_CHANNEL_H_
+#define HVSDK_VMBUS_CHANNEL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "hvsdk/base/executor.h"
+#include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/vmbus/gpadl.h"
+#include "hvsdk/vmbus/hypervisor.h"
+#include "hvsdk/vmbus/offer.h"
+#include "hvsdk/vmbus/ring/memory.h"
+#include "hvsdk/vmbus/ring/reader.h"
+#include "hvsdk/vmbus/ring/writer.h"
+#include "hvsdk/vmbus/server_core.h"
+
+namespace hvsdk::vmbus {
+
+class Channel;
+class Server;
+
+// Implemented by a service provider. Called on the channel's executor.
+class ChannelHandler {
+ public:
+  virtual ~ChannelHandler() = default;
+
+  // The guest opens the channel; its rings are in place. False refuses, and the channel stays closed.
+  virtual bool OnOpen(Channel& channel) = 0;
+
+  // The guest closed the channel, or vanished. No OnSignal follows. The provider calls FinishClose, from in here or later.
+  virtual void OnClose(Channel& channel) = 0;
+
+  // The guest signalled, Wake was called, or the channel has just been opened: look at the ring. May come without reason.
+  virtual void OnSignal(Channel& channel) = 0;
+
+  // The guest wants a GPADL back that the provider holds a lease of: give the lease up soon. Until then the guest waits.
+  virtual void OnGpadlTeardown(Channel& channel, uint32_t gpadl_id) { (void)channel, (void)gpadl_id; }
+};
+
+// The right to use a GPADL: while it lives, the guest is not told that it has the pages back. Movable; given up on destruction, at
+// the latest before FinishClose, on the channel's executor.
+class GpadlLease {
+ public:
+  GpadlLease() = default;
+  GpadlLease(GpadlLease&& other) noexcept { *this = std::move(other); }
+  GpadlLease& operator=(GpadlLease&& other) noexcept;
+  ~GpadlLease() { Release(); }
+
+  explicit operator bool() const { return gpadl_ != nullptr; }
+  const Gpadl* operator->() const { return gpadl_.get(); }
+  const Gpadl& operator*() const { return *gpadl_; }
+  uint32_t id() const { return id_; }
+  void Release();
+
+ private:
+  friend class Channel;
+  GpadlLease(Channel& channel, uint32_t id, std::shared_ptr<const Gpadl> gpadl)
+      : channel_(&channel), id_(id), gpadl_(std::move(gpadl)) {}
+
+  Channel* channel_ = nullptr;
+  uint32_t id_ = 0;
+  std::shared_ptr<const Gpadl> gpadl_;
+};
+
+class Channel : private PortHandler, private Task {
+ public:
+  // What the guest writes, and what it reads. The pages are guest memory, wherever they are.
+  using IncomingRing = RingReader<EitherMemory>;
+  using OutgoingRing = RingWriter<EitherMemory>;
+
+  // Rescinds the offer. The handler is not called any more, whatever state the channel was in; the provider has ended
+  // its transfers and given up its leases. On the executor, but not from within the handler's functions; or on any
+  // thread once the executor has stopped for good.
+  ~Channel() override;
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+
+  const Offer& offer() const { return offer_; }
+  Executor& executor() const { return executor_; }
+  GuestMemory& memory() const { return memory_; }
+
+  // From OnOpen until FinishClose.
+  bool is_open() const { return ring_ != nullptr; }
+  const OpenParams& open_params() const { return open_; }
+  IncomingRing& incoming() { return incoming_; }
+  OutgoingRing& outgoing() { return outgoing_; }
+
+  // Interrupts the guest because the ring towards it is no longer empty, or the one from it no longer full. Nothing happens
+  // if the guest asked for no interrupts.
+  void SignalGuest();
+  void SignalGuest(Signal signal) {
+    if (signal == Signal::kNeeded) SignalGuest();
+  }
+  // Publishes what is staged in the outgoing ring, and signals if need be.
+  void Publish() { SignalGuest(outgoing_.Publish()); }
+  // Arms the incoming ring, and signals if need be. True: nothing is left to read, and OnSignal will come.
+  bool Arm() {
+    const Armed armed = incoming_.Arm();
+    SignalGuest(armed.signal);
+    return armed.may_sleep;
+  }
+
+  // Makes OnSignal run soon. Thread-safe; nothing happens unless the channel is open by then.
+  void Wake() { executor_.Schedule(*this); }
+
+  // Borrows a GPADL that the guest made for this channel. Empty: there is none by that number, or it is being torn down.
+  GpadlLease AcquireGpadl(uint32_t gpadl_id);
+
+  // After OnClose: no transfer touches the guest's memory, and all leases are given up. The rings are gone at once.
+  void FinishClose();
+
+  // Offers a subchannel of this primary channel: an equal channel with rings and a target VP of its own. The provider
+  // destroys its subchannels when the primary closes. FailedPrecondition: the connection's version has none (before 2.4),
+  // or the channel is not open. Otherwise as Server::OfferChannel.
+  absl::StatusOr<std::unique_ptr<Channel>> OfferSubchannel(uint16_t subchannel_index, ChannelHandler& handler,
+                                                           Executor& executor);
+
+ private:
+  friend class Server;
+  friend class GpadlLease;
+
+  Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler& handler, Executor& executor);
+
+  // PortHandler: the guest signals the channel's connection.
+  hvdef::HvStatus OnMessage(uint32_t message_type, absl::Span<const uint8_t> payload) override;
+  void OnEvent(uint16_t flag) override;
+  // Task.
+  void Run() override;
+
+  void HandleNotice(Notice& notice);
+  void HandleOpen(Notice& notice);
+  bool BuildRings();
+  void DropRings();
+
+  Server& server_;
+  Hypervisor& hypervisor_;
+  GuestMemory& memory_;
+  const OfferId id_;
+  const Offer offer_;
+  ChannelHandler& handler_;
+  Executor& executor_;
+
+  // Notices from the server that Run has not seen; guarded by the server's lock.
+  std::vector<Notice> notices_;
+  std::atomic<bool> has_notices_{false};
+
+  // The executor's own.
+  OpenParams open_;
+  std::shared_ptr<const Gpadl> ring_;  // set while open or closing
+  IncomingRing incoming_;
+  OutgoingRing outgoing_;
+  uint8_t* interrupt_bits_ = nullptr;  // before version 2.4: the root-to-child half of the interrupt page
+  bool closing_ = false;
+  uint32_t leases_ = 0;
+};
+
+}  // namespace hvsdk::vmbus
+
+#endif  // HVSDK_VMBUS_CHANNEL_H_
