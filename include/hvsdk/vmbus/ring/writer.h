@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// RingWriter: the end of a VMBus ring that sends.
+//
+// A packet is staged first and published later, alone or with others; the peer sees nothing before that. Publishing
+// answers whether the peer must be signalled, and the caller signals: nothing here calls out.
+//
+// Packets: in-band, completion, GPA-direct (page list or multi-page) and transfer-page. A packet is at most 524280 bytes
+// without its trailer and leaves 8 bytes of the ring free.
+//
+// Thread-compatible: one writer at a time. The reader is another thread, guest or process, and may be hostile: its
+// read index is checked at every use; a bad one makes the ring kCorrupt for good.
+//
+// Freestanding: no heap, no exceptions, no library calls but memcpy.
+//
+//   RingWriter<MirroredMemory> writer(memory);
+//   if (writer.Attach() != RingStatus::kOk) return;
+//   if (writer.StageInBand(PacketHeader::InBand(id, true), &request, sizeof(request)) == RingStatus::kOk &&
+//       writer.Publish() == Signal::kNeeded) SignalPeer();
+
+#ifndef HVSDK_VMBUS_RING_WRITER_H_
+#define HVSDK_VMBUS_RING_WRITER_H_
+
+#include <cstdint>
+
+#include "hvsdk/hvdef/vmbus_ring.h"
+#include "hvsdk/vmbus/ring/control.h"
+#include "hvsdk/vmbus/ring/memory.h"
+#include "hvsdk/vmbus/ring/packet.h"
+
+namespace hvsdk::vmbus {
+
+// A packet being written in place; see RingWriter::Reserve.
+template <RingMemory Memory>
+class PacketSlot {
+ public:
+  uint32_t payload_size() const { return payload_size_; }
+  // The payload's bytes in the ring, or nullptr if they are not one piece (never with MirroredMemory).
+  uint8_t* payload() const { return memory_->Run(offset_, payload_size_); }
+  // Writes part of the payload; [at, at + size) must lie inside it.
+  void Write(uint32_t at, const void* from, uint32_t size) const { memory_->CopyIn(offset_ + at, from, size); }
+
+ private:
+  template <RingMemory, typename>
+  friend class RingWriter;
+  const Memory* memory_ = nullptr;
+  uint32_t offset_ = 0;
+  uint32_t payload_size_ = 0;
+  uint32_t total_ = 0;
+};
+
+// `Order` is there for the tests that take the fence away.
+template <RingMemory Memory, typename Order = FencedOrder>
+class RingWriter {
+ public:
+  using Slot = PacketSlot<Memory>;
+
+  RingWriter() = default;
+  explicit RingWriter(const Memory& memory) : memory_(memory) {}
+
+  // Takes over at the indices the ring holds, which are zero in a new one, and announces that we use pending_send_size.
+  RingStatus Attach() {
+    fault_ = RingFault::kNone;
+    waiting_ = false;
+    if (!internal::IsValidRingSize(memory_.size())) return Fail(RingFault::kBadSize);
+    hvdef::RingControl& control = *memory_.control();
+    write_ = published_ = internal::LoadIndex(control.write_index);
+    if (!internal::IsValidIndex(write_, memory_.size())) return Fail(RingFault::kBadWriteIndex);
+    internal::StoreHint(control.pending_send_size, 0);
+    internal::StoreHint(control.feature_bits, hvdef::kRingFeaturePendingSendSize);
+    return Refresh();
+  }
+
+  // Stages a packet that carries `size` bytes of payload; the last word is padded with zeros.
+  RingStatus StageInBand(const PacketHeader& header, const void* payload, uint32_t size) {
+    const uint32_t total = PacketSize(size);
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    WriteFrame(header, kDescriptorSize, total);
+    WritePayload(kDescriptorSize, payload, size, total);
+    Take(total);
+    return RingStatus::kOk;
+  }
+
+  // Stages a GPA-direct packet with `count` guest buffers, at least one, none of them empty.
+  RingStatus StageGpaDirect(uint64_t transaction_id, bool completion_requested, const GpaBuffer* buffers,
+                            uint32_t count, const void* payload, uint32_t size) {
+    uint64_t extension = sizeof(hvdef::GpaDirectHeader);
+    for (uint32_t i = 0; i < count; ++i) extension += sizeof(hvdef::GpaRange) + uint64_t{buffers[i].pfn_count()} * 8;
+    if (extension > kMaxExtension) return Broken() ? RingStatus::kCorrupt : RingStatus::kTooBig;
+    const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    const auto data_offset = kDescriptorSize + static_cast<uint32_t>(extension);
+    WriteFrame({hvdef::PacketType::kDataUsingGpaDirect,
+                completion_requested ? hvdef::kPacketFlagCompletionRequested : uint16_t{0}, transaction_id},
+               data_offset, total);
+    uint32_t at = write_ + kDescriptorSize;
+    memory_.Store64(at, uint64_t{count} << 32);
+    for (uint32_t i = 0; i < count; ++i) {
+      memory_.Store64(at += 8, uint64_t{buffers[i].byte_offset} << 32 | buffers[i].byte_count);
+      const uint32_t pfns = buffers[i].pfn_count();
+      for (uint32_t page = 0; page < pfns; ++page) memory_.Store64(at += 8, buffers[i].pfns[page]);
+    }
+    WritePayload(data_offset, payload, size, total);
+    Take(total);
+    return RingStatus::kOk;
+  }
+
+  // Stages a packet that points into a buffer the two ends agreed on before (the network provider's receive buffer).
+  RingStatus StageTransferPages(uint64_t transaction_id, bool completion_requested, uint16_t page_set_id,
+                                const hvdef::TransferPageRange* ranges, uint32_t count, const void* payload,
+                                uint32_t size) {
+    const uint64_t extension = sizeof(hvdef::TransferPageHeader) + uint64_t{count} * sizeof(hvdef::TransferPageRange);
+    if (extension > kMaxExtension) return Broken() ? RingStatus::kCorrupt : RingStatus::kTooBig;
+    const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    const auto data_offset = kDescriptorSize + static_cast<uint32_t>(extension);
+    WriteFrame({hvdef::PacketType::kDataUsingTransferPages,
+                completion_requested ? hvdef::kPacketFlagCompletionRequested : uint16_t{0}, transaction_id},
+               data_offset, total);
+    uint32_t at = write_ + kDescriptorSize;
+    memory_.Store64(at, uint64_t{count} << 32 | page_set_id);
+    for (uint32_t i = 0; i < count; ++i) {
+      memory_.Store64(at += 8, uint64_t{ranges[i].byte_offset} << 32 | ranges[i].byte_count);
+    }
+    WritePayload(data_offset, payload, size, total);
+    Take(total);
+    return RingStatus::kOk;
+  }
+
+  // Opens a packet to be written in place: fill the slot, then Commit it, which stages it. Nothing else may be staged between the
+  // two; a slot that is not committed leaves no trace. Bytes of the payload that are not written hold what was there.
+  RingStatus Reserve(const PacketHeader& header, uint32_t payload_size, Slot& slot) {
+    const uint32_t total = PacketSize(payload_size);
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    WriteFrame(header, kDescriptorSize, total);
+    // The padding, for the last word is not all the caller's.
+    if (payload_size % 8 != 0) memory_.Store64(write_ + total - 16, 0);
+    slot.memory_ = &memory_;
+    slot.offset_ = write_ + kDescriptorSize;
+    slot.payload_size_ = payload_size;
+    slot.total_ = total;
+    return RingStatus::kOk;
+  }
+  void Commit(const Slot& slot) { Take(slot.total_); }
+
+  // Forgets what was staged since the last publication.
+  void Discard() {
+    free_ += internal::Used(write_, published_, memory_.size());
+    write_ = published_;
+  }
+
+  // Makes all that is staged visible at once. The peer must be signalled if it had taken everything before, and does not
+  // mask signals: only then may it be asleep.
+  Signal Publish() {
+    const uint32_t before = published_;
+    if (write_ == before || Broken()) return Signal::kNotNeeded;
+    hvdef::RingControl& control = *memory_.control();
+    if (waiting_) StopWaiting();
+    published_ = write_;
+    Order::Publish(control.write_index, write_);
+    if (internal::LoadAfterPublish(control.interrupt_mask) != 0) return Signal::kNotNeeded;
+    const uint32_t read = internal::LoadAfterPublish(control.read_index);
+    return static_cast<Signal>(read == before);  // compared only, so any value is safe
+  }
+
+  // For a stream: publishes at once when the peer has taken everything published so far, and otherwise collects until a few
+  // KiB are staged, because every publication costs both processors a trip of the control page's cache line. Whoever
+  // calls this must call Publish when it has nothing more to send for now.
+  Signal PublishLazily() {
+    const uint32_t staged = internal::Used(write_, published_, memory_.size());
+    if (staged < LazyBytes() && internal::LoadHint(memory_.control()->read_index) != published_) {
+      return Signal::kNotNeeded;
+    }
+    return Publish();
+  }
+
+  // After kFull: asks the peer to signal once `packet_size` bytes (see PacketSize) are free. kOk: they are free already, try
+  // again. kFull: the caller may wait for the signal. Publish first whatever is staged, or the peer waits for us.
+  // Use it only if the peer announced that it honours this (RingReader::PeerSignalsRoom on the channel's other ring); else poll.
+  RingStatus WaitForRoom(uint32_t packet_size) {
+    if (Broken()) return RingStatus::kCorrupt;
+    if (packet_size == 0 || packet_size > memory_.size() - 8) return RingStatus::kTooBig;
+    waiting_ = true;
+    // The peer counts from what is published.
+    const uint32_t wanted = packet_size + internal::Used(write_, published_, memory_.size());
+    Order::Publish(memory_.control()->pending_send_size, wanted < memory_.size() - 8 ? wanted : memory_.size() - 8);
+    if (const RingStatus status = Refresh(); status != RingStatus::kOk) return status;
+    if (free_ < packet_size) return RingStatus::kFull;
+    StopWaiting();
+    return RingStatus::kOk;
+  }
+
+  // Bytes known to be free; the peer may have freed more since.
+  uint32_t free_bytes() const { return free_; }
+  bool has_staged() const { return write_ != published_; }
+  RingFault fault() const { return fault_; }
+  const Memory& memory() const { return memory_; }
+
+ private:
+  static constexpr uint32_t kDescriptorSize = sizeof(hvdef::PacketDescriptor);
+  static constexpr uint32_t kMaxExtension = 0xFFFF * 8 - kDescriptorSize;
+
+  bool Broken() const { return fault_ != RingFault::kNone; }
+
+  RingStatus Fail(RingFault fault) {
+    fault_ = fault;
+    free_ = 0;  // so that every Claim takes the slow path
+    return RingStatus::kCorrupt;
+  }
+
+  // Learns how much the peer has read.
+  RingStatus Refresh() {
+    const uint32_t read = internal::LoadAfterPublish(memory_.control()->read_index);
+    if (!internal::IsValidIndex(read, memory_.size())) return Fail(RingFault::kBadReadIndex);
+    free_ = internal::Free(write_, read, memory_.size());
+    return RingStatus::kOk;
+  }
+
+  // Makes sure that a packet of `total` bytes fits behind write_. `total` is 0 for one that no ring can hold.
+  RingStatus Claim(uint32_t total) {
+    if (total - 1 < free_) [[likely]] return RingStatus::kOk;
+    return ClaimSlowly(total);
+  }
+  [[gnu::noinline]] RingStatus ClaimSlowly(uint32_t total) {
+    if (Broken()) return RingStatus::kCorrupt;
+    if (total == 0 || total > memory_.size() - 8) return RingStatus::kTooBig;
+    if (const RingStatus status = Refresh(); status != RingStatus::kOk) return status;
+    return total <= free_ ? RingStatus::kOk : RingStatus::kFull;
+  }
+
+  void Take(uint32_t total) {
+    write_ = internal::Advance(write_, total, memory_.size());
+    free_ -= total;
+  }
+
+  // Descriptor and trailer, straight into the ring in the words that the reader will load.
+  void WriteFrame(const PacketHeader& header, uint32_t data_offset, uint32_t total) {
+    const uint64_t length8 = (total - sizeof(hvdef::PacketTrailer)) / 8;
+    memory_.Store64(write_, static_cast<uint64_t>(header.type) | uint64_t{data_offset / 8} << 16 | length8 << 32 |
+                                uint64_t{header.flags} << 48);
+    memory_.Store64(write_ + 8, header.transaction_id);
+    memory_.Store64(write_ + total - 8, uint64_t{write_} << 32);
+  }
+
+  void WritePayload(uint32_t data_offset, const void* payload, uint32_t size, uint32_t total) {
+    if (size % 8 != 0) memory_.Store64(write_ + total - 16, 0);
+    memory_.CopyIn(write_ + data_offset, payload, size);
+  }
+
+  void StopWaiting() {
+    waiting_ = false;
+    internal::StoreHint(memory_.control()->pending_send_size, 0);
+  }
+
+  uint32_t LazyBytes() const { return memory_.size() / 4 < 4096 ? memory_.size() / 4 : 4096; }
+
+  Memory memory_;
+  uint32_t write_ = 0;      // behind the last staged packet
+  uint32_t published_ = 0;  // what write_index holds
+  uint32_t free_ = 0;       // behind write_, as far as we know
+  RingFault fault_ = RingFault::kNone;
+  bool waiting_ = false;  // pending_send_size is set
+};
+
+}  // namespace hvsdk::vmbus
+
+#endif  // HVSDK_VMBUS_RING_WRITER_H_
