@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// ReferenceClock: a partition's reference time, computed in one way for everybody who asks.
+//
+// Time in 100 ns units is ((guest TSC * scale) >> 64) + offset. The counter MSR, the synthetic timers and the host use this
+// clock; the guest uses the same scale and offset from the reference TSC page. Hence all of them agree to the unit,
+// on every VP, and never go back.
+//
+// Thread-safe. Source: TLFS, chapter "Timers", "Partition Reference Time Enlightenment".
+//
+//   ASSIGN_OR_RETURN(auto clock, ReferenceClock::Create(*backend_partition, caps.tsc_frequency_hz));
+
+#ifndef HVSDK_PARTITION_REFERENCE_CLOCK_H_
+#define HVSDK_PARTITION_REFERENCE_CLOCK_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "hvsdk/backend/backend.h"
+#include "hvsdk/base/clock.h"
+
+namespace hvsdk::partition {
+
+class ReferenceClock : public Clock {
+ public:
+  // Starts at 0 now. `backend` outlives the clock.
+  // InvalidArgument: a TSC of 10 MHz or less cannot be scaled.
+  static absl::StatusOr<std::unique_ptr<ReferenceClock>> Create(const backend::Partition& backend,
+                                                                uint64_t tsc_frequency_hz);
+
+  uint64_t Now100ns() const override { return FromTsc(backend_.GuestTsc()); }
+  uint64_t FromTsc(uint64_t tsc) const {
+    return static_cast<uint64_t>((static_cast<unsigned __int128>(tsc) * scale_) >> 64) + static_cast<uint64_t>(offset_);
+  }
+
+  uint64_t scale() const { return scale_; }
+  int64_t offset() const { return offset_; }
+  uint64_t tsc_frequency_hz() const { return tsc_frequency_hz_; }
+
+ private:
+  ReferenceClock(const backend::Partition& backend, uint64_t tsc_frequency_hz, uint64_t scale);
+
+  const backend::Partition& backend_;
+  const uint64_t tsc_frequency_hz_;
+  const uint64_t scale_;
+  const int64_t offset_;
+};
+
+}  // namespace hvsdk::partition
+
+#endif  // HVSDK_PARTITION_REFERENCE_CLOCK_H_

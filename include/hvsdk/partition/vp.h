@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vp: a virtual processor as the hypervisor interface sees it: synthetic MSRs, SynIC, timers, hypercalls; over a
+// backend::Vp, which runs it.
+//
+// The thread that runs a VP looks like this; the ExitHandler forwards MSRs and hypercalls to the three functions below.
+//
+//   partition::Vp::Session session(vp);  // from now on, others' work for this VP is done by this thread
+//   while (!stopping) {
+//     ASSIGN_OR_RETURN(StopReason reason, backend_vp.Run(exit_handler));
+//     if (reason == StopReason::kTripleFault) break;
+//     vp.RunPendingWork();               // why it was kicked, perhaps
+//   }
+//
+// Thread class: On... and RunPendingWork are *VP thread only*; the rest is thread-safe.
+
+#ifndef HVSDK_PARTITION_VP_H_
+#define HVSDK_PARTITION_VP_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "hvsdk/backend/backend.h"
+#include "hvsdk/base/ids.h"
+#include "hvsdk/hypercall/dispatcher.h"
+
+namespace hvsdk::partition {
+
+class Mailbox;
+class Partition;
+class Stimers;
+class Synic;
+
+class Vp {
+ public:
+  Vp(Partition& partition, backend::Vp& backend);
+  ~Vp();
+  Vp(const Vp&) = delete;
+  Vp& operator=(const Vp&) = delete;
+
+  VpIndex index() const { return backend_.index(); }
+  backend::Vp& backend() { return backend_; }
+
+  // A synthetic MSR. kFault: not one of ours, the privilege is missing, or the value is not allowed.
+  backend::MsrOutcome OnMsrRead(uint32_t msr, uint64_t& value);
+  backend::MsrOutcome OnMsrWrite(uint32_t msr, uint64_t value);
+
+  // The hypercall that the backend VP has just made; `record` gets what it was.
+  backend::HypercallOutcome OnHypercall(hypercall::CallRecord* record = nullptr);
+
+  // The time during which a thread runs this VP. Opening one waits for work that another thread is doing for the VP;
+  // closing one does the work that is still queued.
+  class Session {
+   public:
+    explicit Session(Vp& vp);
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+   private:
+    Vp& vp_;
+  };
+
+  // Does what other threads asked of this VP. Call it whenever Run returned kKicked.
+  void RunPendingWork();
+
+  // Runs `work` where this VP's registers may be used, and returns when it is done: on the VP's own thread, which is kicked
+  // out of the guest; or, if no thread runs the VP, right here. `caller` is the VP whose thread calls (nullptr: not a VP's
+  // thread). Its own work is served meanwhile, so that VPs may call each other at once. `work` must be short and must not
+  // call RunOn itself.
+  void RunOn(Vp* caller, absl::FunctionRef<void()> work);
+
+  // Whether the guest has run on this VP since it was created or reset, as far as an exit showed.
+  bool seen_running() const { return seen_running_; }
+
+ private:
+  friend class HypercallHandlers;
+  friend class Partition;
+
+  bool ReadOverlayMsr(uint32_t msr, uint64_t& value);
+  void Reset();
+
+  Partition& partition_;
+  backend::Vp& backend_;
+  const std::unique_ptr<Synic> synic_;
+  const std::unique_ptr<Stimers> stimers_;
+  const std::unique_ptr<Mailbox> mailbox_;
+  bool seen_running_ = false;
+};
+
+}  // namespace hvsdk::partition
+
+#endif  // HVSDK_PARTITION_VP_H_
