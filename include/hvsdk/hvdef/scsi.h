@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// SCSI as a disk speaks it: operation codes, status, sense. The layouts of what commands return are in scsi_data.h.
+// SCSI as a disk speaks it: operation codes, status, sense. The layouts of what commands return are
+// in scsi_data.h.
 //
-// Source: T10 SPC-4 (primary commands, sense data) and SBC-3 (block commands). Numbers on the wire are big-endian; Be16,
-// Be32 and Be64 hold them as bytes, so that structures have no alignment.
+// Source: T10 SPC-4 (primary commands, sense data) and SBC-3 (block commands). Numbers on the wire
+// are big-endian; Be16, Be32 and Be64 hold them as bytes, so that structures have no alignment.
 
 #ifndef HVSDK_HVDEF_SCSI_H_
 #define HVSDK_HVDEF_SCSI_H_
@@ -18,8 +19,10 @@ struct BigEndian {
   uint8_t bytes[N];
 
   constexpr BigEndian() : bytes{} {}
-  constexpr BigEndian(T value) : bytes{} {  // NOLINT: a number and its wire form are interchangeable
-    for (size_t i = N; i-- > 0; value = static_cast<T>(value >> 8)) bytes[i] = static_cast<uint8_t>(value);
+  constexpr BigEndian(T value)
+      : bytes{} {  // NOLINT: a number and its wire form are interchangeable
+    for (size_t i = N; i-- > 0; value = static_cast<T>(value >> 8))
+      bytes[i] = static_cast<uint8_t>(value);
   }
   constexpr operator T() const {  // NOLINT
     T value = 0;
@@ -80,8 +83,8 @@ enum class OpCode : uint8_t {
 // Service actions of kServiceActionIn16, in the low five bits of the second byte.
 inline constexpr uint8_t kReadCapacity16 = 0x10;
 
-// The bytes of a command block, by the group code in the top three bits of the operation code (SPC-4 4.2.5.1); 0 where
-// the standard does not say.
+// The bytes of a command block, by the group code in the top three bits of the operation code
+// (SPC-4 4.2.5.1); 0 where the standard does not say.
 constexpr size_t CdbBytes(uint8_t op_code) {
   constexpr uint8_t kByGroup[8] = {6, 10, 10, 0, 16, 12, 0, 0};
   return kByGroup[op_code >> 5];
@@ -146,8 +149,10 @@ struct FixedSense {
   uint8_t sense_key_specific[3];       // 0x0F
 };
 static_assert(sizeof(FixedSense) == 18);
-static_assert(offsetof(FixedSense, information) == 3 && offsetof(FixedSense, additional_sense_length) == 7);
-static_assert(offsetof(FixedSense, additional_sense_code) == 12 && offsetof(FixedSense, sense_key_specific) == 15);
+static_assert(offsetof(FixedSense, information) == 3 &&
+              offsetof(FixedSense, additional_sense_length) == 7);
+static_assert(offsetof(FixedSense, additional_sense_code) == 12 &&
+              offsetof(FixedSense, sense_key_specific) == 15);
 inline constexpr uint8_t kSenseCurrentFixed = 0x70;
 inline constexpr uint8_t kSenseCurrentDescriptor = 0x72;
 inline constexpr uint8_t kSenseInformationValid = 0x80;
@@ -161,7 +166,8 @@ struct DescriptorSense {
   uint8_t reserved[3];                 // 0x04
   uint8_t additional_sense_length;     // 0x07
 };
-static_assert(sizeof(DescriptorSense) == 8 && offsetof(DescriptorSense, additional_sense_length) == 7);
+static_assert(sizeof(DescriptorSense) == 8 &&
+              offsetof(DescriptorSense, additional_sense_length) == 7);
 
 }  // namespace hvsdk::hvdef::scsi
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SCSI parameter data: what INQUIRY, READ CAPACITY, MODE SENSE, REPORT LUNS return and what UNMAP sends.
+// SCSI parameter data: what INQUIRY, READ CAPACITY, MODE SENSE, REPORT LUNS return and what UNMAP
+// sends.
 //
 // Source: T10 SPC-4 and SBC-3, by section at each structure.
 
@@ -13,23 +14,24 @@
 
 namespace hvsdk::hvdef::scsi {
 
-// Standard INQUIRY data (SPC-4 6.6.2), as far as the product revision and padded as Hyper-V's virtual disk returns it.
+// Standard INQUIRY data (SPC-4 6.6.2), as far as the product revision and padded as Hyper-V's
+// virtual disk returns it.
 struct InquiryData {
-  uint8_t peripheral;             // 0x00  qualifier in bits 7:5, device type in 4:0
-  uint8_t removable;              // 0x01  bit 7
-  uint8_t version;                // 0x02
-  uint8_t response_data_format;   // 0x03
-  uint8_t additional_length;      // 0x04
-  uint8_t flags5;                 // 0x05
-  uint8_t flags6;                 // 0x06
-  uint8_t flags7;                 // 0x07  bit 1: command queuing
-  char vendor[8];                 // 0x08  padded with spaces
-  char product[16];               // 0x10
-  char revision[4];               // 0x20
-  uint8_t vendor_specific[20];    // 0x24
-  uint8_t reserved1[2];           // 0x38
-  Be16 version_descriptors[8];    // 0x3A
-  uint8_t reserved2[30];          // 0x4A
+  uint8_t peripheral;            // 0x00  qualifier in bits 7:5, device type in 4:0
+  uint8_t removable;             // 0x01  bit 7
+  uint8_t version;               // 0x02
+  uint8_t response_data_format;  // 0x03
+  uint8_t additional_length;     // 0x04
+  uint8_t flags5;                // 0x05
+  uint8_t flags6;                // 0x06
+  uint8_t flags7;                // 0x07  bit 1: command queuing
+  char vendor[8];                // 0x08  padded with spaces
+  char product[16];              // 0x10
+  char revision[4];              // 0x20
+  uint8_t vendor_specific[20];   // 0x24
+  uint8_t reserved1[2];          // 0x38
+  Be16 version_descriptors[8];   // 0x3A
+  uint8_t reserved2[30];         // 0x4A
 };
 static_assert(sizeof(InquiryData) == 104 && offsetof(InquiryData, vendor) == 8);
 static_assert(offsetof(InquiryData, version_descriptors) == 58);
@@ -85,7 +87,8 @@ struct BlockLimits {
   uint8_t reserved[20];                      // 0x2C
 };
 static_assert(sizeof(BlockLimits) == 64 && offsetof(BlockLimits, max_transfer_blocks) == 8);
-static_assert(offsetof(BlockLimits, max_unmap_blocks) == 20 && offsetof(BlockLimits, max_write_same_blocks) == 36);
+static_assert(offsetof(BlockLimits, max_unmap_blocks) == 20 &&
+              offsetof(BlockLimits, max_write_same_blocks) == 36);
 
 // Page 0xB1 (SBC-3 6.5.2).
 struct BlockDeviceCharacteristics {
@@ -104,10 +107,10 @@ struct LogicalBlockProvisioning {
   uint8_t reserved;            // 0x07
 };
 static_assert(sizeof(LogicalBlockProvisioning) == 8);
-inline constexpr uint8_t kLbpUnmap = 0x80;             // LBPU
-inline constexpr uint8_t kLbpWriteSame16 = 0x40;       // LBPWS
-inline constexpr uint8_t kLbpWriteSame10 = 0x20;       // LBPWS10
-inline constexpr uint8_t kLbpReadsZeroes = 0x04;       // LBPRZ
+inline constexpr uint8_t kLbpUnmap = 0x80;        // LBPU
+inline constexpr uint8_t kLbpWriteSame16 = 0x40;  // LBPWS
+inline constexpr uint8_t kLbpWriteSame10 = 0x20;  // LBPWS10
+inline constexpr uint8_t kLbpReadsZeroes = 0x04;  // LBPRZ
 inline constexpr uint8_t kProvisioningThin = 0x02;
 
 // READ CAPACITY (10) (SBC-3 5.12) and (16) (5.13).
@@ -118,12 +121,12 @@ struct ReadCapacity10Data {
 static_assert(sizeof(ReadCapacity10Data) == 8);
 
 struct ReadCapacity16Data {
-  Be64 last_lba;               // 0x00
-  Be32 block_bytes;            // 0x08
-  uint8_t protection;          // 0x0C
-  uint8_t physical_exponent;   // 0x0D  log2 of logical blocks in a physical one
-  Be16 provisioning;           // 0x0E  bit 15: LBPME, bit 14: LBPRZ, bits 13:0 lowest aligned block
-  uint8_t reserved[16];        // 0x10
+  Be64 last_lba;              // 0x00
+  Be32 block_bytes;           // 0x08
+  uint8_t protection;         // 0x0C
+  uint8_t physical_exponent;  // 0x0D  log2 of logical blocks in a physical one
+  Be16 provisioning;          // 0x0E  bit 15: LBPME, bit 14: LBPRZ, bits 13:0 lowest aligned block
+  uint8_t reserved[16];       // 0x10
 };
 static_assert(sizeof(ReadCapacity16Data) == 32 && offsetof(ReadCapacity16Data, provisioning) == 14);
 inline constexpr uint16_t kCapacityThin = 0x8000;
@@ -180,24 +183,24 @@ struct ModePageCaching {  // SBC-3 6.4.5
 static_assert(sizeof(ModePageCaching) == 20);
 inline constexpr uint8_t kCachingWriteCacheEnabled = 0x04;
 
-struct ModePageControl {                 // SPC-4 7.5.8
-  uint8_t page;                          // 0x00
-  uint8_t length;                        // 0x01
-  uint8_t flags2;                        // 0x02
-  uint8_t flags3;                        // 0x03  bits 7:4: queue algorithm, 1: unrestricted reordering
-  uint8_t flags4;                        // 0x04
-  uint8_t flags5;                        // 0x05
-  uint8_t obsolete[2];                   // 0x06
-  Be16 busy_timeout_100ms;               // 0x08
-  Be16 extended_self_test_seconds;       // 0x0A
+struct ModePageControl {            // SPC-4 7.5.8
+  uint8_t page;                     // 0x00
+  uint8_t length;                   // 0x01
+  uint8_t flags2;                   // 0x02
+  uint8_t flags3;                   // 0x03  bits 7:4: queue algorithm, 1: unrestricted reordering
+  uint8_t flags4;                   // 0x04
+  uint8_t flags5;                   // 0x05
+  uint8_t obsolete[2];              // 0x06
+  Be16 busy_timeout_100ms;          // 0x08
+  Be16 extended_self_test_seconds;  // 0x0A
 };
 static_assert(sizeof(ModePageControl) == 12);
 inline constexpr uint8_t kControlUnrestrictedReordering = 0x10;
 
 // REPORT LUNS (SPC-4 6.33): this header, then eight bytes for each logical unit.
 struct LunListHeader {
-  Be32 length;   // 0x00  bytes of the list
-  Be32 reserved; // 0x04
+  Be32 length;    // 0x00  bytes of the list
+  Be32 reserved;  // 0x04
 };
 static_assert(sizeof(LunListHeader) == 8);
 
@@ -209,9 +212,9 @@ struct UnmapHeader {
 };
 static_assert(sizeof(UnmapHeader) == 8);
 struct UnmapDescriptor {
-  Be64 lba;            // 0x00
-  Be32 blocks;         // 0x08
-  uint8_t reserved[4]; // 0x0C
+  Be64 lba;             // 0x00
+  Be32 blocks;          // 0x08
+  uint8_t reserved[4];  // 0x0C
 };
 static_assert(sizeof(UnmapDescriptor) == 16);
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The storage protocol between a guest's storvsc driver and the storage VSP, as it stands in VMBus packets.
+// The storage protocol between a guest's storvsc driver and the storage VSP, as it stands in VMBus
+// packets.
 //
-// Channels of class_id::kScsi and class_id::kIde (guid.h) speak it. Every packet is a PacketHeader and a body that the operation chooses. A guest that negotiated version 5.1 or later sends
-// kPacketBytes; an older one sends kPacketBytesV1, without the last four fields of a SCSI request. A completion has
-// the size of its request.
+// Channels of class_id::kScsi and class_id::kIde (guid.h) speak it. Every packet is a PacketHeader
+// and a body that the operation chooses. A guest that negotiated version 5.1 or later sends
+// kPacketBytes; an older one sends kPacketBytesV1, without the last four fields of a SCSI request.
+// A completion has the size of its request.
 //
 // Source: Linux drivers/scsi/storvsc_drv.c, FreeBSD sys/dev/hyperv/storvsc/hv_vstorage.h,
 // OpenVMM vm/devices/storage/storvsp_protocol.
@@ -113,20 +115,23 @@ struct ScsiRequest {
   uint32_t data_transfer_length;  // 0x0C
   uint8_t payload[kSenseBytes];   // 0x10  command block in, sense data out
   // Since version 5.1:
-  uint16_t reserved2;          // 0x24
-  uint8_t queue_tag;           // 0x26
-  uint8_t queue_action;        // 0x27
-  uint32_t srb_flags;          // 0x28
-  uint32_t time_out_value;     // 0x2C  seconds
-  uint32_t queue_sort_key;     // 0x30
+  uint16_t reserved2;       // 0x24
+  uint8_t queue_tag;        // 0x26
+  uint8_t queue_action;     // 0x27
+  uint32_t srb_flags;       // 0x28
+  uint32_t time_out_value;  // 0x2C  seconds
+  uint32_t queue_sort_key;  // 0x30
 };
 inline constexpr size_t kScsiRequestBytesV1 = 0x24;
 static_assert(sizeof(ScsiRequest) == 0x34);
 static_assert(offsetof(ScsiRequest, path_id) == 0x05 && offsetof(ScsiRequest, lun) == 0x07);
 static_assert(offsetof(ScsiRequest, cdb_length) == 0x08 && offsetof(ScsiRequest, data_in) == 0x0A);
-static_assert(offsetof(ScsiRequest, data_transfer_length) == 0x0C && offsetof(ScsiRequest, payload) == 0x10);
-static_assert(offsetof(ScsiRequest, reserved2) == kScsiRequestBytesV1 && offsetof(ScsiRequest, srb_flags) == 0x28);
-static_assert(offsetof(ScsiRequest, time_out_value) == 0x2C && offsetof(ScsiRequest, queue_sort_key) == 0x30);
+static_assert(offsetof(ScsiRequest, data_transfer_length) == 0x0C &&
+              offsetof(ScsiRequest, payload) == 0x10);
+static_assert(offsetof(ScsiRequest, reserved2) == kScsiRequestBytesV1 &&
+              offsetof(ScsiRequest, srb_flags) == 0x28);
+static_assert(offsetof(ScsiRequest, time_out_value) == 0x2C &&
+              offsetof(ScsiRequest, queue_sort_key) == 0x30);
 
 // The body of kQueryProtocolVersion.
 struct ProtocolVersion {
@@ -145,22 +150,24 @@ struct ChannelProperties {
   uint32_t reserved2[2];               // 0x10
 };
 static_assert(sizeof(ChannelProperties) == 24);
-static_assert(offsetof(ChannelProperties, maximum_sub_channel_count) == 4 && offsetof(ChannelProperties, flags) == 8);
+static_assert(offsetof(ChannelProperties, maximum_sub_channel_count) == 4 &&
+              offsetof(ChannelProperties, flags) == 8);
 static_assert(offsetof(ChannelProperties, max_transfer_bytes) == 12);
 inline constexpr uint32_t kChannelSupportsMultiChannel = 0x1;
 
 // The body of kFcHbaData's completion: world-wide names of a Fibre Channel adapter.
 struct FcHbaData {
-  uint8_t primary_active;          // 0x00
-  uint8_t reserved[3];             // 0x01
-  uint8_t primary_port_wwn[8];     // 0x04
-  uint8_t primary_node_wwn[8];     // 0x0C
-  uint8_t secondary_port_wwn[8];   // 0x14
-  uint8_t secondary_node_wwn[8];   // 0x1C
+  uint8_t primary_active;         // 0x00
+  uint8_t reserved[3];            // 0x01
+  uint8_t primary_port_wwn[8];    // 0x04
+  uint8_t primary_node_wwn[8];    // 0x0C
+  uint8_t secondary_port_wwn[8];  // 0x14
+  uint8_t secondary_node_wwn[8];  // 0x1C
 };
 static_assert(sizeof(FcHbaData) == 36);
 
-// The body of kCreateSubChannels is one uint16_t, the number of subchannels besides the primary channel.
+// The body of kCreateSubChannels is one uint16_t, the number of subchannels besides the primary
+// channel.
 
 // A whole packet, as a guest since Windows 8 sends it.
 struct Packet {

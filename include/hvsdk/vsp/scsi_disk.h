@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// ScsiDisk: a direct-access SCSI logical unit (SPC-3, SBC-3) over a BlockDevice, as a state machine
+// that performs no I/O of its own.
+//
+// Start decodes a command. Either it is done at once, or the command, which is a BlockRequest, has
+// been filled in for the device: submit it, alone or in a batch, and give the outcome to Continue,
+// which again is done or wants another submission. A read or a write takes one submission, straight
+// between the device and the caller's buffers, without a copy or an allocation; UNMAP, WRITE SAME,
+// VERIFY and MODE SELECT may take several.
+//
+// Thread-safe for different commands; a command is one thread's at a time. The command's data may
+// be memory that a guest is changing meanwhile.
+//
+// What a guest does wrong is answered by status and sense data, never otherwise.
+//
+//   if (disk.Start(command) == ScsiStep::kSubmit) disk.device().Submit({&command});
+//   ... in on_complete: while the outcome of disk.Continue(command, status) is kSubmit, submit
+//   again ... use command.status, command.srb_status, command.transferred, command.sense
+
+#ifndef HVSDK_VSP_SCSI_DISK_H_
+#define HVSDK_VSP_SCSI_DISK_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/types/span.h"
+#include "hvsdk/base/block_device.h"
+#include "hvsdk/hvdef/scsi.h"
+#include "hvsdk/hvdef/storvsc.h"
+
+namespace hvsdk::vsp {
+
+struct ScsiWork;  // what a command of several steps remembers
+
+// A command in flight: the caller's part, the answer, and the block request in between.
+struct ScsiCommand : BlockRequest {
+  ScsiCommand();
+  ~ScsiCommand();
+
+  // Filled in by the caller before Start.
+  uint8_t cdb[hvdef::storvsc::kMaxCdbBytes] = {};
+  uint8_t cdb_length = 0;
+  uint8_t data_direction = hvdef::storvsc::kDataNone;
+  bool autosense = true;        // false: keep sense data for REQUEST SENSE
+  uint32_t data_bytes = 0;      // of `data`
+  absl::Span<HostBuffer> data;  // Start may shorten its last elements
+
+  // The answer, when a step returned kDone.
+  hvdef::scsi::Status status = hvdef::scsi::Status::kGood;
+  hvdef::storvsc::SrbStatus srb_status = hvdef::storvsc::SrbStatus::kSuccess;
+  uint32_t transferred = 0;  // bytes moved between `data` and the disk
+  bool has_sense = false;
+  hvdef::scsi::FixedSense sense = {};
+
+  // Ends the command without data.
+  void Succeed() {
+    status = hvdef::scsi::Status::kGood, srb_status = hvdef::storvsc::SrbStatus::kSuccess;
+  }
+  void Fail(hvdef::storvsc::SrbStatus srb, hvdef::scsi::SenseKey key, hvdef::scsi::Asc asc);
+  // Copies parameter data to the initiator: as much as the data buffer and the allocation length
+  // take.
+  void Return(const void* bytes, size_t size_bytes, size_t allocation_length);
+
+  std::unique_ptr<ScsiWork> work;  // ScsiDisk's own
+};
+
+enum class ScsiStep : uint8_t { kDone, kSubmit };
+
+struct ScsiDiskOptions {
+  // Names the unit where the device has no name of its own (VPD pages 0x80 and 0x83). Must differ
+  // between disks.
+  std::array<uint8_t, 16> id{};
+  // What one command may transfer (VPD page 0xB0).
+  uint32_t max_transfer_bytes = 1 << 20;
+};
+
+class ScsiDisk {
+ public:
+  ScsiDisk(std::shared_ptr<BlockDevice> device, const ScsiDiskOptions& options);
+
+  BlockDevice& device() const { return *device_; }
+
+  [[nodiscard]] ScsiStep Start(ScsiCommand& command);
+  [[nodiscard]] ScsiStep Continue(ScsiCommand& command, BlockStatus status);
+
+ private:
+  struct BlockRange {
+    uint64_t lba;
+    uint64_t blocks;
+  };
+
+  // Commands that return data about the unit (scsi_disk_info.cc).
+  void Inquiry(ScsiCommand& command);
+  void VitalProductData(ScsiCommand& command, uint8_t page, size_t allocation);
+  void RequestSense(ScsiCommand& command);
+  void ReadCapacity10(ScsiCommand& command);
+  void ReadCapacity16(ScsiCommand& command);
+  void ModeSense(ScsiCommand& command, bool ten);
+  [[nodiscard]] ScsiStep ModeSelect(ScsiCommand& command, bool ten);
+
+  // Commands that touch the medium (scsi_disk.cc).
+  [[nodiscard]] ScsiStep Dispatch(ScsiCommand& command);
+  [[nodiscard]] ScsiStep ReadOrWrite(ScsiCommand& command, BlockOp op, BlockRange range);
+  [[nodiscard]] ScsiStep Verify(ScsiCommand& command, BlockRange range, bool compare);
+  [[nodiscard]] ScsiStep WriteSame(ScsiCommand& command, BlockRange range);
+  [[nodiscard]] ScsiStep Unmap(ScsiCommand& command);
+  [[nodiscard]] ScsiStep Flush(ScsiCommand& command);
+  [[nodiscard]] ScsiStep NextStep(ScsiCommand& command);
+
+  // False after it answered the command: the range is not on the disk, or the disk may not be
+  // written.
+  bool CheckRange(ScsiCommand& command, BlockRange range) const;
+  bool CheckWritable(ScsiCommand& command) const;
+  bool CheckData(ScsiCommand& command, uint8_t direction, uint64_t size_bytes) const;
+  void Finish(ScsiCommand& command);
+  void FailBlock(ScsiCommand& command, BlockStatus status);
+
+  const std::shared_ptr<BlockDevice> device_;
+  const BlockInfo info_;
+  const std::array<uint8_t, 16> id_;
+  const std::string serial_;
+  const uint32_t max_transfer_bytes_;
+  const uint32_t block_shift_;
+  const uint64_t blocks_;
+  std::atomic<bool> write_cache_{
+      true};  // WCE of the caching mode page; off, every write is forced to the medium
+  std::atomic<uint32_t> kept_sense_{0};  // key << 16 | code and qualifier, for REQUEST SENSE
+};
+
+}  // namespace hvsdk::vsp
+
+#endif  // HVSDK_VSP_SCSI_DISK_H_

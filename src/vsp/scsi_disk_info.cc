@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+// ScsiDisk: the commands that say what the unit is. Sections are those of T10 SPC-4 unless SBC-3 is
+// named.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "absl/strings/escaping.h"
+#include "hvsdk/hvdef/scsi_data.h"
+#include "hvsdk/vsp/scsi_disk.h"
+#include "vsp/host_buffers.h"
+#include "vsp/scsi_limits.h"
+
+namespace hvsdk::vsp {
+
+namespace scsi = hvdef::scsi;
+using hvdef::storvsc::SrbStatus;
+using scsi::Asc;
+using scsi::LoadBigEndian;
+using scsi::SenseKey;
+using scsi::VpdPage;
+
+namespace {
+
+constexpr size_t kMaxSerialBytes = 64;
+
+// Parameter data of up to N bytes, written front to back.
+template <size_t N>
+class Builder {
+ public:
+  template <typename T>
+  void Add(const T& object) {
+    AddBytes(&object, sizeof(T));
+  }
+  void AddBytes(const void* from, size_t size_bytes) {
+    size_bytes = std::min(size_bytes, N - size_);
+    std::memcpy(bytes_ + size_, from, size_bytes);
+    size_ += size_bytes;
+  }
+  uint8_t* data() { return bytes_; }
+  size_t size() const { return size_; }
+
+ private:
+  uint8_t bytes_[N];
+  size_t size_ = 0;
+};
+
+void CopyPadded(char* to, size_t size_bytes, const char* text) {
+  std::memset(to, ' ', size_bytes);
+  std::memcpy(to, text, std::min(size_bytes, std::strlen(text)));
+}
+
+}  // namespace
+
+std::string SerialOf(const BlockInfo& info, const std::array<uint8_t, 16>& id) {
+  if (!info.serial.empty()) return info.serial.substr(0, kMaxSerialBytes);
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
+}
+
+// 6.6. Guest drivers know Hyper-V's virtual disk by its vendor: Linux then trusts it to be SPC-3.
+void ScsiDisk::Inquiry(ScsiCommand& command) {
+  const bool vital_product_data = (command.cdb[1] & 0x01) != 0;
+  const bool obsolete = (command.cdb[1] & 0x02) != 0;
+  const uint8_t page = command.cdb[2];
+  const size_t allocation = LoadBigEndian<uint16_t>(command.cdb + 3);
+  if (obsolete || (!vital_product_data && page != 0)) {
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+    return;
+  }
+  if (vital_product_data) {
+    VitalProductData(command, page, allocation);
+    return;
+  }
+  scsi::InquiryData data = {};
+  data.peripheral = scsi::kDirectAccessDevice;
+  data.version = scsi::kVersionSpc3;
+  data.response_data_format = scsi::kResponseFormatSpc;
+  data.additional_length = sizeof(data) - 5;
+  data.flags7 = scsi::kInquiryCommandQueue;
+  CopyPadded(data.vendor, sizeof(data.vendor), "Msft");
+  CopyPadded(data.product, sizeof(data.product), "Virtual Disk");
+  CopyPadded(data.revision, sizeof(data.revision), "1.0");
+  command.Return(&data, sizeof(data), allocation);
+}
+
+void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t allocation) {
+  Builder<256> out;
+  switch (static_cast<VpdPage>(page)) {
+    case VpdPage::kSupportedPages:
+      out.Add(scsi::VpdHeader{scsi::kDirectAccessDevice, VpdPage::kSupportedPages, 6});
+      for (VpdPage supported :
+           {VpdPage::kSupportedPages, VpdPage::kUnitSerialNumber, VpdPage::kDeviceIdentification,
+            VpdPage::kBlockLimits, VpdPage::kBlockDeviceCharacteristics,
+            VpdPage::kLogicalBlockProvisioning}) {
+        out.Add(supported);
+      }
+      break;
+    case VpdPage::kUnitSerialNumber:
+      out.Add(scsi::VpdHeader{scsi::kDirectAccessDevice, VpdPage::kUnitSerialNumber,
+                              static_cast<uint16_t>(serial_.size())});
+      out.AddBytes(serial_.data(), serial_.size());
+      break;
+    case VpdPage::kDeviceIdentification: {
+      // Two names for one unit (7.8.6): by T10 vendor, and an NAA 6 identifier under the company id
+      // 00-22-48, whose vendor specific part holds the ends of the 16 bytes (the middle of a random
+      // GUID is not random).
+      uint8_t naa[16] = {0x60, 0x02, 0x24, 0x80};
+      std::memcpy(naa + 4, id_.data(), 6);
+      std::memcpy(naa + 10, id_.data() + 10, 6);
+      out.Add(scsi::VpdHeader{scsi::kDirectAccessDevice, VpdPage::kDeviceIdentification,
+                              4 + 8 + 16 + 4 + 16});
+      out.Add(
+          scsi::DesignatorHeader{scsi::kCodeSetBinary, scsi::kDesignatorT10VendorId, 0, 8 + 16});
+      out.AddBytes("Msft    ", 8);
+      out.Add(id_);
+      out.Add(scsi::DesignatorHeader{scsi::kCodeSetBinary, scsi::kDesignatorNaa, 0, sizeof(naa)});
+      out.Add(naa);
+      break;
+    }
+    case VpdPage::kBlockLimits: {  // SBC-3 6.5.3
+      scsi::BlockLimits limits = {};
+      limits.header = {scsi::kDirectAccessDevice, VpdPage::kBlockLimits, sizeof(limits) - 4};
+      limits.wsnz = 1;
+      limits.optimal_transfer_granularity_blocks =
+          static_cast<uint16_t>(std::max(1u, info_.physical_block_bytes >> block_shift_));
+      limits.max_transfer_blocks = max_transfer_bytes_ >> block_shift_;
+      if (info_.can_discard) {
+        limits.max_unmap_blocks = static_cast<uint32_t>(kMaxUnmapBlocks);
+        limits.max_unmap_descriptors = static_cast<uint32_t>(kMaxUnmapDescriptors);
+        limits.optimal_unmap_granularity_blocks =
+            std::max(1u, info_.discard_granularity_bytes >> block_shift_);
+        limits.unmap_granularity_alignment = 0x80000000;  // valid, and 0
+      }
+      limits.max_write_same_blocks = kMaxWriteSameBytes >> block_shift_;
+      out.Add(limits);
+      break;
+    }
+    case VpdPage::kBlockDeviceCharacteristics: {  // SBC-3 6.5.2
+      scsi::BlockDeviceCharacteristics characteristics = {};
+      characteristics.header = {scsi::kDirectAccessDevice, VpdPage::kBlockDeviceCharacteristics,
+                                sizeof(characteristics) - 4};
+      characteristics.medium_rotation_rate = info_.rotational ? 0 : 1;
+      out.Add(characteristics);
+      break;
+    }
+    case VpdPage::kLogicalBlockProvisioning: {  // SBC-3 6.5.4
+      scsi::LogicalBlockProvisioning provisioning = {};
+      provisioning.header = {scsi::kDirectAccessDevice, VpdPage::kLogicalBlockProvisioning,
+                             sizeof(provisioning) - 4};
+      if (info_.can_discard) {
+        provisioning.flags = scsi::kLbpUnmap;
+        if (info_.discard_reads_zeroes) {
+          provisioning.flags |=
+              scsi::kLbpWriteSame16 | scsi::kLbpWriteSame10 | scsi::kLbpReadsZeroes;
+        }
+        provisioning.provisioning_type = scsi::kProvisioningThin;
+      }
+      out.Add(provisioning);
+      break;
+    }
+    default:
+      command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+      return;
+  }
+  command.Return(out.data(), out.size(), allocation);
+}
+
+// 6.39. Sense data that was not delivered with its command is told once.
+void ScsiDisk::RequestSense(ScsiCommand& command) {
+  const uint32_t kept = kept_sense_.exchange(0, std::memory_order_relaxed);
+  const size_t allocation = command.cdb[4];
+  const uint8_t key = static_cast<uint8_t>(kept >> 16);
+  const uint8_t code = static_cast<uint8_t>(kept >> 8);
+  const uint8_t qualifier = static_cast<uint8_t>(kept);
+  if ((command.cdb[1] & 0x01) != 0) {  // DESC
+    const scsi::DescriptorSense sense = {
+        scsi::kSenseCurrentDescriptor, key, code, qualifier, {}, 0};
+    command.Return(&sense, sizeof(sense), allocation);
+    return;
+  }
+  scsi::FixedSense sense = {};
+  sense.response_code = scsi::kSenseCurrentFixed;
+  sense.sense_key = key;
+  sense.additional_sense_length = sizeof(sense) - 8;
+  sense.additional_sense_code = code;
+  sense.additional_sense_qualifier = qualifier;
+  command.Return(&sense, sizeof(sense), allocation);
+}
+
+// SBC-3 5.12.
+void ScsiDisk::ReadCapacity10(ScsiCommand& command) {
+  const bool partial = (command.cdb[8] & 0x01) != 0;
+  if (!partial && LoadBigEndian<uint32_t>(command.cdb + 2) != 0) {
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+    return;
+  }
+  scsi::ReadCapacity10Data data = {};
+  data.last_lba = static_cast<uint32_t>(std::min<uint64_t>(blocks_ - 1, UINT32_MAX));
+  data.block_bytes = info_.logical_block_bytes;
+  command.Return(&data, sizeof(data), sizeof(data));
+}
+
+// SBC-3 5.13.
+void ScsiDisk::ReadCapacity16(ScsiCommand& command) {
+  scsi::ReadCapacity16Data data = {};
+  data.last_lba = blocks_ - 1;
+  data.block_bytes = info_.logical_block_bytes;
+  const uint32_t ratio = std::max(1u, info_.physical_block_bytes >> block_shift_);
+  data.physical_exponent = static_cast<uint8_t>(std::bit_width(ratio) - 1);
+  if (info_.can_discard) {
+    data.provisioning = static_cast<uint16_t>(
+        scsi::kCapacityThin | (info_.discard_reads_zeroes ? scsi::kCapacityReadsZeroes : 0));
+  }
+  command.Return(&data, sizeof(data), LoadBigEndian<uint32_t>(command.cdb + 10));
+}
+
+// 6.14, 6.15.
+void ScsiDisk::ModeSense(ScsiCommand& command, bool ten) {
+  const bool no_descriptors = (command.cdb[1] & 0x08) != 0;
+  const uint8_t control = command.cdb[2] >> 6;  // 0: current, 1: changeable, 2: default, 3: saved
+  const uint8_t page = command.cdb[2] & 0x3F;
+  const uint8_t subpage = command.cdb[3];
+  const size_t allocation = ten ? LoadBigEndian<uint16_t>(command.cdb + 7) : command.cdb[4];
+  if (control == 3) {
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+                 Asc::kSavingParametersNotSupported);
+    return;
+  }
+  const bool all = page == scsi::kModePageAll;
+  const bool known = all || page == scsi::kModePageErrorRecovery ||
+                     page == scsi::kModePageCaching || page == scsi::kModePageControl;
+  if (!known || (subpage != 0 && !(all && subpage == scsi::kModeSubpageAll))) {
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+    return;
+  }
+  const bool changeable = control == 1;
+  Builder<128> pages;
+  if (!no_descriptors) {
+    scsi::ModeBlockDescriptor descriptor = {};
+    descriptor.blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks_, UINT32_MAX));
+    descriptor.block_bytes = info_.logical_block_bytes;
+    pages.Add(descriptor);
+  }
+  const uint8_t descriptor_bytes = static_cast<uint8_t>(pages.size());
+  if (all || page == scsi::kModePageErrorRecovery) {
+    scsi::ModePageErrorRecovery recovery = {};
+    recovery.page = scsi::kModePageErrorRecovery;
+    recovery.length = sizeof(recovery) - 2;
+    pages.Add(recovery);
+  }
+  if (all || page == scsi::kModePageCaching) {
+    scsi::ModePageCaching caching = {};
+    caching.page = scsi::kModePageCaching;
+    caching.length = sizeof(caching) - 2;
+    // On by default, and the one thing that may be changed.
+    const bool enabled = control != 0 || write_cache_.load(std::memory_order_relaxed);
+    if (enabled) caching.flags = scsi::kCachingWriteCacheEnabled;
+    pages.Add(caching);
+  }
+  if (all || page == scsi::kModePageControl) {
+    scsi::ModePageControl control_page = {};
+    control_page.page = scsi::kModePageControl;
+    control_page.length = sizeof(control_page) - 2;
+    if (!changeable) {
+      control_page.flags3 = scsi::kControlUnrestrictedReordering;
+      control_page.busy_timeout_100ms = 0xFFFF;  // no limit
+    }
+    pages.Add(control_page);
+  }
+  const uint8_t device_specific =
+      static_cast<uint8_t>(scsi::kModeDpoFua | (info_.read_only ? scsi::kModeWriteProtected : 0));
+  Builder<128 + sizeof(scsi::ModeHeader10)> out;
+  if (ten) {
+    scsi::ModeHeader10 header = {};
+    header.data_length = static_cast<uint16_t>(sizeof(header) - 2 + pages.size());
+    header.device_specific = device_specific;
+    header.block_descriptor_length = descriptor_bytes;
+    out.Add(header);
+  } else {
+    scsi::ModeHeader6 header = {};
+    header.data_length = static_cast<uint8_t>(sizeof(header) - 1 + pages.size());
+    header.device_specific = device_specific;
+    header.block_descriptor_length = descriptor_bytes;
+    out.Add(header);
+  }
+  out.AddBytes(pages.data(), pages.size());
+  command.Return(out.data(), out.size(), allocation);
+}
+
+// 6.12, 6.13. Only the write cache can be switched; switching it off writes out what it holds.
+ScsiStep ScsiDisk::ModeSelect(ScsiCommand& command, bool ten) {
+  const bool page_format = (command.cdb[1] & 0x10) != 0;
+  const bool save = (command.cdb[1] & 0x01) != 0;
+  const size_t list_bytes = ten ? LoadBigEndian<uint16_t>(command.cdb + 7) : command.cdb[4];
+  const auto fail = [&](Asc asc) {
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, asc);
+    return ScsiStep::kDone;
+  };
+  if (!page_format || save) return fail(Asc::kInvalidFieldInCdb);
+  if (!CheckData(command, hvdef::storvsc::kDataOut, list_bytes)) return ScsiStep::kDone;
+  uint8_t list[256];
+  const size_t header_bytes = ten ? sizeof(scsi::ModeHeader10) : sizeof(scsi::ModeHeader6);
+  if (list_bytes == 0) {
+    command.Succeed();
+    return ScsiStep::kDone;
+  }
+  if (list_bytes < header_bytes || list_bytes > sizeof(list))
+    return fail(Asc::kParameterListLengthError);
+  CopyFromBuffers(command.data, 0, list, list_bytes);
+  const size_t descriptor_bytes = ten ? LoadBigEndian<uint16_t>(list + 6) : list[3];
+  if (descriptor_bytes != 0 && descriptor_bytes != sizeof(scsi::ModeBlockDescriptor)) {
+    return fail(Asc::kInvalidFieldInParameterList);
+  }
+  bool enabled = write_cache_.load(std::memory_order_relaxed);
+  const bool was_enabled = enabled;
+  for (size_t at = header_bytes + descriptor_bytes; at < list_bytes;) {
+    if (list_bytes - at < 2 || list_bytes - at < 2u + list[at + 1])
+      return fail(Asc::kParameterListLengthError);
+    const uint8_t page = list[at] & 0x7F;
+    scsi::ModePageCaching caching;
+    if (page == scsi::kModePageCaching && list[at + 1] == sizeof(caching) - 2) {
+      std::memcpy(&caching, list + at, sizeof(caching));
+      const bool rest_is_zero =
+          (caching.flags & ~scsi::kCachingWriteCacheEnabled) == 0 &&
+          std::all_of(std::begin(caching.reserved), std::end(caching.reserved),
+                      [](uint8_t byte) { return byte == 0; });
+      if (!rest_is_zero) return fail(Asc::kInvalidFieldInParameterList);
+      enabled = (caching.flags & scsi::kCachingWriteCacheEnabled) != 0;
+    } else {
+      return fail(Asc::kInvalidFieldInParameterList);
+    }
+    at += 2u + list[at + 1];
+  }
+  write_cache_.store(enabled, std::memory_order_relaxed);
+  command.transferred = static_cast<uint32_t>(list_bytes);
+  if (was_enabled && !enabled) return Flush(command);
+  command.Succeed();
+  return ScsiStep::kDone;
+}
+
+}  // namespace hvsdk::vsp
