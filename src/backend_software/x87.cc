@@ -55,7 +55,7 @@ struct HvsdkX87Result {
 HvsdkX87Result hvsdk_x87_run(void* image, const uint8_t* stub, void* memory, uint64_t rflags);
 }
 
-namespace hvsdk::backend::software {
+namespace hvsdk::software {
 namespace {
 
 constexpr uint16_t kExceptionFlags = 0x3F;
@@ -330,4 +330,4 @@ X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool opera
   return X87Outcome::kDone;
 }
 
-}  // namespace hvsdk::backend::software
+}  // namespace hvsdk::software

@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-namespace hvsdk::backend::software {
+namespace hvsdk::software {
 
 struct X87State {
   uint16_t control = 0x037F;
@@ -67,6 +67,6 @@ inline bool X87ExceptionPending(const X87State& state) { return (state.status & 
 uint16_t X87FullTag(const X87State& state);
 void X87SetFullTag(X87State& state, uint16_t tag);
 
-}  // namespace hvsdk::backend::software
+}  // namespace hvsdk::software
 
 #endif  // HVSDK_SRC_BACKEND_SOFTWARE_X87_H_

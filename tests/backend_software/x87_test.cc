@@ -8,7 +8,7 @@
 
 #include "gtest/gtest.h"
 
-namespace hvsdk::backend::software {
+namespace hvsdk::software {
 namespace {
 
 class X87Test : public testing::Test {
@@ -188,4 +188,4 @@ TEST_F(X87Test, RandomSequencesAgreeWithTheHost) {
 }
 
 }  // namespace
-}  // namespace hvsdk::backend::software
+}  // namespace hvsdk::software
