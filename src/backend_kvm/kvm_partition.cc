@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend_kvm/kvm_partition.h"
+
+#include <x86intrin.h>
+
+#include <algorithm>
+#include <array>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/str_format.h"
+#include "backend_kvm/hypercall_page.h"
+#include "backend_kvm/kvm_vp.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace hvsdk::backend::kvm {
+namespace {
+
+// Where KVM on Intel keeps a task state segment and an identity page table while the guest is in real mode: below the
+// reset vector, above the interrupt controllers, where PCs have firmware.
+constexpr uint64_t kIdentityMapAddress = 0xFEFFC000;
+constexpr uint64_t kTssAddress = 0xFEFFD000;
+
+constexpr uint32_t kSyntheticMsrFirst = 0x40000000;
+constexpr uint32_t kSyntheticMsrCount = 0x200;
+constexpr uint32_t kApicMsrFirst = 0x40000070;  // HV_X64_MSR_EOI, ICR, TPR
+constexpr uint32_t kApicMsrCount = 3;
+
+absl::Status FilterMsrs(const Fd& vm, bool kernel_has_apic_msrs) {
+  // A clear bit denies the access, which comes to us as an exit.
+  std::array<uint8_t, kSyntheticMsrCount / 8> bitmap{};
+  if (kernel_has_apic_msrs) {
+    for (uint32_t i = kApicMsrFirst - kSyntheticMsrFirst; i < kApicMsrFirst - kSyntheticMsrFirst + kApicMsrCount; ++i) {
+      bitmap[i / 8] |= static_cast<uint8_t>(1u << (i % 8));
+    }
+  }
+  kvm_msr_filter filter{};
+  filter.flags = KVM_MSR_FILTER_DEFAULT_ALLOW;
+  filter.ranges[0].flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE;
+  filter.ranges[0].base = kSyntheticMsrFirst;
+  filter.ranges[0].nmsrs = kSyntheticMsrCount;
+  filter.ranges[0].bitmap = bitmap.data();
+  return HVSDK_KVM_IOCTL(vm, KVM_X86_SET_MSR_FILTER, &filter);
+}
+
+}  // namespace
+
+absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host) {
+  ASSIGN_OR_RETURN(Fd vm, CreateVm(host.device));
+  uint64_t identity_map = kIdentityMapAddress;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map));
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_SET_TSS_ADDR, kTssAddress));
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_CREATE_IRQCHIP, 0));
+  RETURN_IF_ERROR(EnableCap(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN,
+                            "KVM_CAP_X86_USER_SPACE_MSR"));
+  RETURN_IF_ERROR(FilterMsrs(vm, host.caps.apic_msrs));
+  if (host.exception_payload) {
+    RETURN_IF_ERROR(EnableCap(vm, KVM_CAP_EXCEPTION_PAYLOAD, 1, "KVM_CAP_EXCEPTION_PAYLOAD"));
+  }
+  if (host.x2apic_ids) {
+    RETURN_IF_ERROR(EnableCap(vm, KVM_CAP_X2APIC_API,
+                              KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+                              "KVM_CAP_X2APIC_API"));
+  }
+  return vm;
+}
+
+KvmPartition::KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory)
+    : host_(host), vm_(std::move(vm)), memory_(memory), tsc_offset_(0 - __rdtsc()), vps_(host.caps.max_vps) {}
+
+KvmPartition::~KvmPartition() = default;
+
+// Memory.
+
+absl::Status KvmPartition::SetSlot(uint64_t gpa, const Slot& slot, uint64_t size_bytes) {
+  kvm_userspace_memory_region region{};
+  region.slot = slot.id;
+  region.flags = (slot.read_only ? KVM_MEM_READONLY : 0) |
+                 (dirty_log_ && !slot.read_only && size_bytes != 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0);
+  region.guest_phys_addr = gpa;
+  region.memory_size = size_bytes;
+  region.userspace_addr = reinterpret_cast<uint64_t>(slot.host);
+  return HVSDK_KVM_IOCTL(vm_, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+absl::Status KvmPartition::MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) {
+  if (host.empty() || gpa % kPageSize != 0 || host.size() % kPageSize != 0 ||
+      reinterpret_cast<uintptr_t>(host.data()) % kPageSize != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("memory at %#x: %u bytes at %p are not whole pages", gpa, host.size(), host.data()));
+  }
+  absl::MutexLock lock(&mutex_);
+  if (free_slots_.empty() && next_slot_ == host_.max_slots) {
+    return absl::ResourceExhaustedError(absl::StrFormat("all %u memory slots are in use", host_.max_slots));
+  }
+  Slot slot{next_slot_, host.size(), host.data(), access == MapAccess::kReadExecute};
+  if (!free_slots_.empty()) slot.id = free_slots_.back();
+  RETURN_IF_ERROR(SetSlot(gpa, slot, slot.size_bytes));
+  if (slot.id == next_slot_) {
+    ++next_slot_;
+  } else {
+    free_slots_.pop_back();
+  }
+  slots_[gpa] = slot;
+  return absl::OkStatus();
+}
+
+absl::Status KvmPartition::UnmapMemory(uint64_t gpa, uint64_t size_bytes) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = slots_.find(gpa);
+  if (found == slots_.end() || found->second.size_bytes != size_bytes) {
+    return absl::NotFoundError(absl::StrFormat("no mapping of %u bytes at %#x", size_bytes, gpa));
+  }
+  RETURN_IF_ERROR(SetSlot(gpa, found->second, 0));
+  free_slots_.push_back(found->second.id);
+  slots_.erase(found);
+  return absl::OkStatus();
+}
+
+absl::Status KvmPartition::EnableDirtyLog(bool enable) {
+  absl::MutexLock lock(&mutex_);
+  if (dirty_log_ == enable) return absl::OkStatus();
+  dirty_log_ = enable;
+  for (const auto& [gpa, slot] : slots_) {
+    if (!slot.read_only) RETURN_IF_ERROR(SetSlot(gpa, slot, slot.size_bytes));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KvmPartition::TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) {
+  absl::MutexLock lock(&mutex_);
+  const auto found = slots_.find(gpa);
+  if (found == slots_.end() || found->second.size_bytes != size_bytes) {
+    return absl::NotFoundError(absl::StrFormat("no mapping of %u bytes at %#x", size_bytes, gpa));
+  }
+  const uint64_t words = (size_bytes / kPageSize + 63) / 64;
+  if (bitmap.size() < words) return absl::InvalidArgumentError("the bitmap is smaller than the range");
+  if (!dirty_log_) return absl::FailedPreconditionError("the dirty log is off");
+  if (found->second.read_only) return absl::OkStatus();
+  std::vector<uint64_t> taken(words);
+  kvm_dirty_log log{};
+  log.slot = found->second.id;
+  log.dirty_bitmap = taken.data();
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm_, KVM_GET_DIRTY_LOG, &log));
+  for (uint64_t i = 0; i < words; ++i) bitmap[i] |= taken[i];
+  return absl::OkStatus();
+}
+
+// Processors.
+
+absl::StatusOr<std::vector<CpuidEntry>> KvmPartition::SupportedCpuid() const {
+  ASSIGN_OR_RETURN(const std::vector<kvm_cpuid_entry2> entries, GetSupportedCpuid(host_.device));
+  std::vector<CpuidEntry> result;
+  for (const kvm_cpuid_entry2& entry : entries) {
+    if ((entry.function & 0xF0000000) == 0x40000000) continue;
+    CpuidEntry out{entry.function, entry.index, (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0,
+                   entry.eax,      entry.ebx,   entry.ecx, entry.edx};
+    // The kernel's local APIC has both, but KVM leaves it to its user to say so.
+    if (out.leaf == 1) out.ecx |= 1u << 21 | (host_.tsc_deadline_timer ? 1u << 24 : 0);
+    result.push_back(out);
+  }
+  return result;
+}
+
+absl::StatusOr<std::unique_ptr<Vp>> KvmPartition::CreateVp(VpIndex index, uint32_t apic_id,
+                                                           absl::Span<const CpuidEntry> cpuid) {
+  if (ToInt(index) >= vps_.size()) {
+    return absl::InvalidArgumentError(absl::StrFormat("VP %u: at most %u", ToInt(index), vps_.size()));
+  }
+  if (FindVp(index) != nullptr) return absl::AlreadyExistsError(absl::StrFormat("VP %u exists", ToInt(index)));
+  if (apic_id >= 255 && !host_.x2apic_ids) {
+    return absl::InvalidArgumentError(absl::StrFormat("APIC id %u: this kernel has none above 254", apic_id));
+  }
+  // Which vCPU begins running, and is the bootstrap processor in its APIC_BASE, must be known before the first exists.
+  if (ToInt(index) == 0 && apic_id != 0) {
+    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm_, KVM_SET_BOOT_CPU_ID, static_cast<unsigned long>(apic_id)));
+  }
+  // KVM takes the vCPU's id for its APIC id.
+  const int fd = ::ioctl(vm_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(apic_id));
+  if (fd < 0) return KvmError("KVM_CREATE_VCPU", errno);
+  Fd vcpu(fd);
+  if (host_.enforce_pv_cpuid) {
+    RETURN_IF_ERROR(EnableCap(vcpu, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, 1, "KVM_CAP_ENFORCE_PV_FEATURE_CPUID"));
+  }
+  if (host_.enforce_hyperv_cpuid) {
+    RETURN_IF_ERROR(EnableCap(vcpu, KVM_CAP_HYPERV_ENFORCE_CPUID, 1, "KVM_CAP_HYPERV_ENFORCE_CPUID"));
+  }
+
+  std::vector<kvm_cpuid_entry2> entries;
+  entries.reserve(cpuid.size());
+  for (const CpuidEntry& entry : cpuid) {
+    kvm_cpuid_entry2 out{};
+    out.function = entry.leaf;
+    out.index = entry.subleaf;
+    out.flags = entry.has_subleaves ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0;
+    out.eax = entry.eax;
+    out.ebx = entry.ebx;
+    out.ecx = entry.ecx;
+    out.edx = entry.edx;
+    // The places where a processor tells its own APIC id.
+    if (out.function == 1) out.ebx = (out.ebx & 0x00FFFFFF) | apic_id << 24;
+    if (out.function == 0xB || out.function == 0x1F) out.edx = apic_id;
+    if (out.function == 0x8000001E) out.eax = apic_id;
+    entries.push_back(out);
+  }
+  RETURN_IF_ERROR(SetCpuid(vcpu, entries));
+  RETURN_IF_ERROR(AdoptTsc(vcpu));
+
+  ASSIGN_OR_RETURN(std::unique_ptr<KvmVp> vp, KvmVp::Create(*this, std::move(vcpu), index, apic_id));
+  vps_[ToInt(index)].store(vp.get(), std::memory_order_release);
+  return vp;
+}
+
+// Gives the vCPU the partition's TSC offset. A kernel without that attribute (before 5.16) synchronises new vCPUs by
+// itself; what it came to is measured once.
+absl::Status KvmPartition::AdoptTsc(const Fd& vcpu) {
+  kvm_device_attr attr{};
+  attr.group = KVM_VCPU_TSC_CTRL;
+  attr.attr = KVM_VCPU_TSC_OFFSET;
+  attr.addr = reinterpret_cast<uint64_t>(&tsc_offset_);
+  if (::ioctl(vcpu.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0) return HVSDK_KVM_IOCTL(vcpu, KVM_SET_DEVICE_ATTR, &attr);
+  List<kvm_msr_entry> tsc(1);
+  tsc.elements()->index = 0x10;  // IA32_TIME_STAMP_COUNTER
+  RETURN_IF_ERROR(Ioctl(vcpu, kGetMsrs, "KVM_GET_MSRS", tsc.get()));
+  tsc_offset_ = tsc.elements()->data - __rdtsc();
+  return absl::OkStatus();
+}
+
+void KvmPartition::RemoveVp(VpIndex index) { vps_[ToInt(index)].store(nullptr, std::memory_order_release); }
+
+KvmVp* KvmPartition::FindVp(VpIndex index) const {
+  return ToInt(index) < vps_.size() ? vps_[ToInt(index)].load(std::memory_order_acquire) : nullptr;
+}
+
+uint64_t KvmPartition::GuestTsc() const { return __rdtsc() + tsc_offset_; }
+
+void KvmPartition::FlushTlb(absl::Span<const VpIndex> vps) {
+  // All are asked before any is waited for. A VP in an exit is outside the guest, so two that flush each other wait
+  // for nothing.
+  absl::InlinedVector<std::pair<KvmVp*, uint32_t>, 16> running;
+  for (VpIndex index : vps) {
+    KvmVp* vp = FindVp(index);
+    if (vp == nullptr) continue;
+    if (const uint32_t ticket = vp->RequestTlbFlush(); ticket != 0) running.emplace_back(vp, ticket);
+  }
+  for (const auto& [vp, ticket] : running) vp->WaitForExit(ticket);
+}
+
+// Interrupts.
+
+void KvmPartition::SignalMsi(uint64_t address, uint32_t data) {
+  kvm_msi msi{};
+  msi.address_lo = static_cast<uint32_t>(address);
+  msi.address_hi = static_cast<uint32_t>(address >> 32);
+  msi.data = data;
+  // Refused only where real hardware would lose the message, too: nobody is addressed, or the address means nothing.
+  ::ioctl(vm_.get(), KVM_SIGNAL_MSI, &msi);
+}
+
+void KvmPartition::RequestInterrupt(VpIndex index, uint8_t vector, bool auto_eoi) {
+  HVSDK_CHECK(!auto_eoi);  // not among the capabilities
+  const KvmVp* vp = FindVp(index);
+  if (vp == nullptr) return;
+  // Physical destination, fixed, edge. KVM takes bits 31:8 of an x2APIC id in the upper word.
+  const uint64_t id = vp->apic_id();
+  SignalMsi(0xFEE00000 | (id & 0xFF) << 12 | (id & ~uint64_t{0xFF}) << 32, vector);
+}
+
+void KvmPartition::SetIrqLine(uint32_t gsi, bool level) {
+  kvm_irq_level line{};
+  line.irq = gsi;
+  line.level = level;
+  ::ioctl(vm_.get(), KVM_IRQ_LINE, &line);
+}
+
+absl::Status KvmPartition::SetSignalEvent(ConnectionId connection, int event_fd, uint32_t flags) {
+  kvm_ioeventfd event{};
+  event.addr = kSignalPort;
+  event.len = 4;
+  event.datamatch = ToInt(connection);
+  event.fd = event_fd;
+  event.flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DATAMATCH | flags;
+  return HVSDK_KVM_IOCTL(vm_, KVM_IOEVENTFD, &event);
+}
+
+absl::Status KvmPartition::AssignSignalEvent(ConnectionId connection, int event_fd) {
+  return SetSignalEvent(connection, event_fd, 0);
+}
+
+absl::Status KvmPartition::UnassignSignalEvent(ConnectionId connection, int event_fd) {
+  return SetSignalEvent(connection, event_fd, KVM_IOEVENTFD_FLAG_DEASSIGN);
+}
+
+}  // namespace hvsdk::backend::kvm

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// A partition over one KVM virtual machine: memory slots, interrupt delivery, the TSC's offset, TLB flushes.
+
+#ifndef HVSDK_SRC_BACKEND_KVM_KVM_PARTITION_H_
+#define HVSDK_SRC_BACKEND_KVM_KVM_PARTITION_H_
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "backend_kvm/kvm_api.h"
+#include "hvsdk/backend/backend.h"
+
+namespace hvsdk::backend::kvm {
+
+class KvmVp;
+
+// What the backend learned of the host; it outlives its partitions.
+struct HostFeatures {
+  Fd device;
+  int kick_signal = 0;
+  int run_size_bytes = 0;
+  uint32_t max_slots = 0;
+  bool exception_payload = false;
+  bool tsc_deadline_timer = false;
+  bool x2apic_ids = false;
+  bool enforce_pv_cpuid = false;
+  bool enforce_hyperv_cpuid = false;
+  BackendCaps caps;
+};
+
+// A new virtual machine with interrupt controllers, exits for MSRs, and an MSR filter.
+absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host);
+
+class KvmPartition : public Partition {
+ public:
+  KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory);
+  ~KvmPartition() override;
+
+  absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) override;
+  absl::Status UnmapMemory(uint64_t gpa, uint64_t size_bytes) override;
+  absl::StatusOr<std::unique_ptr<Vp>> CreateVp(VpIndex index, uint32_t apic_id,
+                                               absl::Span<const CpuidEntry> cpuid) override;
+  absl::StatusOr<std::vector<CpuidEntry>> SupportedCpuid() const override;
+  void SignalMsi(uint64_t address, uint32_t data) override;
+  void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) override;
+  void SetIrqLine(uint32_t gsi, bool level) override;
+  uint64_t GuestTsc() const override;
+  void FlushTlb(absl::Span<const VpIndex> vps) override;
+  absl::Status AssignSignalEvent(ConnectionId connection, int event_fd) override;
+  absl::Status UnassignSignalEvent(ConnectionId connection, int event_fd) override;
+  absl::Status EnableDirtyLog(bool enable) override;
+  absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) override;
+
+  const HostFeatures& host() const { return host_; }
+  const GuestMemory& memory() const { return memory_; }
+  void RemoveVp(VpIndex index);
+
+ private:
+  struct Slot {
+    uint32_t id;
+    uint64_t size_bytes;
+    uint8_t* host;
+    bool read_only;
+  };
+
+  absl::Status SetSlot(uint64_t gpa, const Slot& slot, uint64_t size_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status SetSignalEvent(ConnectionId connection, int event_fd, uint32_t flags);
+  absl::Status AdoptTsc(const Fd& vcpu);
+  KvmVp* FindVp(VpIndex index) const;
+
+  const HostFeatures& host_;
+  const Fd vm_;
+  GuestMemory& memory_;
+
+  // Guest TSC less host TSC. Written while VPs are created, that is before any runs.
+  uint64_t tsc_offset_;
+  // By index; nullptr where there is none. Sized once, so that readers need no lock.
+  std::vector<std::atomic<KvmVp*>> vps_;
+
+  absl::Mutex mutex_;
+  std::map<uint64_t, Slot> slots_ ABSL_GUARDED_BY(mutex_);  // by guest physical address
+  std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
+  uint32_t next_slot_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool dirty_log_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace hvsdk::backend::kvm
+
+#endif  // HVSDK_SRC_BACKEND_KVM_KVM_PARTITION_H_

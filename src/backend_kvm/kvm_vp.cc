@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend_kvm/kvm_vp.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+
+#include "absl/strings/str_format.h"
+#include "backend_kvm/hypercall_page.h"
+#include "backend_kvm/kvm_registers.h"
+#include "backend_kvm/page_walk.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace hvsdk::backend::kvm {
+namespace {
+
+constexpr uint64_t kRflagsIf = 1u << 9;
+constexpr uint64_t kCr0Mp = 1u << 1;
+// While a thread waits for a VP to leave the guest it looks this often before it sleeps.
+constexpr int kWaitSpins = 200;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd vcpu, VpIndex index,
+                                                     uint32_t apic_id) {
+  void* run = ::mmap(nullptr, partition.host().run_size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get(), 0);
+  if (run == MAP_FAILED) return KvmError("mmap of the vCPU", errno);
+  std::unique_ptr<KvmVp> vp(new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id));
+  // From here on the kernel leaves the general registers in the shared page at each exit.
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vp->vcpu_, KVM_GET_REGS, &vp->regs()));
+  vp->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
+  RETURN_IF_ERROR(vp->SetActivity(ToInt(index) == 0 ? Activity::kRunning : Activity::kWaitForSipi));
+  return vp;
+}
+
+KvmVp::KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id)
+    : Vp(index, apic_id), partition_(partition), vcpu_(std::move(vcpu)), run_(run) {}
+
+KvmVp::~KvmVp() {
+  partition_.RemoveVp(index());
+  ::munmap(run_, partition_.host().run_size_bytes);
+}
+
+// Requests from other threads.
+
+void KvmVp::Interrupt() {
+  immediate_exit().store(1, std::memory_order_seq_cst);
+  if ((entries_.load(std::memory_order_seq_cst) & 1) != 0) kick_target_.Send();
+}
+
+void KvmVp::Kick() {
+  requests_.fetch_or(kKick, std::memory_order_seq_cst);
+  Interrupt();
+}
+
+uint32_t KvmVp::RequestTlbFlush() {
+  requests_.fetch_or(kFlushTlb, std::memory_order_seq_cst);
+  const uint32_t ticket = entries_.load(std::memory_order_seq_cst);
+  if ((ticket & 1) == 0) return 0;  // it sees the request before it enters
+  Interrupt();
+  return ticket;
+}
+
+void KvmVp::WaitForExit(uint32_t ticket) {
+  for (int i = 0; i < kWaitSpins; ++i) {
+    if (entries_.load(std::memory_order_acquire) != ticket) return;
+    __builtin_ia32_pause();
+  }
+  waiters_.fetch_add(1, std::memory_order_seq_cst);  // pairs with LeaveGuest
+  entries_.wait(ticket, std::memory_order_seq_cst);
+  waiters_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void KvmVp::LeaveGuest() {
+  entries_.fetch_add(1, std::memory_order_seq_cst);
+  // Either the waiter finds the new value, or we find the waiter.
+  if (waiters_.load(std::memory_order_seq_cst) != 0) entries_.notify_all();
+}
+
+// The run loop.
+
+absl::Status KvmVp::EnterGuest() {
+  sregs_valid_ = false;
+  const int result = ::ioctl(vcpu_.get(), KVM_RUN, 0);
+  const int error = errno;
+  LeaveGuest();
+  if (result == 0) return absl::OkStatus();
+  if (error == EINTR || error == EAGAIN) {
+    run_->exit_reason = KVM_EXIT_INTR;
+    return absl::OkStatus();
+  }
+  return KvmError(absl::StrFormat("KVM_RUN of VP %u at RIP %#x", ToInt(index()), static_cast<uint64_t>(regs().rip)),
+                  error);
+}
+
+absl::StatusOr<StopReason> KvmVp::Run(ExitHandler& handler) {
+  kick_target_.Attach(partition_.host().kick_signal);
+  struct Detach {
+    KickTarget& target;
+    ~Detach() { target.Detach(); }
+  } detach{kick_target_};
+
+  RETURN_IF_ERROR(StoreRegs());
+  for (;;) {
+    immediate_exit().store(0, std::memory_order_seq_cst);
+    if (exception_.has_value()) {
+      RETURN_IF_ERROR(StoreException());
+      // An exception that KVM holds pending would be dropped if general registers came after it; there are none now.
+    }
+    entries_.fetch_add(1, std::memory_order_seq_cst);
+    const uint32_t requests = requests_.load(std::memory_order_seq_cst);
+    if (requests != 0) {
+      LeaveGuest();
+      if ((requests & kFlushTlb) != 0) RETURN_IF_ERROR(FlushTlb());
+      if ((requests & kKick) != 0) {
+        RETURN_IF_ERROR(CompleteExit(handler));
+        requests_.fetch_and(~uint32_t{kKick}, std::memory_order_seq_cst);
+        return StopReason::kKicked;
+      }
+      continue;
+    }
+    RETURN_IF_ERROR(EnterGuest());
+    completion_pending_ = false;
+    ASSIGN_OR_RETURN(const Next next, Dispatch(handler));
+    if (next == Next::kTripleFault) return StopReason::kTripleFault;
+  }
+}
+
+absl::Status KvmVp::CompleteExit(ExitHandler& handler) {
+  // A repeated string access or a wide memory access goes on with its next part; that part is the guest's as well.
+  while (completion_pending_) {
+    immediate_exit().store(1, std::memory_order_seq_cst);
+    entries_.fetch_add(1, std::memory_order_seq_cst);
+    RETURN_IF_ERROR(EnterGuest());
+    completion_pending_ = false;
+    ASSIGN_OR_RETURN(const Next next, Dispatch(handler));
+    if (next == Next::kTripleFault) break;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KvmVp::Next> KvmVp::Dispatch(ExitHandler& handler) {
+  switch (run_->exit_reason) {
+    case KVM_EXIT_IO:
+      completion_pending_ = true;
+      RETURN_IF_ERROR(OnPort(handler));
+      return Next::kRun;
+    case KVM_EXIT_MMIO:
+      completion_pending_ = true;
+      OnMmio(handler);
+      return Next::kRun;
+    case KVM_EXIT_X86_RDMSR:
+    case KVM_EXIT_X86_WRMSR:
+      completion_pending_ = true;
+      RETURN_IF_ERROR(OnMsr(handler, run_->exit_reason == KVM_EXIT_X86_WRMSR));
+      return Next::kRun;
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN: return Next::kRun;
+    case KVM_EXIT_SHUTDOWN: return Next::kTripleFault;
+    case KVM_EXIT_INTERNAL_ERROR: return InternalError();
+    default:
+      return absl::InternalError(absl::StrFormat("VP %u: KVM exit %u (hardware reason %#x) at RIP %#x", ToInt(index()),
+                                                 run_->exit_reason, static_cast<uint64_t>(run_->hw.hardware_exit_reason),
+                                                 static_cast<uint64_t>(regs().rip)));
+  }
+}
+
+absl::Status KvmVp::OnPort(ExitHandler& handler) {
+  const uint16_t port = run_->io.port;
+  const uint8_t size = run_->io.size;
+  uint8_t* data = reinterpret_cast<uint8_t*>(run_) + run_->io.data_offset;
+  if (run_->io.direction == KVM_EXIT_IO_IN) {
+    for (uint32_t i = 0; i < run_->io.count; ++i) handler.OnPortRead(*this, port, {data + i * size, size});
+    return absl::OkStatus();
+  }
+  if (run_->io.count == 1) {
+    if (port == kHypercallPort && size == 1) return OnHypercall(handler, false);
+    if (port == kSignalPort && size == 4) return OnHypercall(handler, true);
+  }
+  for (uint32_t i = 0; i < run_->io.count; ++i) handler.OnPortWrite(*this, port, {data + i * size, size});
+  return absl::OkStatus();
+}
+
+void KvmVp::OnMmio(ExitHandler& handler) {
+  auto& mmio = run_->mmio;
+  if (mmio.is_write != 0) {
+    handler.OnMmioWrite(*this, mmio.phys_addr, {mmio.data, mmio.len});
+  } else {
+    handler.OnMmioRead(*this, mmio.phys_addr, {mmio.data, mmio.len});
+  }
+}
+
+absl::Status KvmVp::OnMsr(ExitHandler& handler, bool write) {
+  uint64_t value = run_->msr.data;
+  const MsrOutcome outcome = write ? handler.OnMsrWrite(*this, run_->msr.index, value)
+                                   : handler.OnMsrRead(*this, run_->msr.index, value);
+  if (!write) run_->msr.data = value;
+  run_->msr.error = outcome == MsrOutcome::kFault;
+  return outcome == MsrOutcome::kHalt ? SleepIfInterruptible() : absl::OkStatus();
+}
+
+absl::Status KvmVp::SleepIfInterruptible() {
+  // With interrupts off KVM's halt would never end; the guest may be woken at any time anyway.
+  if ((regs().rflags & kRflagsIf) == 0) return absl::OkStatus();
+  kvm_mp_state state{KVM_MP_STATE_HALTED};
+  return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_MP_STATE, &state);
+}
+
+absl::Status KvmVp::OnHypercall(ExitHandler& handler, bool from_signal_port) {
+  const HypercallOutcome outcome = handler.OnHypercall(*this);
+  if (outcome == HypercallOutcome::kDone) {
+    if (from_signal_port) {
+      regs().rax += regs().rdx;  // the page subtracts it
+      MarkRegsDirty();
+    }
+    return absl::OkStatus();
+  }
+  // Depending on how KVM came to the exit, RIP is at the OUT or already behind it; after completion it is behind it.
+  RETURN_IF_ERROR(CompleteExit(handler));
+  regs().rip -= kOutLength;
+  MarkRegsDirty();
+  if (outcome == HypercallOutcome::kUndefinedOpcode) InjectException({6, absl::nullopt});
+  return absl::OkStatus();
+}
+
+absl::Status KvmVp::InternalError() const {
+  std::string detail;
+  for (uint32_t i = 0; i < run_->internal.ndata && i < 16; ++i) {
+    absl::StrAppendFormat(&detail, " %x", static_cast<uint64_t>(run_->internal.data[i]));
+  }
+  return absl::InternalError(absl::StrFormat("VP %u: KVM cannot go on at RIP %#x (suberror %u, data%s)",
+                                             ToInt(index()), static_cast<uint64_t>(regs().rip),
+                                             run_->internal.suberror, detail));
+}
+
+// Nothing in KVM's interface flushes a TLB as such. A change of CR0 through KVM_SET_SREGS drops the roots of the vCPU's
+// page tables, and loading roots anew at the next entry flushes all that the processor cached for this vCPU: its ASID
+// on AMD, its EPT context on Intel; with shadow paging it also synchronises the shadow. CR0.MP means nothing to either.
+absl::Status KvmVp::FlushTlb() {
+  // Before the work: a request that comes meanwhile costs one more flush.
+  requests_.fetch_and(~uint32_t{kFlushTlb}, std::memory_order_seq_cst);
+  ASSIGN_OR_RETURN(const kvm_sregs* current, Sregs());
+  kvm_sregs changed = *current;
+  std::memset(changed.interrupt_bitmap, 0, sizeof(changed.interrupt_bitmap));
+  changed.cr0 ^= kCr0Mp;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_SET_SREGS, &changed));
+  changed.cr0 ^= kCr0Mp;
+  return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_SREGS, &changed);
+}
+
+// Registers.
+
+uint64_t KvmVp::GetGpr(Gpr gpr) const { return ReadGpr(regs(), gpr); }
+
+void KvmVp::SetGpr(Gpr gpr, uint64_t value) {
+  WriteGpr(regs(), gpr, value);
+  MarkRegsDirty();
+}
+
+absl::StatusOr<const kvm_sregs*> KvmVp::Sregs() {
+  if (!sregs_valid_) {
+    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_SREGS, &sregs_));
+    sregs_valid_ = true;
+  }
+  return &sregs_;
+}
+
+// Gives changed general registers to the kernel now. KVM forgets a pending exception when it takes them, so that is
+// kept across; KVM_RUN takes them in a way that has no such exception to lose, as it then comes from an exit.
+absl::Status KvmVp::StoreRegs() {
+  if ((run_->kvm_dirty_regs & KVM_SYNC_X86_REGS) == 0) return absl::OkStatus();
+  RegisterImage image(vcpu_, apic_id(), partition_.host().exception_payload);
+  RETURN_IF_ERROR(image.Load(RegisterGroup::kEvents));
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_SET_REGS, &regs()));
+  run_->kvm_dirty_regs &= ~uint64_t{KVM_SYNC_X86_REGS};
+  if (image.events().exception.pending || image.events().exception.injected) {
+    RETURN_IF_ERROR(image.Store(RegisterGroup::kEvents));
+  }
+  return absl::OkStatus();
+}
+
+void KvmVp::InjectException(const Exception& exception) { exception_ = exception; }
+
+absl::Status KvmVp::StoreException() {
+  RETURN_IF_ERROR(StoreRegs());
+  RegisterImage image(vcpu_, apic_id(), partition_.host().exception_payload);
+  const uint64_t error_code = exception_->error_code.value_or(0);
+  const hvdef::RegisterValue value = {1 | (exception_->error_code.has_value() ? 1u << 8 : 0) |
+                                          uint64_t{exception_->vector} << 16 | error_code << 32,
+                                      0};
+  exception_.reset();
+  RETURN_IF_ERROR(image.Set(hvdef::RegisterName::kPendingEvent0, value));
+  return image.Store(RegisterGroup::kEvents);
+}
+
+absl::Status KvmVp::GetRegisters(absl::Span<const hvdef::RegisterName> names,
+                                 absl::Span<hvdef::RegisterValue> values) {
+  HVSDK_CHECK(names.size() == values.size());
+  RegisterImage image(vcpu_, apic_id(), partition_.host().exception_payload);
+  image.Provide(regs());
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (GroupOf(names[i]) == RegisterGroup::kSpecial) {
+      ASSIGN_OR_RETURN(const kvm_sregs* sregs, Sregs());
+      image.Provide(*sregs);
+    }
+    if (names[i] == hvdef::RegisterName::kPendingEvent0 && exception_.has_value()) RETURN_IF_ERROR(StoreException());
+    RETURN_IF_ERROR(image.Get(names[i], values[i]));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
+                                 absl::Span<const hvdef::RegisterValue> values) {
+  HVSDK_CHECK(names.size() == values.size());
+  const bool payload = partition_.host().exception_payload;
+  RegisterImage image(vcpu_, apic_id(), payload);
+  RegisterImage before(vcpu_, apic_id(), payload);
+  image.Provide(regs());
+  before.Provide(regs());
+  for (size_t i = 0; i < names.size(); ++i) {
+    hvdef::RegisterValue old;
+    RETURN_IF_ERROR(before.Get(names[i], old));
+    // A round trip makes `before` hold the group as changed, should it be needed to take back.
+    RETURN_IF_ERROR(before.Set(names[i], old));
+    RETURN_IF_ERROR(image.Set(names[i], values[i]));
+  }
+  sregs_valid_ = false;
+  for (int i = 0; i < static_cast<int>(RegisterGroup::kGeneral); ++i) {
+    const auto group = static_cast<RegisterGroup>(i);
+    if (!image.changed(group)) continue;
+    const absl::Status status = image.Store(group);
+    if (status.ok()) continue;
+    for (int j = 0; j <= i; ++j) {
+      if (before.changed(static_cast<RegisterGroup>(j))) before.Store(static_cast<RegisterGroup>(j)).IgnoreError();
+    }
+    if (status.code() != absl::StatusCode::kInvalidArgument) return status;
+    for (size_t k = 0; k < names.size(); ++k) {
+      if (GroupOf(names[k]) != group) continue;
+      return absl::InvalidArgumentError(absl::StrFormat("register %#x or one set with it: impossible value (%s)",
+                                                        static_cast<uint32_t>(names[k]), status.message()));
+    }
+    return status;
+  }
+  if (image.changed(RegisterGroup::kEvents)) exception_.reset();
+  if (image.changed(RegisterGroup::kGeneral)) {
+    regs() = image.regs();
+    MarkRegsDirty();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KvmVp::SetActivity(Activity activity) {
+  kvm_mp_state state{};
+  switch (activity) {
+    case Activity::kRunning: state.mp_state = KVM_MP_STATE_RUNNABLE; break;
+    case Activity::kHalted: state.mp_state = KVM_MP_STATE_HALTED; break;
+    case Activity::kWaitForSipi: state.mp_state = KVM_MP_STATE_INIT_RECEIVED; break;
+  }
+  return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_MP_STATE, &state);
+}
+
+Translation KvmVp::TranslateGva(uint64_t gva, TranslateAccess access, bool user) {
+  const absl::StatusOr<const kvm_sregs*> sregs = Sregs();
+  if (!sregs.ok()) return {};
+  const PagingState state = {(*sregs)->cr0, (*sregs)->cr3, (*sregs)->cr4, (*sregs)->efer, regs().rflags};
+  return WalkPageTables(partition_.memory(), state, gva, access, user);
+}
+
+}  // namespace hvsdk::backend::kvm

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// A virtual processor over one KVM vCPU.
+//
+// Stopping. Another thread that wants something of the VP
+//   1. sets a bit in requests_,
+//   2. sets kvm_run.immediate_exit,
+//   3. if entries_ is odd, signals the thread.
+// The VP's thread, before each KVM_RUN,
+//   1. clears immediate_exit,
+//   2. makes entries_ odd,
+//   3. looks at requests_.
+// Each side writes before it reads, sequentially consistent, so one of them sees the other. If the VP missed the bit,
+// then the signal is sent: before KVM_RUN is entered, immediate_exit is already set and survives, as nothing clears it
+// until the next turn; inside KVM_RUN the signal ends it. Hence no request is lost and none is waited for in vain.
+//
+// Completion. What KVM exited for takes effect when KVM_RUN is entered again. Run never returns with such a completion
+// outstanding: it enters once more with immediate_exit set.
+
+#ifndef HVSDK_SRC_BACKEND_KVM_KVM_VP_H_
+#define HVSDK_SRC_BACKEND_KVM_KVM_VP_H_
+
+#include <linux/kvm.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/types/optional.h"
+#include "backend_kvm/kick_signal.h"
+#include "backend_kvm/kvm_api.h"
+#include "backend_kvm/kvm_partition.h"
+#include "hvsdk/backend/backend.h"
+
+namespace hvsdk::backend::kvm {
+
+class KvmVp : public Vp {
+ public:
+  static absl::StatusOr<std::unique_ptr<KvmVp>> Create(KvmPartition& partition, Fd vcpu, VpIndex index,
+                                                       uint32_t apic_id);
+  ~KvmVp() override;
+
+  absl::StatusOr<StopReason> Run(ExitHandler& handler) override;
+  void Kick() override;
+  uint64_t GetGpr(Gpr gpr) const override;
+  void SetGpr(Gpr gpr, uint64_t value) override;
+  absl::Status GetRegisters(absl::Span<const hvdef::RegisterName> names,
+                            absl::Span<hvdef::RegisterValue> values) override;
+  absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
+                            absl::Span<const hvdef::RegisterValue> values) override;
+  void InjectException(const Exception& exception) override;
+  absl::Status SetActivity(Activity activity) override;
+  Translation TranslateGva(uint64_t gva, TranslateAccess access, bool user) override;
+
+  // Makes the VP forget its cached translations before it next runs guest code. If it is running guest code now, stops
+  // it and returns a ticket for WaitForExit; else 0. Thread-safe.
+  uint32_t RequestTlbFlush();
+  // Returns when the VP has left guest mode since the ticket was given.
+  void WaitForExit(uint32_t ticket);
+
+ private:
+  enum Request : uint32_t { kKick = 1, kFlushTlb = 2 };
+  // Whether Run goes on.
+  enum class Next { kRun, kTripleFault };
+
+  KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id);
+
+  kvm_regs& regs() { return run_->s.regs.regs; }
+  const kvm_regs& regs() const { return run_->s.regs.regs; }
+  void MarkRegsDirty() { run_->kvm_dirty_regs |= KVM_SYNC_X86_REGS; }
+  std::atomic_ref<uint8_t> immediate_exit() { return std::atomic_ref<uint8_t>(run_->immediate_exit); }
+  absl::StatusOr<const kvm_sregs*> Sregs();
+
+  void Interrupt();
+  void LeaveGuest();
+  absl::Status EnterGuest();
+  absl::Status PrepareEntry();
+  absl::Status FlushTlb();
+  absl::Status StoreRegs();
+  absl::Status StoreException();
+  absl::Status CompleteExit(ExitHandler& handler);
+
+  absl::StatusOr<Next> Dispatch(ExitHandler& handler);
+  absl::Status OnPort(ExitHandler& handler);
+  void OnMmio(ExitHandler& handler);
+  absl::Status OnMsr(ExitHandler& handler, bool write);
+  absl::Status OnHypercall(ExitHandler& handler, bool from_signal_port);
+  absl::Status SleepIfInterruptible();
+  absl::Status InternalError() const;
+
+  KvmPartition& partition_;
+  const Fd vcpu_;
+  kvm_run* const run_;
+
+  // VP thread only.
+  kvm_sregs sregs_;
+  bool sregs_valid_ = false;        // sregs_ is what the kernel has
+  bool completion_pending_ = false;  // the last exit takes effect at the next KVM_RUN
+  absl::optional<Exception> exception_;
+
+  // Any thread; see above.
+  std::atomic<uint32_t> requests_{0};
+  std::atomic<uint32_t> entries_{0};  // odd: inside KVM_RUN
+  std::atomic<uint32_t> waiters_{0};  // threads in WaitForExit
+  KickTarget kick_target_;
+};
+
+}  // namespace hvsdk::backend::kvm
+
+#endif  // HVSDK_SRC_BACKEND_KVM_KVM_VP_H_

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fixture of the conformance suite: every case runs on every engine (engines.h).
+
+#ifndef HVSDK_TESTS_BACKEND_CONFORMANCE_H_
+#define HVSDK_TESTS_BACKEND_CONFORMANCE_H_
+
+#include <memory>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/backend/engines.h"
+#include "tests/backend/guest_code.h"
+#include "tests/backend/test_machine.h"
+
+namespace hvsdk::backend {
+
+class ConformanceTest : public testing::TestWithParam<Engine> {
+ protected:
+  void SetUp() override {
+    absl::StatusOr<std::unique_ptr<Backend>> backend = GetParam().create();
+    if (!backend.ok()) GTEST_SKIP() << GetParam().name << " cannot run here: " << backend.status();
+    backend_ = *std::move(backend);
+    const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
+    const std::string defect = GetParam().known_host_defect(test.substr(0, test.find('/')));
+    if (!defect.empty()) GTEST_SKIP() << defect;
+    MakeMachine(1);
+  }
+
+  // Replaces the machine by one with so many VPs.
+  void MakeMachine(uint32_t vps) {
+    machine_.reset();
+    absl::StatusOr<std::unique_ptr<TestMachine>> machine = TestMachine::Create(*backend_, vps);
+    ASSERT_TRUE(machine.ok()) << machine.status();
+    machine_ = *std::move(machine);
+  }
+
+  TestMachine& machine() { return *machine_; }
+  Backend& backend() { return *backend_; }
+
+  Recorder recorder_;
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<TestMachine> machine_;
+};
+
+// Runs a suite derived from ConformanceTest on every engine.
+#define HVSDK_CONFORMANCE_SUITE(SUITE)                                   \
+  INSTANTIATE_TEST_SUITE_P(Engines, SUITE, testing::ValuesIn(Engines()), \
+                           [](const testing::TestParamInfo<Engine>& info) { return info.param.name; })
+
+}  // namespace hvsdk::backend
+
+#endif  // HVSDK_TESTS_BACKEND_CONFORMANCE_H_
