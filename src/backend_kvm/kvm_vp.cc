@@ -28,7 +28,7 @@ absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd
   if (run == MAP_FAILED) return KvmError("mmap of the vCPU", errno);
   std::unique_ptr<KvmVp> vp(new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id));
   // From here on the kernel leaves the general registers in the shared page at each exit.
-  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vp->vcpu_, KVM_GET_REGS, &vp->regs()));
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vp->vcpu_, KVM_GET_REGS, &vp->run_->s.regs.regs));
   vp->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
   RETURN_IF_ERROR(vp->SetActivity(ToInt(index) == 0 ? Activity::kRunning : Activity::kWaitForSipi));
   return vp;
@@ -148,7 +148,7 @@ absl::StatusOr<KvmVp::Next> KvmVp::Dispatch(ExitHandler& handler) {
       return Next::kRun;
     case KVM_EXIT_MMIO:
       completion_pending_ = true;
-      OnMmio(handler);
+      RETURN_IF_ERROR(OnMmio(handler));
       return Next::kRun;
     case KVM_EXIT_X86_RDMSR:
     case KVM_EXIT_X86_WRMSR:
@@ -171,8 +171,9 @@ absl::Status KvmVp::OnPort(ExitHandler& handler) {
   const uint8_t size = run_->io.size;
   uint8_t* data = reinterpret_cast<uint8_t*>(run_) + run_->io.data_offset;
   if (run_->io.direction == KVM_EXIT_IO_IN) {
+    in_read_ = true;
     for (uint32_t i = 0; i < run_->io.count; ++i) handler.OnPortRead(*this, port, {data + i * size, size});
-    return absl::OkStatus();
+    return CompleteRead(handler);
   }
   if (run_->io.count == 1) {
     if (port == kHypercallPort && size == 1) return OnHypercall(handler, false);
@@ -182,13 +183,35 @@ absl::Status KvmVp::OnPort(ExitHandler& handler) {
   return absl::OkStatus();
 }
 
-void KvmVp::OnMmio(ExitHandler& handler) {
+absl::Status KvmVp::OnMmio(ExitHandler& handler) {
   auto& mmio = run_->mmio;
   if (mmio.is_write != 0) {
     handler.OnMmioWrite(*this, mmio.phys_addr, {mmio.data, mmio.len});
-  } else {
-    handler.OnMmioRead(*this, mmio.phys_addr, {mmio.data, mmio.len});
+    return absl::OkStatus();
   }
+  in_read_ = true;
+  handler.OnMmioRead(*this, mmio.phys_addr, {mmio.data, mmio.len});
+  return CompleteRead(handler);
+}
+
+// If the handler changed general registers, completes the read without the change and then makes it.
+absl::Status KvmVp::CompleteRead(ExitHandler& handler) {
+  in_read_ = false;
+  if (!regs_before_change_.has_value()) return absl::OkStatus();
+  const kvm_regs wanted = regs();
+  const kvm_regs before = *regs_before_change_;
+  regs_before_change_.reset();
+  run_->s.regs.regs = before;
+  run_->kvm_dirty_regs &= ~uint64_t{KVM_SYNC_X86_REGS};
+  RETURN_IF_ERROR(CompleteExit(handler));
+  static_assert(sizeof(kvm_regs) == 18 * sizeof(uint64_t));
+  const auto* wanted_words = reinterpret_cast<const __u64*>(&wanted);
+  const auto* before_words = reinterpret_cast<const __u64*>(&before);
+  auto* words = reinterpret_cast<__u64*>(&ChangeRegs());
+  for (size_t i = 0; i < sizeof(kvm_regs) / sizeof(uint64_t); ++i) {
+    if (wanted_words[i] != before_words[i]) words[i] = wanted_words[i];
+  }
+  return absl::OkStatus();
 }
 
 absl::Status KvmVp::OnMsr(ExitHandler& handler, bool write) {
@@ -211,15 +234,13 @@ absl::Status KvmVp::OnHypercall(ExitHandler& handler, bool from_signal_port) {
   const HypercallOutcome outcome = handler.OnHypercall(*this);
   if (outcome == HypercallOutcome::kDone) {
     if (from_signal_port) {
-      regs().rax += regs().rdx;  // the page subtracts it
-      MarkRegsDirty();
+      ChangeRegs().rax += regs().rdx;  // the page subtracts it
     }
     return absl::OkStatus();
   }
   // Depending on how KVM came to the exit, RIP is at the OUT or already behind it; after completion it is behind it.
   RETURN_IF_ERROR(CompleteExit(handler));
-  regs().rip -= kOutLength;
-  MarkRegsDirty();
+  ChangeRegs().rip -= kOutLength;
   if (outcome == HypercallOutcome::kUndefinedOpcode) InjectException({6, absl::nullopt});
   return absl::OkStatus();
 }
@@ -251,11 +272,16 @@ absl::Status KvmVp::FlushTlb() {
 
 // Registers.
 
+kvm_regs& KvmVp::ChangeRegs() {
+  if (in_read_ && !regs_before_change_.has_value()) regs_before_change_ = regs();
+  run_->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+  return run_->s.regs.regs;
+}
+
 uint64_t KvmVp::GetGpr(Gpr gpr) const { return ReadGpr(regs(), gpr); }
 
 void KvmVp::SetGpr(Gpr gpr, uint64_t value) {
-  WriteGpr(regs(), gpr, value);
-  MarkRegsDirty();
+  WriteGpr(ChangeRegs(), gpr, value);
 }
 
 absl::StatusOr<const kvm_sregs*> KvmVp::Sregs() {
@@ -272,7 +298,7 @@ absl::Status KvmVp::StoreRegs() {
   if ((run_->kvm_dirty_regs & KVM_SYNC_X86_REGS) == 0) return absl::OkStatus();
   RegisterImage image(vcpu_, apic_id(), partition_.host().exception_payload);
   RETURN_IF_ERROR(image.Load(RegisterGroup::kEvents));
-  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_SET_REGS, &regs()));
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_SET_REGS, &run_->s.regs.regs));
   run_->kvm_dirty_regs &= ~uint64_t{KVM_SYNC_X86_REGS};
   if (image.events().exception.pending || image.events().exception.injected) {
     RETURN_IF_ERROR(image.Store(RegisterGroup::kEvents));
@@ -344,8 +370,7 @@ absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
   }
   if (image.changed(RegisterGroup::kEvents)) exception_.reset();
   if (image.changed(RegisterGroup::kGeneral)) {
-    regs() = image.regs();
-    MarkRegsDirty();
+    ChangeRegs() = image.regs();
   }
   return absl::OkStatus();
 }

@@ -14,7 +14,8 @@
 // until the next turn; inside KVM_RUN the signal ends it. Hence no request is lost and none is waited for in vain.
 //
 // Completion. What KVM exited for takes effect when KVM_RUN is entered again. Run never returns with such a completion
-// outstanding: it enters once more with immediate_exit set.
+// outstanding: it enters once more with immediate_exit set. KVM's emulator forgets the result of a read if the general
+// registers are set before completion, so a handler's changes are put aside until then.
 
 #ifndef HVSDK_SRC_BACKEND_KVM_KVM_VP_H_
 #define HVSDK_SRC_BACKEND_KVM_KVM_VP_H_
@@ -63,9 +64,8 @@ class KvmVp : public Vp {
 
   KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id);
 
-  kvm_regs& regs() { return run_->s.regs.regs; }
   const kvm_regs& regs() const { return run_->s.regs.regs; }
-  void MarkRegsDirty() { run_->kvm_dirty_regs |= KVM_SYNC_X86_REGS; }
+  kvm_regs& ChangeRegs();
   std::atomic_ref<uint8_t> immediate_exit() { return std::atomic_ref<uint8_t>(run_->immediate_exit); }
   absl::StatusOr<const kvm_sregs*> Sregs();
 
@@ -77,10 +77,11 @@ class KvmVp : public Vp {
   absl::Status StoreRegs();
   absl::Status StoreException();
   absl::Status CompleteExit(ExitHandler& handler);
+  absl::Status CompleteRead(ExitHandler& handler);
 
   absl::StatusOr<Next> Dispatch(ExitHandler& handler);
   absl::Status OnPort(ExitHandler& handler);
-  void OnMmio(ExitHandler& handler);
+  absl::Status OnMmio(ExitHandler& handler);
   absl::Status OnMsr(ExitHandler& handler, bool write);
   absl::Status OnHypercall(ExitHandler& handler, bool from_signal_port);
   absl::Status SleepIfInterruptible();
@@ -95,6 +96,8 @@ class KvmVp : public Vp {
   bool sregs_valid_ = false;        // sregs_ is what the kernel has
   bool completion_pending_ = false;  // the last exit takes effect at the next KVM_RUN
   absl::optional<Exception> exception_;
+  bool in_read_ = false;                        // the handler of a port or memory read is running
+  absl::optional<kvm_regs> regs_before_change_;  // taken at its first change of a general register
 
   // Any thread; see above.
   std::atomic<uint32_t> requests_{0};

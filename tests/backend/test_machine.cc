@@ -111,7 +111,8 @@ void Recorder::OnPortWrite(Vp& vp, uint16_t port, absl::Span<const uint8_t> data
   if (on_port_write) on_port_write(vp, port, data);
 }
 
-void Recorder::OnMmioRead(Vp&, uint64_t gpa, absl::Span<uint8_t> data) {
+void Recorder::OnMmioRead(Vp& vp, uint64_t gpa, absl::Span<uint8_t> data) {
+  if (on_mmio_read) on_mmio_read(vp, gpa);
   Answer(data, mmio_values, gpa);
   Record(Event::kMmioRead, gpa, data);
 }
@@ -293,6 +294,14 @@ void TestMachine::Start(Mode mode, uint64_t rip, uint32_t vp) {
 void TestMachine::Start(Mode mode, absl::Span<const uint8_t> code) {
   Load(kCodeGpa, code);
   Start(mode, kCodeGpa);
+}
+
+void TestMachine::SetUserMode(uint64_t rip) {
+  const RegisterName names[] = {RegisterName::kCs, RegisterName::kSs, RegisterName::kDs, RegisterName::kRip};
+  const RegisterValue values[] = {Segment(0, 0xFFFFFFFF, kUserCode64, 0xA0FB), Segment(0, 0xFFFFFFFF, kUserData, 0xC0F3),
+                                  Segment(0, 0xFFFFFFFF, kUserData, 0xC0F3), {rip, 0}};
+  const absl::Status status = vp().SetRegisters(names, values);
+  ASSERT_TRUE(status.ok()) << status;
 }
 
 void TestMachine::Run(Recorder& recorder, uint32_t vp, int limit_seconds) {

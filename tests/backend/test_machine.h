@@ -74,6 +74,7 @@ class Recorder : public ExitHandler {
   std::map<uint64_t, uint64_t> port_values, mmio_values, msr_values;
   std::function<void(Vp&, uint16_t, absl::Span<uint8_t>)> on_port_read;
   std::function<void(Vp&, uint16_t, absl::Span<const uint8_t>)> on_port_write;
+  std::function<void(Vp&, uint64_t)> on_mmio_read;  // besides the table
   std::function<void(Vp&, uint64_t, absl::Span<const uint8_t>)> on_mmio_write;
   std::function<MsrOutcome(Vp&, uint32_t, uint64_t&)> on_msr_read;
   std::function<MsrOutcome(Vp&, uint32_t, uint64_t)> on_msr_write;
@@ -132,6 +133,9 @@ class TestMachine {
   void Start(Mode mode, uint64_t rip, uint32_t vp = 0);
   // Loads `code` at kCodeGpa and starts VP 0 there.
   void Start(Mode mode, absl::Span<const uint8_t> code);
+
+  // After Start in long mode: makes VP 0 run at `rip` in user mode.
+  void SetUserMode(uint64_t rip);
 
   // Makes a handler of the guest's the target of a vector.
   void SetHandler(Mode mode, uint8_t vector, uint64_t gpa, uint8_t ist = 0);
