@@ -16,6 +16,7 @@
 #ifndef HVSDK_PARTITION_VP_H_
 #define HVSDK_PARTITION_VP_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -27,6 +28,7 @@
 namespace hvsdk::partition {
 
 class Mailbox;
+class Overlay;
 class Partition;
 class Stimers;
 class Synic;
@@ -71,13 +73,14 @@ class Vp {
   void RunOn(Vp* caller, absl::FunctionRef<void()> work);
 
   // Whether the guest has run on this VP since it was created or reset, as far as an exit showed.
-  bool seen_running() const { return seen_running_; }
+  bool seen_running() const { return seen_running_.load(std::memory_order_relaxed); }
 
  private:
   friend class HypercallHandlers;
   friend class Partition;
 
-  bool ReadOverlayMsr(uint32_t msr, uint64_t& value);
+  backend::MsrOutcome ReadMsr(uint32_t msr, uint64_t& value);
+  backend::MsrOutcome WriteMsr(uint32_t msr, uint64_t value);
   void Reset();
 
   Partition& partition_;
@@ -85,7 +88,9 @@ class Vp {
   const std::unique_ptr<Synic> synic_;
   const std::unique_ptr<Stimers> stimers_;
   const std::unique_ptr<Mailbox> mailbox_;
-  bool seen_running_ = false;
+  const std::unique_ptr<Overlay> assist_page_;
+  uint64_t vp_assist_page_ = 0;
+  std::atomic<bool> seen_running_{false};  // relaxed: a hint to other VPs
 };
 
 }  // namespace hvsdk::partition

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "partition/stimers.h"
+
+#include <algorithm>
+
+#include "hvsdk/hvdef/msr.h"
+
+namespace hvsdk::partition {
+
+namespace msr = hvdef::msr;
+using backend::MsrOutcome;
+
+namespace {
+
+constexpr uint64_t kNever = ~uint64_t{0};
+
+uint64_t SaturatingAdd(uint64_t a, uint64_t b) { return a + b < a ? kNever : a + b; }
+
+uint8_t VectorOf(uint64_t config) { return static_cast<uint8_t>(config >> msr::kStimerVectorShift); }
+Sint SintOf(uint64_t config) { return Sint(config >> msr::kStimerSintShift & 0xF); }
+
+// Whether a timer so configured has somewhere to signal.
+bool HasTarget(uint64_t config) {
+  return (config & msr::kStimerDirect) != 0 ? VectorOf(config) >= msr::kFirstValidVector : ToInt(SintOf(config)) != 0;
+}
+
+}  // namespace
+
+Stimers::Stimers(backend::Partition& backend, Synic& synic, const Clock& clock, TimerQueue& timers, VpIndex vp)
+    : backend_(backend), synic_(synic), clock_(clock), vp_(vp) {
+  for (uint32_t index = 0; index < stimers_.size(); ++index) {
+    stimers_[index].timer = timers.CreateTimer([this, index] { OnTimer(index); });
+  }
+}
+
+MsrOutcome Stimers::ReadMsr(uint32_t msr, uint64_t& value) const {
+  const uint32_t offset = msr - msr::kStimer0Config;
+  if (offset >= 2 * hvdef::kStimerCount) return MsrOutcome::kFault;
+  std::lock_guard lock(mutex_);
+  const Stimer& stimer = stimers_[offset / 2];
+  value = offset % 2 == 0 ? stimer.config : stimer.count;
+  return MsrOutcome::kDone;
+}
+
+MsrOutcome Stimers::WriteMsr(uint32_t msr, uint64_t value) {
+  const uint32_t offset = msr - msr::kStimer0Config;
+  if (offset >= 2 * hvdef::kStimerCount) return MsrOutcome::kFault;
+  const uint32_t index = offset / 2;
+  absl::optional<Signal> signal;
+  {
+    std::lock_guard lock(mutex_);
+    Stimer& stimer = stimers_[index];
+    if (offset % 2 == 0) {
+      if ((value & msr::kStimerReservedMask) != 0) return MsrOutcome::kFault;
+      stimer.config = HasTarget(value) ? value : value & ~msr::kStimerEnable;
+    } else {
+      stimer.count = value;
+      if (value == 0) {
+        stimer.config &= ~msr::kStimerEnable;
+      } else if ((stimer.config & msr::kStimerAutoEnable) != 0 && HasTarget(stimer.config)) {
+        stimer.config |= msr::kStimerEnable;
+      }
+    }
+    if ((stimer.config & msr::kStimerEnable) == 0) synic_.CancelTimerMessage(index);
+    Start(stimer);
+    signal = ExpireIfDue(stimer);
+  }
+  if (signal.has_value()) Deliver(index, *signal);
+  return MsrOutcome::kDone;
+}
+
+// Begins anew with what the registers say.
+void Stimers::Start(Stimer& stimer) {
+  // A count of zero is what an enabled timer has before it is first programmed.
+  if ((stimer.config & msr::kStimerEnable) == 0 || stimer.count == 0) {
+    stimer.timer->Cancel();
+    stimer.fire_100ns = kNever;
+    return;
+  }
+  const bool periodic = (stimer.config & msr::kStimerPeriodic) != 0;
+  stimer.deadline_100ns = periodic ? SaturatingAdd(clock_.Now100ns(), stimer.count) : stimer.count;
+  stimer.fire_100ns = stimer.deadline_100ns;
+  if (stimer.fire_100ns > clock_.Now100ns()) stimer.timer->Arm(stimer.fire_100ns);
+}
+
+void Stimers::OnTimer(uint32_t index) {
+  absl::optional<Signal> signal;
+  {
+    std::lock_guard lock(mutex_);
+    signal = ExpireIfDue(stimers_[index]);
+  }
+  if (signal.has_value()) Deliver(index, *signal);
+}
+
+absl::optional<Stimers::Signal> Stimers::ExpireIfDue(Stimer& stimer) {
+  const uint64_t now = clock_.Now100ns();
+  // Not due: a timer that ran for an earlier programming; the present one is armed.
+  if (stimer.fire_100ns == kNever || now < stimer.fire_100ns) return absl::nullopt;
+  const Signal signal{stimer.config, stimer.deadline_100ns};
+  if ((stimer.config & msr::kStimerPeriodic) == 0) {
+    stimer.config &= ~msr::kStimerEnable;
+    stimer.fire_100ns = kNever;
+    return signal;
+  }
+  const bool skip = !ScheduleNextPeriod(stimer, now);
+  stimer.timer->Arm(stimer.fire_100ns);
+  if (skip) return absl::nullopt;
+  return signal;
+}
+
+// Sets the next deadline. False: this signal comes so late that it is skipped.
+bool Stimers::ScheduleNextPeriod(Stimer& stimer, uint64_t now_100ns) {
+  const uint64_t period = stimer.count;
+  const uint64_t missed = (now_100ns - stimer.deadline_100ns) / period;
+  const bool lazy = (stimer.config & msr::kStimerLazy) != 0;
+  bool on_time = true;
+  if (lazy || missed > kMaxCatchUp) {
+    stimer.deadline_100ns = SaturatingAdd(stimer.deadline_100ns + missed * period, period);
+    stimer.fire_100ns = stimer.deadline_100ns;
+    on_time = !lazy || missed == 0 || stimer.deadline_100ns - now_100ns > period / 4;
+  } else {
+    stimer.deadline_100ns = SaturatingAdd(stimer.deadline_100ns, period);
+    stimer.fire_100ns = std::max(stimer.deadline_100ns, now_100ns + period / 2);
+  }
+  stimer.fire_100ns = std::max(stimer.fire_100ns, now_100ns + kMinSpacing100ns);
+  return on_time;
+}
+
+void Stimers::Deliver(uint32_t index, const Signal& signal) {
+  if ((signal.config & msr::kStimerDirect) != 0) {
+    backend_.RequestInterrupt(vp_, VectorOf(signal.config), /*auto_eoi=*/false);
+  } else {
+    synic_.PostTimerMessage(index, SintOf(signal.config), signal.expiration_100ns);
+  }
+}
+
+void Stimers::Reset() {
+  std::lock_guard lock(mutex_);
+  for (Stimer& stimer : stimers_) {
+    stimer.config = stimer.count = 0;
+    Start(stimer);
+  }
+}
+
+}  // namespace hvsdk::partition
