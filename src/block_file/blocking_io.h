@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// One block request by ordinary system calls: what a thread does, and what completes a request that
+// io_uring did in part.
+
+#ifndef HVSDK_SRC_BLOCK_FILE_BLOCKING_IO_H_
+#define HVSDK_SRC_BLOCK_FILE_BLOCKING_IO_H_
+
+#include <cstdint>
+
+#include "hvsdk/base/block_device.h"
+
+namespace hvsdk::internal {
+
+// What a failed system call means to the initiator.
+BlockStatus BlockStatusFromErrno(int error);
+
+// Carries out `request`, of whose transfer the first `done_bytes` have been made already.
+BlockStatus PerformBlocking(int fd, const BlockRequest& request, uint64_t done_bytes);
+
+}  // namespace hvsdk::internal
+
+#endif  // HVSDK_SRC_BLOCK_FILE_BLOCKING_IO_H_

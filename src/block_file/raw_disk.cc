@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/block_file/raw_disk.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace hvsdk {
+namespace {
+
+// A file descriptor until it is handed on.
+class OwnedFd {
+ public:
+  explicit OwnedFd(int fd) : fd_(fd) {}
+  ~OwnedFd() {
+    if (fd_ >= 0) close(fd_);
+  }
+  int get() const { return fd_; }
+  int Release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+// "disk 'PATH': what", of the class that the system's error belongs to.
+absl::Status Error(const std::string& path, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("disk '", path, "': ", what));
+}
+absl::Status SystemError(const std::string& path, int error) {
+  return absl::ErrnoToStatus(error, absl::StrCat("disk '", path, "'"));
+}
+
+// Readers share, a writer is alone. The lock is of the open file, so that two disks of one process
+// exclude each other too.
+bool Lock(int fd, bool read_only) {
+  struct flock lock = {};
+  lock.l_type = read_only ? F_RDLCK : F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES);
+}
+
+// Whether the file system punches holes, found out behind the end of the file, where there is
+// nothing to lose.
+bool CanPunchHoles(int fd, uint64_t size_bytes) {
+  return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(size_bytes),
+                   4096) == 0;
+}
+
+uint32_t PowerOfTwoBetween(uint64_t value, uint32_t low, uint32_t high) {
+  return std::clamp(static_cast<uint32_t>(std::bit_floor(std::min<uint64_t>(value, high))), low,
+                    high);
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path,
+                                                       const RawDiskOptions& options,
+                                                       std::shared_ptr<FileEngine> engine) {
+  const int flags = (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+                    O_NONBLOCK;  // a FIFO must not make us wait
+  OwnedFd fd(open(path.c_str(), flags));
+  if (fd.get() < 0) return SystemError(path, errno);
+  struct stat status;
+  if (fstat(fd.get(), &status) != 0) return SystemError(path, errno);
+  BlockInfo info;
+  info.read_only = options.read_only;
+  info.id = options.id;
+  info.serial = options.serial;
+  if (S_ISREG(status.st_mode)) {
+    info.size_bytes = static_cast<uint64_t>(status.st_size);
+    info.physical_block_bytes =
+        PowerOfTwoBetween(static_cast<uint64_t>(status.st_blksize), 512, 4096);
+    info.can_discard = !options.read_only && CanPunchHoles(fd.get(), info.size_bytes);
+    info.discard_reads_zeroes = info.can_discard;
+  } else if (S_ISBLK(status.st_mode)) {
+    int logical = 512;
+    unsigned physical = 512;
+    if (ioctl(fd.get(), BLKGETSIZE64, &info.size_bytes) != 0 ||
+        ioctl(fd.get(), BLKSSZGET, &logical) != 0) {
+      return SystemError(path, errno);
+    }
+    if (ioctl(fd.get(), BLKPBSZGET, &physical) != 0) physical = static_cast<unsigned>(logical);
+    info.logical_block_bytes = PowerOfTwoBetween(static_cast<uint64_t>(logical), 512, 4096);
+    info.physical_block_bytes = PowerOfTwoBetween(physical, info.logical_block_bytes, 4096);
+  } else {
+    return Error(path, "is neither a file nor a block device");
+  }
+  info.discard_granularity_bytes = info.physical_block_bytes;
+  if (info.size_bytes == 0) return Error(path, "is empty");
+  if (info.size_bytes % info.logical_block_bytes != 0) {
+    return Error(path, absl::StrCat("its size, ", info.size_bytes, " bytes, is not a multiple of ",
+                                    info.logical_block_bytes));
+  }
+  if (!Lock(fd.get(), options.read_only)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("disk '", path, "': is in use by another program or machine"));
+  }
+  return std::shared_ptr<RawDisk>(new RawDisk(fd.Release(), std::move(info), std::move(engine)));
+}
+
+RawDisk::~RawDisk() { close(fd_); }
+
+void RawDisk::Submit(absl::Span<BlockRequest* const> batch) {
+  size_t first = 0;  // of those that are good, not empty, and not handed on yet
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const BlockStatus status = CheckBlockRequest(info_, *batch[i]);
+    const bool is_empty = batch[i]->op != BlockOp::kFlush && batch[i]->size_bytes == 0;
+    if (status == BlockStatus::kOk && !is_empty) continue;
+    if (i != first) engine_->Submit(fd_, batch.subspan(first, i - first));
+    first = i + 1;
+    batch[i]->on_complete(*batch[i], status);
+  }
+  if (first != batch.size()) engine_->Submit(fd_, batch.subspan(first));
+}
+
+}  // namespace hvsdk
