@@ -65,17 +65,26 @@ endfunction()
 # hvsdk_test(NAME SOURCES file... [DEPS target...] [LABELS label...] [TIMEOUT seconds])
 #
 # A GoogleTest program; ctest sees it as one test. LABELS: `threads` puts it in the ThreadSanitizer run,
-# `kvm` runs it through scripts/nested where the processor has no hardware virtualisation.
+# `kvm` runs it through scripts/nested where the processor has no hardware virtualisation. A program that cannot
+# test anything here ends with exit status 77 and is reported skipped.
 function(hvsdk_test name)
   cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE hvsdk_private_flags ${arg_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
-  add_test(NAME ${name} COMMAND ${name})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
-  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT})
+  if("kvm" IN_LIST arg_LABELS)
+    add_test(NAME ${name}
+      COMMAND "${PROJECT_SOURCE_DIR}/scripts/with-kvm" --timeout=${arg_TIMEOUT} $<TARGET_FILE:${name}>)
+    math(EXPR arg_TIMEOUT "${arg_TIMEOUT} + 60")
+    set_tests_properties(${name} PROPERTIES PROCESSORS 2 RESOURCE_LOCK kvm)
+  else()
+    add_test(NAME ${name} COMMAND ${name})
+  endif()
+  set_tests_properties(${name} PROPERTIES
+    LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77)
 endfunction()
 
 # hvsdk_fuzz(NAME SOURCES file... [DEPS target...])
