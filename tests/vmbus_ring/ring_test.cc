@@ -122,7 +122,7 @@ TYPED_TEST(RingTest, InBandPacketIsTheseBytes) {
       0x00, 0x00, 0x00, 0x00, 0x28, 0x00, 0x00, 0x00,  // this packet began at 0x28
   };
   uint8_t bytes[40];
-  this->policy_.memory().CopyOut(40, bytes, sizeof(bytes));
+  this->policy_.memory().At(40).CopyOut(0, bytes, sizeof(bytes));
   EXPECT_EQ(std::memcmp(bytes, expected, sizeof(expected)), 0);
 }
 
@@ -424,7 +424,7 @@ TYPED_TEST(RingTest, BadPacketLengthsAreFaults) {
     ASSERT_EQ(this->reader_.Attach(), RingStatus::kOk);
     ASSERT_EQ(this->writer_.StageInBand({}, "0123456789abcdef", 16), RingStatus::kOk);
     (void)this->writer_.Publish();
-    this->policy_.memory().Store64(0, 6 | uint64_t{c.offset8} << 16 | uint64_t{c.length8} << 32);
+    this->policy_.memory().At(0).Store64(0, 6 | uint64_t{c.offset8} << 16 | uint64_t{c.length8} << 32);
     Packet packet;
     EXPECT_EQ(this->Read(packet), RingStatus::kCorrupt) << c.offset8 << ' ' << c.length8;
     EXPECT_EQ(this->reader_.fault(), c.fault);
@@ -458,7 +458,7 @@ TEST(RingMemoryTest, MirrorsSharedPagesInAnyOrderAndOnlyThose) {
   ASSERT_TRUE(mapping.is_mirrored());
   RingMapping moved = std::move(mapping);
   const EitherMemory memory = moved.memory();
-  uint8_t* data = memory.Run(0, 6 * kPage);
+  uint8_t* data = memory.At(0).Run(0, 6 * kPage);
   ASSERT_NE(data, nullptr);
   for (uint32_t page = 0; page < 3; ++page) {
     pages[1 + page][5] = static_cast<uint8_t>(page + 1);

@@ -73,13 +73,13 @@ constexpr uint32_t PacketSize(uint32_t payload_size, uint32_t extension_size = 0
 // A received packet, copied into the caller's own memory, which the peer cannot change. The payload is padded to a multiple
 // of 8 bytes; how much of it is meant, its own header says.
 struct Packet {
-  hvdef::PacketType type;
-  uint16_t flags;
-  uint64_t transaction_id;
-  const uint8_t* extension;  // between descriptor and payload: GPA-direct or transfer-page header and ranges
-  uint32_t extension_size;
-  const uint8_t* payload;
-  uint32_t payload_size;
+  hvdef::PacketType type = hvdef::PacketType::kInvalid;
+  uint16_t flags = 0;
+  uint64_t transaction_id = 0;
+  const uint8_t* extension = nullptr;  // between descriptor and payload: GPA-direct or transfer-page header and ranges
+  uint32_t extension_size = 0;
+  const uint8_t* payload = nullptr;
+  uint32_t payload_size = 0;
 
   bool completion_requested() const { return (flags & hvdef::kPacketFlagCompletionRequested) != 0; }
 };

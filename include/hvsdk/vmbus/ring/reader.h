@@ -47,12 +47,12 @@ class PacketView {
   uint32_t payload_size() const { return length_ - data_offset_; }
 
   // The bytes in the ring, or nullptr if they are not one piece (never with MirroredMemory).
-  const uint8_t* payload() const { return memory_->Run(offset_ + data_offset_, payload_size()); }
-  const uint8_t* extension() const { return memory_->Run(offset_ + kDescriptorSize, extension_size()); }
+  const uint8_t* payload() const { return start_.Run(data_offset_, payload_size()); }
+  const uint8_t* extension() const { return start_.Run(kDescriptorSize, extension_size()); }
   // Copies part of it; [at, at + size) must lie inside.
-  void CopyPayload(uint32_t at, void* to, uint32_t size) const { memory_->CopyOut(offset_ + data_offset_ + at, to, size); }
+  void CopyPayload(uint32_t at, void* to, uint32_t size) const { start_.CopyOut(data_offset_ + at, to, size); }
   void CopyExtension(uint32_t at, void* to, uint32_t size) const {
-    memory_->CopyOut(offset_ + kDescriptorSize + at, to, size);
+    start_.CopyOut(kDescriptorSize + at, to, size);
   }
 
  private:
@@ -60,10 +60,9 @@ class PacketView {
   friend class RingReader;
   static constexpr uint32_t kDescriptorSize = sizeof(hvdef::PacketDescriptor);
 
-  const Memory* memory_ = nullptr;
+  typename Memory::Position start_;  // of the descriptor
   uint64_t head_ = 0;
   uint64_t transaction_id_ = 0;
-  uint32_t offset_ = 0;       // of the descriptor
   uint32_t data_offset_ = 0;  // from the descriptor
   uint32_t length_ = 0;       // descriptor, extension, payload
 };
@@ -94,12 +93,13 @@ class RingReader {
   }
 
   // The next packet, in place. It stays until released.
-  RingStatus Peek(View& view) {
+  [[gnu::always_inline]] RingStatus Peek(View& view) {
     if (available_ == 0) {
       if (const RingStatus status = Refresh(); status != RingStatus::kOk) [[unlikely]] return status;
       if (available_ == 0) return RingStatus::kEmpty;
     }
-    const uint64_t head = memory_.Load64(read_);
+    const auto start = memory_.At(read_);
+    const uint64_t head = start.Load64(0);
     const auto data_offset = static_cast<uint32_t>(head >> 16 & 0xFFFF) * 8;
     const auto length = static_cast<uint32_t>(head >> 32 & 0xFFFF) * 8;
     // Available bytes are a multiple of 8, so one that is not 0 covers the word just read.
@@ -107,17 +107,16 @@ class RingReader {
       return Fail(RingFault::kBadPacketLength);
     }
     if (data_offset < kDescriptorSize || data_offset > length) [[unlikely]] return Fail(RingFault::kBadPacketOffset);
-    view.memory_ = &memory_;
+    view.start_ = start;
     view.head_ = head;
-    view.transaction_id_ = memory_.Load64(read_ + 8);
-    view.offset_ = read_;
+    view.transaction_id_ = start.Load64(8);
     view.data_offset_ = data_offset;
     view.length_ = length;
     return RingStatus::kOk;
   }
 
   // Lets go of the packet last peeked at; the view's bytes are the writer's again once Commit or Arm is called.
-  void Release(const View& view) {
+  [[gnu::always_inline]] void Release(const View& view) {
     const uint32_t total = view.length_ + kTrailerSize;
     read_ = internal::Advance(read_, total, memory_.size());
     available_ -= total;
@@ -125,7 +124,7 @@ class RingReader {
 
   // Copies the next packet into `buffer`, aligned to 8 bytes, and releases it. kTooBig: extension and payload, whose sizes
   // are then in `packet`, need more than `capacity`; the packet stays.
-  RingStatus Read(void* buffer, uint32_t capacity, Packet& packet) {
+  [[gnu::always_inline]] RingStatus Read(void* buffer, uint32_t capacity, Packet& packet) {
     View view;
     if (const RingStatus status = Peek(view); status != RingStatus::kOk) return status;
     const uint32_t size = view.length_ - kDescriptorSize;
@@ -133,7 +132,7 @@ class RingReader {
     packet = Packet{view.type(), view.flags(), view.transaction_id_, bytes, view.extension_size(),
                     bytes + view.extension_size(), view.payload_size()};
     if (size > capacity) [[unlikely]] return RingStatus::kTooBig;
-    memory_.CopyOut(view.offset_ + kDescriptorSize, buffer, size);
+    view.start_.CopyOut(kDescriptorSize, buffer, size);
     Release(view);
     return RingStatus::kOk;
   }

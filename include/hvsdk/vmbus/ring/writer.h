@@ -35,15 +35,16 @@ class PacketSlot {
  public:
   uint32_t payload_size() const { return payload_size_; }
   // The payload's bytes in the ring, or nullptr if they are not one piece (never with MirroredMemory).
-  uint8_t* payload() const { return memory_->Run(offset_, payload_size_); }
+  uint8_t* payload() const { return start_.Run(kDescriptorSize, payload_size_); }
   // Writes part of the payload; [at, at + size) must lie inside it.
-  void Write(uint32_t at, const void* from, uint32_t size) const { memory_->CopyIn(offset_ + at, from, size); }
+  void Write(uint32_t at, const void* from, uint32_t size) const { start_.CopyIn(kDescriptorSize + at, from, size); }
 
  private:
   template <RingMemory, typename>
   friend class RingWriter;
-  const Memory* memory_ = nullptr;
-  uint32_t offset_ = 0;
+  static constexpr uint32_t kDescriptorSize = sizeof(hvdef::PacketDescriptor);
+
+  typename Memory::Position start_;  // of the descriptor
   uint32_t payload_size_ = 0;
   uint32_t total_ = 0;
 };
@@ -71,11 +72,11 @@ class RingWriter {
   }
 
   // Stages a packet that carries `size` bytes of payload; the last word is padded with zeros.
-  RingStatus StageInBand(const PacketHeader& header, const void* payload, uint32_t size) {
+  [[gnu::always_inline]] RingStatus StageInBand(const PacketHeader& header, const void* payload, uint32_t size) {
     const uint32_t total = PacketSize(size);
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
-    WriteFrame(header, kDescriptorSize, total);
-    WritePayload(kDescriptorSize, payload, size, total);
+    const Frame frame(*this, header, kDescriptorSize, total);
+    frame.WritePayload(payload, size);
     Take(total);
     return RingStatus::kOk;
   }
@@ -88,18 +89,17 @@ class RingWriter {
     if (extension > kMaxExtension) return Broken() ? RingStatus::kCorrupt : RingStatus::kTooBig;
     const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
-    const auto data_offset = kDescriptorSize + static_cast<uint32_t>(extension);
-    WriteFrame({hvdef::PacketType::kDataUsingGpaDirect,
-                completion_requested ? hvdef::kPacketFlagCompletionRequested : uint16_t{0}, transaction_id},
-               data_offset, total);
-    uint32_t at = write_ + kDescriptorSize;
-    memory_.Store64(at, uint64_t{count} << 32);
+    const Frame frame(*this,
+                      {hvdef::PacketType::kDataUsingGpaDirect, CompletionFlag(completion_requested), transaction_id},
+                      kDescriptorSize + static_cast<uint32_t>(extension), total);
+    uint32_t at = kDescriptorSize;
+    frame.Store64(at, uint64_t{count} << 32);
     for (uint32_t i = 0; i < count; ++i) {
-      memory_.Store64(at += 8, uint64_t{buffers[i].byte_offset} << 32 | buffers[i].byte_count);
+      frame.Store64(at += 8, uint64_t{buffers[i].byte_offset} << 32 | buffers[i].byte_count);
       const uint32_t pfns = buffers[i].pfn_count();
-      for (uint32_t page = 0; page < pfns; ++page) memory_.Store64(at += 8, buffers[i].pfns[page]);
+      for (uint32_t page = 0; page < pfns; ++page) frame.Store64(at += 8, buffers[i].pfns[page]);
     }
-    WritePayload(data_offset, payload, size, total);
+    frame.WritePayload(payload, size);
     Take(total);
     return RingStatus::kOk;
   }
@@ -112,16 +112,15 @@ class RingWriter {
     if (extension > kMaxExtension) return Broken() ? RingStatus::kCorrupt : RingStatus::kTooBig;
     const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
-    const auto data_offset = kDescriptorSize + static_cast<uint32_t>(extension);
-    WriteFrame({hvdef::PacketType::kDataUsingTransferPages,
-                completion_requested ? hvdef::kPacketFlagCompletionRequested : uint16_t{0}, transaction_id},
-               data_offset, total);
-    uint32_t at = write_ + kDescriptorSize;
-    memory_.Store64(at, uint64_t{count} << 32 | page_set_id);
+    const Frame frame(
+        *this, {hvdef::PacketType::kDataUsingTransferPages, CompletionFlag(completion_requested), transaction_id},
+        kDescriptorSize + static_cast<uint32_t>(extension), total);
+    uint32_t at = kDescriptorSize;
+    frame.Store64(at, uint64_t{count} << 32 | page_set_id);
     for (uint32_t i = 0; i < count; ++i) {
-      memory_.Store64(at += 8, uint64_t{ranges[i].byte_offset} << 32 | ranges[i].byte_count);
+      frame.Store64(at += 8, uint64_t{ranges[i].byte_offset} << 32 | ranges[i].byte_count);
     }
-    WritePayload(data_offset, payload, size, total);
+    frame.WritePayload(payload, size);
     Take(total);
     return RingStatus::kOk;
   }
@@ -131,11 +130,9 @@ class RingWriter {
   RingStatus Reserve(const PacketHeader& header, uint32_t payload_size, Slot& slot) {
     const uint32_t total = PacketSize(payload_size);
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
-    WriteFrame(header, kDescriptorSize, total);
-    // The padding, for the last word is not all the caller's.
-    if (payload_size % 8 != 0) memory_.Store64(write_ + total - 16, 0);
-    slot.memory_ = &memory_;
-    slot.offset_ = write_ + kDescriptorSize;
+    const Frame frame(*this, header, kDescriptorSize, total);
+    frame.Pad(payload_size);
+    slot.start_ = memory_.At(write_);
     slot.payload_size_ = payload_size;
     slot.total_ = total;
     return RingStatus::kOk;
@@ -199,6 +196,40 @@ class RingWriter {
   static constexpr uint32_t kDescriptorSize = sizeof(hvdef::PacketDescriptor);
   static constexpr uint32_t kMaxExtension = 0xFFFF * 8 - kDescriptorSize;
 
+  // A packet under construction at write_: descriptor and trailer go straight into the ring, in the words that the reader
+  // will load. Keeps what it needs in locals, because after a store to the ring the compiler must reload members.
+  class Frame {
+   public:
+    [[gnu::always_inline]] Frame(const RingWriter& writer, const PacketHeader& header, uint32_t data_offset,
+                                 uint32_t total)
+        : start_(writer.memory_.At(writer.write_)), data_offset_(data_offset), total_(total) {
+      const uint64_t trailer = uint64_t{writer.write_} << 32;
+      const uint64_t length8 = (total - sizeof(hvdef::PacketTrailer)) / 8;
+      start_.Store64(0, static_cast<uint64_t>(header.type) | uint64_t{data_offset / 8} << 16 | length8 << 32 |
+                            uint64_t{header.flags} << 48);
+      start_.Store64(8, header.transaction_id);
+      start_.Store64(total - 8, trailer);
+    }
+    [[gnu::always_inline]] void Store64(uint32_t at, uint64_t value) const { start_.Store64(at, value); }
+    // The last word of the payload is not all the caller's.
+    [[gnu::always_inline]] void Pad(uint32_t payload_size) const {
+      if (payload_size % 8 != 0) start_.Store64(total_ - 16, 0);
+    }
+    [[gnu::always_inline]] void WritePayload(const void* payload, uint32_t size) const {
+      Pad(size);
+      start_.CopyIn(data_offset_, payload, size);
+    }
+
+   private:
+    const typename Memory::Position start_;
+    const uint32_t data_offset_;
+    const uint32_t total_;
+  };
+
+  static constexpr uint16_t CompletionFlag(bool requested) {
+    return requested ? hvdef::kPacketFlagCompletionRequested : uint16_t{0};
+  }
+
   bool Broken() const { return fault_ != RingFault::kNone; }
 
   RingStatus Fail(RingFault fault) {
@@ -216,7 +247,7 @@ class RingWriter {
   }
 
   // Makes sure that a packet of `total` bytes fits behind write_. `total` is 0 for one that no ring can hold.
-  RingStatus Claim(uint32_t total) {
+  [[gnu::always_inline]] RingStatus Claim(uint32_t total) {
     if (total - 1 < free_) [[likely]] return RingStatus::kOk;
     return ClaimSlowly(total);
   }
@@ -227,23 +258,9 @@ class RingWriter {
     return total <= free_ ? RingStatus::kOk : RingStatus::kFull;
   }
 
-  void Take(uint32_t total) {
+  [[gnu::always_inline]] void Take(uint32_t total) {
     write_ = internal::Advance(write_, total, memory_.size());
     free_ -= total;
-  }
-
-  // Descriptor and trailer, straight into the ring in the words that the reader will load.
-  void WriteFrame(const PacketHeader& header, uint32_t data_offset, uint32_t total) {
-    const uint64_t length8 = (total - sizeof(hvdef::PacketTrailer)) / 8;
-    memory_.Store64(write_, static_cast<uint64_t>(header.type) | uint64_t{data_offset / 8} << 16 | length8 << 32 |
-                                uint64_t{header.flags} << 48);
-    memory_.Store64(write_ + 8, header.transaction_id);
-    memory_.Store64(write_ + total - 8, uint64_t{write_} << 32);
-  }
-
-  void WritePayload(uint32_t data_offset, const void* payload, uint32_t size, uint32_t total) {
-    if (size % 8 != 0) memory_.Store64(write_ + total - 16, 0);
-    memory_.CopyIn(write_ + data_offset, payload, size);
   }
 
   void StopWaiting() {
