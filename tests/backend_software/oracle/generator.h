@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random user-mode instruction sequences with a state they make sense in.
+//
+// Opcodes are drawn evenly from the maps of the encoding, dressed with random prefixes and operands, and kept if they decode to an
+// instruction whose result does not depend on the machine (time, system tables, the host's own segments). Memory operands are
+// mostly led into the data pages, across the boundary between them and over their ends; the rest fault.
+
+#ifndef HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_GENERATOR_H_
+#define HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_GENERATOR_H_
+
+#include <Zydis/Zydis.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "hvsdk/backend/backend.h"
+#include "tests/backend_software/oracle/user_state.h"
+
+namespace hvsdk::oracle {
+
+struct Sequence {
+  std::vector<uint8_t> code;          // ends in UD2
+  std::vector<uint16_t> starts;       // offset of each instruction
+  std::vector<ZydisMnemonic> mnemonics;
+  uint64_t undefined_flags = 0;       // RFLAGS that the last instructions leave undefined
+  UserState state;
+};
+
+// xorshift64*: a step costs a nanosecond, and the whole run follows from the seed.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed | 1) {}
+  uint64_t operator()() {
+    state_ ^= state_ >> 12;
+    state_ ^= state_ << 25;
+    state_ ^= state_ >> 27;
+    return state_ * 0x2545F4914F6CDD1D;
+  }
+  uint64_t Below(uint64_t bound) { return (*this)() % bound; }
+  bool OneIn(uint64_t n) { return Below(n) == 0; }
+
+ private:
+  uint64_t state_;
+};
+
+class Generator {
+ public:
+  // `cpuid` says which instruction sets the engine offers; the others are left out.
+  Generator(uint64_t seed, absl::Span<const backend::CpuidEntry> cpuid);
+
+  void Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data);
+
+ private:
+  bool NextInstruction(uint8_t* bytes, ZydisDecodedInstruction& instruction, ZydisDecodedOperand* operands);
+  bool IsOffered(const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand* operands) const;
+  void LeadIntoData(uint8_t* bytes, uint64_t at, const ZydisDecodedInstruction& instruction,
+                    const ZydisDecodedOperand* operands, UserState& state);
+  uint64_t Value();
+  uint64_t DataPointer();
+
+  Random random_;
+  ZydisDecoder decoder_;
+  std::map<ZydisISAExt, bool> offered_;
+};
+
+std::string Disassemble(const Sequence& sequence);
+
+}  // namespace hvsdk::oracle
+
+#endif  // HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_GENERATOR_H_
