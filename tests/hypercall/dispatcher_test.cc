@@ -162,7 +162,7 @@ class DispatcherTest : public ::testing::Test {
   GuestMemory memory_;
   Calls calls_;
   Dispatcher dispatcher_;
-  hvsdk::testing::FakeVp vp_;
+  hvsdk::fake::FakeVp vp_;
   uint64_t privileges_ = 0;
   HypercallOutcome outcome_{};
   CallRecord record_;

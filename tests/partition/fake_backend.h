@@ -18,7 +18,7 @@
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/fake_clock.h"
 
-namespace hvsdk::testing {
+namespace hvsdk::fake {
 
 inline hvdef::RegisterValue SegmentValue(uint16_t selector, uint16_t attributes) {
   const hvdef::SegmentRegister segment{.base = 0, .limit = 0xFFFFFFFF, .selector = selector, .attributes = attributes};
@@ -216,6 +216,6 @@ class FakePartition : public backend::Partition {
   bool record_ = true;
 };
 
-}  // namespace hvsdk::testing
+}  // namespace hvsdk::fake
 
 #endif  // HVSDK_TESTS_PARTITION_FAKE_BACKEND_H_

@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "hvsdk/hvdef/hypercall.h"
+#include "hvsdk/hvdef/message.h"
 #include "hvsdk/hvdef/msr.h"
 #include "hvsdk/partition/partition.h"
 #include "tests/partition/fake_backend.h"
 
-namespace hvsdk::testing {
+namespace hvsdk::fake {
 
 class FakeMachine : public partition::PartitionEvents, public partition::VpRuntimeSource {
  public:
@@ -151,6 +152,6 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
   }
 };
 
-}  // namespace hvsdk::testing
+}  // namespace hvsdk::fake
 
 #endif  // HVSDK_TESTS_PARTITION_FAKE_MACHINE_H_
