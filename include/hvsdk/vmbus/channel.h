@@ -165,9 +165,8 @@ class Channel : private PortHandler, private Task {
   // Task.
   void Run() override;
 
-  void HandleNotice(Notice& notice);
-  void HandleOpen(Notice& notice);
-  bool BuildRings();
+  void HandleNotice(const Notice& notice);
+  bool Open(const Notice& notice);
   void DropRings();
 
   Server& server_;

@@ -23,8 +23,8 @@ namespace hvsdk::vmbus {
 
 class Gpadl {
  public:
-  // Takes the range buffer of a GPADL's messages: `range_count` times a range and its page numbers. nullptr: malformed, words left
-  // over, or a page that is not memory.
+  // Takes the range buffer of a GPADL's messages: `range_count` times a range and its page numbers; words behind
+  // them are of no meaning. nullptr: malformed, or a page that is not memory.
   static std::shared_ptr<const Gpadl> Create(GuestMemory& memory, std::vector<uint64_t> words, uint32_t range_count);
 
   Gpadl(const Gpadl&) = delete;

@@ -18,12 +18,19 @@
 #ifndef HVSDK_VMBUS_SERVER_H_
 #define HVSDK_VMBUS_SERVER_H_
 
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <set>
+#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/memory/guest_memory.h"
@@ -34,11 +41,11 @@
 
 namespace hvsdk::vmbus {
 
-class Server {
+class Server : private MessageSlotObserver {
  public:
   Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options);
   // All channels are gone, and the guest does not run.
-  ~Server();
+  ~Server() override;
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
@@ -57,7 +64,7 @@ class Server {
   // The version of the connection, or nothing while no guest is connected.
   absl::optional<hvdef::vmbus::Version> version() const;
 
-  // Shown every channel message in the order it was handled or posted, on the thread that does so. Before the guest runs.
+  // Shown every channel message in the order in which they were decided. At most one; before the guest runs.
   enum class Direction : uint8_t { kToRoot, kToChild };
   using MessageObserver = absl::AnyInvocable<void(Direction, absl::Span<const uint8_t>)>;
   void SetMessageObserver(MessageObserver observer);
@@ -72,9 +79,80 @@ class Server {
  private:
   friend class Channel;
   friend class GpadlLease;
-  struct State;
 
-  std::unique_ptr<State> state_;
+  class MessagePort : public PortHandler {
+   public:
+    explicit MessagePort(Server& server) : server_(server) {}
+    hvdef::HvStatus OnMessage(uint32_t message_type, absl::Span<const uint8_t> payload) override;
+    void OnEvent(uint16_t) override {}
+
+   private:
+    Server& server_;
+  };
+  // The connection that guests before version 1.1 signal for all channels.
+  class EventPort : public PortHandler {
+   public:
+    explicit EventPort(Server& server) : server_(server) {}
+    hvdef::HvStatus OnMessage(uint32_t, absl::Span<const uint8_t>) override {
+      return hvdef::HvStatus::kInvalidConnectionId;
+    }
+    void OnEvent(uint16_t) override;
+
+   private:
+    Server& server_;
+  };
+  struct Record {
+    Direction direction;
+    std::vector<uint8_t> message;
+  };
+  class Recorder;
+
+  void OnMessageSlotFree(VpIndex vp, Sint sint) override;
+
+  // Carries out what the core decided, until nothing is left. One thread does so at a time, because messages have to keep their
+  // order; another one that comes meanwhile leaves its part to it.
+  void Act();
+  bool ActOnce(std::unique_lock<std::mutex>& lock);
+  bool ActOnNotice(std::unique_lock<std::mutex>& lock);
+  bool ActOnMessage(std::unique_lock<std::mutex>& lock);
+  void WakeChannel(Channel& channel, std::unique_lock<std::mutex>& lock);
+  // Decides under the lock, then acts.
+  template <typename Decide>
+  void Do(Decide decide) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      decide(core_);
+    }
+    Act();
+  }
+
+  void Remove(Channel& channel);
+  void TakeNotices(Channel& channel, std::vector<Notice>& notices);
+
+  GuestMemory& memory_;
+  Hypervisor& hypervisor_;
+  const bool has_connection_4_;
+  MessagePort message_port_{*this};
+  EventPort event_port_{*this};
+  bool started_ = false;
+
+  // Set before the guest runs.
+  MessageObserver message_observer_;
+  TlConnectHandler tl_connect_handler_;
+  std::unique_ptr<Recorder> recorder_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable acted_;  // acting_on_ has changed
+  // Guarded by mutex_:
+  ServerCore core_;
+  std::map<OfferId, Channel*> channels_;
+  std::set<OfferId> wakes_;        // signalled through the interrupt page
+  std::deque<Record> records_;     // for the message observer
+  bool acting_ = false;            // a thread is in Act
+  Channel* acting_on_ = nullptr;   // what it touches without the lock
+  bool blocked_ = false;           // the guest's message slot is full ...
+  uint64_t blocked_epoch_ = 0;     // ... of this epoch's messages
+  uint64_t slots_freed_ = 0;       // how often there was room again
 };
 
 }  // namespace hvsdk::vmbus

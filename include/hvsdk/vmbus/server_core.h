@@ -78,6 +78,37 @@ struct Notice {
   std::array<hvdef::Guid, 3> guids{};
 };
 
+// What the host did to a ServerCore.
+struct HostAct {
+  enum class Kind : uint8_t {
+    kAddOffer,  // offer
+    kRemoveOffer,
+    kCompleteOpen,  // accepted
+    kCompleteClose,
+    kCompleteRetarget,
+    kAcquireGpadl,  // gpadl_id, and so for kReleaseGpadl
+    kReleaseGpadl,
+    kRefuseTlConnect,  // guids: endpoint, service
+    kReset,
+  };
+  Kind kind{};
+  OfferId id{};
+  uint32_t gpadl_id = 0;
+  bool accepted = false;
+  const Offer* offer = nullptr;
+  std::array<hvdef::Guid, 2> guids{};
+};
+
+// Told of all that goes in and comes out, in the order it was decided; see transcript.h.
+class ServerCoreListener {
+ public:
+  virtual ~ServerCoreListener() = default;
+  virtual void OnToRoot(absl::Span<const uint8_t> message) = 0;
+  virtual void OnToChild(absl::Span<const uint8_t> message) = 0;
+  virtual void OnHostAct(const HostAct& act) = 0;
+  virtual void OnNotice(const Notice& notice) = 0;
+};
+
 class ServerCore {
  public:
   ServerCore(GuestMemory& memory, const ServerOptions& options);
@@ -93,8 +124,8 @@ class ServerCore {
   absl::StatusOr<OfferId> AddOffer(const Offer& offer);
   // The provider is gone: no notice for it comes any more, and it has no leases.
   void RemoveOffer(OfferId id);
-  // After kOpen, kClose and kRetarget, once each and in their order. False from CompleteOpen: the guest has gone
-  // meanwhile; kClose follows.
+  // After kOpen, kClose and kRetarget, once each and in their order. If the guest has gone meanwhile, kClose follows an
+  // open that was accepted.
   void CompleteOpen(OfferId id, bool accepted);
   void CompleteClose(OfferId id);
   void CompleteRetarget(OfferId id);
@@ -110,8 +141,13 @@ class ServerCore {
   // The oldest message for the guest, or nullptr; valid until the next call of anything.
   const OutgoingMessage* FirstMessage() const { return messages_.empty() ? nullptr : &messages_.front(); }
   void PopMessage() { messages_.pop_front(); }
+  // Changes when messages are dropped because their connection ended.
+  uint64_t message_epoch() const { return message_epoch_; }
   // The oldest notice. Notices never wait for messages.
   bool TakeNotice(Notice& notice);
+
+  // At most one; nullptr takes it away.
+  void SetListener(ServerCoreListener* listener) { listener_ = listener; }
 
   // --- For a look from outside. ---
 
@@ -187,15 +223,13 @@ class ServerCore {
     VpIndex message_vp{};
     Sint message_sint{hvdef::vmbus::kMessageSint};
     uint64_t interrupt_page = 0;
-    bool bad_pages = false;
-    bool wrong_vtl = false;
+    bool bad_target = false;  // a SINT or VTL there is not
+    bool bad_pages = false;   // an interrupt page that is not memory, or one monitor page of two
   };
   enum class ConnectionState : uint8_t { kDisconnected, kConnected, kDisconnecting };
   enum class NextAct : uint8_t { kNothing, kUnloadResponse, kContact };
 
-  // server_core_messages.cc
-  template <typename T>
-  bool Parse(absl::Span<const uint8_t> message, T& to) const;
+  // The guest's messages: server_core_messages.cc.
   void OnInitiateContact(absl::Span<const uint8_t> message);
   void OnRequestOffers();
   void OnOpenChannel(absl::Span<const uint8_t> message);
@@ -208,13 +242,13 @@ class ServerCore {
   void OnTlConnectRequest(absl::Span<const uint8_t> message);
   void Ignore() { ++ignored_messages_; }
 
-  // server_core.cc
-  void Contact_(const Contact& contact);
+  // The rest: server_core.cc.
+  void Connect(const Contact& contact);
   void Disconnect(NextAct next);
   void FinishDisconnectIfDone();
-  void Post(const void* message, size_t size);
   template <typename T>
-  void Post(T message, hvdef::vmbus::MessageType type);
+  void Post(hvdef::vmbus::MessageType type, T message);
+  void PostEmpty(hvdef::vmbus::MessageType type);
   void PostChannelMessage(hvdef::vmbus::MessageType type, uint32_t channel_id);
   void PostGpadlCreated(uint32_t channel_id, uint32_t gpadl_id, int32_t status);
   void PostOpenResult(uint32_t channel_id, uint32_t open_id, int32_t status);
@@ -226,18 +260,26 @@ class ServerCore {
   bool MayShow(const Channel& channel) const;
   void Show(Channel& channel);
   void ShowHeldBack(const Key& key);
-  // Takes the channel id away and drops the GPADLs. True: the channel is erased.
-  bool ReleaseByGuest(Channel& channel);
-  void Erase(OfferId id);
+  void ReleaseByGuest(Channel& channel);  // the channel may be erased by it
+  void Erase(Channel& channel);
   bool BeginOpen(Channel& channel, const OpenParams& params, uint32_t open_id);
   void BeginRetarget(Channel& channel, uint32_t target_vp);
   void EndRing(Channel& channel);
   void AddGpadlWords(GpadlMap::iterator it, absl::Span<const uint8_t> bytes);
-  void FailGpadl(GpadlMap::iterator it);
   void DropGpadlIfUnused(GpadlMap::iterator it);
   GpadlMap::iterator EraseGpadl(GpadlMap::iterator it);
   void OrphanGpadls(absl::optional<OfferId> offer);
-  Notice& AddNotice(Notice::Kind kind, OfferId offer);
+  void AddNotice(Notice notice);
+  void AddNotice(Notice::Kind kind, OfferId offer, uint32_t gpadl_id = 0, uint32_t target_vp = 0);
+  void DropMessages();
+  void Tell(const HostAct& act) {
+    if (listener_ != nullptr) listener_->OnHostAct(act);
+  }
+
+  // The connection that a guest signals for a channel; as Hyper-V forms it: SINT in bits 12-15, channel id below.
+  static constexpr uint32_t ChannelConnectionId(uint32_t channel_id) {
+    return uint32_t{hvdef::vmbus::kMessageSint} << 12 | channel_id;
+  }
 
   GuestMemory& memory_;
   const ServerOptions options_;
@@ -264,8 +306,10 @@ class ServerCore {
   uint64_t gpadl_bytes_ = 0;
 
   std::deque<OutgoingMessage> messages_;
+  uint64_t message_epoch_ = 0;
   std::deque<Notice> notices_;
   uint64_t ignored_messages_ = 0;
+  ServerCoreListener* listener_ = nullptr;
 };
 
 }  // namespace hvsdk::vmbus

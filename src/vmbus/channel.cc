@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vmbus/channel.h"
+
+#include <atomic>
+#include <utility>
+
+#include "base/check.h"
+#include "hvsdk/vmbus/server.h"
+
+namespace hvsdk::vmbus {
+
+namespace wire = hvdef::vmbus;
+using hvdef::HvStatus;
+
+GpadlLease& GpadlLease::operator=(GpadlLease&& other) noexcept {
+  if (this == &other) return *this;
+  Release();
+  channel_ = std::exchange(other.channel_, nullptr);
+  id_ = other.id_;
+  gpadl_ = std::move(other.gpadl_);
+  return *this;
+}
+
+void GpadlLease::Release() {
+  if (gpadl_ == nullptr) return;
+  gpadl_.reset();
+  Channel& channel = *std::exchange(channel_, nullptr);
+  --channel.leases_;
+  channel.server_.Do([&](ServerCore& core) { core.ReleaseGpadl(channel.id_, id_); });
+}
+
+Channel::Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler& handler, Executor& executor)
+    : server_(server),
+      hypervisor_(server.hypervisor_),
+      memory_(server.memory_),
+      id_(id),
+      offer_(offer),
+      handler_(handler),
+      executor_(executor) {}
+
+Channel::~Channel() {
+  HVSDK_CHECK(leases_ == 0);
+  server_.Remove(*this);
+  if (is_open()) DropRings();
+  executor_.Drain(*this);
+}
+
+void Channel::SignalGuest() {
+  if (interrupt_bits_ != nullptr) {
+    const uint32_t bit = open_.channel_id;
+    // Release pairs with the guest's test-and-clear: whoever sees the bit sees the packet.
+    std::atomic_ref<uint8_t>(interrupt_bits_[bit / 8])
+        .fetch_or(static_cast<uint8_t>(1 << bit % 8), std::memory_order_release);
+    memory_.MarkWritten(open_.interrupt_page + wire::kInterruptPageToChild + bit / 8, 1);
+    (void)hypervisor_.SignalEvent(VpIndex{0}, Sint{wire::kMessageSint}, 0);
+    return;
+  }
+  if (open_.target_vp == wire::kNoTargetVp || !is_open()) return;
+  // A failure is the guest's doing: it took its event page away.
+  (void)hypervisor_.SignalEvent(VpIndex{open_.target_vp}, Sint{wire::kMessageSint},
+                                static_cast<uint16_t>(open_.channel_id));
+}
+
+GpadlLease Channel::AcquireGpadl(uint32_t gpadl_id) {
+  std::shared_ptr<const Gpadl> gpadl;
+  server_.Do([&](ServerCore& core) { gpadl = core.AcquireGpadl(id_, gpadl_id); });
+  if (gpadl == nullptr) return GpadlLease();
+  ++leases_;
+  return GpadlLease(*this, gpadl_id, std::move(gpadl));
+}
+
+absl::StatusOr<std::unique_ptr<Channel>> Channel::OfferSubchannel(uint16_t subchannel_index, ChannelHandler& handler,
+                                                                  Executor& executor) {
+  if (!is_open() || closing_) return absl::FailedPreconditionError("the primary channel is not open");
+  if (!wire::HasSubchannels(open_.version)) {
+    return absl::FailedPreconditionError("the guest's VMBus version has no subchannels");
+  }
+  Offer offer = offer_;
+  offer.subchannel_index = subchannel_index;
+  return server_.OfferChannel(offer, handler, executor);
+}
+
+// --- On the executor. ---
+
+void Channel::Run() {
+  // Acquire pairs with the store in Server::ActOnNotice.
+  if (has_notices_.load(std::memory_order_acquire)) {
+    std::vector<Notice> notices;
+    server_.TakeNotices(*this, notices);
+    for (const Notice& notice : notices) HandleNotice(notice);
+  }
+  if (is_open() && !closing_) handler_.OnSignal(*this);
+}
+
+void Channel::HandleNotice(const Notice& notice) {
+  switch (notice.kind) {
+    case Notice::Kind::kOpen: {
+      const bool accepted = Open(notice) && handler_.OnOpen(*this);
+      if (!accepted && is_open()) DropRings();
+      server_.Do([&](ServerCore& core) { core.CompleteOpen(id_, accepted); });
+      break;
+    }
+    case Notice::Kind::kClose:
+      closing_ = true;
+      handler_.OnClose(*this);
+      break;
+    case Notice::Kind::kRetarget:
+      open_.target_vp = notice.target_vp;
+      server_.Do([&](ServerCore& core) { core.CompleteRetarget(id_); });
+      break;
+    case Notice::Kind::kGpadlTeardown:
+      handler_.OnGpadlTeardown(*this, notice.gpadl_id);
+      break;
+    case Notice::Kind::kTlConnect:
+      break;
+  }
+}
+
+bool Channel::Open(const Notice& notice) {
+  const auto pages = notice.ring->pages();
+  const uint32_t downstream = notice.open.downstream_page_offset;
+  incoming_ = IncomingRing(EitherMemory(PagedMemory(pages.data(), downstream - 1)));
+  outgoing_ =
+      OutgoingRing(EitherMemory(PagedMemory(pages.data() + downstream, static_cast<uint32_t>(pages.size()) - downstream - 1)));
+  if (incoming_.Attach() != RingStatus::kOk || outgoing_.Attach() != RingStatus::kOk) return false;
+  if (!hypervisor_.RegisterPort(ConnectionId{notice.open.connection_id}, this).ok()) return false;
+  open_ = notice.open;
+  ring_ = notice.ring;
+  if (open_.interrupt_page != 0) {
+    interrupt_bits_ = memory_.Pointer(open_.interrupt_page + wire::kInterruptPageToChild, kPageSize / 2);
+  }
+  return true;
+}
+
+void Channel::DropRings() {
+  hypervisor_.UnregisterPort(ConnectionId{open_.connection_id});
+  interrupt_bits_ = nullptr;
+  incoming_ = IncomingRing();
+  outgoing_ = OutgoingRing();
+  ring_.reset();
+  closing_ = false;
+}
+
+void Channel::FinishClose() {
+  HVSDK_CHECK(closing_ && leases_ == 0);
+  DropRings();
+  server_.Do([&](ServerCore& core) { core.CompleteClose(id_); });
+}
+
+// --- The guest signals; on its VP's thread. ---
+
+HvStatus Channel::OnMessage(uint32_t, absl::Span<const uint8_t>) { return HvStatus::kInvalidConnectionId; }
+
+void Channel::OnEvent(uint16_t) { Wake(); }
+
+}  // namespace hvsdk::vmbus

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vmbus/server.h"
+
+#include <atomic>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace hvsdk::vmbus {
+
+namespace wire = hvdef::vmbus;
+using hvdef::HvStatus;
+
+// Keeps what the core decides for the observer, who is called without the lock.
+class Server::Recorder : public ServerCoreListener {
+ public:
+  explicit Recorder(std::deque<Record>& records) : records_(records) {}
+  void OnToRoot(absl::Span<const uint8_t> message) override {
+    records_.push_back({Direction::kToRoot, {message.begin(), message.end()}});
+  }
+  void OnToChild(absl::Span<const uint8_t> message) override {
+    records_.push_back({Direction::kToChild, {message.begin(), message.end()}});
+  }
+  void OnHostAct(const HostAct&) override {}
+  void OnNotice(const Notice&) override {}
+
+ private:
+  std::deque<Record>& records_;
+};
+
+Server::Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options)
+    : memory_(memory),
+      hypervisor_(hypervisor),
+      has_connection_4_(wire::HasMessageConnectionId(options.newest_version)),
+      core_(memory, options) {}
+
+Server::~Server() {
+  HVSDK_CHECK(channels_.empty());
+  if (!started_) return;
+  hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId});
+  hypervisor_.UnregisterPort(ConnectionId{wire::kEventConnectionId});
+  if (has_connection_4_) hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId4});
+  hypervisor_.SetMessageSlotObserver(nullptr);
+}
+
+absl::Status Server::Start() {
+  RETURN_IF_ERROR(hypervisor_.RegisterPort(ConnectionId{wire::kMessageConnectionId}, &message_port_));
+  absl::Status status = hypervisor_.RegisterPort(ConnectionId{wire::kEventConnectionId}, &event_port_);
+  if (status.ok() && has_connection_4_) {
+    status = hypervisor_.RegisterPort(ConnectionId{wire::kMessageConnectionId4}, &message_port_);
+    if (!status.ok()) hypervisor_.UnregisterPort(ConnectionId{wire::kEventConnectionId});
+  }
+  if (!status.ok()) {
+    hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId});
+    return status;
+  }
+  hypervisor_.SetMessageSlotObserver(this);
+  started_ = true;
+  return absl::OkStatus();
+}
+
+void Server::SetMessageObserver(MessageObserver observer) {
+  message_observer_ = std::move(observer);
+  recorder_ = std::make_unique<Recorder>(records_);
+  core_.SetListener(recorder_.get());
+}
+
+void Server::SetTlConnectHandler(TlConnectHandler handler) { tl_connect_handler_ = std::move(handler); }
+
+void Server::RefuseTlConnect(const hvdef::Guid& endpoint_id, const hvdef::Guid& service_id) {
+  Do([&](ServerCore& core) { core.RefuseTlConnect(endpoint_id, service_id); });
+}
+
+void Server::Reset() {
+  Do([](ServerCore& core) { core.Reset(); });
+}
+
+absl::optional<wire::Version> Server::version() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return core_.version();
+}
+
+// --- Channels. ---
+
+absl::StatusOr<std::unique_ptr<Channel>> Server::OfferChannel(const Offer& offer, ChannelHandler& handler,
+                                                              Executor& executor) {
+  std::unique_ptr<Channel> channel;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ASSIGN_OR_RETURN(const OfferId id, core_.AddOffer(offer));
+    channel.reset(new Channel(*this, id, offer, handler, executor));
+    channels_[id] = channel.get();
+  }
+  Act();
+  return channel;
+}
+
+void Server::Remove(Channel& channel) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  acted_.wait(lock, [&] { return acting_on_ != &channel; });
+  channels_.erase(channel.id_);
+  wakes_.erase(channel.id_);
+  core_.RemoveOffer(channel.id_);
+  lock.unlock();
+  Act();
+}
+
+void Server::TakeNotices(Channel& channel, std::vector<Notice>& notices) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  channel.has_notices_.store(false, std::memory_order_relaxed);  // the lock orders it
+  notices.swap(channel.notices_);
+}
+
+// --- Acting on what the core decided. ---
+
+void Server::Act() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (acting_) return;
+  acting_ = true;
+  while (ActOnce(lock)) {
+  }
+  acting_ = false;
+}
+
+bool Server::ActOnce(std::unique_lock<std::mutex>& lock) {
+  if (!records_.empty()) {
+    const Record record = std::move(records_.front());
+    records_.pop_front();
+    lock.unlock();
+    message_observer_(record.direction, record.message);
+    lock.lock();
+    return true;
+  }
+  if (ActOnNotice(lock)) return true;
+  if (!wakes_.empty()) {
+    Channel& channel = *channels_.at(*wakes_.begin());
+    wakes_.erase(wakes_.begin());
+    WakeChannel(channel, lock);
+    return true;
+  }
+  return ActOnMessage(lock);
+}
+
+void Server::WakeChannel(Channel& channel, std::unique_lock<std::mutex>& lock) {
+  acting_on_ = &channel;  // Remove waits
+  lock.unlock();
+  channel.Wake();
+  lock.lock();
+  acting_on_ = nullptr;
+  acted_.notify_all();
+}
+
+bool Server::ActOnNotice(std::unique_lock<std::mutex>& lock) {
+  Notice notice;
+  if (!core_.TakeNotice(notice)) return false;
+  if (notice.kind != Notice::Kind::kTlConnect) {
+    Channel& channel = *channels_.at(notice.offer);
+    channel.notices_.push_back(std::move(notice));
+    channel.has_notices_.store(true, std::memory_order_release);  // pairs with the load in Channel::Run
+    WakeChannel(channel, lock);
+  } else if (tl_connect_handler_ == nullptr) {
+    core_.RefuseTlConnect(notice.guids[0], notice.guids[1]);
+  } else {
+    lock.unlock();
+    tl_connect_handler_(notice.guids[0], notice.guids[1], notice.guids[2]);
+    lock.lock();
+  }
+  return true;
+}
+
+bool Server::ActOnMessage(std::unique_lock<std::mutex>& lock) {
+  const uint64_t epoch = core_.message_epoch();
+  const OutgoingMessage* const first = core_.FirstMessage();
+  if (first == nullptr || (blocked_ && blocked_epoch_ == epoch)) return false;
+  blocked_ = false;
+  const OutgoingMessage message = *first;
+  const uint64_t slots_freed = slots_freed_;
+  lock.unlock();
+  const HvStatus status =
+      hypervisor_.PostMessage(message.vp, message.sint, wire::kSynicMessageType, message.payload());
+  lock.lock();
+  if (core_.message_epoch() != epoch) return true;  // the message was dropped meanwhile
+  if (status == HvStatus::kInsufficientBuffers) {
+    // Unless there was room again before we could wait for it.
+    blocked_ = slots_freed_ == slots_freed;
+    blocked_epoch_ = epoch;
+    return true;
+  }
+  // Any other failure is the guest's doing: it named a VP there is not, or took its message page away.
+  core_.PopMessage();
+  return true;
+}
+
+void Server::OnMessageSlotFree(VpIndex, Sint) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ++slots_freed_;
+    blocked_ = false;
+  }
+  Act();
+}
+
+// --- What the guest sends. ---
+
+HvStatus Server::MessagePort::OnMessage(uint32_t message_type, absl::Span<const uint8_t> payload) {
+  if (message_type != wire::kSynicMessageType) return HvStatus::kSuccess;  // nothing that VMBus knows
+  bool taken = false;
+  server_.Do([&](ServerCore& core) { taken = core.OnMessage(payload); });
+  return taken ? HvStatus::kSuccess : HvStatus::kInsufficientBuffers;
+}
+
+void Server::EventPort::OnEvent(uint16_t) {
+  server_.Do([&](ServerCore& core) {
+    if (core.interrupt_page() == 0) return;
+    auto* const words = reinterpret_cast<uint64_t*>(
+        server_.memory_.Pointer(core.interrupt_page() + wire::kInterruptPageToRoot, kPageSize / 2));
+    for (size_t i = 0; i < wire::kInterruptPageWords; ++i) {
+      std::atomic_ref<uint64_t> word(words[i]);
+      if (word.load(std::memory_order_relaxed) == 0) continue;
+      // Acquire pairs with the guest's locked bit set: whoever sees the bit sees the packet.
+      for (uint64_t bits = word.exchange(0, std::memory_order_acq_rel); bits != 0; bits &= bits - 1) {
+        const auto id = core.FindChannel(static_cast<uint32_t>(i * 64 + __builtin_ctzll(bits)));
+        if (id.has_value() && core.is_open(*id)) server_.wakes_.insert(*id);
+      }
+    }
+  });
+}
+
+}  // namespace hvsdk::vmbus
