@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ACPI tables that describe a machine to its guest: RSDP, XSDT, FADT, MADT and DSDT.
+//
+// The machine is hardware-reduced: no 8259s, no PIT, no PM timer, no SCI; a guest that knows Hyper-V needs none of them,
+// and each would cost it exits. Sleep and reset registers power it off and reset it. The DSDT declares VMBus below a
+// module device that passes on the MMIO windows, as a generation 1 VM has it, the serial port and the real-time clock.
+//
+// Source: ACPI 6.4, 5.2 "ACPI System Description Tables".
+
+#ifndef HVSDK_VMM_ACPI_TABLES_H_
+#define HVSDK_VMM_ACPI_TABLES_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "hvsdk/vmm/memory_layout.h"
+
+namespace hvsdk::vmm {
+
+// Where the machine's devices are; the guest learns these figures from the tables alone.
+inline constexpr uint16_t kPowerPort = 0x600;
+inline constexpr uint16_t kSerialPort = 0x3F8;
+inline constexpr uint8_t kSerialIrq = 4;
+inline constexpr uint16_t kRtcPort = 0x70;
+inline constexpr uint8_t kRtcIrq = 8;
+
+struct AcpiOptions {
+  std::vector<uint32_t> apic_ids;  // one for each VP, in the order of their indices
+  GpaRange low_mmio;
+  GpaRange high_mmio;
+};
+
+// All tables, to be put at `gpa`, which is a multiple of 16 below 4 GiB. The RSDP comes first.
+std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa);
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_VMM_ACPI_TABLES_H_

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vmm/config.h"
+
+#include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/text_format.h>
+
+#include <limits>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "hvsdk/vmm/memory_layout.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+// Keeps the first error; the parser's later ones are consequences.
+class FirstError final : public google::protobuf::io::ErrorCollector {
+ public:
+  void AddError(int line, int column, const std::string& message) override {
+    if (text.empty()) text = absl::StrFormat("%d:%d: %s", line + 1, column + 1, message);
+  }
+  std::string text;
+};
+
+}  // namespace
+
+absl::StatusOr<MachineConfig> ParseMachineConfig(const std::string& text) {
+  FirstError error;
+  google::protobuf::TextFormat::Parser parser;
+  parser.RecordErrorsTo(&error);
+  parser.SetRecursionLimit(16);
+  MachineConfig config;
+  if (!parser.ParseFromString(text, &config)) {
+    return absl::InvalidArgumentError(error.text.empty() ? "not a machine configuration" : error.text);
+  }
+  return config;
+}
+
+absl::Status ValidateMachineConfig(const MachineConfig& config) {
+  if (config.kernel().empty()) return absl::InvalidArgumentError("kernel: a file is needed");
+  const uint64_t memory_bytes = uint64_t{MemoryMib(config)} << 20;
+  if (memory_bytes < kMinMemoryBytes || memory_bytes > kMaxMemoryBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("memory: %d MiB is not between 2 MiB and 4 TiB", MemoryMib(config)));
+  }
+  if (Cpus(config) < 1 || Cpus(config) > kMaxCpus) {
+    return absl::InvalidArgumentError(absl::StrFormat("cpus: %d is not between 1 and %d", Cpus(config), kMaxCpus));
+  }
+  const std::string& backend = config.backend();
+  if (!backend.empty() && backend != "auto" && backend != "kvm" && backend != "software") {
+    return absl::InvalidArgumentError(absl::StrFormat("backend: \"%s\" is not auto, kvm or software", backend));
+  }
+  if (config.disks_size() > kMaxDisks) {
+    return absl::InvalidArgumentError(absl::StrFormat("disk: more than %d", kMaxDisks));
+  }
+  for (const DiskConfig& disk : config.disks()) {
+    if (disk.path().empty()) return absl::InvalidArgumentError("disk: a path is needed");
+    if (!disk.format().empty() && disk.format() != "raw") {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("disk: %s: format \"%s\" is not raw", disk.path(), disk.format()));
+    }
+  }
+  if (config.cmdline().find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError("cmdline: contains a zero byte");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text) {
+  const absl::Status error = absl::InvalidArgumentError(
+      absl::StrFormat("\"%s\" is not a size in whole MiB, such as 512M or 4G", text));
+  uint64_t unit = 1;
+  if (!text.empty()) {
+    switch (text.back()) {
+      case 'K': case 'k': unit = uint64_t{1} << 10; break;
+      case 'M': case 'm': unit = uint64_t{1} << 20; break;
+      case 'G': case 'g': unit = uint64_t{1} << 30; break;
+      case 'T': case 't': unit = uint64_t{1} << 40; break;
+    }
+  }
+  if (unit != 1) text.remove_suffix(1);
+  uint64_t number = 0;
+  // SimpleAtoi alone would take spaces and signs.
+  if (text.empty() || text.find_first_not_of("0123456789") != text.npos || !absl::SimpleAtoi(text, &number) ||
+      number > std::numeric_limits<uint64_t>::max() / unit) {
+    return error;
+  }
+  const uint64_t bytes = number * unit;
+  if (bytes % (1 << 20) != 0 || bytes >> 20 > std::numeric_limits<uint32_t>::max()) return error;
+  return static_cast<uint32_t>(bytes >> 20);
+}
+
+}  // namespace hvsdk::vmm
