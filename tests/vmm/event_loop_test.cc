@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vmm/event_loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+class HostClock final : public Clock {
+ public:
+  uint64_t Now100ns() const override {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count() / 100;
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+class CallTask final : public Task {
+ public:
+  explicit CallTask(std::function<void()> call) : call_(std::move(call)) {}
+  void Run() override { call_(); }
+
+ private:
+  std::function<void()> call_;
+};
+
+class EventLoopTest : public ::testing::Test {
+ protected:
+  EventLoopTest() : loop_(*EventLoop::Create()), timers_(*LoopTimers::Create(*loop_, clock_)) {}
+  void Start() {
+    thread_ = std::thread([this] { loop_->Run(); });
+  }
+  void Finish() {
+    loop_->Stop();
+    thread_.join();
+  }
+  HostClock clock_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<LoopTimers> timers_;
+  std::thread thread_;
+};
+
+TEST_F(EventLoopTest, RunsTasksInOrderOnce) {
+  std::vector<int> order;
+  CallTask a([&] { order.push_back(1); }), b([&] { order.push_back(2); });
+  loop_->Schedule(a);
+  loop_->Schedule(b);
+  loop_->Schedule(a);  // still queued
+  loop_->Stop();
+  loop_->Run();
+  EXPECT_EQ(order, (std::vector<int>{1, 2}));
+}
+
+// Every wake-up is followed by a run that sees what was written before it.
+TEST_F(EventLoopTest, NoWakeUpIsLost) {
+  std::atomic<uint64_t> written{0}, seen{0};
+  CallTask task([&] { seen = written.load(); });
+  Start();
+  for (uint64_t i = 1; i <= 20000; ++i) {
+    written = i;
+    loop_->Schedule(task);
+    if (i % 7 == 0) {
+      while (seen != i) std::this_thread::yield();
+    }
+  }
+  while (seen != 20000) std::this_thread::yield();
+  loop_->Drain(task);
+  Finish();
+}
+
+TEST_F(EventLoopTest, DrainWaitsForARunningTask) {
+  Start();
+  for (int i = 0; i < 500; ++i) {
+    std::atomic<bool> running{false}, done{false};
+    CallTask task([&] {
+      running = true;
+      std::this_thread::yield();
+      done = true;
+    });
+    loop_->Schedule(task);
+    while (i % 2 != 0 && !running) std::this_thread::yield();
+    loop_->Drain(task);
+    EXPECT_EQ(running.load(), done.load());
+  }
+  Finish();
+}
+
+TEST_F(EventLoopTest, DrainWithoutALoopThreadRemoves) {
+  bool ran = false;
+  CallTask task([&] { ran = true; });
+  loop_->Schedule(task);
+  loop_->Drain(task);
+  loop_->Stop();
+  loop_->Run();
+  EXPECT_FALSE(ran);
+  loop_->Schedule(task);  // it can be used again
+  loop_->Stop();
+  loop_->Run();
+  EXPECT_TRUE(ran);
+}
+
+TEST_F(EventLoopTest, WatchesDescriptorsWhileTasksNeverEnd) {
+  const int fd = eventfd(0, EFD_NONBLOCK);
+  CallTask* again = nullptr;
+  CallTask busy([&] { loop_->Schedule(*again); });
+  again = &busy;
+  std::atomic<int> events{0};
+  ASSERT_TRUE(loop_->Watch(fd, EPOLLIN, [&](uint32_t) {
+                     uint64_t count;
+                     (void)!read(fd, &count, sizeof(count));
+                     ++events;
+                     loop_->Unwatch(fd);
+                     loop_->Drain(busy);
+                     loop_->Stop();
+                   }).ok());
+  loop_->Schedule(busy);
+  Start();
+  const uint64_t one = 1;
+  ASSERT_EQ(write(fd, &one, sizeof(one)), 8);
+  thread_.join();
+  EXPECT_EQ(events, 1);
+  close(fd);
+}
+
+TEST_F(EventLoopTest, TimersFireAndNeverEarly) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  Start();
+  std::vector<std::unique_ptr<Timer>> timers;
+  std::vector<uint64_t> deadlines(200);
+  std::atomic<int> fired{0}, early{0};
+  const uint64_t start = clock_.Now100ns();
+  for (int i = 0; i < 200; ++i) {
+    deadlines[i] = start + random() % 2'000'000;
+    timers.push_back(timers_->CreateTimer([&, i] {
+      if (clock_.Now100ns() < deadlines[i]) ++early;
+      ++fired;
+    }));
+  }
+  for (int i = 0; i < 200; ++i) timers[i]->Arm(deadlines[i]);
+  while (fired != 200) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(early, 0);
+  timers.clear();
+  Finish();
+}
+
+TEST_F(EventLoopTest, CancelAndRearm) {
+  Start();
+  std::atomic<int> fired{0};
+  auto timer = timers_->CreateTimer([&] { ++fired; });
+  timer->Arm(clock_.Now100ns() + 200'000);
+  timer->Cancel();
+  std::this_thread::sleep_for(std::chrono::milliseconds(40));
+  EXPECT_EQ(fired, 0);
+  timer->Arm(clock_.Now100ns() + 1'000'000'000);
+  timer->Arm(0);  // long past: at once
+  while (fired == 0) std::this_thread::yield();
+  timer->Arm(UINT64_MAX);
+  timer.reset();
+  Finish();
+  EXPECT_EQ(fired, 1);
+}
+
+// A destroyed timer's callback neither runs nor is going to.
+TEST_F(EventLoopTest, DestroyRacesWithFiring) {
+  Start();
+  for (int i = 0; i < 2000; ++i) {
+    std::atomic<bool> alive{true}, late{false};
+    auto timer = timers_->CreateTimer([&] {
+      if (!alive) late = true;
+    });
+    timer->Arm(clock_.Now100ns() + i % 100);
+    timer.reset();
+    alive = false;
+    ASSERT_FALSE(late);
+  }
+  Finish();
+}
+
+// A timer that arms itself for the past forever leaves room for others.
+TEST_F(EventLoopTest, AGreedyTimerDoesNotStarveTheLoop) {
+  std::unique_ptr<Timer> greedy;
+  greedy = timers_->CreateTimer([&] { greedy->Arm(0); });
+  std::atomic<bool> ran{false};
+  CallTask task([&] { ran = true; });
+  greedy->Arm(0);
+  Start();
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  loop_->Schedule(task);
+  while (!ran) std::this_thread::yield();
+  Finish();
+  greedy.reset();
+}
+
+}  // namespace
+}  // namespace hvsdk::vmm

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "hvsdk/vmm/config.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(MachineConfigTest, ReadsAMachine) {
+  const auto config = ParseMachineConfig(R"pb(
+    kernel: "vmlinuz" initrd: "initrd.img" cmdline: "quiet" memory_mib: 4096 cpus: 4 backend: "kvm"
+    disks { path: "a.img" } disks { path: "b.img" format: "raw" read_only: true }
+    serial { file: "log" } no_reboot: true
+  )pb");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(ValidateMachineConfig(*config).ok());
+  EXPECT_EQ(MemoryMib(*config), 4096u);
+  EXPECT_EQ(Cpus(*config), 4u);
+  EXPECT_EQ(config->disks_size(), 2);
+  EXPECT_TRUE(config->disks(1).read_only());
+  EXPECT_EQ(config->serial().file(), "log");
+}
+
+TEST(MachineConfigTest, Defaults) {
+  const auto config = ParseMachineConfig("kernel: \"vmlinuz\"");
+  ASSERT_TRUE(config.ok());
+  EXPECT_TRUE(ValidateMachineConfig(*config).ok());
+  EXPECT_EQ(MemoryMib(*config), 512u);
+  EXPECT_EQ(Cpus(*config), 2u);
+}
+
+TEST(MachineConfigTest, ErrorsAreOneLineWithItsPlace) {
+  for (const char* text : {"kernel: \"k\"\nfrobnicate: 1", "kernel: 1", "cpus: -1", "disks { path: \"a\" size: 1 }",
+                           "memory_mib: 99999999999", "kernel: \"", "\xff\xfe", "{"}) {
+    const auto config = ParseMachineConfig(text);
+    ASSERT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(std::string(config.status().message()), testing::MatchesRegex("[0-9]+:[0-9]+: [^\n]*")) << text;
+  }
+  EXPECT_THAT(std::string(ParseMachineConfig("kernel: \"k\"\nfrobnicate: 1").status().message()),
+              testing::AllOf(HasSubstr("2:"), HasSubstr("frobnicate")));
+}
+
+TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
+  const struct {
+    const char* text;
+    const char* field;
+  } kCases[] = {
+      {"", "kernel:"},
+      {"kernel: \"k\" memory_mib: 0", "memory:"},
+      {"kernel: \"k\" memory_mib: 1", "memory:"},
+      {"kernel: \"k\" memory_mib: 4194305", "memory:"},
+      {"kernel: \"k\" cpus: 0", "cpus:"},
+      {"kernel: \"k\" cpus: 1025", "cpus:"},
+      {"kernel: \"k\" backend: \"xen\"", "backend:"},
+      {"kernel: \"k\" disks {}", "disk:"},
+      {"kernel: \"k\" disks { path: \"a\" format: \"qcow2\" }", "qcow2"},
+      {"kernel: \"k\" cmdline: \"a\\000b\"", "cmdline:"},
+  };
+  for (const auto& c : kCases) {
+    const auto config = ParseMachineConfig(c.text);
+    ASSERT_TRUE(config.ok()) << c.text;
+    const absl::Status status = ValidateMachineConfig(*config);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.text;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.field));
+  }
+}
+
+TEST(MachineConfigTest, MemorySizes) {
+  const struct {
+    const char* text;
+    int64_t mib;  // -1: refused
+  } kCases[] = {{"512M", 512},      {"4G", 4096},   {"1T", 1 << 20}, {"65536K", 64}, {"536870912", 512}, {"4g", 4096},
+                {"", -1},           {"M", -1},      {"-1M", -1},     {"+1M", -1},    {" 1M", -1},        {"1M ", -1},
+                {"1.5G", -1},       {"1MB", -1},    {"0x100M", -1},  {"1000", -1},   {"1025K", -1},      {"0", 0},
+                {"99999999999999999999G", -1},      {"18446744073709551615T", -1},   {"17592186044416G", -1}};
+  for (const auto& c : kCases) {
+    const auto mib = ParseMemoryMib(c.text);
+    EXPECT_EQ(mib.ok() ? int64_t{*mib} : -1, c.mib) << c.text;
+  }
+}
+
+}  // namespace
+}  // namespace hvsdk::vmm
