@@ -50,7 +50,7 @@ void AppendPort(std::string& to, uint64_t port) {
 }
 
 // 5.2.9, table 5.9. On a hardware-reduced machine the fields of the fixed hardware are zero.
-std::string Fadt(uint64_t dsdt_gpa) {
+std::string Fadt(uint64_t dsdt_gpa, bool serial_port) {
   constexpr uint16_t kLegacyDevices = 1 << 0;  // the serial port
   constexpr uint16_t kNoVga = 1 << 2;
   constexpr uint32_t kWbinvd = 1 << 0;
@@ -67,7 +67,7 @@ std::string Fadt(uint64_t dsdt_gpa) {
   Append<uint32_t>(body, dsdt_gpa);  // 40 DSDT
   pad_to(108);
   Append<uint8_t>(body, chipset::Rtc::kCenturyIndex);    // 108 CENTURY
-  Append<uint16_t>(body, kLegacyDevices | kNoVga);       // 109 IAPC_BOOT_ARCH
+  Append<uint16_t>(body, (serial_port ? kLegacyDevices : 0) | kNoVga);  // 109 IAPC_BOOT_ARCH
   pad_to(112);
   Append<uint32_t>(body, kWbinvd | kNoPowerButton | kNoSleepButton | kResetRegister |
                              kHardwareReduced);              // 112 Flags
@@ -149,7 +149,7 @@ std::string Dsdt(const AcpiOptions& options) {
                            Device("VMBS", absl::StrCat(Name("_HID", String("VMBus")), Name("_UID", Integer(0)),
                                                        Name("_DDN", String("VMBUS")),
                                                        Name("_STA", Integer(kPresent))))));
-  const std::string serial = Device(
+  const std::string serial = !options.serial_port ? "" : Device(
       "COM1", absl::StrCat(Name("_HID", EisaId("PNP0501")), Name("_UID", Integer(1)),
                            Name("_STA", Integer(kPresent)),
                            Name("_CRS", ResourceTemplate(absl::StrCat(
@@ -179,7 +179,7 @@ std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa) {
   };
   const uint64_t dsdt = place(Dsdt(options));
   std::string pointers;
-  Append<uint64_t>(pointers, place(Fadt(dsdt)));
+  Append<uint64_t>(pointers, place(Fadt(dsdt, options.serial_port)));
   Append<uint64_t>(pointers, place(Madt(options.apic_ids)));
   const uint64_t xsdt = place(Table("XSDT", 1, pointers));
   HVSDK_CHECK(gpa + bytes.size() <= uint64_t{1} << 32);

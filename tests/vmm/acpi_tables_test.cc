@@ -144,7 +144,7 @@ TEST(AcpiTablesTest, AcpicaUnderstandsThem) {
     EXPECT_THAT(text.str(), HasSubstr(expected));
   }
   // The _HID that guests look for breaks the rule that it has seven or eight characters.
-  (void)RunCommand(absl::StrCat("sed -i 's/\"VMBus\"/\"VMBUS00\"/' ", base, "/DSDT.dsl"), status);
+  (void)RunCommand(absl::StrCat("sed -i 's/\"VMBus\"/\"VMB0001\"/' ", base, "/DSDT.dsl"), status);
   const std::string output = RunCommand(absl::StrCat("iasl -p ", base, "/again ", base, "/DSDT.dsl"), status);
   EXPECT_EQ(status, 0) << output;
   EXPECT_THAT(output, HasSubstr("0 Errors, 0 Warnings")) << output;

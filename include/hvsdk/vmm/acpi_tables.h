@@ -28,6 +28,7 @@ inline constexpr uint8_t kRtcIrq = 8;
 
 struct AcpiOptions {
   std::vector<uint32_t> apic_ids;  // one for each VP, in the order of their indices
+  bool serial_port = true;
   GpaRange low_mmio;
   GpaRange high_mmio;
 };

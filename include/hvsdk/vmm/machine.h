@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// Machine: one guest from its kernel image to its end. It composes an engine, guest memory, the hypervisor interface, the
+// chipset, VMBus and its service providers, and runs them.
+//
+// Threads: Run uses the calling thread as the machine's one thread of I/O, and one thread for each VP. When it returns,
+// no VP runs and no thread of the machine is left.
+//
+// A guest's reset ends the machine; whoever wants it to start again makes another from the same options. Everything
+// the options point to outlives the machine and may serve the next.
+//
+//   ASSIGN_OR_RETURN(auto loop, EventLoop::Create());
+//   ASSIGN_OR_RETURN(auto machine, Machine::Create(options, *loop));
+//   const MachineResult result = machine->Run();
+
+#ifndef HVSDK_VMM_MACHINE_H_
+#define HVSDK_VMM_MACHINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "hvsdk/backend/backend.h"
+#include "hvsdk/base/block_device.h"
+#include "hvsdk/partition/partition.h"
+#include "hvsdk/vmm/byte_source.h"
+#include "hvsdk/vmm/event_loop.h"
+#include "hvsdk/vmm/kernel_loader.h"
+
+namespace hvsdk::vmm {
+
+class SerialEndpoint;
+class Tracer;
+
+struct MachineOptions {
+  backend::Backend* backend = nullptr;
+  const ByteSource* kernel = nullptr;
+  const ByteSource* initrd = nullptr;  // may be null
+  std::string command_line;
+  uint64_t memory_bytes = uint64_t{512} << 20;
+  uint32_t cpus = 2;
+  std::vector<std::shared_ptr<BlockDevice>> disks;  // LUNs 0, 1, ... of one SCSI controller
+  SerialEndpoint* serial = nullptr;                 // null: what the guest sends is dropped
+  Tracer* tracer = nullptr;                         // null: nothing is traced
+};
+
+// Why a machine ended.
+enum class Outcome : uint8_t {
+  kPoweredOff,
+  kReset,        // also a triple fault, as on a PC
+  kCrashed,      // `crash` is what the guest had to say
+  kStopped,      // Machine::Stop
+  kHostFailure,  // `status` says what
+};
+
+struct MachineResult {
+  Outcome outcome = Outcome::kStopped;
+  partition::CrashReport crash;
+  absl::Status status;
+};
+
+class Machine {
+ public:
+  // Takes the machine to the point where its first processor would run. `loop` is not running.
+  // InvalidArgument: the kernel, the initial RAM disk, the command line or the memory size is at fault, as `blame` says.
+  // Others: the host refused something, and the message says what.
+  static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineOptions& options, EventLoop& loop,
+                                                         LoadInput& blame);
+  virtual ~Machine() = default;
+
+  // Runs until the guest or somebody ends it. Once.
+  virtual MachineResult Run() = 0;
+
+  // Ends it with kStopped. Thread-safe, before, during and after Run.
+  virtual void Stop() = 0;
+};
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_VMM_MACHINE_H_

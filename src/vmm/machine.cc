@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vmm/machine.h"
+
+#include <pthread.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include <atomic>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/types/optional.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "hvsdk/chipset/bus.h"
+#include "hvsdk/chipset/power.h"
+#include "hvsdk/chipset/rtc.h"
+#include "hvsdk/chipset/uart16550.h"
+#include "hvsdk/partition/reference_clock.h"
+#include "hvsdk/vmm/acpi_tables.h"
+#include "hvsdk/vmm/memory_layout.h"
+#include "hvsdk/vmm/serial_console.h"
+#include "vmm/cpuid.h"
+#include "vmm/host_memory.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+class HostWallClock final : public chipset::WallClock {
+ public:
+  int64_t NowNs() const override {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+  }
+};
+
+// Members are declared in the order in which they build on each other, and so are destroyed in the reverse.
+class PcMachine final : public Machine,
+                        private backend::ExitHandler,
+                        private partition::PartitionEvents,
+                        private chipset::PowerHandler {
+ public:
+  PcMachine(const MachineOptions& options, EventLoop& loop) : options_(options), loop_(loop) {}
+  ~PcMachine() override;
+
+  absl::Status Build(LoadInput& blame);
+  MachineResult Run() override;
+  void Stop() override { End({.outcome = Outcome::kStopped}); }
+
+ private:
+  struct VpState {
+    std::unique_ptr<backend::Vp> backend;
+    partition::Vp* partition = nullptr;
+    std::thread thread;
+  };
+
+  absl::Status BuildMemory();
+  absl::Status BuildPartition();
+  absl::Status BuildChipset();
+  absl::Status LoadGuest(LoadInput& blame);
+  void RunVp(VpState& vp);
+  // Ends the machine; the first reason counts.
+  void End(MachineResult result);
+
+  // backend::ExitHandler.
+  void OnPortRead(backend::Vp&, uint16_t port, absl::Span<uint8_t> data) override { ports_.Read(port, data); }
+  void OnPortWrite(backend::Vp&, uint16_t port, absl::Span<const uint8_t> data) override { ports_.Write(port, data); }
+  void OnMmioRead(backend::Vp&, uint64_t gpa, absl::Span<uint8_t> data) override { mmio_.Read(gpa, data); }
+  void OnMmioWrite(backend::Vp&, uint64_t gpa, absl::Span<const uint8_t> data) override { mmio_.Write(gpa, data); }
+  backend::MsrOutcome OnMsrRead(backend::Vp& vp, uint32_t msr, uint64_t& value) override {
+    return PartitionVp(vp).OnMsrRead(msr, value);
+  }
+  backend::MsrOutcome OnMsrWrite(backend::Vp& vp, uint32_t msr, uint64_t value) override {
+    return PartitionVp(vp).OnMsrWrite(msr, value);
+  }
+  backend::HypercallOutcome OnHypercall(backend::Vp& vp) override { return PartitionVp(vp).OnHypercall(); }
+  partition::Vp& PartitionVp(backend::Vp& vp) { return *vps_[ToInt(vp.index())].partition; }
+
+  // partition::PartitionEvents.
+  void OnResetRequested(VpIndex) override { End({.outcome = Outcome::kReset}); }
+  void OnCrash(const partition::CrashReport& report) override {
+    End({.outcome = Outcome::kCrashed, .crash = report});
+  }
+
+  // chipset::PowerHandler.
+  void OnPowerOff() override { End({.outcome = Outcome::kPoweredOff}); }
+  void OnReset() override { End({.outcome = Outcome::kReset}); }
+
+  const MachineOptions options_;
+  EventLoop& loop_;
+
+  std::atomic<bool> ending_{false};
+  std::mutex mutex_;  // guards result_ and vps_running_
+  absl::optional<MachineResult> result_;
+  size_t vps_running_ = 0;
+
+  MemoryLayout layout_;
+  HostMemory host_memory_;
+  GuestMemory memory_;
+  std::unique_ptr<backend::Partition> backend_;
+  std::unique_ptr<partition::ReferenceClock> clock_;
+  std::unique_ptr<LoopTimers> timers_;
+
+  // The guest's view of the machine.
+  chipset::Bus ports_, mmio_;
+  HostWallClock wall_clock_;
+  chipset::AcpiPower acpi_power_{*this};
+  chipset::KeyboardController keyboard_{*this};
+  chipset::SystemControlPort system_control_{*this};
+  std::unique_ptr<chipset::Uart16550> uart_;
+  std::unique_ptr<chipset::Rtc> rtc_;
+
+  std::unique_ptr<partition::Partition> partition_;
+  std::vector<VpState> vps_;
+  InitialState initial_state_;
+};
+
+PcMachine::~PcMachine() {
+  if (uart_ != nullptr) options_.serial->Detach();
+  // A partition's VPs refer to the engine's.
+  partition_.reset();
+}
+
+absl::Status PcMachine::Build(LoadInput& blame) {
+  blame = LoadInput::kMemory;
+  ASSIGN_OR_RETURN(layout_, MemoryLayout::ForSize(options_.memory_bytes));
+  RETURN_IF_ERROR(BuildMemory());
+  RETURN_IF_ERROR(LoadGuest(blame));
+  blame = LoadInput::kMemory;
+  RETURN_IF_ERROR(BuildPartition());
+  RETURN_IF_ERROR(BuildChipset());
+  return SetInitialState(initial_state_, *vps_[0].backend);
+}
+
+absl::Status PcMachine::BuildMemory() {
+  ASSIGN_OR_RETURN(host_memory_, HostMemory::Reserve(options_.memory_bytes));
+  absl::Span<uint8_t> rest = host_memory_.bytes();
+  for (const GpaRange& range : layout_.memory) {
+    RETURN_IF_ERROR(memory_.AddRange(range.gpa, rest.subspan(0, range.size_bytes)));
+    rest.remove_prefix(range.size_bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PcMachine::LoadGuest(LoadInput& blame) {
+  AcpiOptions acpi{.serial_port = options_.serial != nullptr, .low_mmio = kLowMmio, .high_mmio = layout_.high_mmio};
+  for (uint32_t i = 0; i < options_.cpus; ++i) acpi.apic_ids.push_back(i);
+  const std::string tables = BuildAcpiTables(acpi, kAcpiTablesGpa);
+  HVSDK_CHECK(memory_.Write(kAcpiTablesGpa, tables.data(), tables.size()));
+  LoadRequest request{
+      .kernel = *options_.kernel, .initrd = options_.initrd, .command_line = options_.command_line};
+  if (getrandom(request.rng_seed.data(), request.rng_seed.size(), 0) != ssize_t{sizeof(request.rng_seed)}) {
+    return absl::InternalError("the host has no random numbers");
+  }
+  ASSIGN_OR_RETURN(initial_state_, LoadKernel(request, layout_, memory_, blame));
+  return absl::OkStatus();
+}
+
+absl::Status PcMachine::BuildPartition() {
+  const backend::BackendCaps& caps = options_.backend->caps();
+  if (options_.cpus > caps.max_vps) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("%s runs at most %d processors", options_.backend->name(), caps.max_vps));
+  }
+  ASSIGN_OR_RETURN(backend_, options_.backend->CreatePartition(memory_));
+  for (const GuestMemory::Range& range : memory_.ranges()) {
+    RETURN_IF_ERROR(backend_->MapMemory(range.gpa, absl::MakeSpan(range.host, range.size_bytes),
+                                        backend::MapAccess::kReadWriteExecute));
+  }
+  ASSIGN_OR_RETURN(clock_, partition::ReferenceClock::Create(*backend_, caps.tsc_frequency_hz));
+  ASSIGN_OR_RETURN(timers_, LoopTimers::Create(loop_, *clock_));
+  ASSIGN_OR_RETURN(partition_,
+                   partition::Partition::Create({}, {.backend = *backend_,
+                                                     .caps = caps,
+                                                     .memory = memory_,
+                                                     .clock = *clock_,
+                                                     .timers = *timers_,
+                                                     .events = *this}));
+  ASSIGN_OR_RETURN(std::vector<backend::CpuidEntry> supported, backend_->SupportedCpuid());
+  const std::vector<backend::CpuidEntry> cpuid =
+      ComposeCpuid(std::move(supported), partition_->Cpuid(), options_.cpus);
+  if (const uint32_t bits = PhysicalAddressBits(cpuid); bits < 64 && layout_.end() > uint64_t{1} << bits) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d MiB are more than the processor's %d address bits reach", options_.memory_bytes >> 20, bits));
+  }
+  vps_.resize(options_.cpus);
+  for (uint32_t i = 0; i < options_.cpus; ++i) {
+    ASSIGN_OR_RETURN(vps_[i].backend, backend_->CreateVp(VpIndex{i}, i, cpuid));
+    ASSIGN_OR_RETURN(vps_[i].partition, partition_->AddVp(*vps_[i].backend));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PcMachine::BuildChipset() {
+  const auto irq = [this](uint32_t gsi) { return [this, gsi](bool level) { backend_->SetIrqLine(gsi, level); }; };
+  rtc_ = std::make_unique<chipset::Rtc>(wall_clock_, *clock_, *timers_, irq(kRtcIrq));
+  RETURN_IF_ERROR(ports_.Map(kRtcPort, chipset::Rtc::kPorts, rtc_.get()));
+  RETURN_IF_ERROR(ports_.Map(kPowerPort, chipset::AcpiPower::kPorts, &acpi_power_));
+  RETURN_IF_ERROR(ports_.Map(0x60, chipset::KeyboardController::kPorts, &keyboard_));
+  RETURN_IF_ERROR(ports_.Map(0x92, 1, &system_control_));
+  if (options_.serial != nullptr) {
+    const auto look = [this] { loop_.Schedule(*options_.serial); };
+    uart_ = std::make_unique<chipset::Uart16550>(
+        chipset::Uart16550::Hooks{.irq = irq(kSerialIrq), .output_ready = look, .input_room = look});
+    RETURN_IF_ERROR(ports_.Map(kSerialPort, chipset::Uart16550::kPorts, uart_.get()));
+    options_.serial->Attach(*uart_);
+  }
+  return absl::OkStatus();
+}
+
+void PcMachine::End(MachineResult result) {
+  {
+    std::lock_guard lock(mutex_);
+    if (result_.has_value()) return;
+    result_ = std::move(result);
+  }
+  ending_.store(true, std::memory_order_release);
+  for (VpState& vp : vps_) vp.backend->Kick();
+}
+
+void PcMachine::RunVp(VpState& vp) {
+  {
+    partition::Vp::Session session(*vp.partition);
+    while (!ending_.load(std::memory_order_acquire)) {
+      const absl::StatusOr<backend::StopReason> reason = vp.backend->Run(*this);
+      if (!reason.ok()) {
+        End({.outcome = Outcome::kHostFailure, .status = reason.status()});
+      } else if (*reason == backend::StopReason::kTripleFault) {
+        End({.outcome = Outcome::kReset});
+      } else {
+        vp.partition->RunPendingWork();
+      }
+    }
+  }
+  // The loop serves the VPs until the last of them has ended.
+  std::lock_guard lock(mutex_);
+  if (--vps_running_ == 0) loop_.Stop();
+}
+
+MachineResult PcMachine::Run() {
+  vps_running_ = vps_.size();
+  for (size_t i = 0; i < vps_.size(); ++i) {
+    vps_[i].thread = std::thread([this, i] { RunVp(vps_[i]); });
+    pthread_setname_np(vps_[i].thread.native_handle(), absl::StrCat("vp", i).c_str());
+  }
+  loop_.Run();
+  for (VpState& vp : vps_) vp.thread.join();
+  std::lock_guard lock(mutex_);
+  return *result_;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const MachineOptions& options, EventLoop& loop,
+                                                         LoadInput& blame) {
+  auto machine = std::make_unique<PcMachine>(options, loop);
+  RETURN_IF_ERROR(machine->Build(blame));
+  return machine;
+}
+
+}  // namespace hvsdk::vmm
