@@ -41,6 +41,9 @@ class SerialConsole final : public SerialEndpoint {
   SerialConsole(EventLoop& loop, Options options);
   ~SerialConsole() override;
 
+  // Before the loop runs, for a file that is made late.
+  void SetOutput(int fd) { options_.output_fd = fd; }
+
   void Attach(chipset::Uart16550& uart) override;
   void Detach() override;
 

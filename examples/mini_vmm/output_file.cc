@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "output_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace mini_vmm {
+
+absl::Status OutputFile::Open(const std::string& path) {
+  path_ = path;
+  constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOCTTY;
+  fd_ = open(path.c_str(), kFlags | O_CREAT | O_EXCL, 0666);
+  created_ = fd_ >= 0;
+  if (fd_ < 0 && errno == EEXIST) fd_ = open(path.c_str(), kFlags);
+  if (fd_ < 0) return absl::InvalidArgumentError(absl::StrCat("cannot be written: ", strerror(errno)));
+  return absl::OkStatus();
+}
+
+void OutputFile::Commit() {
+  created_ = false;
+  (void)!ftruncate(fd_, 0);  // a pipe or a terminal has nothing to be emptied
+}
+
+OutputFile::~OutputFile() {
+  if (fd_ < 0) return;
+  if (created_) unlink(path_.c_str());
+  close(fd_);
+}
+
+}  // namespace mini_vmm
