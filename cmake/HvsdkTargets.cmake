@@ -17,6 +17,10 @@ endif()
 
 set_property(GLOBAL PROPERTY HVSDK_LIBRARIES "")
 
+# What the sanitizers' builds need: every test program that runs without KVM, and those of several threads.
+add_custom_target(hvsdk_unit_tests)
+add_custom_target(hvsdk_thread_tests)
+
 # hvsdk_library(NAME [SOURCES file...] [DEPS target...] [PRIVATE_DEPS target...])
 #
 # Declares the library target hvsdk_NAME, its alias hvsdk::NAME, and installs it. A library without
@@ -82,6 +86,10 @@ function(hvsdk_test name)
     set_tests_properties(${name} PROPERTIES PROCESSORS 2 RESOURCE_LOCK kvm)
   else()
     add_test(NAME ${name} COMMAND ${name})
+    add_dependencies(hvsdk_unit_tests ${name})
+    if("threads" IN_LIST arg_LABELS)
+      add_dependencies(hvsdk_thread_tests ${name})
+    endif()
   endif()
   set_tests_properties(${name} PROPERTIES
     LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT} SKIP_RETURN_CODE 77)
@@ -106,6 +114,7 @@ function(hvsdk_fuzz name)
     target_include_directories(${name}_corpus PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
     add_test(NAME ${name}_corpus COMMAND ${name}_corpus "${PROJECT_SOURCE_DIR}/fuzz/corpus/${name}")
     set_tests_properties(${name}_corpus PROPERTIES TIMEOUT 300)
+    add_dependencies(hvsdk_unit_tests ${name}_corpus)
   endif()
 endfunction()
 

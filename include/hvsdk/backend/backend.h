@@ -25,7 +25,10 @@
 #include "absl/types/span.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/hvdef/register.h"
-#include "hvsdk/memory/guest_memory.h"
+
+namespace hvsdk {
+class GuestMemory;  // hvsdk/memory/guest_memory.h; a neighbour on this floor, so named and not included.
+}
 
 namespace hvsdk::backend {
 
