@@ -6,7 +6,7 @@
 //
 //   vmbus::LoopbackHypervisor hypervisor(1);
 //   vsc::LoopbackChild child(hypervisor, memory);
-//   child.client().Connect();
+//   child.Connect();
 //   child.Poll();                            // takes messages and events until there are none
 
 #ifndef HVSDK_VSC_LOOPBACK_CHILD_H_
@@ -35,6 +35,13 @@ class LoopbackChild {
   LoopbackChild& operator=(const LoopbackChild&) = delete;
 
   VmbusClient& client() { return client_; }
+
+  // Begins a connection: what earlier ones offered is forgotten.
+  void Connect() {
+    offers_.clear();
+    all_offers_delivered_ = false;
+    client_.Connect();
+  }
 
   // Takes the messages and events of this VP, and sends what could not be sent. False: there was nothing to take.
   bool Poll() {
