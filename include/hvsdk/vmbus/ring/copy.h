@@ -38,35 +38,27 @@ inline constexpr size_t kMaxInlineCopy = 128;
 // 16 bytes in one register; without SSE the compiler takes two of 8.
 using Block __attribute__((vector_size(16))) = uint8_t;
 
-template <typename T>
-[[gnu::always_inline]] inline T LoadUnaligned(const uint8_t* from) {
-  T value;
-  __builtin_memcpy(&value, from, sizeof(T));
-  return value;
-}
-template <typename T>
-[[gnu::always_inline]] inline void StoreUnaligned(uint8_t* to, T value) {
-  __builtin_memcpy(to, &value, sizeof(T));
-}
-
 // Moves the first and the last sizeof(T) of `size` bytes, which is between that and twice that. All is loaded before any is
 // stored, so that the processor overlaps them.
 template <typename T>
 [[gnu::always_inline]] inline void CopyEnds(uint8_t* to, const uint8_t* from, size_t size) {
-  const T head = LoadUnaligned<T>(from);
-  const T tail = LoadUnaligned<T>(from + size - sizeof(T));
-  StoreUnaligned(to, head);
-  StoreUnaligned(to + size - sizeof(T), tail);
+  T head, tail;
+  __builtin_memcpy(&head, from, sizeof(T));
+  __builtin_memcpy(&tail, from + size - sizeof(T), sizeof(T));
+  __builtin_memcpy(to, &head, sizeof(T));
+  __builtin_memcpy(to + size - sizeof(T), &tail, sizeof(T));
 }
+// The same with two blocks at each end.
 [[gnu::always_inline]] inline void CopyEnds32(uint8_t* to, const uint8_t* from, size_t size) {
-  const Block head0 = LoadUnaligned<Block>(from);
-  const Block head1 = LoadUnaligned<Block>(from + 16);
-  const Block tail0 = LoadUnaligned<Block>(from + size - 32);
-  const Block tail1 = LoadUnaligned<Block>(from + size - 16);
-  StoreUnaligned(to, head0);
-  StoreUnaligned(to + 16, head1);
-  StoreUnaligned(to + size - 32, tail0);
-  StoreUnaligned(to + size - 16, tail1);
+  Block head0, head1, tail0, tail1;
+  __builtin_memcpy(&head0, from, 16);
+  __builtin_memcpy(&head1, from + 16, 16);
+  __builtin_memcpy(&tail0, from + size - 32, 16);
+  __builtin_memcpy(&tail1, from + size - 16, 16);
+  __builtin_memcpy(to, &head0, 16);
+  __builtin_memcpy(to + 16, &head1, 16);
+  __builtin_memcpy(to + size - 32, &tail0, 16);
+  __builtin_memcpy(to + size - 16, &tail1, 16);
 }
 
 [[gnu::always_inline]] inline void CopyBytes(void* to, const void* from, size_t size) {
@@ -89,7 +81,7 @@ template <typename T>
     CopyEnds<uint32_t>(out, in, size);
   } else if (size > 0) {
     out[0] = in[0];
-    if (size > 1) StoreUnaligned(out + size - 2, LoadUnaligned<uint16_t>(in + size - 2));
+    if (size > 1) __builtin_memcpy(out + size - 2, in + size - 2, 2);
   }
 }
 
