@@ -2,6 +2,7 @@
 // A million random steps of both ends against a model: two queues of packets and the numbers of the control page. Every status, every
 // signal and every byte must be what the model says.
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -77,6 +78,10 @@ class Model {
     return padded;
   }
 
+  static bool Same(const uint8_t* bytes, const std::vector<uint8_t>& expected) {
+    return std::equal(expected.begin(), expected.end(), bytes);
+  }
+
   uint32_t StagedBytes() const { return Bytes(staged_); }
   static uint32_t Bytes(const std::deque<ModelPacket>& packets) {
     uint32_t bytes = 0;
@@ -117,7 +122,7 @@ class Model {
       if (random_() % 8 == 0) return;  // abandoned
       uint8_t* in_place = slot.payload();
       if (in_place != nullptr && random_() % 2 == 0) {
-        std::memcpy(in_place, bytes, size);
+        std::copy(bytes, bytes + size, in_place);
       } else {
         const uint32_t middle = size == 0 ? 0 : random_() % size;
         slot.Write(middle, bytes + middle, size - middle);
@@ -208,8 +213,8 @@ class Model {
       return;
     }
     ASSERT_EQ(status, RingStatus::kOk);
-    ASSERT_EQ(std::memcmp(packet.extension, expected.extension.data(), expected.extension.size()), 0);
-    ASSERT_EQ(std::memcmp(packet.payload, expected.payload.data(), expected.payload.size()), 0);
+    ASSERT_TRUE(Same(packet.extension, expected.extension));
+    ASSERT_TRUE(Same(packet.payload, expected.payload));
     released_ += expected.total();
     published_.pop_front();
     ++packets_read_;
@@ -229,13 +234,13 @@ class Model {
     ASSERT_EQ(view.extension_size(), expected.extension.size());
     ASSERT_EQ(view.payload_size(), expected.payload.size());
     view.CopyExtension(0, buffer_, view.extension_size());
-    ASSERT_EQ(std::memcmp(buffer_, expected.extension.data(), expected.extension.size()), 0);
+    ASSERT_TRUE(Same(buffer_, expected.extension));
     const uint8_t* bytes = view.payload();
     if (bytes == nullptr) {
       view.CopyPayload(0, buffer_, view.payload_size());
       bytes = buffer_;
     }
-    ASSERT_EQ(std::memcmp(bytes, expected.payload.data(), expected.payload.size()), 0);
+    ASSERT_TRUE(Same(bytes, expected.payload));
     if (random_() % 4 == 0) return;  // only looked
     reader_.Release(view);
     released_ += expected.total();
