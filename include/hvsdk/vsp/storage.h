@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// StorageController: the storage service provider. A SCSI controller on VMBus with up to 64 disks,
+// which a guest finds by the class ba6163d9-04a1-4d29-b605-72e2ffb1dc7f and drives with storvsc
+// (Linux, FreeBSD) or storvsc.sys (Windows).
+//
+// It speaks the storage protocol from 2.0 (Windows Server 2008) to 6.2 (Windows 10), offers as many
+// subchannels as allowed, and moves data between guest pages and disks without a copy: the pages of
+// a packet's list become the buffers of one block request. Disks sit on path 0, target 0 and are
+// told apart by their LUN, as Hyper-V does it; they may come and go while the guest runs, which it
+// learns by a bus-enumeration notice.
+//
+// Limits: 64 disks; `queue_depth` commands in flight on a channel, the rest waits in the guest's
+// ring; one command moves at most `max_transfer_bytes`. All of it is allocated when a channel
+// opens, nothing per command.
+//
+// Threads: one executor runs the controller. Attach and Detach are thread-safe. Disks may complete
+// requests on any thread, without the executor's help.
+//
+// A guest that breaks the protocol gets an error completion, or none if its packet has no sense at
+// all. Closing a channel waits until the disks have let go of the guest's pages.
+//
+// Source: hvdef/storvsc.h, vsp/scsi_disk.h; docs/storage.md.
+//
+//   ASSIGN_OR_RETURN(auto storage, StorageController::Create(server, executor, {.instance_id = id,
+//   .max_subchannels = 3})); RETURN_IF_ERROR(storage->Attach(0, disk));
+
+#ifndef HVSDK_VSP_STORAGE_H_
+#define HVSDK_VSP_STORAGE_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "hvsdk/base/block_device.h"
+#include "hvsdk/base/executor.h"
+#include "hvsdk/hvdef/guid.h"
+#include "hvsdk/hvdef/storvsc.h"
+#include "hvsdk/vmbus/server.h"
+
+namespace hvsdk::vsp {
+
+struct StorageOptions {
+  hvdef::Guid
+      instance_id{};  // of this controller; disks without a name of their own derive theirs from it
+  uint16_t max_subchannels =
+      0;  // besides the primary channel; the number of VPs less one is a good choice
+  uint32_t max_transfer_bytes = 1 << 20;  // of one command: whole pages, 64 KiB to 8 MiB
+  uint32_t queue_depth = 256;             // commands in flight on each channel, 1 to 4096
+  hvdef::storvsc::Version newest_version = hvdef::storvsc::Version::kWin10;
+};
+
+class StorageController {
+ public:
+  static constexpr uint8_t kMaxDisks = 64;
+
+  // Puts the controller on the bus. The server and the executor outlive it. InvalidArgument: an
+  // option is beyond its limits. Otherwise as vmbus::Server::OfferChannel.
+  static absl::StatusOr<std::unique_ptr<StorageController>> Create(vmbus::Server& server,
+                                                                   Executor& executor,
+                                                                   const StorageOptions& options);
+
+  // Takes the controller off the bus and waits until no transfer is under way. On the executor, or
+  // on any thread once the executor has stopped for good.
+  ~StorageController();
+
+  // Plugs a disk in. AlreadyExists: the LUN is taken. OutOfRange: it is not below 64.
+  // InvalidArgument: the device is empty or has blocks of a size other than 512 to 4096.
+  absl::Status Attach(uint8_t lun, std::shared_ptr<BlockDevice> device);
+
+  // Pulls a disk out. Commands for it that are in flight end in the ordinary way, on the executor,
+  // before the controller lets go of the device; later ones find no logical unit. NotFound: there
+  // is none.
+  absl::Status Detach(uint8_t lun);
+
+ private:
+  class Core;
+  explicit StorageController(std::unique_ptr<Core> core);
+
+  const std::unique_ptr<Core> core_;
+};
+
+}  // namespace hvsdk::vsp
+
+#endif  // HVSDK_VSP_STORAGE_H_

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vsp/storage.h"
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+#include "hvsdk/base/ids.h"
+#include "hvsdk/hvdef/scsi_data.h"
+#include "vsp/storage_channel.h"
+#include "vsp/storage_protocol.h"
+
+namespace hvsdk::vsp {
+
+namespace scsi = hvdef::scsi;
+namespace storvsc = hvdef::storvsc;
+using scsi::Asc;
+using scsi::SenseKey;
+using storvsc::SrbStatus;
+
+namespace {
+
+constexpr uint16_t kMaxSubchannels = 256;
+
+// A name for a disk that has none: the controller's, and the LUN.
+std::array<uint8_t, 16> DiskId(const hvdef::Guid& controller, uint8_t lun) {
+  std::array<uint8_t, 16> id;
+  std::memcpy(id.data(), &controller, sizeof(id));
+  id[15] = static_cast<uint8_t>(id[15] + lun + 1);
+  return id;
+}
+
+}  // namespace
+
+// Everything but the public face. Runs on the executor, but for what `mutex_` guards.
+class StorageController::Core : private StorageChannelHost, private Task {
+ public:
+  Core(Executor& executor, const StorageOptions& options)
+      : options_(options),
+        executor_(executor),
+        protocol_(options_),
+        primary_(NewChannel(/*is_primary=*/true)) {}
+
+  ~Core() override {
+    primary_->Stop();
+    for (Subchannel& sub : subchannels_) sub.handler->Stop();
+    // The handlers before the rings: they wait until the disks have let go of the guest's pages.
+    for (Subchannel& sub : subchannels_) sub.handler->WaitUntilDisksLetGo();
+    primary_->WaitUntilDisksLetGo();
+    subchannels_.clear();
+    primary_channel_.reset();
+    primary_.reset();
+    executor_.Drain(*this);
+  }
+
+  absl::Status Offer(vmbus::Server& server) {
+    vmbus::Offer offer;
+    offer.class_id = hvdef::class_id::kScsi;
+    offer.instance_id = options_.instance_id;
+    offer.flags = hvdef::vmbus::kOfferEnumerateDeviceInterface;
+    ASSIGN_OR_RETURN(primary_channel_, server.OfferChannel(offer, *primary_, executor_));
+    return absl::OkStatus();
+  }
+
+  absl::Status Attach(uint8_t lun, std::shared_ptr<BlockDevice> device) {
+    if (lun >= kMaxDisks)
+      return absl::OutOfRangeError(absl::StrCat("SCSI LUN ", lun, " is not below ", kMaxDisks));
+    const BlockInfo& info = device->info();
+    const uint32_t block = info.logical_block_bytes;
+    if (!std::has_single_bit(block) || block < 512 || block > kPageSize ||
+        info.size_bytes < block) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the disk for SCSI LUN ", lun, " is empty, or has blocks of ", block, " bytes"));
+    }
+    ScsiDiskOptions options;
+    options.id = DiskId(options_.instance_id, lun);
+    options.max_transfer_bytes = options_.max_transfer_bytes;
+    auto disk = std::make_shared<AttachedDisk>(std::move(device), options);
+    {
+      std::lock_guard lock(mutex_);
+      if (wanted_[lun] != nullptr)
+        return absl::AlreadyExistsError(absl::StrCat("SCSI LUN ", lun, " is taken"));
+      wanted_[lun] = std::move(disk);
+    }
+    ScheduleUpdate();
+    return absl::OkStatus();
+  }
+
+  absl::Status Detach(uint8_t lun) {
+    std::shared_ptr<AttachedDisk> disk;  // let go of without the lock
+    {
+      std::lock_guard lock(mutex_);
+      if (lun >= kMaxDisks || wanted_[lun] == nullptr) {
+        return absl::NotFoundError(absl::StrCat("no disk at SCSI LUN ", lun));
+      }
+      disk = std::exchange(wanted_[lun], nullptr);
+    }
+    ScheduleUpdate();
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Subchannel {
+    std::unique_ptr<StorageChannel> handler;
+    std::unique_ptr<vmbus::Channel> channel;  // declared last: gone first
+  };
+
+  std::unique_ptr<StorageChannel> NewChannel(bool is_primary) {
+    StorageChannelHost& host = *this;
+    return std::make_unique<StorageChannel>(host, executor_, is_primary, options_.queue_depth,
+                                            options_.max_transfer_bytes);
+  }
+
+  // StorageChannelHost
+  bool is_ready() const override { return protocol_.is_ready(); }
+  size_t bus_notice_bytes() const override {
+    return protocol_.has_bus_notices() ? protocol_.packet_bytes() : 0;
+  }
+  void OnIdle() override { executor_.Schedule(*this); }
+
+  void OnPrimaryOpen() override {
+    protocol_.Reset();
+    UpdateDisks();
+  }
+
+  void HandleControl(storvsc::Packet& packet, size_t size_bytes, bool is_primary) override {
+    const bool was_ready = protocol_.is_ready();
+    uint16_t wanted = 0;
+    if (is_primary) {
+      protocol_.Handle(packet, size_bytes, wanted);
+    } else {
+      // A subchannel carries commands, and resets.
+      const storvsc::Operation operation = packet.header.operation;
+      const bool is_reset = operation == storvsc::Operation::kResetLun ||
+                            operation == storvsc::Operation::kResetAdapter ||
+                            operation == storvsc::Operation::kResetBus;
+      packet.header = {
+          storvsc::Operation::kCompleteIo, 0,
+          is_reset && was_ready ? storvsc::Status::kSuccess : storvsc::Status::kInvalidDeviceState};
+    }
+    if (wanted != 0 && !OfferSubchannels(wanted)) {
+      protocol_.SubchannelsFailed();
+      packet.header.status = storvsc::Status::kUnsuccessful;
+    }
+  }
+
+  bool OfferSubchannels(uint16_t count) {
+    for (uint16_t i = 1; i <= count; ++i) {
+      Subchannel sub;
+      sub.handler = NewChannel(/*is_primary=*/false);
+      auto channel = primary_channel_->OfferSubchannel(i, *sub.handler, executor_);
+      if (!channel.ok()) {
+        subchannels_.clear();
+        return false;
+      }
+      sub.channel = *std::move(channel);
+      subchannels_.push_back(std::move(sub));
+    }
+    return true;
+  }
+
+  AttachedDisk* FindDisk(const storvsc::ScsiRequest& request) override {
+    if (request.path_id != 0 || request.target_id != 0 || request.lun >= kMaxDisks) return nullptr;
+    return disks_[request.lun].get();
+  }
+
+  // REPORT LUNS is the controller's to answer. Where no disk is, INQUIRY says so, and everything
+  // else finds no logical unit.
+  bool HandleWithoutDisk(const storvsc::ScsiRequest& request, ScsiCommand& command) override {
+    const auto op_code = static_cast<scsi::OpCode>(command.cdb[0]);
+    if (op_code == scsi::OpCode::kReportLuns) {
+      ReportLuns(request, command);
+      return true;
+    }
+    if (FindDisk(request) != nullptr) return false;
+    if (op_code == scsi::OpCode::kInquiry && (command.cdb[1] & 0x01) == 0 && command.cdb[2] == 0) {
+      scsi::InquiryData data = {};
+      data.peripheral = scsi::kNoLogicalUnit;
+      data.version = scsi::kVersionSpc3;
+      data.response_data_format = scsi::kResponseFormatSpc;
+      data.additional_length = sizeof(data) - 5;
+      command.Return(&data, sizeof(data), scsi::LoadBigEndian<uint16_t>(command.cdb + 3));
+      return true;
+    }
+    command.Fail(SrbStatus::kInvalidLun, SenseKey::kIllegalRequest, Asc::kLogicalUnitNotSupported);
+    return true;
+  }
+
+  void ReportLuns(const storvsc::ScsiRequest& request, ScsiCommand& command) {
+    struct {
+      scsi::LunListHeader header;
+      scsi::Be64 luns[kMaxDisks];
+    } list = {};
+    uint32_t count = 0;
+    for (uint32_t lun = 0; lun < kMaxDisks; ++lun) {
+      if (request.path_id != 0 || request.target_id != 0 || disks_[lun] == nullptr) continue;
+      list.luns[count++] = uint64_t{lun} << 48;  // peripheral device addressing (SAM-5 4.7.7.2)
+    }
+    list.header.length = count * 8;
+    const uint32_t allocation = scsi::LoadBigEndian<uint32_t>(command.cdb + 6);
+    if (allocation < 16) {
+      command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+      return;
+    }
+    command.Return(&list, sizeof(list.header) + count * 8, allocation);
+  }
+
+  void ReleaseDisk(AttachedDisk& disk) override {
+    if (--disk.in_flight == 0 && !disk.is_attached) {
+      std::erase_if(retired_, [&](const auto& retired) { return retired.get() == &disk; });
+    }
+  }
+
+  // Task: disks came or went, or a channel that stops has become idle.
+  void Run() override {
+    if (UpdateDisks()) primary_->NotifyBusChange();
+    FinishCloses();
+  }
+
+  void ScheduleUpdate() {
+    is_changed_.store(true, std::memory_order_release);
+    executor_.Schedule(*this);
+  }
+
+  // Takes over what Attach and Detach asked for. True: something changed.
+  bool UpdateDisks() {
+    if (!is_changed_.exchange(false, std::memory_order_acquire)) return false;
+    std::vector<std::shared_ptr<AttachedDisk>> gone;  // let go of without the lock
+    bool changed = false;
+    std::lock_guard lock(mutex_);
+    for (uint32_t lun = 0; lun < kMaxDisks; ++lun) {
+      if (disks_[lun] == wanted_[lun]) continue;
+      changed = true;
+      if (disks_[lun] != nullptr) {
+        disks_[lun]->is_attached = false;
+        (disks_[lun]->in_flight != 0 ? retired_ : gone).push_back(disks_[lun]);
+      }
+      disks_[lun] = wanted_[lun];
+    }
+    return changed;
+  }
+
+  // A primary channel closes when its subchannels are gone; they go with it.
+  void FinishCloses() {
+    if (primary_->is_close_requested()) {
+      for (Subchannel& sub : subchannels_) sub.handler->Stop();
+      for (Subchannel& sub : subchannels_) {
+        if (!sub.handler->is_idle()) return;
+      }
+      subchannels_.clear();
+      if (primary_->is_idle()) primary_->FinishClose();
+      return;
+    }
+    for (Subchannel& sub : subchannels_) {
+      if (sub.handler->is_close_requested() && sub.handler->is_idle()) sub.handler->FinishClose();
+    }
+  }
+
+  const StorageOptions options_;
+  Executor& executor_;
+
+  std::mutex mutex_;
+  std::array<std::shared_ptr<AttachedDisk>, kMaxDisks> wanted_;  // guarded by mutex_
+  std::atomic<bool> is_changed_{false};
+
+  // The executor's own.
+  StorageProtocol protocol_;
+  std::array<std::shared_ptr<AttachedDisk>, kMaxDisks> disks_;
+  std::vector<std::shared_ptr<AttachedDisk>> retired_;  // pulled out, with commands in flight
+  std::unique_ptr<StorageChannel> primary_;
+  std::unique_ptr<vmbus::Channel> primary_channel_;
+  std::vector<Subchannel> subchannels_;
+};
+
+absl::StatusOr<std::unique_ptr<StorageController>> StorageController::Create(
+    vmbus::Server& server, Executor& executor, const StorageOptions& options) {
+  if (options.max_transfer_bytes % kPageSize != 0 || options.max_transfer_bytes < (64 << 10) ||
+      options.max_transfer_bytes > (8 << 20)) {
+    return absl::InvalidArgumentError(absl::StrCat("storage: max_transfer_bytes is ",
+                                                   options.max_transfer_bytes,
+                                                   ", not whole pages from 64 KiB to 8 MiB"));
+  }
+  if (options.queue_depth < 1 || options.queue_depth > 4096) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("storage: queue_depth is ", options.queue_depth, ", not 1 to 4096"));
+  }
+  if (options.max_subchannels > kMaxSubchannels) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "storage: max_subchannels is ", options.max_subchannels, ", not 0 to ", kMaxSubchannels));
+  }
+  auto core = std::make_unique<Core>(executor, options);
+  RETURN_IF_ERROR(core->Offer(server));
+  return std::unique_ptr<StorageController>(new StorageController(std::move(core)));
+}
+
+StorageController::StorageController(std::unique_ptr<Core> core) : core_(std::move(core)) {}
+StorageController::~StorageController() = default;
+
+absl::Status StorageController::Attach(uint8_t lun, std::shared_ptr<BlockDevice> device) {
+  return core_->Attach(lun, std::move(device));
+}
+
+absl::Status StorageController::Detach(uint8_t lun) { return core_->Detach(lun); }
+
+}  // namespace hvsdk::vsp
