@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend_kvm/kvm_partition.h"
 
+#include <cpuid.h>
 #include <x86intrin.h>
 
 #include <algorithm>
@@ -25,6 +26,26 @@ constexpr uint32_t kSyntheticMsrFirst = 0x40000000;
 constexpr uint32_t kSyntheticMsrCount = 0x200;
 constexpr uint32_t kApicMsrFirst = 0x40000070;  // HV_X64_MSR_EOI, ICR, TPR
 constexpr uint32_t kApicMsrCount = 3;
+
+// QEMU's TCG does not intercept XSETBV for a nested hypervisor. KVM there believes that its guest's XCR0 is still that of reset, and
+// puts it back at every entry: a guest that uses XSAVE loses state. So it gets none there, and saves by FXSAVE.
+bool RunsUnderTcg() {
+  uint32_t eax, ebx, ecx, edx;
+  __cpuid(1, eax, ebx, ecx, edx);
+  if (!(ecx & 1u << 31)) return false;
+  __cpuid(0x40000000, eax, ebx, ecx, edx);
+  return ebx == 0x54474354 && ecx == 0x43544743 && edx == 0x47435447;  // "TCGTCGTCGTCG"
+}
+
+void HideXsave(CpuidEntry& entry) {
+  if (entry.leaf == 1) entry.ecx &= ~(1u << 12 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29);  // FMA, XSAVE, AVX, F16C
+  if (entry.leaf == 7 && entry.subleaf == 0) {
+    entry.ebx &= ~(1u << 5 | 0xDC230000);              // AVX2, AVX-512
+    entry.ecx &= ~(1u << 3 | 1u << 9 | 1u << 10);      // PKU, VAES, VPCLMULQDQ
+  }
+  if (entry.leaf == 0xD) entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
+  if (entry.leaf == 0x80000001) entry.ecx &= ~(1u << 11 | 1u << 15 | 1u << 16);  // XOP, LWP, FMA4
+}
 
 absl::Status FilterMsrs(const Fd& vm, bool kernel_has_apic_msrs) {
   // A clear bit denies the access, which comes to us as an exit.
@@ -151,12 +172,14 @@ absl::Status KvmPartition::TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl:
 absl::StatusOr<std::vector<CpuidEntry>> KvmPartition::SupportedCpuid() const {
   ASSIGN_OR_RETURN(const std::vector<kvm_cpuid_entry2> entries, GetSupportedCpuid(host_.device));
   std::vector<CpuidEntry> result;
+  const bool has_xcr0 = !RunsUnderTcg();
   for (const kvm_cpuid_entry2& entry : entries) {
     if ((entry.function & 0xF0000000) == 0x40000000) continue;
     CpuidEntry out{entry.function, entry.index, (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0,
                    entry.eax,      entry.ebx,   entry.ecx, entry.edx};
     // The kernel's local APIC has both, but KVM leaves it to its user to say so.
     if (out.leaf == 1) out.ecx |= 1u << 21 | (host_.tsc_deadline_timer ? 1u << 24 : 0);
+    if (!has_xcr0) HideXsave(out);
     result.push_back(out);
   }
   return result;

@@ -16,15 +16,18 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "hvsdk/chipset/bus.h"
+#include "hvsdk/chipset/pci_config.h"
 #include "hvsdk/chipset/power.h"
 #include "hvsdk/chipset/rtc.h"
 #include "hvsdk/chipset/uart16550.h"
 #include "hvsdk/partition/reference_clock.h"
+#include "hvsdk/vmbus/server.h"
 #include "hvsdk/vmm/acpi_tables.h"
 #include "hvsdk/vmm/memory_layout.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "vmm/cpuid.h"
 #include "vmm/host_memory.h"
+#include "vmm/partition_hypervisor.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -61,6 +64,7 @@ class PcMachine final : public Machine,
   absl::Status BuildMemory();
   absl::Status BuildPartition();
   absl::Status BuildChipset();
+  absl::Status BuildVmbus();
   absl::Status LoadGuest(LoadInput& blame);
   void RunVp(VpState& vp);
   // Ends the machine; the first reason counts.
@@ -111,16 +115,22 @@ class PcMachine final : public Machine,
   chipset::AcpiPower acpi_power_{*this};
   chipset::KeyboardController keyboard_{*this};
   chipset::SystemControlPort system_control_{*this};
+  chipset::PciConfigPorts pci_;
   std::unique_ptr<chipset::Uart16550> uart_;
   std::unique_ptr<chipset::Rtc> rtc_;
 
   std::unique_ptr<partition::Partition> partition_;
   std::vector<VpState> vps_;
   InitialState initial_state_;
+
+  std::unique_ptr<PartitionHypervisor> hypervisor_;
+  std::unique_ptr<vmbus::Server> vmbus_;
 };
 
 PcMachine::~PcMachine() {
   if (uart_ != nullptr) options_.serial->Detach();
+  vmbus_.reset();
+  hypervisor_.reset();
   // A partition's VPs refer to the engine's.
   partition_.reset();
 }
@@ -133,6 +143,7 @@ absl::Status PcMachine::Build(LoadInput& blame) {
   blame = LoadInput::kMemory;
   RETURN_IF_ERROR(BuildPartition());
   RETURN_IF_ERROR(BuildChipset());
+  RETURN_IF_ERROR(BuildVmbus());
   return SetInitialState(initial_state_, *vps_[0].backend);
 }
 
@@ -202,6 +213,7 @@ absl::Status PcMachine::BuildChipset() {
   RETURN_IF_ERROR(ports_.Map(kPowerPort, chipset::AcpiPower::kPorts, &acpi_power_));
   RETURN_IF_ERROR(ports_.Map(0x60, chipset::KeyboardController::kPorts, &keyboard_));
   RETURN_IF_ERROR(ports_.Map(0x92, 1, &system_control_));
+  RETURN_IF_ERROR(ports_.Map(0xCF8, chipset::PciConfigPorts::kPorts, &pci_));
   if (options_.serial != nullptr) {
     const auto look = [this] { loop_.Schedule(*options_.serial); };
     uart_ = std::make_unique<chipset::Uart16550>(
@@ -210,6 +222,12 @@ absl::Status PcMachine::BuildChipset() {
     options_.serial->Attach(*uart_);
   }
   return absl::OkStatus();
+}
+
+absl::Status PcMachine::BuildVmbus() {
+  hypervisor_ = std::make_unique<PartitionHypervisor>(*partition_, loop_);
+  vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{});
+  return vmbus_->Start();
 }
 
 void PcMachine::End(MachineResult result) {

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// PCI configuration space behind ports 0xCF8 to 0xCFF (configuration mechanism #1), with one function on its bus: the host
+// bridge. A guest that finds a bridge knows that there is a PCI bus and that it is empty; without one it complains.
+//
+// Thread-safe: address and data are two accesses, which a guest makes under a lock of its own; mixing them up between
+// processors addresses the wrong register, as on hardware.
+//
+// Source: PCI Local Bus Specification 3.0, 3.2.2.3.2 and 6.1.
+//
+//   PciConfigPorts pci;
+//   ports.Map(0xCF8, PciConfigPorts::kPorts, &pci);
+
+#ifndef HVSDK_CHIPSET_PCI_CONFIG_H_
+#define HVSDK_CHIPSET_PCI_CONFIG_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "hvsdk/chipset/device.h"
+
+namespace hvsdk::chipset {
+
+class PciConfigPorts final : public Device {
+ public:
+  static constexpr uint64_t kPorts = 8;
+
+  absl::string_view Name() const override { return "PCI configuration ports"; }
+  void Read(uint64_t offset, absl::Span<uint8_t> data) override;
+  void Write(uint64_t offset, absl::Span<const uint8_t> data) override;
+
+ private:
+  // One byte of the addressed function's configuration space.
+  uint8_t ReadConfig(uint32_t address, uint64_t byte) const;
+
+  std::atomic<uint32_t> address_{0};
+};
+
+}  // namespace hvsdk::chipset
+
+#endif  // HVSDK_CHIPSET_PCI_CONFIG_H_

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/chipset/pci_config.h"
+
+namespace hvsdk::chipset {
+namespace {
+
+constexpr uint64_t kAddressPort = 0;
+constexpr uint64_t kDataPort = 4;
+constexpr uint32_t kEnable = 1u << 31;
+constexpr uint32_t kFunctionMask = 0x00FFFF00;  // bus, device, function
+constexpr uint32_t kRegisterMask = 0x000000FC;
+constexpr uint32_t kAddressMask = kEnable | kFunctionMask | kRegisterMask;
+
+// 6.1: the header of the host bridge, an 82443BX as a generation 1 VM has it. What is not here reads as zero, and none of
+// it can be written.
+constexpr uint8_t kHostBridge[16] = {
+    0x86, 0x80,        // vendor: Intel
+    0x92, 0x71,        // device: 82443BX without AGP
+    0x00, 0x00,        // command
+    0x00, 0x00,        // status
+    0x03,              // revision
+    0x00, 0x00, 0x06,  // class: host bridge
+};
+
+}  // namespace
+
+uint8_t PciConfigPorts::ReadConfig(uint32_t address, uint64_t byte) const {
+  if (!(address & kEnable) || (address & kFunctionMask) != 0) return 0xFF;
+  const uint64_t at = (address & kRegisterMask) + byte;
+  return at < sizeof(kHostBridge) ? kHostBridge[at] : 0;
+}
+
+void PciConfigPorts::Read(uint64_t offset, absl::Span<uint8_t> data) {
+  const uint32_t address = address_.load(std::memory_order_relaxed);
+  for (uint8_t& byte : data) {
+    if (offset >= kDataPort) {
+      byte = ReadConfig(address, offset - kDataPort);
+    } else {
+      // The address register answers whole double words alone; narrower ones are other devices' ports.
+      byte = data.size() == 4 ? static_cast<uint8_t>(address >> (8 * offset)) : 0xFF;
+    }
+    ++offset;
+  }
+}
+
+void PciConfigPorts::Write(uint64_t offset, absl::Span<const uint8_t> data) {
+  if (offset != kAddressPort || data.size() != 4) return;
+  const uint32_t address = data[0] | data[1] << 8 | data[2] << 16 | uint32_t{data[3]} << 24;
+  address_.store(address & kAddressMask, std::memory_order_relaxed);
+}
+
+}  // namespace hvsdk::chipset
