@@ -335,6 +335,7 @@ TEST_F(SynicModel, AgreesOnRandomSteps) {
 // The guest's protocol of emptying a slot on one thread, two senders on others: every message arrives, in order for each sender.
 TEST_F(SynicTest, NoMessageIsLostBetweenThreads) {
   constexpr uint32_t kMessages = 20000;
+  machine_.backend.StopRecording();
   std::vector<std::thread> senders;
   for (uint32_t sender = 0; sender < 2; ++sender) {
     senders.emplace_back([&, sender] {
@@ -347,7 +348,6 @@ TEST_F(SynicTest, NoMessageIsLostBetweenThreads) {
       }
     });
   }
-  machine_.backend.StopRecording();
   std::array<uint32_t, 2> last{};
   uint32_t received = 0;
   std::atomic_ref<uint32_t> type(*machine_.memory.Word<uint32_t>(FakeMachine::MessagePage(0) + 2 * 256));
