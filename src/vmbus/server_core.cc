@@ -71,6 +71,11 @@ void ServerCore::AddNotice(Notice::Kind kind, OfferId offer, uint32_t gpadl_id, 
   AddNotice(std::move(notice));
 }
 
+template <typename Predicate>
+void ServerCore::DropNotices(Predicate predicate) {
+  notices_.erase(std::remove_if(notices_.begin(), notices_.end(), predicate), notices_.end());
+}
+
 bool ServerCore::TakeNotice(Notice& notice) {
   if (notices_.empty()) return false;
   notice = std::move(notices_.front());
@@ -106,8 +111,9 @@ void ServerCore::Connect(const Contact& contact) {
 }
 
 void ServerCore::Disconnect(NextAct next) {
-  // What the old connection had still to hear would only confuse the next one.
+  // What the old connection had still to hear, or had asked for, would only confuse the next one.
   DropMessages();
+  DropNotices([](const Notice& notice) { return notice.kind == Notice::Kind::kTlConnect; });
   state_ = ConnectionState::kDisconnecting;
   offers_sent_ = false;
   next_act_ = next;
@@ -180,9 +186,7 @@ absl::StatusOr<OfferId> ServerCore::AddOffer(const Offer& offer) {
 void ServerCore::RemoveOffer(OfferId id) {
   Tell({.kind = HostAct::Kind::kRemoveOffer, .id = id});
   Channel& channel = *Find(id);
-  notices_.erase(std::remove_if(notices_.begin(), notices_.end(),
-                                [&](const Notice& n) { return n.kind != Notice::Kind::kTlConnect && n.offer == id; }),
-                 notices_.end());
+  DropNotices([&](const Notice& n) { return n.kind != Notice::Kind::kTlConnect && n.offer == id; });
   channel.ring.reset();
   for (auto it = gpadls_.begin(); it != gpadls_.end();) {
     const auto gpadl = it++;

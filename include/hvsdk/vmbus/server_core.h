@@ -272,6 +272,8 @@ class ServerCore {
   void AddNotice(Notice notice);
   void AddNotice(Notice::Kind kind, OfferId offer, uint32_t gpadl_id = 0, uint32_t target_vp = 0);
   void DropMessages();
+  template <typename Predicate>
+  void DropNotices(Predicate predicate);
   void Tell(const HostAct& act) {
     if (listener_ != nullptr) listener_->OnHostAct(act);
   }
