@@ -85,6 +85,10 @@ inline constexpr uint32_t kListHeaderSize = 8;
 inline constexpr unsigned long kGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, kListHeaderSize);
 inline constexpr unsigned long kSetCpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, kListHeaderSize);
 inline constexpr unsigned long kGetMsrs = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x88, kListHeaderSize);
+// struct kvm_xsave ends in such an array, too.
+inline constexpr unsigned long kGetXsave = _IOC(_IOC_READ, KVMIO, 0xA4, 4096);
+inline constexpr unsigned long kSetXsave = _IOC(_IOC_WRITE, KVMIO, 0xA5, 4096);
+inline constexpr unsigned long kGetXsave2 = _IOC(_IOC_READ, KVMIO, 0xCF, 4096);
 inline constexpr unsigned long kSetMsrs = _IOC(_IOC_WRITE, KVMIO, 0x89, kListHeaderSize);
 
 }  // namespace hvsdk::backend::kvm

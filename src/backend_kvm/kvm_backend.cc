@@ -91,6 +91,7 @@ absl::StatusOr<HostFeatures> Probe(const KvmOptions& options) {
   host.run_size_bytes = ::ioctl(device.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
   if (host.run_size_bytes < static_cast<int>(sizeof(kvm_run))) return KvmError("KVM_GET_VCPU_MMAP_SIZE", errno);
   host.max_slots = static_cast<uint32_t>(std::max(CheckExtension(device, KVM_CAP_NR_MEMSLOTS), 32));
+  host.xsave_size_bytes = static_cast<uint32_t>(CheckExtension(device, KVM_CAP_XSAVE2));
   host.exception_payload = CheckExtension(device, KVM_CAP_EXCEPTION_PAYLOAD) != 0;
   host.tsc_deadline_timer = CheckExtension(device, KVM_CAP_TSC_DEADLINE_TIMER) != 0;
   constexpr int kX2apicFlags = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;

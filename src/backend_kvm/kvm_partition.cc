@@ -87,7 +87,7 @@ absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host) {
 }
 
 KvmPartition::KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory)
-    : host_(host), vm_(std::move(vm)), memory_(memory), tsc_offset_(0 - __rdtsc()), vps_(host.caps.max_vps) {}
+    : host_(host), vm_(std::move(vm)), memory_(memory), vps_(host.caps.max_vps) {}
 
 KvmPartition::~KvmPartition() = default;
 
@@ -234,8 +234,9 @@ absl::StatusOr<std::unique_ptr<Vp>> KvmPartition::CreateVp(VpIndex index, uint32
   return vp;
 }
 
-// Gives the vCPU the partition's TSC offset. A kernel without that attribute (before 5.16) synchronises new vCPUs by
-// itself; what it came to is measured once.
+// Lets the guest read the host's TSC as it is. An offset would be as easy on hardware, but a KVM without hardware
+// virtualisation cannot apply one. A kernel without that attribute (before 5.16) synchronises new vCPUs by itself; what
+// it came to is measured once.
 absl::Status KvmPartition::AdoptTsc(const Fd& vcpu) {
   kvm_device_attr attr{};
   attr.group = KVM_VCPU_TSC_CTRL;

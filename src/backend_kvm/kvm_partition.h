@@ -12,26 +12,13 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "backend_kvm/host_features.h"
 #include "backend_kvm/kvm_api.h"
 #include "hvsdk/backend/backend.h"
 
 namespace hvsdk::backend::kvm {
 
 class KvmVp;
-
-// What the backend learned of the host; it outlives its partitions.
-struct HostFeatures {
-  Fd device;
-  int kick_signal = 0;
-  int run_size_bytes = 0;
-  uint32_t max_slots = 0;
-  bool exception_payload = false;
-  bool tsc_deadline_timer = false;
-  bool x2apic_ids = false;
-  bool enforce_pv_cpuid = false;
-  bool enforce_hyperv_cpuid = false;
-  BackendCaps caps;
-};
 
 // A new virtual machine with interrupt controllers, exits for MSRs, and an MSR filter.
 absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host);
@@ -78,7 +65,7 @@ class KvmPartition : public Partition {
   GuestMemory& memory_;
 
   // Guest TSC less host TSC. Written while VPs are created, that is before any runs.
-  uint64_t tsc_offset_;
+  uint64_t tsc_offset_ = 0;
   // By index; nullptr where there is none. Sized once, so that readers need no lock.
   std::vector<std::atomic<KvmVp*>> vps_;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend_kvm/kvm_registers.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_format.h"
@@ -20,6 +21,21 @@ constexpr __u64 kvm_regs::* kGprs[16] = {
 
 constexpr kvm_segment kvm_sregs::* kSegments[8] = {&kvm_sregs::es, &kvm_sregs::cs, &kvm_sregs::ss,  &kvm_sregs::ds,
                                                    &kvm_sregs::fs, &kvm_sregs::gs, &kvm_sregs::ldt, &kvm_sregs::tr};
+
+// The FXSAVE image and the header behind it (Intel SDM volume 1, 10.5.1 and 13.4).
+constexpr size_t kFxSt0 = 32;
+constexpr size_t kFxXmm0 = 160;
+constexpr size_t kXstateBv = 512;
+constexpr uint64_t kXstateX87 = 1;
+constexpr uint64_t kXstateSse = 2;
+
+// Memory types 2 and 3 do not exist, nor do those above 7.
+bool IsPat(uint64_t value) {
+  for (int i = 0; i < 8; ++i, value >>= 8) {
+    if ((value & 0xFF) > 7 || (value & 0xFE) == 2) return false;
+  }
+  return true;
+}
 
 // The MSR behind a name, or 0. No register here is MSR 0.
 uint32_t MsrOf(RegisterName name) {
@@ -198,7 +214,14 @@ absl::Status RegisterImage::Load(RegisterGroup group) {
   switch (group) {
     case RegisterGroup::kGeneral: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_REGS, &regs_)); break;
     case RegisterGroup::kSpecial: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_SREGS, &sregs_)); break;
-    case RegisterGroup::kFpu: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_FPU, &fpu_)); break;
+    case RegisterGroup::kFpu:
+      xsave_.resize(std::max<uint32_t>(xsave_size_, sizeof(kvm_xsave)));
+      if (xsave_size_ != 0) {
+        RETURN_IF_ERROR(Ioctl(vcpu_, kGetXsave2, "KVM_GET_XSAVE2", xsave_.data()));
+      } else {
+        RETURN_IF_ERROR(Ioctl(vcpu_, kGetXsave, "KVM_GET_XSAVE", xsave_.data()));
+      }
+      break;
     case RegisterGroup::kDebug: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_DEBUGREGS, &debug_)); break;
     case RegisterGroup::kExtendedControl: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_XCRS, &xcrs_)); break;
     case RegisterGroup::kEvents:
@@ -219,7 +242,10 @@ absl::Status RegisterImage::Store(RegisterGroup group) {
       std::memset(sregs_.interrupt_bitmap, 0, sizeof(sregs_.interrupt_bitmap));
       return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_SREGS, &sregs_);
     }
-    case RegisterGroup::kFpu: return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_FPU, &fpu_);
+    case RegisterGroup::kFpu:
+      // A component whose bit is clear is loaded as initial, whatever its bytes say.
+      SetFpuField<uint64_t>(kXstateBv, FpuField<uint64_t>(kXstateBv) | kXstateX87 | kXstateSse);
+      return Ioctl(vcpu_, kSetXsave, "KVM_SET_XSAVE", xsave_.data());
     case RegisterGroup::kDebug: return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_DEBUGREGS, &debug_);
     case RegisterGroup::kExtendedControl: return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_XCRS, &xcrs_);
     case RegisterGroup::kEvents: return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_VCPU_EVENTS, &events_);
@@ -279,6 +305,7 @@ absl::Status RegisterImage::Set(RegisterName name, const RegisterValue& value) {
     case RegisterGroup::kFixed:
       return value.low == apic_id_ ? absl::OkStatus() : BadValue(name);
     case RegisterGroup::kMsrs:
+      if (name == RegisterName::kPat && !IsPat(value.low)) return BadValue(name);
       RETURN_IF_ERROR(LoadMsr(MsrOf(name)));
       FindMsr(MsrOf(name))->data = value.low;
       break;
@@ -293,13 +320,10 @@ absl::Status RegisterImage::Set(RegisterName name, const RegisterValue& value) {
 RegisterValue RegisterImage::Extract(RegisterName name) const {
   if (IsGpr(name)) return {regs_.*kGprs[Index(name, RegisterName::kRax)], 0};
   if (Between(name, RegisterName::kXmm0, RegisterName::kXmm15)) {
-    RegisterValue value;
-    std::memcpy(&value, fpu_.xmm[Index(name, RegisterName::kXmm0)], sizeof(value));
-    return value;
+    return FpuField<RegisterValue>(kFxXmm0 + 16 * Index(name, RegisterName::kXmm0));
   }
   if (Between(name, RegisterName::kFpMmx0, RegisterName::kFpMmx7)) {
-    RegisterValue value;
-    std::memcpy(&value, fpu_.fpr[Index(name, RegisterName::kFpMmx0)], sizeof(value));
+    auto value = FpuField<RegisterValue>(kFxSt0 + 16 * Index(name, RegisterName::kFpMmx0));
     value.high &= 0xFFFF;
     return value;
   }
@@ -313,9 +337,9 @@ RegisterValue RegisterImage::Extract(RegisterName name) const {
     case RegisterName::kRip: return {regs_.rip, 0};
     case RegisterName::kRflags: return {regs_.rflags, 0};
     case RegisterName::kFpControlStatus:
-      return {fpu_.fcw | uint64_t{fpu_.fsw} << 16 | uint64_t{fpu_.ftwx} << 32 | uint64_t{fpu_.last_opcode} << 48,
-              fpu_.last_ip};
-    case RegisterName::kXmmControlStatus: return {fpu_.last_dp, fpu_.mxcsr};
+      // HV_X64_FP_CONTROL_STATUS_REGISTER and its SSE counterpart are the head of the FXSAVE image.
+      return FpuField<RegisterValue>(0);
+    case RegisterName::kXmmControlStatus: return FpuField<RegisterValue>(16);
     case RegisterName::kCr0: return {sregs_.cr0, 0};
     case RegisterName::kCr2: return {sregs_.cr2, 0};
     case RegisterName::kCr3: return {sregs_.cr3, 0};
@@ -353,12 +377,11 @@ absl::Status RegisterImage::Insert(RegisterName name, const RegisterValue& value
     return absl::OkStatus();
   }
   if (Between(name, RegisterName::kXmm0, RegisterName::kXmm15)) {
-    std::memcpy(fpu_.xmm[Index(name, RegisterName::kXmm0)], &value, sizeof(value));
+    SetFpuField(kFxXmm0 + 16 * Index(name, RegisterName::kXmm0), value);
     return absl::OkStatus();
   }
   if (Between(name, RegisterName::kFpMmx0, RegisterName::kFpMmx7)) {
-    const RegisterValue ten_bytes = {value.low, value.high & 0xFFFF};
-    std::memcpy(fpu_.fpr[Index(name, RegisterName::kFpMmx0)], &ten_bytes, sizeof(ten_bytes));
+    SetFpuField(kFxSt0 + 16 * Index(name, RegisterName::kFpMmx0), RegisterValue{value.low, value.high & 0xFFFF});
     return absl::OkStatus();
   }
   if (Between(name, RegisterName::kEs, RegisterName::kTr)) {
@@ -373,17 +396,12 @@ absl::Status RegisterImage::Insert(RegisterName name, const RegisterValue& value
     case RegisterName::kRip: regs_.rip = value.low; break;
     case RegisterName::kRflags: regs_.rflags = value.low; break;
     case RegisterName::kFpControlStatus:
-      fpu_.fcw = static_cast<uint16_t>(value.low);
-      fpu_.fsw = static_cast<uint16_t>(value.low >> 16);
-      fpu_.ftwx = static_cast<uint8_t>(value.low >> 32);
-      fpu_.last_opcode = static_cast<uint16_t>(value.low >> 48);
-      fpu_.last_ip = value.high;
+      SetFpuField(0, value);
       break;
     case RegisterName::kXmmControlStatus:
       // Bits without a meaning would fault when the state is loaded.
       if ((static_cast<uint32_t>(value.high) & 0xFFFF0000) != 0) return BadValue(name);
-      fpu_.last_dp = value.low;
-      fpu_.mxcsr = static_cast<uint32_t>(value.high);
+      SetFpuField(16, RegisterValue{value.low, (value.high & 0xFFFFFFFF) | FpuField<uint64_t>(24) >> 32 << 32});
       break;
     case RegisterName::kCr0:
       if (value.low >> 32 != 0) return BadValue(name);

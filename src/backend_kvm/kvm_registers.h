@@ -10,10 +10,12 @@
 #include <linux/kvm.h>
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "backend_kvm/host_features.h"
 #include "backend_kvm/kvm_api.h"
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/hvdef/register.h"
@@ -34,8 +36,8 @@ void WriteGpr(kvm_regs& regs, Gpr gpr, uint64_t value);
 
 class RegisterImage {
  public:
-  RegisterImage(const Fd& vcpu, uint32_t apic_id, bool exception_payload)
-      : vcpu_(vcpu), apic_id_(apic_id), exception_payload_(exception_payload) {}
+  RegisterImage(const Fd& vcpu, uint32_t apic_id, const HostFeatures& host)
+      : vcpu_(vcpu), apic_id_(apic_id), exception_payload_(host.exception_payload), xsave_size_(host.xsave_size_bytes) {}
 
   // General and special registers may come from a cache instead of the kernel.
   void Provide(const kvm_regs& regs);
@@ -58,6 +60,16 @@ class RegisterImage {
  private:
   static uint32_t Bit(RegisterGroup group) { return 1u << static_cast<uint32_t>(group); }
   hvdef::RegisterValue Extract(hvdef::RegisterName name) const;
+  template <typename T>
+  T FpuField(size_t offset) const {
+    T value;
+    std::memcpy(&value, xsave_.data() + offset, sizeof(value));
+    return value;
+  }
+  template <typename T>
+  void SetFpuField(size_t offset, T value) {
+    std::memcpy(xsave_.data() + offset, &value, sizeof(value));
+  }
   absl::Status Insert(hvdef::RegisterName name, const hvdef::RegisterValue& value);
   kvm_msr_entry* FindMsr(uint32_t index);
   absl::Status LoadMsr(uint32_t index);
@@ -65,11 +77,13 @@ class RegisterImage {
   const Fd& vcpu_;
   const uint32_t apic_id_;
   const bool exception_payload_;
+  const uint32_t xsave_size_;
   uint32_t loaded_ = 0;
   uint32_t changed_ = 0;
   kvm_regs regs_;
   kvm_sregs sregs_;
-  kvm_fpu fpu_;
+  // The XSAVE area; the general KVM_GET_FPU leaves MXCSR out.
+  std::vector<uint8_t> xsave_;
   kvm_debugregs debug_;
   kvm_xcrs xcrs_;
   kvm_vcpu_events events_;

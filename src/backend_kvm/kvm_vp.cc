@@ -112,9 +112,9 @@ absl::StatusOr<StopReason> KvmVp::Run(ExitHandler& handler) {
     const uint32_t requests = requests_.load(std::memory_order_seq_cst);
     if (requests != 0) {
       LeaveGuest();
+      RETURN_IF_ERROR(CompleteExit(handler));
       if ((requests & kFlushTlb) != 0) RETURN_IF_ERROR(FlushTlb());
       if ((requests & kKick) != 0) {
-        RETURN_IF_ERROR(CompleteExit(handler));
         requests_.fetch_and(~uint32_t{kKick}, std::memory_order_seq_cst);
         return StopReason::kKicked;
       }
@@ -296,7 +296,7 @@ absl::StatusOr<const kvm_sregs*> KvmVp::Sregs() {
 // kept across; KVM_RUN takes them in a way that has no such exception to lose, as it then comes from an exit.
 absl::Status KvmVp::StoreRegs() {
   if ((run_->kvm_dirty_regs & KVM_SYNC_X86_REGS) == 0) return absl::OkStatus();
-  RegisterImage image(vcpu_, apic_id(), partition_.host().exception_payload);
+  RegisterImage image(vcpu_, apic_id(), partition_.host());
   RETURN_IF_ERROR(image.Load(RegisterGroup::kEvents));
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_SET_REGS, &run_->s.regs.regs));
   run_->kvm_dirty_regs &= ~uint64_t{KVM_SYNC_X86_REGS};
@@ -310,7 +310,7 @@ void KvmVp::InjectException(const Exception& exception) { exception_ = exception
 
 absl::Status KvmVp::StoreException() {
   RETURN_IF_ERROR(StoreRegs());
-  RegisterImage image(vcpu_, apic_id(), partition_.host().exception_payload);
+  RegisterImage image(vcpu_, apic_id(), partition_.host());
   const uint64_t error_code = exception_->error_code.value_or(0);
   const hvdef::RegisterValue value = {1 | (exception_->error_code.has_value() ? 1u << 8 : 0) |
                                           uint64_t{exception_->vector} << 16 | error_code << 32,
@@ -323,7 +323,7 @@ absl::Status KvmVp::StoreException() {
 absl::Status KvmVp::GetRegisters(absl::Span<const hvdef::RegisterName> names,
                                  absl::Span<hvdef::RegisterValue> values) {
   HVSDK_CHECK(names.size() == values.size());
-  RegisterImage image(vcpu_, apic_id(), partition_.host().exception_payload);
+  RegisterImage image(vcpu_, apic_id(), partition_.host());
   image.Provide(regs());
   for (size_t i = 0; i < names.size(); ++i) {
     if (GroupOf(names[i]) == RegisterGroup::kSpecial) {
@@ -339,9 +339,8 @@ absl::Status KvmVp::GetRegisters(absl::Span<const hvdef::RegisterName> names,
 absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
                                  absl::Span<const hvdef::RegisterValue> values) {
   HVSDK_CHECK(names.size() == values.size());
-  const bool payload = partition_.host().exception_payload;
-  RegisterImage image(vcpu_, apic_id(), payload);
-  RegisterImage before(vcpu_, apic_id(), payload);
+  RegisterImage image(vcpu_, apic_id(), partition_.host());
+  RegisterImage before(vcpu_, apic_id(), partition_.host());
   image.Provide(regs());
   before.Provide(regs());
   for (size_t i = 0; i < names.size(); ++i) {

@@ -22,15 +22,15 @@ class ConformanceTest : public testing::TestWithParam<Engine> {
     if (!backend.ok()) GTEST_SKIP() << GetParam().name << " cannot run here: " << backend.status();
     backend_ = *std::move(backend);
     const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
-    const std::string defect = GetParam().known_host_defect(test.substr(0, test.find('/')));
+    const std::string defect = GetParam().known_host_defect(*backend_, test.substr(0, test.find('/')));
     if (!defect.empty()) GTEST_SKIP() << defect;
     MakeMachine(1);
   }
 
-  // Replaces the machine by one with so many VPs.
-  void MakeMachine(uint32_t vps) {
+  // Replaces the machine by one with so many VPs, which have all the features the engine offers or those given.
+  void MakeMachine(uint32_t vps, absl::Span<const CpuidEntry> cpuid = {}, uint32_t first_apic_id = 0) {
     machine_.reset();
-    absl::StatusOr<std::unique_ptr<TestMachine>> machine = TestMachine::Create(*backend_, vps);
+    absl::StatusOr<std::unique_ptr<TestMachine>> machine = TestMachine::Create(*backend_, vps, cpuid, first_apic_id);
     ASSERT_TRUE(machine.ok()) << machine.status();
     machine_ = *std::move(machine);
   }

@@ -1,16 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/backend/engines.h"
 
+#include "tests/backend/test_machine.h"
+
 #ifdef HVSDK_HAVE_BACKEND_KVM
 #include "hvsdk/backend_kvm/kvm_backend.h"
 #endif
 
 namespace hvsdk::backend {
 
+#ifdef HVSDK_HAVE_BACKEND_KVM
+namespace {
+
+// A KVM without hardware virtualisation may have paging in long mode only: CR0.PG does not stay set elsewhere.
+bool LacksLegacyPaging(Backend& backend) {
+  static const bool lacks = [&] {
+    absl::StatusOr<std::unique_ptr<TestMachine>> machine = TestMachine::Create(backend);
+    if (!machine.ok()) return false;
+    (*machine)->Start(Mode::kProtected, kCodeGpa);
+    (*machine)->Set(hvdef::RegisterName::kCr0, 0x80000031);
+    return ((*machine)->Get(hvdef::RegisterName::kCr0) & 0x80000000) == 0;
+  }();
+  return lacks;
+}
+
+std::string KvmHostDefect(Backend& backend, const std::string& test) {
+  if ((test == "LegacyPaging" || test == "TranslationsOutsideLongMode") && LacksLegacyPaging(backend)) {
+    return "this host's KVM has paging in long mode only";
+  }
+  return "";
+}
+
+}  // namespace
+#endif
+
 std::vector<Engine> Engines() {
   std::vector<Engine> engines;
 #ifdef HVSDK_HAVE_BACKEND_KVM
-  engines.push_back({"kvm", [] { return CreateKvmBackend({}); }});
+  engines.push_back({"kvm", [] { return CreateKvmBackend({}); }, KvmHostDefect});
 #endif
   return engines;
 }

@@ -21,7 +21,8 @@ struct Engine {
   std::function<absl::StatusOr<std::unique_ptr<Backend>>()> create;
   // Why this engine is known not to run `test` on this host, or empty. For what the host's kernel gets wrong, never for
   // what the engine does.
-  std::function<std::string(const std::string& test)> known_host_defect = [](const std::string&) { return ""; };
+  std::function<std::string(Backend& backend, const std::string& test)> known_host_defect =
+      [](Backend&, const std::string&) { return ""; };
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Engine& engine) { return out << engine.name; }

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -145,7 +146,9 @@ HypercallOutcome Recorder::OnHypercall(Vp& vp) {
   return on_hypercall ? on_hypercall(vp) : HypercallOutcome::kDone;
 }
 
-absl::StatusOr<std::unique_ptr<TestMachine>> TestMachine::Create(Backend& backend, uint32_t vps) {
+absl::StatusOr<std::unique_ptr<TestMachine>> TestMachine::Create(Backend& backend, uint32_t vps,
+                                                                 absl::Span<const CpuidEntry> cpuid,
+                                                                 uint32_t first_apic_id) {
   std::unique_ptr<TestMachine> machine(new TestMachine(backend));
   void* ram = ::mmap(nullptr, kRamSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (ram == MAP_FAILED) return absl::ResourceExhaustedError("no memory for a guest");
@@ -154,9 +157,10 @@ absl::StatusOr<std::unique_ptr<TestMachine>> TestMachine::Create(Backend& backen
   RETURN_IF_ERROR(machine->memory_.AddRange(0, bytes));
   ASSIGN_OR_RETURN(machine->partition_, backend.CreatePartition(machine->memory_));
   RETURN_IF_ERROR(machine->partition_->MapMemory(0, bytes, MapAccess::kReadWriteExecute));
-  ASSIGN_OR_RETURN(const std::vector<CpuidEntry> cpuid, machine->partition_->SupportedCpuid());
+  ASSIGN_OR_RETURN(const std::vector<CpuidEntry> supported, machine->partition_->SupportedCpuid());
+  if (cpuid.empty()) cpuid = supported;
   for (uint32_t i = 0; i < vps; ++i) {
-    ASSIGN_OR_RETURN(std::unique_ptr<Vp> vp, machine->partition_->CreateVp(VpIndex{i}, i, cpuid));
+    ASSIGN_OR_RETURN(std::unique_ptr<Vp> vp, machine->partition_->CreateVp(VpIndex{i}, first_apic_id + i, cpuid));
     machine->vps_.push_back(std::move(vp));
   }
   machine->BuildTables();
@@ -350,10 +354,21 @@ VpThread::VpThread(TestMachine& machine, uint32_t vp, Recorder& recorder)
     : machine_(machine), vp_(vp), thread_([this, &recorder] {
         while (!stop_.load(std::memory_order_acquire) && !recorder.done) {
           const absl::StatusOr<StopReason> stop = machine_.vp(vp_).Run(recorder);
-          ASSERT_TRUE(stop.ok()) << stop.status();
-          if (*stop != StopReason::kKicked) return;
+          if (!stop.ok()) ADD_FAILURE() << stop.status();
+          if (!stop.ok() || *stop != StopReason::kKicked) break;
         }
+        ended_.store(true, std::memory_order_release);
       }) {}
+
+void VpThread::WaitUntilDone(int limit_seconds) {
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(limit_seconds);
+  while (!ended_.load(std::memory_order_acquire) && std::chrono::steady_clock::now() < limit) {
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  const bool ended = ended_.load(std::memory_order_acquire);
+  Join();
+  EXPECT_TRUE(ended) << absl::StrFormat("the guest does not end; RIP %#x", machine_.Get(RegisterName::kRip, vp_));
+}
 
 void VpThread::Join() {
   if (!thread_.joinable()) return;

@@ -107,13 +107,16 @@ struct Frame {
 
 class TestMachine {
  public:
-  // A machine of `vps` processors with all the features the engine has.
-  static absl::StatusOr<std::unique_ptr<TestMachine>> Create(Backend& backend, uint32_t vps = 1);
+  // A machine of `vps` processors with the features given, or all the engine has.
+  static absl::StatusOr<std::unique_ptr<TestMachine>> Create(Backend& backend, uint32_t vps = 1,
+                                                             absl::Span<const CpuidEntry> cpuid = {},
+                                                             uint32_t first_apic_id = 0);
   ~TestMachine();
 
   Backend& backend() { return backend_; }
   Partition& partition() { return *partition_; }
   GuestMemory& memory() { return memory_; }
+  absl::Span<uint8_t> ram() { return {ram_, kRamSize}; }
   Vp& vp(uint32_t index = 0) { return *vps_[index]; }
 
   // Copies code into memory.
@@ -167,11 +170,14 @@ class VpThread {
   ~VpThread() { Join(); }
   // Kicks the VP and waits for the end of its thread.
   void Join();
+  // Waits for the guest to be done, which fails the test if it takes longer than the limit.
+  void WaitUntilDone(int limit_seconds = 20);
 
  private:
   TestMachine& machine_;
   const uint32_t vp_;
   std::atomic<bool> stop_{false};
+  std::atomic<bool> ended_{false};
   std::thread thread_;
 };
 

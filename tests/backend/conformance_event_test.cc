@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exceptions, interrupts, sleep and shutdown.
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "tests/backend/conformance.h"
+
+namespace hvsdk::backend {
+namespace {
+
+using hvdef::RegisterName;
+
+class EventTest : public ConformanceTest {
+ protected:
+  // Waits until the guest has written `value` to a 32-bit word.
+  bool WaitForWord(uint64_t gpa, uint32_t value) {
+    uint32_t* word = machine().memory().Word<uint32_t>(gpa);
+    for (int i = 0; i < 20000; ++i) {
+      if (std::atomic_ref<uint32_t>(*word).load() == value) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
+  }
+};
+HVSDK_CONFORMANCE_SUITE(EventTest);
+
+HVSDK_GUEST(Faults, 64, R"(
+    mov rax, 0x1122
+    xor edx, edx
+    xor ecx, ecx
+    div ecx
+    out 0xF4, al
+)")
+TEST_P(EventTest, DivideErrorComesToTheGuest) {
+  machine().Start(Mode::kLong, Faults());
+  machine().Run(recorder_);
+  ASSERT_EQ(recorder_.fault, 0);
+  const Frame frame = machine().ReadFrame(0);
+  EXPECT_EQ(frame.rip, kCodeGpa + 11);
+  EXPECT_EQ(frame.cs, kCode64);
+  EXPECT_EQ(frame.rsp, kStackGpa);
+  EXPECT_EQ(frame.rflags & 0x202, 2u);
+}
+
+HVSDK_GUEST(PageFault, 64, R"(
+    mov rax, 0x40010
+    mov dword ptr [rax], 1
+    out 0xF4, al
+)")
+TEST_P(EventTest, PageFaultCarriesAddressAndErrorCode) {
+  machine().Start(Mode::kLong, PageFault());
+  machine().Write<uint64_t>(kFirstPageTableGpa + 0x40 * 8, 0x40000 | 1);  // read-only
+  machine().Run(recorder_);
+  ASSERT_EQ(recorder_.fault, 14);
+  const Frame frame = machine().ReadFrame(14);
+  EXPECT_EQ(frame.error_code, 3u) << "a write to a present page";
+  EXPECT_EQ(frame.rip, kCodeGpa + 7);
+  EXPECT_EQ(machine().Get(RegisterName::kCr2), 0x40010u);
+}
+
+HVSDK_GUEST(Undefined, 64, R"(
+    ud2
+)")
+TEST_P(EventTest, UndefinedOpcode) {
+  machine().Start(Mode::kLong, Undefined());
+  machine().Run(recorder_);
+  ASSERT_EQ(recorder_.fault, 6);
+  EXPECT_EQ(machine().ReadFrame(6).rip, kCodeGpa);
+}
+
+HVSDK_GUEST(TwoExits, 64, R"(
+    in al, 0x10
+    nop
+    out 0xF4, al
+)")
+TEST_P(EventTest, InjectedExceptions) {
+  const struct {
+    uint8_t vector;
+    absl::optional<uint32_t> error_code;
+  } cases[] = {{6, absl::nullopt}, {13, 0x18}, {14, 0x5}, {11, 0}, {0, absl::nullopt}};
+  for (const auto& c : cases) {
+    Recorder recorder;
+    // Before the first instruction.
+    machine().Start(Mode::kLong, TwoExits());
+    machine().vp().InjectException({c.vector, c.error_code});
+    machine().Run(recorder);
+    ASSERT_EQ(recorder.fault, c.vector);
+    EXPECT_TRUE(recorder.events.empty());
+    Frame frame = machine().ReadFrame(c.vector);
+    EXPECT_EQ(frame.rip, kCodeGpa);
+    EXPECT_EQ(frame.error_code, c.error_code.value_or(0));
+    EXPECT_EQ(frame.rsp, kStackGpa);
+
+    // From an exit: the instruction is done, the exception comes in place of the next one.
+    Recorder inside;
+    machine().Start(Mode::kLong, TwoExits());
+    inside.on_port_read = [&](Vp& vp, uint16_t, absl::Span<uint8_t>) { vp.InjectException({c.vector, c.error_code}); };
+    machine().Run(inside);
+    ASSERT_EQ(inside.fault, c.vector);
+    frame = machine().ReadFrame(c.vector);
+    EXPECT_EQ(frame.rip, kCodeGpa + 2);
+    EXPECT_EQ(frame.error_code, c.error_code.value_or(0));
+  }
+}
+
+TEST_P(EventTest, AnInjectedExceptionOutlivesRegisterWrites) {
+  machine().Start(Mode::kLong, TwoExits());
+  machine().vp().InjectException({13, 0x20});
+  machine().vp().SetGpr(Gpr::kRbx, 5);
+  machine().Set(RegisterName::kCr2, 0x99);
+  machine().Set(RegisterName::kRsi, 6);
+  machine().Run(recorder_);
+  ASSERT_EQ(recorder_.fault, 13);
+  EXPECT_EQ(machine().ReadFrame(13).error_code, 0x20u);
+  EXPECT_EQ(machine().vp().GetGpr(Gpr::kRbx), 5u);
+  EXPECT_EQ(machine().vp().GetGpr(Gpr::kRsi), 6u);
+}
+
+// Counts interrupts at 0x80000 and acknowledges each; the main program is at the start, the handler at `handler`.
+HVSDK_GUEST(CountInterrupts, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    in al, 0x10
+    mov dword ptr [0x80010], 1
+    sti
+1:  pause
+    cmp dword ptr [0x80000], 3
+    jb 1b
+    out 0xF4, al
+)")
+HVSDK_GUEST(CountingHandler, 64, R"(
+    inc dword ptr [0x80000]
+    push rbx
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xB0], 0
+    pop rbx
+    iretq
+)")
+TEST_P(EventTest, InterruptsOfOneVp) {
+  machine().Start(Mode::kLong, CountInterrupts());
+  machine().Load(0x11000, CountingHandler());
+  machine().SetHandler(Mode::kLong, 0x40, 0x11000);
+  machine().SetHandler(Mode::kLong, 0x50, 0x11000);
+  machine().SetHandler(Mode::kLong, 0xF0, 0x11000);
+  recorder_.on_port_read = [&](Vp&, uint16_t, absl::Span<uint8_t>) {
+    // Interrupts are off; all wait in the local APIC. One vector twice is one interrupt.
+    machine().partition().RequestInterrupt(VpIndex{0}, 0x40, false);
+    machine().partition().RequestInterrupt(VpIndex{0}, 0x40, false);
+    machine().partition().RequestInterrupt(VpIndex{0}, 0x50, false);
+    machine().partition().SignalMsi(0xFEE00000, 0xF0);  // physical destination 0, fixed, edge
+  };
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, -1);
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 3u);
+}
+
+HVSDK_GUEST(SpinWithInterrupts, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    mov dword ptr [0x80010], 1
+    sti
+1:  pause
+    cmp dword ptr [0x80000], 1
+    jb 1b
+    cli
+    mov dword ptr [0x80010], 2
+2:  pause
+    cmp dword ptr [0x80014], 1
+    jne 2b
+    mov eax, [0x80000]
+    mov [0x80018], eax
+    sti
+3:  pause
+    cmp dword ptr [0x80000], 2
+    jb 3b
+    out 0xF4, al
+)")
+TEST_P(EventTest, AnInterruptWaitsForTheInterruptFlag) {
+  machine().Start(Mode::kLong, SpinWithInterrupts());
+  machine().Load(0x11000, CountingHandler());
+  machine().SetHandler(Mode::kLong, 0x41, 0x11000);
+  VpThread thread(machine(), 0, recorder_);
+  ASSERT_TRUE(WaitForWord(0x80010, 1));
+  machine().partition().RequestInterrupt(VpIndex{0}, 0x41, false);  // it is spinning with interrupts on
+  ASSERT_TRUE(WaitForWord(0x80010, 2));
+  machine().partition().RequestInterrupt(VpIndex{0}, 0x41, false);  // and now with interrupts off
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  std::atomic_ref<uint32_t>(*machine().memory().Word<uint32_t>(0x80014)).store(1);
+  ASSERT_TRUE(WaitForWord(0x80000, 2));
+  thread.WaitUntilDone();
+  EXPECT_EQ(machine().Read<uint32_t>(0x80018), 1u);
+}
+
+HVSDK_GUEST(SleepAndWake, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+1:  mov eax, [0x80000]
+    inc eax
+    mov [0x80010], eax
+    cmp eax, 101
+    je 2f
+    sti
+    hlt
+    cli
+    jmp 1b
+2:  out 0xF4, al
+)")
+TEST_P(EventTest, AHaltedVpSleepsAndWakes) {
+  machine().Start(Mode::kLong, SleepAndWake());
+  machine().Load(0x11000, CountingHandler());
+  machine().SetHandler(Mode::kLong, 0x41, 0x11000);
+  VpThread thread(machine(), 0, recorder_);
+  for (uint32_t round = 1; round <= 100; ++round) {
+    ASSERT_TRUE(WaitForWord(0x80010, round)) << round;
+    machine().partition().RequestInterrupt(VpIndex{0}, 0x41, false);
+  }
+  thread.WaitUntilDone();
+  EXPECT_EQ(recorder_.fault, -1);
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 100u);
+}
+
+HVSDK_GUEST(IdleMsr, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    mov ecx, 0x400000F0
+    rdmsr
+    mov [0x80020], eax
+    sti
+    mov dword ptr [0x80010], 1
+1:  rdmsr
+    cmp dword ptr [0x80000], 1
+    jb 1b
+    out 0xF4, al
+)")
+TEST_P(EventTest, AnMsrMayPutTheVpToSleep) {
+  machine().Start(Mode::kLong, IdleMsr());
+  machine().Load(0x11000, CountingHandler());
+  machine().SetHandler(Mode::kLong, 0x41, 0x11000);
+  std::atomic<int> reads{0};
+  recorder_.on_msr_read = [&](Vp&, uint32_t, uint64_t& value) {
+    ++reads;
+    value = 0x77;
+    return MsrOutcome::kHalt;
+  };
+  VpThread thread(machine(), 0, recorder_);
+  ASSERT_TRUE(WaitForWord(0x80010, 1)) << "with interrupts off the read returns";
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 0u);
+  EXPECT_LT(reads, 20) << "it sleeps";
+  machine().partition().RequestInterrupt(VpIndex{0}, 0x41, false);
+  thread.WaitUntilDone();
+  EXPECT_EQ(machine().Read<uint32_t>(0x80020), 0x77u);
+}
+
+HVSDK_GUEST(Nmi, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    in al, 0x10
+    nop
+    nop
+    out 0xF4, al
+)")
+TEST_P(EventTest, AnNmiNeedsNoInterruptFlag) {
+  machine().Start(Mode::kLong, Nmi());
+  recorder_.on_port_read = [&](Vp&, uint16_t, absl::Span<uint8_t>) {
+    machine().partition().SignalMsi(0xFEE00000, 0x400);  // delivery mode NMI
+  };
+  machine().Run(recorder_);
+  ASSERT_EQ(recorder_.fault, 2);
+  EXPECT_EQ(machine().ReadFrame(2).rflags & 0x200, 0u);
+}
+
+// Masks the 8259s, if there are any, and routes IOAPIC pin 9 to vector 0x45, edge-triggered, physical destination 0.
+HVSDK_GUEST(IoApic, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    mov al, 0xFF
+    out 0x21, al
+    out 0xA1, al
+    mov rdx, 0xFEC00000
+    mov dword ptr [rdx], 0x23
+    mov dword ptr [rdx + 0x10], 0
+    mov dword ptr [rdx], 0x22
+    mov dword ptr [rdx + 0x10], 0x45
+    mov dword ptr [rdx], 0x22
+    mov eax, [rdx + 0x10]
+    mov [0x80020], eax
+    mov dword ptr [0x80010], 1
+    sti
+1:  hlt
+    cmp dword ptr [0x80000], 2
+    jb 1b
+    out 0xF4, al
+)")
+TEST_P(EventTest, AnInterruptLineReachesTheVp) {
+  machine().Start(Mode::kLong, IoApic());
+  machine().Load(0x11000, CountingHandler());
+  machine().SetHandler(Mode::kLong, 0x45, 0x11000);
+  VpThread thread(machine(), 0, recorder_);
+  ASSERT_TRUE(WaitForWord(0x80010, 1));
+  EXPECT_EQ(machine().Read<uint32_t>(0x80020) & 0x1FFFF, 0x45u);
+  for (uint32_t i = 1; i <= 2; ++i) {
+    machine().partition().SetIrqLine(9, true);
+    machine().partition().SetIrqLine(9, false);
+    ASSERT_TRUE(WaitForWord(0x80000, i));
+  }
+  thread.WaitUntilDone();
+  EXPECT_EQ(recorder_.fault, -1);
+}
+
+HVSDK_GUEST(TripleFault, 64, R"(
+    lidt [0x80100]
+    ud2
+    out 0xF4, al
+)")
+TEST_P(EventTest, ATripleFaultStopsTheVp) {
+  machine().Start(Mode::kLong, TripleFault());  // ten zero bytes: an empty interrupt table
+  const absl::StatusOr<StopReason> stop = machine().vp().Run(recorder_);
+  ASSERT_TRUE(stop.ok()) << stop.status();
+  EXPECT_EQ(*stop, StopReason::kTripleFault);
+  EXPECT_FALSE(recorder_.done);
+}
+
+HVSDK_GUEST(LocalTimer, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    mov dword ptr [rbx + 0x3E0], 0xB
+    mov dword ptr [rbx + 0x320], 0x41
+    mov dword ptr [rbx + 0x380], 100000
+    sti
+1:  hlt
+    cmp dword ptr [0x80000], 1
+    jb 1b
+    out 0xF4, al
+)")
+TEST_P(EventTest, TheLocalTimerWakesAHaltedVp) {
+  machine().Start(Mode::kLong, LocalTimer());
+  machine().Load(0x11000, CountingHandler());
+  machine().SetHandler(Mode::kLong, 0x41, 0x11000);
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, -1);
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 1u);
+}
+
+TEST_P(EventTest, PendingInterruptionCanBeSavedAndRestored) {
+  machine().Start(Mode::kLong, TwoExits());
+  // HV_X64_PENDING_INTERRUPTION_REGISTER: pending, type exception, error code delivered, vector 13, error code 0x30.
+  machine().Set(RegisterName::kPendingInterruption, 1 | 3 << 1 | 1 << 4 | 13 << 16 | uint64_t{0x30} << 32);
+  EXPECT_EQ(machine().Get(RegisterName::kPendingInterruption), 1 | 3 << 1 | 1 << 4 | 13 << 16 | uint64_t{0x30} << 32);
+  machine().Run(recorder_);
+  ASSERT_EQ(recorder_.fault, 13);
+  EXPECT_EQ(machine().ReadFrame(13).error_code, 0x30u);
+  EXPECT_EQ(machine().Get(RegisterName::kPendingInterruption), 0u);
+}
+
+}  // namespace
+}  // namespace hvsdk::backend
