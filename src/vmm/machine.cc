@@ -25,12 +25,17 @@
 #include "hvsdk/vmm/acpi_tables.h"
 #include "hvsdk/vmm/memory_layout.h"
 #include "hvsdk/vmm/serial_console.h"
+#include "hvsdk/vsp/storage.h"
 #include "vmm/cpuid.h"
 #include "vmm/host_memory.h"
 #include "vmm/partition_hypervisor.h"
 
 namespace hvsdk::vmm {
 namespace {
+
+// The same at every start, so that a guest finds its disks under the same names.
+constexpr hvdef::Guid kStorageInstance = {
+    0x3E7F6C1A, 0x52D4, 0x4B8E, {0x9A, 0x07, 0x68, 0xC1, 0xD2, 0x0F, 0x5B, 0x31}};
 
 class HostWallClock final : public chipset::WallClock {
  public:
@@ -125,10 +130,12 @@ class PcMachine final : public Machine,
 
   std::unique_ptr<PartitionHypervisor> hypervisor_;
   std::unique_ptr<vmbus::Server> vmbus_;
+  std::unique_ptr<vsp::StorageController> storage_;
 };
 
 PcMachine::~PcMachine() {
   if (uart_ != nullptr) options_.serial->Detach();
+  storage_.reset();
   vmbus_.reset();
   hypervisor_.reset();
   // A partition's VPs refer to the engine's.
@@ -227,7 +234,16 @@ absl::Status PcMachine::BuildChipset() {
 absl::Status PcMachine::BuildVmbus() {
   hypervisor_ = std::make_unique<PartitionHypervisor>(*partition_, loop_);
   vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{});
-  return vmbus_->Start();
+  RETURN_IF_ERROR(vmbus_->Start());
+  if (options_.disks.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(storage_, vsp::StorageController::Create(
+                                 *vmbus_, loop_,
+                                 {.instance_id = kStorageInstance,
+                                  .max_subchannels = static_cast<uint16_t>(options_.cpus - 1)}));
+  for (size_t lun = 0; lun < options_.disks.size(); ++lun) {
+    RETURN_IF_ERROR(storage_->Attach(static_cast<uint8_t>(lun), options_.disks[lun]));
+  }
+  return absl::OkStatus();
 }
 
 void PcMachine::End(MachineResult result) {
