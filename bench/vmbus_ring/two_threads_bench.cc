@@ -35,6 +35,26 @@ void Pin(int cpu) {
   pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
+// The other thread, on the second processor; the first belongs to whoever made this, once that one runs.
+class Partner {
+ public:
+  template <typename Body>
+  explicit Partner(Body body)
+      : thread_([this, body] {
+          Pin(1);
+          ready_.store(true);
+          body();
+        }) {
+    while (!ready_.load()) std::this_thread::yield();
+    Pin(0);
+  }
+  void Join() { thread_.join(); }
+
+ private:
+  std::atomic<bool> ready_{false};
+  std::thread thread_;
+};
+
 // Two threads pinned to the same processor measure the scheduler.
 bool HasTwoCpus(benchmark::State& state) {
   if (std::thread::hardware_concurrency() >= 2) return true;
@@ -80,7 +100,6 @@ struct Channel {
 
 // Reads packets until one with transaction id 0.
 void DrainUntilStop(Channel& channel, bool lazily) {
-  Pin(1);
   alignas(8) uint8_t buffer[256];
   Packet packet;
   channel.reader.Mask();
@@ -135,14 +154,13 @@ void Send(Channel& channel, uint64_t id, const uint8_t* payload, bool lazily, ui
 void StreamRing(benchmark::State& state, bool lazily) {
   if (!HasTwoCpus(state)) return;
   Channel channel;
-  Pin(0);
-  std::thread reader([&] { DrainUntilStop(channel, lazily); });
+  Partner reader([&] { DrainUntilStop(channel, lazily); });
   std::vector<uint8_t> payload(kPayload, 0x5A);
   uint64_t signals = 0, id = 0;
   for (auto _ : state) Send(channel, ++id, payload.data(), lazily, signals);
   const uint64_t sent = id;
   Send(channel, 0, payload.data(), /*lazily=*/false, signals);
-  reader.join();
+  reader.Join();
   state.SetItemsProcessed(state.iterations());
   state.counters["signals_per_1000"] = 1000.0 * static_cast<double>(signals) / static_cast<double>(sent);
 }
@@ -152,9 +170,7 @@ void StreamEager(benchmark::State& state) { StreamRing(state, /*lazily=*/false);
 void StreamMinimal(benchmark::State& state) {
   if (!HasTwoCpus(state)) return;
   MinimalRing ring(kDataPages * hvdef::kRingPageSize);
-  Pin(0);
-  std::thread reader([&] {
-    Pin(1);
+  Partner reader([&] {
     alignas(8) uint8_t buffer[256];
     for (;;) {
       const int64_t size = ring.Read(buffer);
@@ -168,7 +184,7 @@ void StreamMinimal(benchmark::State& state) {
     while (!ring.Write(payload.data(), kPayload)) Pause();
   }
   while (!ring.Write(payload.data(), 0)) Pause();
-  reader.join();
+  reader.Join();
   state.SetItemsProcessed(state.iterations());
 }
 
@@ -202,10 +218,8 @@ void RoundTripRing(benchmark::State& state, bool lazily, Waiting waiting) {
   Channel there, back;
   there.reader.Mask();
   back.reader.Mask();
-  Pin(0);
   std::vector<uint8_t> payload(kPayload, 0x5A);
-  std::thread far_end([&] {
-    Pin(1);
+  Partner far_end([&] {
     uint64_t signals = 0, id = 1;
     while (id != 0 && Receive(there, waiting, id)) Send(back, id, payload.data(), lazily, signals);
   });
@@ -216,7 +230,7 @@ void RoundTripRing(benchmark::State& state, bool lazily, Waiting waiting) {
   }
   Send(there, 0, payload.data(), lazily, signals);
   (void)Receive(back, waiting, answer);
-  far_end.join();
+  far_end.Join();
 }
 void RoundTripPollingLazy(benchmark::State& state) { RoundTripRing(state, true, Waiting::kPolls); }
 void RoundTripPollingEager(benchmark::State& state) { RoundTripRing(state, false, Waiting::kPolls); }
@@ -240,10 +254,8 @@ void RoundTripMinimal(benchmark::State& state, Waiting waiting) {
     if (!ring.Write(payload, size)) std::abort();
     if (waiting == Waiting::kSleeps) event.Signal();
   };
-  Pin(0);
   std::vector<uint8_t> payload(kPayload, 0x5A);
-  std::thread far_end([&] {
-    Pin(1);
+  Partner far_end([&] {
     for (int64_t size = 1; size != 0;) {
       size = receive(there, there_event);
       send(back, back_event, payload.data(), static_cast<uint32_t>(size));
@@ -255,7 +267,7 @@ void RoundTripMinimal(benchmark::State& state, Waiting waiting) {
   }
   send(there, there_event, payload.data(), 0);
   receive(back, back_event);
-  far_end.join();
+  far_end.Join();
 }
 void RoundTripPollingMinimal(benchmark::State& state) { RoundTripMinimal(state, Waiting::kPolls); }
 void RoundTripSleepingMinimal(benchmark::State& state) { RoundTripMinimal(state, Waiting::kSleeps); }
