@@ -350,7 +350,6 @@ bool ServerCore::BeginOpen(Channel& channel, const OpenParams& params, uint32_t 
   channel.open = params;
   channel.open_id = open_id;
   channel.state = ChannelState::kOpening;
-  channel.retargeting = false;
   channel.next_target_vp.reset();
   Notice notice;
   notice.kind = Notice::Kind::kOpen;
@@ -426,9 +425,10 @@ void ServerCore::CompleteRetarget(OfferId id) {
   Tell({.kind = HostAct::Kind::kCompleteRetarget, .id = id});
   Channel& channel = *Find(id);
   channel.retargeting = false;
-  if (channel.state != ChannelState::kOpen) return;
+  if (channel.channel_id == 0) return;
+  // Even if the channel is closing by now: guests wait for this answer without end.
   PostModifyResponse(channel.channel_id, wire::kStatusSuccess);
-  if (channel.next_target_vp.has_value()) {
+  if (channel.state == ChannelState::kOpen && channel.next_target_vp.has_value()) {
     const uint32_t next = *channel.next_target_vp;
     channel.next_target_vp.reset();
     BeginRetarget(channel, next);
@@ -461,7 +461,7 @@ void ServerCore::AddGpadlWords(GpadlMap::iterator it, absl::Span<const uint8_t> 
   const size_t count = std::min(bytes.size() / sizeof(uint64_t), entry.total_words - entry.words.size());
   const size_t at = entry.words.size();
   entry.words.resize(at + count);
-  std::memcpy(entry.words.data() + at, bytes.data(), count * sizeof(uint64_t));
+  if (count != 0) std::memcpy(entry.words.data() + at, bytes.data(), count * sizeof(uint64_t));
   if (entry.words.size() < entry.total_words) return;
 
   const uint32_t channel_id = Find(entry.offer)->channel_id;
