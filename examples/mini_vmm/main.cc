@@ -21,6 +21,7 @@
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/machine.h"
 #include "hvsdk/vmm/serial_console.h"
+#include "hvsdk/vmm/tracer.h"
 
 namespace mini_vmm {
 namespace {
@@ -151,7 +152,18 @@ int RunMachine(const MachineConfig& config) {
   }
 
   // Nothing is written before the first machine is there, so that a mistake changes nothing.
-  OutputFile serial_file;
+  OutputFile serial_file, trace_file;
+  if (!config.serial().file().empty()) {
+    const absl::Status opened = serial_file.Open(config.serial().file());
+    if (!opened.ok()) return FailBy(opened, absl::StrCat("--serial=", config.serial().file()));
+    console->SetOutput(serial_file.fd());
+  }
+  absl::optional<hvsdk::vmm::Tracer> tracer;
+  if (!config.trace().empty()) {
+    const absl::Status opened = trace_file.Open(config.trace());
+    if (!opened.ok()) return FailBy(opened, absl::StrCat("--trace=", config.trace()));
+    options.tracer = &tracer.emplace();
+  }
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
   for (bool first = true;; first = false) {
     LoadInput blame{};
@@ -162,11 +174,10 @@ int RunMachine(const MachineConfig& config) {
     }
     current = machine->get();
     if (first) {
-      if (!config.serial().file().empty()) {
-        const absl::Status opened = serial_file.Open(config.serial().file());
-        if (!opened.ok()) return FailBy(opened, absl::StrCat("--serial=", config.serial().file()));
-        serial_file.Commit();
-        console->SetOutput(serial_file.fd());
+      if (serial_file.is_open()) serial_file.Commit();
+      if (trace_file.is_open()) {
+        trace_file.Commit();
+        tracer->Start(trace_file.fd());
       }
       if (stdio) terminal.emplace();
     }

@@ -22,13 +22,16 @@
 #include "hvsdk/chipset/uart16550.h"
 #include "hvsdk/partition/reference_clock.h"
 #include "hvsdk/vmbus/server.h"
+#include "hvsdk/vmbus/transcript.h"
 #include "hvsdk/vmm/acpi_tables.h"
 #include "hvsdk/vmm/memory_layout.h"
 #include "hvsdk/vmm/serial_console.h"
+#include "hvsdk/vmm/tracer.h"
 #include "hvsdk/vsp/storage.h"
 #include "vmm/cpuid.h"
 #include "vmm/host_memory.h"
 #include "vmm/partition_hypervisor.h"
+#include "vmm/tracing_exit_handler.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -70,6 +73,7 @@ class PcMachine final : public Machine,
   absl::Status BuildPartition();
   absl::Status BuildChipset();
   absl::Status BuildVmbus();
+  void BuildTracing();
   absl::Status LoadGuest(LoadInput& blame);
   void RunVp(VpState& vp);
   // Ends the machine; the first reason counts.
@@ -127,6 +131,8 @@ class PcMachine final : public Machine,
   std::unique_ptr<partition::Partition> partition_;
   std::vector<VpState> vps_;
   InitialState initial_state_;
+  absl::optional<TracingExitHandler> tracing_;
+  backend::ExitHandler* exit_handler_ = this;
 
   std::unique_ptr<PartitionHypervisor> hypervisor_;
   std::unique_ptr<vmbus::Server> vmbus_;
@@ -151,6 +157,7 @@ absl::Status PcMachine::Build(LoadInput& blame) {
   RETURN_IF_ERROR(BuildPartition());
   RETURN_IF_ERROR(BuildChipset());
   RETURN_IF_ERROR(BuildVmbus());
+  if (options_.tracer != nullptr) BuildTracing();
   return SetInitialState(initial_state_, *vps_[0].backend);
 }
 
@@ -246,6 +253,22 @@ absl::Status PcMachine::BuildVmbus() {
   return absl::OkStatus();
 }
 
+void PcMachine::BuildTracing() {
+  Tracer& tracer = *options_.tracer;
+  for (uint32_t i = 0; i < options_.cpus; ++i) tracer.NameTrack(i, absl::StrCat("VP ", i));
+  tracer.NameTrack(Tracer::kVmbusTrack, "VMBus messages");
+  tracing_.emplace(tracer, *this, [this](backend::Vp& vp, hypercall::CallRecord& record) {
+    return PartitionVp(vp).OnHypercall(&record);
+  });
+  exit_handler_ = &*tracing_;
+  vmbus_->SetMessageObserver([&tracer](vmbus::Server::Direction direction, absl::Span<const uint8_t> message) {
+    const std::string text = vmbus::FormatMessage(message);
+    const bool to_root = direction == vmbus::Server::Direction::kToRoot;
+    tracer.Instant(Tracer::kVmbusTrack, "vmbus", absl::string_view(text).substr(0, text.find(' ')),
+                   absl::StrFormat(R"("to":"%s","message":%s)", to_root ? "root" : "child", Tracer::Quote(text)));
+  });
+}
+
 void PcMachine::End(MachineResult result) {
   {
     std::lock_guard lock(mutex_);
@@ -260,7 +283,7 @@ void PcMachine::RunVp(VpState& vp) {
   {
     partition::Vp::Session session(*vp.partition);
     while (!ending_.load(std::memory_order_acquire)) {
-      const absl::StatusOr<backend::StopReason> reason = vp.backend->Run(*this);
+      const absl::StatusOr<backend::StopReason> reason = vp.backend->Run(*exit_handler_);
       if (!reason.ok()) {
         End({.outcome = Outcome::kHostFailure, .status = reason.status()});
       } else if (*reason == backend::StopReason::kTripleFault) {

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vmm/tracer.h"
+
+#include <google/protobuf/struct.pb.h>
+#include <google/protobuf/util/json_util.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+class TracerTest : public ::testing::Test {
+ protected:
+  TracerTest() : fd_(mkstemp(path_)) { unlink(path_); }
+  ~TracerTest() override { close(fd_); }
+
+  std::string Text() {
+    std::string text(lseek(fd_, 0, SEEK_END), '\0');
+    EXPECT_EQ(pread(fd_, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+    return text;
+  }
+  // The events of the file, parsed by somebody else's JSON parser.
+  std::vector<google::protobuf::Struct> Events() {
+    google::protobuf::ListValue list;
+    const auto status = google::protobuf::util::JsonStringToMessage(Text(), &list);
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    std::vector<google::protobuf::Struct> events;
+    for (const auto& value : list.values()) events.push_back(value.struct_value());
+    return events;
+  }
+
+  char path_[32] = "/tmp/hvsdk_tracer_XXXXXX";
+  int fd_;
+};
+
+TEST_F(TracerTest, WritesEvents) {
+  Tracer tracer;
+  tracer.NameTrack(3, "VP 3");
+  EXPECT_EQ(Text(), "");
+  tracer.Start(fd_);
+  const uint64_t start = tracer.NowNs();
+  tracer.Span(3, "exit", "port read", start, R"("address":"0x3f8")");
+  tracer.Instant(Tracer::kVmbusTrack, "vmbus", "unload", "");
+  EXPECT_TRUE(tracer.Flush());
+  const auto events = Events();
+  ASSERT_EQ(events.size(), 4u);
+  EXPECT_EQ(events[1].fields().at("args").struct_value().fields().at("name").string_value(), "VP 3");
+  EXPECT_EQ(events[2].fields().at("name").string_value(), "port read");
+  EXPECT_EQ(events[2].fields().at("ph").string_value(), "X");
+  EXPECT_EQ(events[2].fields().at("tid").number_value(), 3);
+  EXPECT_GE(events[2].fields().at("dur").number_value(), 0);
+  EXPECT_EQ(events[3].fields().at("ph").string_value(), "i");
+}
+
+TEST_F(TracerTest, AnyTextIsEscaped) {
+  std::string text;
+  for (int c = 0; c < 256; ++c) text += static_cast<char>(c);
+  Tracer tracer;
+  tracer.Start(fd_);
+  tracer.Instant(0, "test", text, R"("m":)" + Tracer::Quote(text));
+  tracer.Flush();
+  const auto events = Events();
+  ASSERT_EQ(events.size(), 2u);
+}
+
+// At every moment the file is whole: nobody has to end a trace.
+TEST_F(TracerTest, IsValidAfterEveryWrite) {
+  const uint32_t seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  auto tracer = std::make_unique<Tracer>();
+  tracer->Start(fd_);
+  size_t written = 1;
+  for (int round = 0; round < 20; ++round) {
+    for (int i = random() % 50; i > 0; --i) {
+      tracer->Instant(random() % 4, "test", std::string(random() % 3000, 'x'), "");
+      ++written;
+    }
+    tracer->Flush();
+    ASSERT_EQ(Events().size(), written);
+  }
+}
+
+TEST_F(TracerTest, ManyThreads) {
+  {
+    Tracer tracer;
+    tracer.Start(fd_);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < 1000; ++i) tracer.Span(t, "test", "work", tracer.NowNs(), "");
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  EXPECT_EQ(Events().size(), 4001u);
+}
+
+// A file that cannot grow leaves the events that were written, and no error but Flush's answer.
+TEST_F(TracerTest, FullDisk) {
+  rlimit before;
+  getrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, SIG_IGN);
+  const rlimit small{100'000, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  Tracer tracer;
+  tracer.Start(fd_);
+  for (int i = 0; i < 5000; ++i) tracer.Instant(0, "test", "event", "");
+  EXPECT_FALSE(tracer.Flush());
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_GT(Events().size(), 100u);
+}
+
+}  // namespace
+}  // namespace hvsdk::vmm
