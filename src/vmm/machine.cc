@@ -257,7 +257,7 @@ void PcMachine::BuildTracing() {
   Tracer& tracer = *options_.tracer;
   for (uint32_t i = 0; i < options_.cpus; ++i) tracer.NameTrack(i, absl::StrCat("VP ", i));
   tracer.NameTrack(Tracer::kVmbusTrack, "VMBus messages");
-  tracing_.emplace(tracer, *this, [this](backend::Vp& vp, hypercall::CallRecord& record) {
+  tracing_.emplace(tracer, static_cast<backend::ExitHandler&>(*this), [this](backend::Vp& vp, hypercall::CallRecord& record) {
     return PartitionVp(vp).OnHypercall(&record);
   });
   exit_handler_ = &*tracing_;
