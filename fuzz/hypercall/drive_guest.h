@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest made of random bytes: hypercalls with any registers and input, MSR accesses, time, and the root beside it.
+// A guest made of random bytes: hypercalls with any registers and input, MSR accesses, time, and
+// the root beside it.
 //
-// The bytes are instructions of sorts, so that short inputs reach deep: half of the choices are drawn from what is valid.
-// Ends the program where a promise is broken: a status that does not exist, or a call that is retried without end.
+// The bytes are instructions of sorts, so that short inputs reach deep: half of the choices are
+// drawn from what is valid. Ends the program where a promise is broken: a status that does not
+// exist, or a call that is retried without end.
 
 #ifndef HVSDK_FUZZ_HYPERCALL_DRIVE_GUEST_H_
 #define HVSDK_FUZZ_HYPERCALL_DRIVE_GUEST_H_
@@ -59,8 +61,10 @@ inline bool IsStatus(hvdef::HvStatus status) {
     case S::kInsufficientBuffers:
     case S::kInvalidVpState:
     case S::kInvalidRegisterValue:
-    case S::kInvalidVtlState: return true;
-    default: return false;
+    case S::kInvalidVtlState:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -73,11 +77,21 @@ class GuestDriver {
     for (int steps = 0; !bytes.empty() && steps < 1000; ++steps) {
       const uint32_t vp = bytes.Take<uint8_t>() % machine_.vps.size();
       switch (bytes.Take<uint8_t>() % 8) {
-        case 0: MsrWrite(bytes, vp); break;
-        case 1: machine_.Read(MsrIndex(bytes), vp); break;
-        case 2: machine_.timers.AdvanceBy(bytes.Take<uint16_t>() * 16); break;
-        case 3: Root(bytes, vp); break;
-        default: Hypercall(bytes, vp); break;
+        case 0:
+          MsrWrite(bytes, vp);
+          break;
+        case 1:
+          machine_.Read(MsrIndex(bytes), vp);
+          break;
+        case 2:
+          machine_.timers.AdvanceBy(bytes.Take<uint16_t>() * 16);
+          break;
+        case 3:
+          Root(bytes, vp);
+          break;
+        default:
+          Hypercall(bytes, vp);
+          break;
       }
     }
   }
@@ -87,20 +101,24 @@ class GuestDriver {
   uint64_t failed() const { return failed_; }
 
  private:
-  static uint32_t MsrIndex(Bytes& bytes) { return hvdef::msr::kFirst + bytes.Take<uint16_t>() % 0x202; }
+  static uint32_t MsrIndex(Bytes& bytes) {
+    return hvdef::msr::kFirst + bytes.Take<uint16_t>() % 0x202;
+  }
 
   // An address: in one of the first pages of memory, or anything.
   static uint64_t Address(Bytes& bytes) {
     const uint8_t choice = bytes.Take<uint8_t>();
     if (choice % 4 == 0) return bytes.Take<uint64_t>();
-    return (2 + choice / 4 % 4) * kPageSize + bytes.Take<uint8_t>() % 32 * (choice % 4 == 1 ? 1 : 8);
+    return (2 + choice / 4 % 4) * kPageSize +
+           bytes.Take<uint8_t>() % 32 * (choice % 4 == 1 ? 1 : 8);
   }
 
   void MsrWrite(Bytes& bytes, uint32_t vp) {
     const uint32_t index = MsrIndex(bytes);
     const bool raw = bytes.Take<uint8_t>() % 2 == 0;
     machine_.Write(index, raw ? bytes.Take<uint64_t>() : Address(bytes) | 1, vp);
-    // A guest that took its identity or its hypercall page back could make no more calls; one that locked it so is reset.
+    // A guest that took its identity or its hypercall page back could make no more calls; one that
+    // locked it so is reset.
     machine_.Write(hvdef::msr::kGuestOsId, 1);
     if ((machine_.Read(hvdef::msr::kHypercall) & 1) != 0) return;
     if (machine_.Allows(hvdef::msr::kHypercall, 0x1001)) return;
@@ -114,12 +132,13 @@ class GuestDriver {
     if (bytes.Take<uint8_t>() % 2 == 0) {
       machine_.partition->SignalEvent(VpIndex{vp}, sint, bytes.Take<uint16_t>());
     } else {
-      machine_.partition->PostMessage(VpIndex{vp}, sint, bytes.Take<uint32_t>(), bytes.TakeSpan(bytes.Take<uint8_t>()));
+      machine_.partition->PostMessage(VpIndex{vp}, sint, bytes.Take<uint32_t>(),
+                                      bytes.TakeSpan(bytes.Take<uint8_t>()));
     }
   }
 
   void Hypercall(Bytes& bytes, uint32_t vp) {
-    static constexpr uint16_t kCodes[] = {0x02, 0x03, 0x08, 0x0B, 0x13, 0x14, 0x15, 0x50, 0x51,
+    static constexpr uint16_t kCodes[] = {0x02, 0x03, 0x08, 0x0B, 0x13, 0x14, 0x15, 0x50,  0x51,
                                           0x52, 0x5C, 0x5D, 0x7E, 0x94, 0x99, 0x9A, 0x8001};
     // How the call is made, and which rule it breaks, if any.
     const uint8_t shape = bytes.Take<uint8_t>();
@@ -131,8 +150,9 @@ class GuestDriver {
     const bool rep = (call != nullptr && call->rep) != (wrong == 2);
     const bool variable = (call != nullptr && call->variable_header) != (wrong == 3);
     const uint16_t reps = rep ? 1 + bytes.Take<uint8_t>() % (fast ? 6 : 100) : 0;
-    hvdef::Control control = hvdef::Control::Make(code, fast, variable ? bytes.Take<uint8_t>() % 4 : 0, reps,
-                                                  wrong == 4 ? bytes.Take<uint8_t>() : 0);
+    hvdef::Control control =
+        hvdef::Control::Make(code, fast, variable ? bytes.Take<uint8_t>() % 4 : 0, reps,
+                             wrong == 4 ? bytes.Take<uint8_t>() : 0);
     if (wrong == 5) control.value = bytes.Take<uint64_t>();
 
     fake::FakeVp& fake = *machine_.fake_vps[vp];
@@ -144,7 +164,8 @@ class GuestDriver {
     (void)machine_.memory.Write(input, contents.data(), contents.size());
     if ((shape & 4) != 0) (void)machine_.memory.WriteObject(input, first);
     for (uint32_t i = 0; fast && i < 6 && !bytes.empty(); ++i) {
-      fake.registers[static_cast<hvdef::RegisterName>(static_cast<uint32_t>(hvdef::RegisterName::kXmm0) + i)] =
+      fake.registers[static_cast<hvdef::RegisterName>(
+          static_cast<uint32_t>(hvdef::RegisterName::kXmm0) + i)] =
           bytes.Take<hvdef::RegisterValue>();
     }
     // Nearly always a 64-bit kernel.
@@ -165,8 +186,8 @@ class GuestDriver {
       if (outcome == backend::HypercallOutcome::kRetry) continue;
       HVSDK_CHECK(outcome == backend::HypercallOutcome::kUndefinedOpcode ||
                   IsStatus(hvdef::ResultStatus(record.result)));
-      const bool success =
-          outcome == backend::HypercallOutcome::kDone && hvdef::ResultStatus(record.result) == hvdef::HvStatus::kSuccess;
+      const bool success = outcome == backend::HypercallOutcome::kDone &&
+                           hvdef::ResultStatus(record.result) == hvdef::HvStatus::kSuccess;
       ++(success ? succeeded_ : failed_);
       break;
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// HypercallHandlers: what the specification's hypercalls do. Each function is one call; the table that binds them to codes,
-// names and privileges is at the end of the source. Source: TLFS, appendix "Hypercall Reference".
+// HypercallHandlers: what the specification's hypercalls do. Each function is one call; the table
+// that binds them to codes, names and privileges is at the end of the source. Source: TLFS,
+// appendix "Hypercall Reference".
 
 #ifndef HVSDK_SRC_PARTITION_HYPERCALL_HANDLERS_H_
 #define HVSDK_SRC_PARTITION_HYPERCALL_HANDLERS_H_
@@ -37,13 +38,17 @@ class HypercallHandlers {
   using VpList = absl::InlinedVector<VpIndex, 64>;
 
   HvStatus FlushVirtualAddressSpace(Caller& caller, const hvdef::FlushVirtualAddressInput& in);
-  RepResult FlushVirtualAddressList(Caller& caller, const hvdef::FlushVirtualAddressInput& in, Reps<uint64_t> ranges);
-  HvStatus FlushVirtualAddressSpaceEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in, Variable banks);
-  RepResult FlushVirtualAddressListEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in, Variable banks,
-                                      Reps<uint64_t> ranges);
+  RepResult FlushVirtualAddressList(Caller& caller, const hvdef::FlushVirtualAddressInput& in,
+                                    Reps<uint64_t> ranges);
+  HvStatus FlushVirtualAddressSpaceEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in,
+                                      Variable banks);
+  RepResult FlushVirtualAddressListEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in,
+                                      Variable banks, Reps<uint64_t> ranges);
   HvStatus NotifyLongSpinWait(Caller& caller, const hvdef::NotifyLongSpinWaitInput& in);
   HvStatus SendSyntheticClusterIpi(Caller& caller, const hvdef::SendSyntheticClusterIpiInput& in);
-  HvStatus SendSyntheticClusterIpiEx(Caller& caller, const hvdef::SendSyntheticClusterIpiExInput& in, Variable banks);
+  HvStatus SendSyntheticClusterIpiEx(Caller& caller,
+                                     const hvdef::SendSyntheticClusterIpiExInput& in,
+                                     Variable banks);
   RepResult GetVpRegisters(Caller& caller, const hvdef::VpRegistersInput& in,
                            Reps<hvdef::RegisterName, hvdef::RegisterValue> registers);
   RepResult SetVpRegisters(Caller& caller, const hvdef::VpRegistersInput& in,
@@ -52,7 +57,8 @@ class HypercallHandlers {
                                    hvdef::TranslateVirtualAddressOutput& out);
   HvStatus PostMessage(Caller& caller, const hvdef::PostMessageInput& in);
   HvStatus SignalEvent(Caller& caller, const hvdef::SignalEventInput& in);
-  HvStatus RetargetDeviceInterrupt(Caller& caller, const hvdef::RetargetDeviceInterruptInput& in, Variable set);
+  HvStatus RetargetDeviceInterrupt(Caller& caller, const hvdef::RetargetDeviceInterruptInput& in,
+                                   Variable set);
   HvStatus AssertVirtualInterrupt(Caller& caller, const hvdef::AssertVirtualInterruptInput& in);
   HvStatus StartVirtualProcessor(Caller& caller, const hvdef::StartVirtualProcessorInput& in);
   RepResult GetVpIndexFromApicId(Caller& caller, const hvdef::GetVpIndexFromApicIdInput& in,

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stimers: one VP's four synthetic timers.
 //
-// A one-shot timer fires at its count or, if that has passed, while the register is written. A periodic timer has a nominal
-// series of deadlines. Where the host is late:
+// A one-shot timer fires at its count or, if that has passed, while the register is written. A
+// periodic timer has a nominal series of deadlines. Where the host is late:
 //   lazy      the signal is skipped if the next one is near, and missed ones are never made up for
-//   not lazy  up to kMaxCatchUp missed signals are made up for, half a period apart; more than that are skipped
-// and in any case signals keep kMinSpacing100ns between them, so that a period of 100 ns costs the host a bounded share.
+//   not lazy  up to kMaxCatchUp missed signals are made up for, half a period apart; more than that
+//   are skipped
+// and in any case signals keep kMinSpacing100ns between them, so that a period of 100 ns costs the
+// host a bounded share.
 //
 // Thread-safe. Source: TLFS, chapter "Timers", "Synthetic Timers".
 
@@ -30,7 +32,8 @@ class Stimers {
   static constexpr uint64_t kMaxCatchUp = 8;
   static constexpr uint64_t kMinSpacing100ns = 500;
 
-  Stimers(backend::Partition& backend, Synic& synic, const Clock& clock, TimerQueue& timers, VpIndex vp);
+  Stimers(backend::Partition& backend, Synic& synic, const Clock& clock, TimerQueue& timers,
+          VpIndex vp);
 
   // STIMER0_CONFIG to STIMER3_COUNT.
   backend::MsrOutcome ReadMsr(uint32_t msr, uint64_t& value) const;
@@ -43,7 +46,8 @@ class Stimers {
     uint64_t config = 0;
     uint64_t count = 0;
     uint64_t deadline_100ns = 0;  // nominal
-    uint64_t fire_100ns = 0;      // when it fires; later than nominal where missed signals are made up for
+    uint64_t fire_100ns =
+        0;  // when it fires; later than nominal where missed signals are made up for
     std::unique_ptr<Timer> timer;
   };
   // What an expiry does once the lock is released.

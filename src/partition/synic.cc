@@ -18,8 +18,12 @@ using hvdef::MessageHeader;
 namespace {
 
 // The words of a slot that both sides use to synchronise.
-std::atomic_ref<uint32_t> TypeOf(uint8_t* slot) { return std::atomic_ref(*reinterpret_cast<uint32_t*>(slot)); }
-std::atomic_ref<uint8_t> FlagsOf(uint8_t* slot) { return std::atomic_ref(slot[offsetof(MessageHeader, flags)]); }
+std::atomic_ref<uint32_t> TypeOf(uint8_t* slot) {
+  return std::atomic_ref(*reinterpret_cast<uint32_t*>(slot));
+}
+std::atomic_ref<uint8_t> FlagsOf(uint8_t* slot) {
+  return std::atomic_ref(slot[offsetof(MessageHeader, flags)]);
+}
 
 bool IsSintValue(uint64_t value, bool auto_eoi_works) {
   if ((value & msr::kSintAutoEoi) != 0 && !auto_eoi_works) return false;
@@ -34,20 +38,36 @@ void Synic::Interrupts::Add(uint64_t sint) {
   if ((sint & (msr::kSintMasked | msr::kSintPolling)) == 0) sints[count++] = sint;
 }
 
-Synic::Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp, bool auto_eoi_works)
-    : backend_(backend), overlays_(overlays), clock_(clock), vp_(vp), auto_eoi_works_(auto_eoi_works) {
+Synic::Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp,
+             bool auto_eoi_works)
+    : backend_(backend),
+      overlays_(overlays),
+      clock_(clock),
+      vp_(vp),
+      auto_eoi_works_(auto_eoi_works) {
   sints_.fill(msr::kSintDefault);
 }
 
 MsrOutcome Synic::ReadMsr(uint32_t msr, uint64_t& value) const {
   std::lock_guard lock(mutex_);
   switch (msr) {
-    case msr::kScontrol: value = scontrol_; return MsrOutcome::kDone;
-    case msr::kSversion: value = msr::kSynicVersion; return MsrOutcome::kDone;
-    case msr::kSiefp: value = siefp_; return MsrOutcome::kDone;
-    case msr::kSimp: value = simp_; return MsrOutcome::kDone;
-    case msr::kEom: value = 0; return MsrOutcome::kDone;
-    default: break;
+    case msr::kScontrol:
+      value = scontrol_;
+      return MsrOutcome::kDone;
+    case msr::kSversion:
+      value = msr::kSynicVersion;
+      return MsrOutcome::kDone;
+    case msr::kSiefp:
+      value = siefp_;
+      return MsrOutcome::kDone;
+    case msr::kSimp:
+      value = simp_;
+      return MsrOutcome::kDone;
+    case msr::kEom:
+      value = 0;
+      return MsrOutcome::kDone;
+    default:
+      break;
   }
   if (msr < msr::kSint0 || msr > msr::kSint15) return MsrOutcome::kFault;
   value = sints_[msr - msr::kSint0];
@@ -66,7 +86,9 @@ MsrOutcome Synic::WriteMsr(uint32_t msr, uint64_t value, uint16_t& room) {
       }
     };
     switch (msr) {
-      case msr::kScontrol: scontrol_ = value; break;
+      case msr::kScontrol:
+        scontrol_ = value;
+        break;
       case msr::kSiefp:
         siefp_ = value;
         place(flags_page_);
@@ -75,9 +97,11 @@ MsrOutcome Synic::WriteMsr(uint32_t msr, uint64_t value, uint16_t& room) {
         simp_ = value;
         place(message_page_);
         break;
-      case msr::kEom: break;
+      case msr::kEom:
+        break;
       default:
-        if (msr < msr::kSint0 || msr > msr::kSint15 || !IsSintValue(value, auto_eoi_works_)) return MsrOutcome::kFault;
+        if (msr < msr::kSint0 || msr > msr::kSint15 || !IsSintValue(value, auto_eoi_works_))
+          return MsrOutcome::kFault;
         sints_[msr - msr::kSint0] = value;
         return MsrOutcome::kDone;
     }
@@ -100,14 +124,16 @@ bool Synic::HasMessage(uint32_t sint) const {
 
 bool Synic::IsSlotEmpty(uint32_t sint) const {
   // Acquire pairs with the guest's store of kNone: our writes to the slot come after its reads.
-  return TypeOf(message_page_.bytes() + sint * sizeof(Message)).load(std::memory_order_acquire) == 0;
+  return TypeOf(message_page_.bytes() + sint * sizeof(Message)).load(std::memory_order_acquire) ==
+         0;
 }
 
 // If it is not empty, the guest has been told to write EOM when it is.
 bool Synic::IsSlotEmptyOrFlagged(uint32_t sint) {
   if (IsSlotEmpty(sint)) return true;
   uint8_t* slot = message_page_.bytes() + sint * sizeof(Message);
-  if ((FlagsOf(slot).fetch_or(hvdef::kMessagePending, std::memory_order_seq_cst) & hvdef::kMessagePending) == 0) {
+  if ((FlagsOf(slot).fetch_or(hvdef::kMessagePending, std::memory_order_seq_cst) &
+       hvdef::kMessagePending) == 0) {
     overlays_.Written(message_page_, sint * sizeof(Message), sizeof(MessageHeader));
   }
   // Pairs with the guest's fence between emptying the slot and reading the flag.
@@ -120,7 +146,8 @@ void Synic::Fill(uint32_t sint, Message message, Interrupts& interrupts) {
   uint8_t* slot = message_page_.bytes() + sint * sizeof(Message);
   const uint32_t size = sizeof(MessageHeader) + message.header.payload_size;
   constexpr size_t kAfterType = sizeof(message.header.message_type);
-  internal::GuestCopy(slot + kAfterType, reinterpret_cast<const uint8_t*>(&message) + kAfterType, size - kAfterType);
+  internal::GuestCopy(slot + kAfterType, reinterpret_cast<const uint8_t*>(&message) + kAfterType,
+                      size - kAfterType);
   // Release: a guest that sees the type sees the rest.
   TypeOf(slot).store(message.header.message_type, std::memory_order_release);
   overlays_.Written(message_page_, sint * sizeof(Message), size);
@@ -135,8 +162,9 @@ bool Synic::DeliverTimerMessage(uint32_t sint, Interrupts& interrupts) {
     const hvdef::TimerMessagePayload payload{.timer_index = index,
                                              .expiration_time_100ns = timer.expiration_100ns,
                                              .delivery_time_100ns = clock_.Now100ns()};
-    Message message{.header = {.message_type = static_cast<uint32_t>(hvdef::MessageType::kTimerExpired),
-                               .payload_size = sizeof(payload)}};
+    Message message{
+        .header = {.message_type = static_cast<uint32_t>(hvdef::MessageType::kTimerExpired),
+                   .payload_size = sizeof(payload)}};
     std::memcpy(message.payload, &payload, sizeof(payload));
     Fill(sint, message, interrupts);
     return true;
@@ -145,7 +173,8 @@ bool Synic::DeliverTimerMessage(uint32_t sint, Interrupts& interrupts) {
 }
 
 void Synic::Deliver(uint32_t sint, Interrupts& interrupts, uint16_t& room) {
-  if (!HasMessage(sint) || !IsSlotEmptyOrFlagged(sint) || DeliverTimerMessage(sint, interrupts)) return;
+  if (!HasMessage(sint) || !IsSlotEmptyOrFlagged(sint) || DeliverTimerMessage(sint, interrupts))
+    return;
   Queue& queue = *queues_[sint];
   const Message& message = queue.messages[queue.first];
   queue.first = (queue.first + 1) % kQueueLength;
@@ -171,7 +200,8 @@ void Synic::Request(const Interrupts& interrupts) {
 
 HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload) {
   const uint32_t index = ToInt(sint);
-  if (index >= hvdef::kSintCount || message_type == 0 || payload.size() > hvdef::kMessageMaxPayloadBytes) {
+  if (index >= hvdef::kSintCount || message_type == 0 ||
+      payload.size() > hvdef::kMessageMaxPayloadBytes) {
     return HvStatus::kInvalidParameter;
   }
   Interrupts interrupts;
@@ -179,7 +209,8 @@ HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const u
     std::lock_guard lock(mutex_);
     if (!messages_enabled()) return HvStatus::kInvalidSynicState;
     Message message;
-    message.header = {.message_type = message_type, .payload_size = static_cast<uint8_t>(payload.size())};
+    message.header = {.message_type = message_type,
+                      .payload_size = static_cast<uint8_t>(payload.size())};
     if (!payload.empty()) std::memcpy(message.payload, payload.data(), payload.size());
     if (!HasMessage(index) && IsSlotEmpty(index)) {
       Fill(index, message, interrupts);
@@ -201,7 +232,8 @@ HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const u
 
 HvStatus Synic::SignalEvent(Sint sint, uint16_t flag) {
   const uint32_t index = ToInt(sint);
-  if (index >= hvdef::kSintCount || flag >= hvdef::kEventFlagsPerSint) return HvStatus::kInvalidParameter;
+  if (index >= hvdef::kSintCount || flag >= hvdef::kEventFlagsPerSint)
+    return HvStatus::kInvalidParameter;
   uint64_t value;
   {
     std::lock_guard lock(mutex_);
@@ -213,7 +245,8 @@ HvStatus Synic::SignalEvent(Sint sint, uint16_t flag) {
     const uint32_t offset = index * hvdef::kEventFlagsBytesPerSint + flag / 64 * 8;
     std::atomic_ref word(*reinterpret_cast<uint64_t*>(flags_page_.bytes() + offset));
     const uint64_t bit = uint64_t{1} << flag % 64;
-    // Release: what was done before the signal is visible to a guest that sees the flag. It pairs with the guest's locked clear.
+    // Release: what was done before the signal is visible to a guest that sees the flag. It pairs
+    // with the guest's locked clear.
     if ((word.fetch_or(bit, std::memory_order_acq_rel) & bit) != 0) return HvStatus::kSuccess;
     overlays_.Written(flags_page_, offset, sizeof(uint64_t));
   }

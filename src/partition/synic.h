@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Synic: one VP's synthetic interrupt controller: its MSRs, message queues and event flags.
 //
-// Delivery of messages, in the order of the steps that keep one from being lost (the guest's steps in brackets):
+// Delivery of messages, in the order of the steps that keep one from being lost (the guest's steps
+// in brackets):
 //   the slot is empty: fill it, interrupt
-//   it is not: queue, set the slot's pending flag, full fence, look again [empty the slot, full fence, look at the flag, write EOM]
+//   it is not: queue, set the slot's pending flag, full fence, look again [empty the slot, full
+//   fence, look at the flag, write EOM]
 // so either we find the slot empty, or the guest finds the flag. Nobody polls.
 //
-// Thread-safe; a lock of this VP's alone, held for a few instructions, and never while an interrupt is requested or an
-// observer is called.
+// Thread-safe; a lock of this VP's alone, held for a few instructions, and never while an interrupt
+// is requested or an observer is called.
 //
 // Source: TLFS, chapter "Inter-Partition Communication".
 
@@ -35,7 +37,8 @@ class Synic {
   // How many messages wait behind a slot (TLFS, "Guest Message Buffers").
   static constexpr uint32_t kQueueLength = 16;
 
-  Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp, bool auto_eoi_works);
+  Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp,
+        bool auto_eoi_works);
 
   // SCONTROL to EOM and SINT0 to SINT15.
   backend::MsrOutcome ReadMsr(uint32_t msr, uint64_t& value) const;

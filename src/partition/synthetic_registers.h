@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which synthetic MSR a register name stands for (TLFS, data type HV_REGISTER_NAME), and what each MSR's privilege is.
+// Which synthetic MSR a register name stands for (TLFS, data type HV_REGISTER_NAME), and what each
+// MSR's privilege is.
 
 #ifndef HVSDK_SRC_PARTITION_SYNTHETIC_REGISTERS_H_
 #define HVSDK_SRC_PARTITION_SYNTHETIC_REGISTERS_H_
@@ -17,23 +18,33 @@ namespace hvsdk::partition {
 inline absl::optional<uint32_t> MsrOf(hvdef::RegisterName name) {
   namespace msr = hvdef::msr;
   using Name = hvdef::RegisterName;
-  const auto in_group = [name](Name first, Name last, uint32_t first_msr) -> absl::optional<uint32_t> {
+  const auto in_group = [name](Name first, Name last,
+                               uint32_t first_msr) -> absl::optional<uint32_t> {
     if (name < first || name > last) return absl::nullopt;
     return first_msr + static_cast<uint32_t>(name) - static_cast<uint32_t>(first);
   };
   switch (name) {
-    case Name::kVpRuntime: return msr::kVpRuntime;
-    case Name::kHypercall: return msr::kHypercall;
-    case Name::kGuestOsId: return msr::kGuestOsId;
-    case Name::kVpIndex: return msr::kVpIndex;
-    case Name::kTimeRefCount: return msr::kTimeRefCount;
-    case Name::kVpAssistPage: return msr::kVpAssistPage;
-    case Name::kReferenceTsc: return msr::kReferenceTsc;
-    default: break;
+    case Name::kVpRuntime:
+      return msr::kVpRuntime;
+    case Name::kHypercall:
+      return msr::kHypercall;
+    case Name::kGuestOsId:
+      return msr::kGuestOsId;
+    case Name::kVpIndex:
+      return msr::kVpIndex;
+    case Name::kTimeRefCount:
+      return msr::kTimeRefCount;
+    case Name::kVpAssistPage:
+      return msr::kVpAssistPage;
+    case Name::kReferenceTsc:
+      return msr::kReferenceTsc;
+    default:
+      break;
   }
   if (const auto found = in_group(Name::kSint0, Name::kSint15, msr::kSint0)) return found;
   if (const auto found = in_group(Name::kScontrol, Name::kEom, msr::kScontrol)) return found;
-  if (const auto found = in_group(Name::kStimer0Config, Name::kStimer3Count, msr::kStimer0Config)) return found;
+  if (const auto found = in_group(Name::kStimer0Config, Name::kStimer3Count, msr::kStimer0Config))
+    return found;
   return in_group(Name::kGuestCrashP0, Name::kGuestCrashCtl, msr::kCrashP0);
 }
 
@@ -43,22 +54,33 @@ inline uint64_t PrivilegeOf(uint32_t msr_index) {
   namespace privilege = hvdef::privilege;
   switch (msr_index) {
     case msr::kGuestOsId:
-    case msr::kHypercall: return privilege::kAccessHypercallMsrs;
-    case msr::kVpIndex: return privilege::kAccessVpIndex;
-    case msr::kReset: return privilege::kAccessResetReg;
-    case msr::kVpRuntime: return privilege::kAccessVpRuntimeReg;
-    case msr::kTimeRefCount: return privilege::kAccessPartitionReferenceCounter;
-    case msr::kReferenceTsc: return privilege::kAccessPartitionReferenceTsc;
+    case msr::kHypercall:
+      return privilege::kAccessHypercallMsrs;
+    case msr::kVpIndex:
+      return privilege::kAccessVpIndex;
+    case msr::kReset:
+      return privilege::kAccessResetReg;
+    case msr::kVpRuntime:
+      return privilege::kAccessVpRuntimeReg;
+    case msr::kTimeRefCount:
+      return privilege::kAccessPartitionReferenceCounter;
+    case msr::kReferenceTsc:
+      return privilege::kAccessPartitionReferenceTsc;
     case msr::kTscFrequency:
-    case msr::kApicFrequency: return privilege::kAccessFrequencyRegs;
+    case msr::kApicFrequency:
+      return privilege::kAccessFrequencyRegs;
     case msr::kEoi:
     case msr::kIcr:
-    case msr::kTpr: return privilege::kAccessIntrCtrlRegs;
-    case msr::kGuestIdle: return privilege::kAccessGuestIdleReg;
-    default: break;
+    case msr::kTpr:
+      return privilege::kAccessIntrCtrlRegs;
+    case msr::kGuestIdle:
+      return privilege::kAccessGuestIdleReg;
+    default:
+      break;
   }
   if (msr_index >= msr::kScontrol && msr_index <= msr::kSint15) return privilege::kAccessSynicRegs;
-  if (msr_index >= msr::kStimer0Config && msr_index <= msr::kStimer3Count) return privilege::kAccessSyntheticTimerRegs;
+  if (msr_index >= msr::kStimer0Config && msr_index <= msr::kStimer3Count)
+    return privilege::kAccessSyntheticTimerRegs;
   return 0;
 }
 

@@ -23,7 +23,8 @@ Vp::Vp(Partition& partition, backend::Vp& backend)
       synic_(std::make_unique<Synic>(partition.environment_.backend, *partition.overlays_,
                                      partition.environment_.clock, backend.index(),
                                      partition.environment_.caps.auto_eoi)),
-      stimers_(std::make_unique<Stimers>(partition.environment_.backend, *synic_, partition.environment_.clock,
+      stimers_(std::make_unique<Stimers>(partition.environment_.backend, *synic_,
+                                         partition.environment_.clock,
                                          partition.environment_.timers, backend.index())),
       mailbox_(std::make_unique<Mailbox>()),
       assist_page_(std::make_unique<Overlay>()) {}
@@ -44,12 +45,21 @@ MsrOutcome Vp::ReadMsr(uint32_t msr, uint64_t& value) {
   if ((PrivilegeOf(msr) & ~partition_.privileges_) != 0) return MsrOutcome::kFault;
   value = 0;
   switch (msr) {
-    case msr::kVpIndex: value = ToInt(index()); return MsrOutcome::kDone;
-    case msr::kReset: return MsrOutcome::kDone;
-    case msr::kVpRuntime: value = partition_.environment_.vp_runtime->VpRuntime100ns(index()); return MsrOutcome::kDone;
-    case msr::kVpAssistPage: value = vp_assist_page_; return MsrOutcome::kDone;
-    case msr::kGuestIdle: return MsrOutcome::kHalt;
-    default: break;
+    case msr::kVpIndex:
+      value = ToInt(index());
+      return MsrOutcome::kDone;
+    case msr::kReset:
+      return MsrOutcome::kDone;
+    case msr::kVpRuntime:
+      value = partition_.environment_.vp_runtime->VpRuntime100ns(index());
+      return MsrOutcome::kDone;
+    case msr::kVpAssistPage:
+      value = vp_assist_page_;
+      return MsrOutcome::kDone;
+    case msr::kGuestIdle:
+      return MsrOutcome::kHalt;
+    default:
+      break;
   }
   if (msr >= msr::kScontrol && msr <= msr::kSint15) return synic_->ReadMsr(msr, value);
   if (msr >= msr::kStimer0Config && msr <= msr::kStimer3Count) return stimers_->ReadMsr(msr, value);
@@ -68,7 +78,8 @@ MsrOutcome Vp::WriteMsr(uint32_t msr, uint64_t value) {
     }
     return outcome;
   }
-  if (msr >= msr::kStimer0Config && msr <= msr::kStimer3Count) return stimers_->WriteMsr(msr, value);
+  if (msr >= msr::kStimer0Config && msr <= msr::kStimer3Count)
+    return stimers_->WriteMsr(msr, value);
   if (msr == msr::kVpAssistPage) {
     vp_assist_page_ = value;
     if ((value & msr::kPageEnable) != 0) {
@@ -83,7 +94,8 @@ MsrOutcome Vp::WriteMsr(uint32_t msr, uint64_t value) {
 
 HypercallOutcome Vp::OnHypercall(hypercall::CallRecord* record) {
   seen_running_.store(true, std::memory_order_relaxed);
-  // Acquire pairs with the release in WriteHypercall. Without the page there is no way to call but to copy its code.
+  // Acquire pairs with the release in WriteHypercall. Without the page there is no way to call but
+  // to copy its code.
   if ((partition_.hypercall_.load(std::memory_order_acquire) & msr::kPageEnable) == 0) {
     return HypercallOutcome::kUndefinedOpcode;
   }

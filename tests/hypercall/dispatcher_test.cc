@@ -74,7 +74,8 @@ class Calls {
     }
     return {HvStatus::kSuccess, reps.size()};
   }
-  RepResult SumBoth(Caller&, const Header& in, absl::Span<const uint64_t> variable, Reps<uint64_t, Nothing> reps) {
+  RepResult SumBoth(Caller&, const Header& in, absl::Span<const uint64_t> variable,
+                    Reps<uint64_t, Nothing> reps) {
     sum += in.factor * std::accumulate(variable.begin(), variable.end(), uint64_t{0});
     for (uint64_t each : reps.inputs()) sum += each;
     return {HvStatus::kSuccess, reps.size()};
@@ -92,7 +93,18 @@ class Calls {
 };
 
 constexpr uint64_t kSecret = uint64_t{1} << 40;
-enum : uint16_t { kNop = 1, kAdd, kSumWide, kSwap, kSumVariable, kMultiply, kSumBoth, kPrivileged, kSplit, kFill = 0x8F01 };
+enum : uint16_t {
+  kNop = 1,
+  kAdd,
+  kSumWide,
+  kSwap,
+  kSumVariable,
+  kMultiply,
+  kSumBoth,
+  kPrivileged,
+  kSplit,
+  kFill = 0x8F01
+};
 constexpr std::array kCalls{
     Describe<&Calls::Nop>(kNop, "Nop"),
     Describe<&Calls::Add>(kAdd, "Add"),
@@ -141,7 +153,8 @@ class DispatcherTest : public ::testing::Test {
   void Finish() {
     Caller caller{vp_, privileges_};
     retries_ = 0;
-    while ((outcome_ = dispatcher_.Dispatch(caller, &record_)) == HypercallOutcome::kRetry) ++retries_;
+    while ((outcome_ = dispatcher_.Dispatch(caller, &record_)) == HypercallOutcome::kRetry)
+      ++retries_;
   }
   template <typename T>
   void Put(uint64_t gpa, const T& value) {
@@ -192,11 +205,13 @@ TEST_F(DispatcherTest, CallsOf32BitCallers) {
   std::vector<uint32_t> elements(12);
   std::iota(elements.begin(), elements.end(), 1);
   std::memcpy(&host_[136], elements.data(), 48);
-  EXPECT_EQ(Call32(Control::Make(kMultiply, false, 0, 12), 128, 4096), hvdef::MakeResult(HvStatus::kSuccess, 12));
+  EXPECT_EQ(Call32(Control::Make(kMultiply, false, 0, 12), 128, 4096),
+            hvdef::MakeResult(HvStatus::kSuccess, 12));
   EXPECT_EQ(retries_, 2);
   EXPECT_EQ(Get<uint64_t>(4096 + 11 * 8), 36u);
   // Fast input in EBX:ECX and EDI:ESI; XMM input too; XMM output is for 64-bit callers.
-  EXPECT_EQ(StatusOf(Call32(Control::Make(kSumWide, true), 0x100000002, 0x300000004)), HvStatus::kSuccess);
+  EXPECT_EQ(StatusOf(Call32(Control::Make(kSumWide, true), 0x100000002, 0x300000004)),
+            HvStatus::kSuccess);
   EXPECT_EQ(calls_.sum, 0x400000006u);
   EXPECT_EQ(StatusOf(Call32(Control::Make(kAdd, true), 1, 2)), HvStatus::kInvalidHypercallInput);
 }
@@ -249,7 +264,8 @@ TEST_F(DispatcherTest, FastOutputFollowsTheInputRoundedTo16Bytes) {
 
 TEST_F(DispatcherTest, FastOutputWithoutInputBeginsInRdx) {
   // 5 elements of 4 bytes, at most 3 in one go, in RDX, R8 and XMM0.
-  EXPECT_EQ(Call64(Control::Make(kFill, true, 0, 5), ~0ull, ~0ull), hvdef::MakeResult(HvStatus::kSuccess, 5));
+  EXPECT_EQ(Call64(Control::Make(kFill, true, 0, 5), ~0ull, ~0ull),
+            hvdef::MakeResult(HvStatus::kSuccess, 5));
   EXPECT_EQ(retries_, 1);
   EXPECT_EQ(vp_.GetGpr(Gpr::kRdx), 0x0000000200000001u);
   EXPECT_EQ(vp_.GetGpr(Gpr::kR8), 0x0000000400000003u);
@@ -302,7 +318,8 @@ TEST_F(DispatcherTest, VariableHeaders) {
   EXPECT_EQ(calls_.sum, 21u);
   EXPECT_EQ(Call64(Control::Make(kSumVariable, false, 0), 0, 0), 0u);
   EXPECT_EQ(calls_.variable_words, 0u);
-  EXPECT_EQ(StatusOf(Call64(Control::Make(kSumVariable, false, 0x3FF), 0, 0)), HvStatus::kInvalidAlignment);
+  EXPECT_EQ(StatusOf(Call64(Control::Make(kSumVariable, false, 0x3FF), 0, 0)),
+            HvStatus::kInvalidAlignment);
 }
 
 TEST_F(DispatcherTest, ControlWordsThatAreWrong) {
@@ -313,12 +330,17 @@ TEST_F(DispatcherTest, ControlWordsThatAreWrong) {
   for (int bit : {27, 28, 29, 30, 31, 44, 45, 46, 47, 60, 61, 62, 63}) {
     EXPECT_EQ(status(kNop | uint64_t{1} << bit), HvStatus::kInvalidHypercallInput) << bit;
   }
-  EXPECT_EQ(status(Control::Make(kNop, false, 0, 1).value), HvStatus::kInvalidHypercallInput) << "reps of a simple call";
+  EXPECT_EQ(status(Control::Make(kNop, false, 0, 1).value), HvStatus::kInvalidHypercallInput)
+      << "reps of a simple call";
   EXPECT_EQ(status(Control::Make(kNop, false, 0, 0, 1).value), HvStatus::kInvalidHypercallInput);
-  EXPECT_EQ(status(Control::Make(kNop, false, 1).value), HvStatus::kInvalidHypercallInput) << "no variable header";
-  EXPECT_EQ(status(Control::Make(kMultiply).value), HvStatus::kInvalidHypercallInput) << "rep call without reps";
-  EXPECT_EQ(status(Control::Make(kMultiply, false, 0, 3, 3).value), HvStatus::kInvalidHypercallInput);
-  EXPECT_EQ(status(Control::Make(kMultiply, true, 0, 40).value), HvStatus::kInvalidHypercallInput) << "too long";
+  EXPECT_EQ(status(Control::Make(kNop, false, 1).value), HvStatus::kInvalidHypercallInput)
+      << "no variable header";
+  EXPECT_EQ(status(Control::Make(kMultiply).value), HvStatus::kInvalidHypercallInput)
+      << "rep call without reps";
+  EXPECT_EQ(status(Control::Make(kMultiply, false, 0, 3, 3).value),
+            HvStatus::kInvalidHypercallInput);
+  EXPECT_EQ(status(Control::Make(kMultiply, true, 0, 40).value), HvStatus::kInvalidHypercallInput)
+      << "too long";
   EXPECT_EQ(calls_.nops, 0);
 }
 
@@ -338,8 +360,10 @@ TEST_F(DispatcherTest, ListsLieInOnePageOfMemory) {
   EXPECT_EQ(status(4096 - 16, 8192 - 8), HvStatus::kSuccess);
   EXPECT_EQ(status(4 * 4096, 4096), HvStatus::kInvalidAlignment) << "not memory";
   EXPECT_EQ(status(0, ~uint64_t{0} << 12), HvStatus::kInvalidAlignment);
-  EXPECT_EQ(StatusOf(Call64(Control::Make(kNop), 3, 5)), HvStatus::kSuccess) << "no lists, no addresses";
-  EXPECT_EQ(StatusOf(Call64(Control::Make(kMultiply, false, 0, 0xFFF), 0, 4096)), HvStatus::kInvalidAlignment);
+  EXPECT_EQ(StatusOf(Call64(Control::Make(kNop), 3, 5)), HvStatus::kSuccess)
+      << "no lists, no addresses";
+  EXPECT_EQ(StatusOf(Call64(Control::Make(kMultiply, false, 0, 0xFFF), 0, 4096)),
+            HvStatus::kInvalidAlignment);
 }
 
 TEST_F(DispatcherTest, CodesAreUnique) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A partition on the fake engine, with memory, time and everything else it needs, for tests, fuzzing and benchmarks.
+// A partition on the fake engine, with memory, time and everything else it needs, for tests,
+// fuzzing and benchmarks.
 
 #ifndef HVSDK_TESTS_PARTITION_FAKE_MACHINE_H_
 #define HVSDK_TESTS_PARTITION_FAKE_MACHINE_H_
@@ -34,17 +35,25 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
   };
 
   static backend::BackendCaps DefaultCaps() {
-    return {.max_vps = 64, .tsc_frequency_hz = kTscPer100ns * 10'000'000, .apic_frequency_hz = 1'000'000'000,
-            .hypercall_code = {0x0F, 0x01, 0xC1, 0xC3}, .auto_eoi = true};
+    return {.max_vps = 64,
+            .tsc_frequency_hz = kTscPer100ns * 10'000'000,
+            .apic_frequency_hz = 1'000'000'000,
+            .hypercall_code = {0x0F, 0x01, 0xC1, 0xC3},
+            .auto_eoi = true};
   }
 
   FakeMachine() : FakeMachine(Options{}) {}
   explicit FakeMachine(Options options)
       : options(options), host(kMemoryBytes), backend(clock, kTscPer100ns), timers(clock) {
     if (!memory.AddRange(0, absl::MakeSpan(host)).ok()) std::abort();
-    reference_clock = *partition::ReferenceClock::Create(backend, this->options.caps.tsc_frequency_hz);
-    const partition::Environment environment{.backend = backend, .caps = this->options.caps, .memory = memory,
-                                             .clock = *reference_clock, .timers = timers, .events = *this,
+    reference_clock =
+        *partition::ReferenceClock::Create(backend, this->options.caps.tsc_frequency_hz);
+    const partition::Environment environment{.backend = backend,
+                                             .caps = this->options.caps,
+                                             .memory = memory,
+                                             .clock = *reference_clock,
+                                             .timers = timers,
+                                             .events = *this,
                                              .vp_runtime = options.vp_runtime ? this : nullptr};
     partition = *partition::Partition::Create({.privileges = options.privileges}, environment);
     for (uint32_t i = 0; i < options.vps; ++i) {
@@ -58,7 +67,9 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
   }
 
   // MSRs of one VP. A value is returned where the access is allowed.
-  backend::MsrOutcome Write(uint32_t msr, uint64_t value, uint32_t vp = 0) { return vps[vp]->OnMsrWrite(msr, value); }
+  backend::MsrOutcome Write(uint32_t msr, uint64_t value, uint32_t vp = 0) {
+    return vps[vp]->OnMsrWrite(msr, value);
+  }
   uint64_t Read(uint32_t msr, uint32_t vp = 0) {
     uint64_t value = 0xDEADDEADDEADDEAD;
     outcome = vps[vp]->OnMsrRead(msr, value);
@@ -68,7 +79,8 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
     return Write(msr, value, vp) == backend::MsrOutcome::kDone;
   }
 
-  // A 64-bit caller's hypercall with its blocks in memory; continued until it is done. The result value.
+  // A 64-bit caller's hypercall with its blocks in memory; continued until it is done. The result
+  // value.
   template <typename... Parts>
   uint64_t Call(hvdef::Control control, const Parts&... parts) {
     std::vector<uint8_t> input;
@@ -83,7 +95,8 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
     fake.SetGpr(backend::Gpr::kR8, r8);
     fake.SetGpr(backend::Gpr::kRax, ~uint64_t{0});
     retries = 0;
-    while ((hypercall_outcome = vps[vp]->OnHypercall(&record)) == backend::HypercallOutcome::kRetry) ++retries;
+    while ((hypercall_outcome = vps[vp]->OnHypercall(&record)) == backend::HypercallOutcome::kRetry)
+      ++retries;
     return fake.GetGpr(backend::Gpr::kRax);
   }
   template <typename... Parts>

@@ -80,8 +80,8 @@ TEST_F(OverlayPagesTest, AgreesWithAModelOnRandomSteps) {
   std::mt19937 random(seed);
   constexpr int kOverlays = 5;
   std::array<Overlay, kOverlays> overlays;
-  std::array<int, kOverlays> bytes{};                    // of each overlay
-  std::array<int, kOverlays> place;                      // -1: nowhere
+  std::array<int, kOverlays> bytes{};  // of each overlay
+  std::array<int, kOverlays> place;    // -1: nowhere
   place.fill(-1);
   std::array<int, kPages> guest{0xA0, 0xA1, 0xA2, 0xA3};  // what the guest has below
   std::array<std::vector<int>, kPages> stacks;
@@ -117,7 +117,8 @@ TEST_F(OverlayPagesTest, AgreesWithAModelOnRandomSteps) {
       }
     }
     for (uint64_t page = 0; page < kPages; ++page) {
-      ASSERT_EQ(Byte(page), stacks[page].empty() ? guest[page] : bytes[stacks[page].back()]) << "step " << step;
+      ASSERT_EQ(Byte(page), stacks[page].empty() ? guest[page] : bytes[stacks[page].back()])
+          << "step " << step;
       ASSERT_EQ(pages_.Covers(page * kPageSize), !stacks[page].empty());
     }
     for (int each = 0; each < kOverlays; ++each) {

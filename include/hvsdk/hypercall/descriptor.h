@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a hypercall looks like to its caller, as data, made from the signature of the function that answers it.
+// What a hypercall looks like to its caller, as data, made from the signature of the function that
+// answers it.
 //
-// A handler is a member function of any class. It gets private copies of the input, read once, and fills output that the
-// dispatcher has zeroed; it never touches guest memory for its parameters. Forms (In, Out, elements: plain structs):
+// A handler is a member function of any class. It gets private copies of the input, read once, and
+// fills output that the dispatcher has zeroed; it never touches guest memory for its parameters.
+// Forms (In, Out, elements: plain structs):
 //
 //   HvStatus Simple(Caller&, const In&);
 //   HvStatus SimpleWithOutput(Caller&, const In&, Out&);
 //   HvStatus VariableHeader(Caller&, const In&, absl::Span<const uint64_t> variable);
 //   RepResult Rep(Caller&, const In&, Reps<InElement, OutElement>);
-//   RepResult RepWithVariableHeader(Caller&, const In&, absl::Span<const uint64_t> variable, Reps<InElement, OutElement>);
+//   RepResult RepWithVariableHeader(Caller&, const In&, absl::Span<const uint64_t> variable,
+//   Reps<InElement, OutElement>);
 //
 // `Nothing` stands for an In, InElement or OutElement that the call does not have.
 //
@@ -17,7 +20,8 @@
 //   struct Sum { uint64_t a, b; };
 //   class Adder {
 //    public:
-//     HvStatus Add(hypercall::Caller&, const Sum& in, uint64_t& out) { out = in.a + in.b; return HvStatus::kSuccess; }
+//     HvStatus Add(hypercall::Caller&, const Sum& in, uint64_t& out) { out = in.a + in.b; return
+//     HvStatus::kSuccess; }
 //   };
 //   constexpr auto kCalls = std::to_array({hypercall::Describe<&Adder::Add>(0x7001, "MyCallAdd")});
 //   dispatcher.Add<Adder>(kCalls, adder);
@@ -46,8 +50,8 @@ struct Caller {
 
 struct Nothing {};
 
-// How a rep handler fared: `completed` elements are done, counted from the first it was given. With kSuccess and fewer
-// than it was given, the rest comes back in another call.
+// How a rep handler fared: `completed` elements are done, counted from the first it was given. With
+// kSuccess and fewer than it was given, the rest comes back in another call.
 struct RepResult {
   hvdef::HvStatus status;
   uint16_t completed;
@@ -57,11 +61,14 @@ struct RepResult {
 template <typename In, typename Out>
 class Reps {
  public:
-  Reps(const uint8_t* input, uint8_t* output, uint16_t size) : input_(input), output_(output), size_(size) {}
+  Reps(const uint8_t* input, uint8_t* output, uint16_t size)
+      : input_(input), output_(output), size_(size) {}
   uint16_t size() const { return size_; }
   const In& input(uint16_t i) const { return std::launder(reinterpret_cast<const In*>(input_))[i]; }
   Out& output(uint16_t i) const { return std::launder(reinterpret_cast<Out*>(output_))[i]; }
-  absl::Span<const In> inputs() const { return {std::launder(reinterpret_cast<const In*>(input_)), size_}; }
+  absl::Span<const In> inputs() const {
+    return {std::launder(reinterpret_cast<const In*>(input_)), size_};
+  }
 
  private:
   const uint8_t* input_;
@@ -82,15 +89,16 @@ struct Block {
 
 struct Descriptor {
   uint16_t code;
-  const char* name;         // the specification's identifier
-  uint64_t privilege;       // all of these are needed
+  const char* name;    // the specification's identifier
+  uint64_t privilege;  // all of these are needed
   bool rep;
   bool variable_header;
-  uint16_t input_bytes;     // fixed headers, padded to whole 8-byte words
+  uint16_t input_bytes;  // fixed headers, padded to whole 8-byte words
   uint16_t output_bytes;
   uint16_t input_element_bytes;
   uint16_t output_element_bytes;
-  uint16_t max_reps;        // done in one go, so that an exit stays short; the caller retries for the rest
+  uint16_t
+      max_reps;  // done in one go, so that an exit stays short; the caller retries for the rest
   RepResult (*invoke)(void* target, Caller& caller, const Block& block);
 };
 
@@ -141,10 +149,13 @@ struct Binding<Method, hvdef::HvStatus (T::*)(Caller&, const In&)> {
 template <auto Method, typename T, typename In, typename Out>
 struct Binding<Method, hvdef::HvStatus (T::*)(Caller&, const In&, Out&)> {
   using Target = T;
-  static constexpr Descriptor kShape{
-      .input_bytes = PadToWords(SizeOf<In>()), .output_bytes = PadToWords(SizeOf<Out>()), .max_reps = 1};
+  static constexpr Descriptor kShape{.input_bytes = PadToWords(SizeOf<In>()),
+                                     .output_bytes = PadToWords(SizeOf<Out>()),
+                                     .max_reps = 1};
   static RepResult Invoke(void* target, Caller& caller, const Block& block) {
-    return {(static_cast<T*>(target)->*Method)(caller, Input<In>(block.input), Output<Out>(block.output)), 0};
+    return {(static_cast<T*>(target)->*Method)(caller, Input<In>(block.input),
+                                               Output<Out>(block.output)),
+            0};
   }
 };
 
@@ -173,7 +184,8 @@ struct Binding<Method, RepResult (T::*)(Caller&, const In&, Reps<InElement, OutE
 };
 
 template <auto Method, typename T, typename In, typename InElement, typename OutElement>
-struct Binding<Method, RepResult (T::*)(Caller&, const In&, absl::Span<const uint64_t>, Reps<InElement, OutElement>)> {
+struct Binding<Method, RepResult (T::*)(Caller&, const In&, absl::Span<const uint64_t>,
+                                        Reps<InElement, OutElement>)> {
   using Target = T;
   static constexpr Descriptor kShape{.rep = true,
                                      .variable_header = true,
@@ -189,9 +201,11 @@ struct Binding<Method, RepResult (T::*)(Caller&, const In&, absl::Span<const uin
 
 }  // namespace internal
 
-// The descriptor of the call that `Method` answers. `max_reps` bounds a rep call's elements in one go.
+// The descriptor of the call that `Method` answers. `max_reps` bounds a rep call's elements in one
+// go.
 template <auto Method>
-constexpr auto Describe(uint16_t code, const char* name, uint64_t privilege = 0, uint16_t max_reps = kAllReps) {
+constexpr auto Describe(uint16_t code, const char* name, uint64_t privilege = 0,
+                        uint16_t max_reps = kAllReps) {
   using Bound = internal::Binding<Method>;
   TypedDescriptor<typename Bound::Target> descriptor{Bound::kShape};
   descriptor.code = code;
@@ -202,7 +216,8 @@ constexpr auto Describe(uint16_t code, const char* name, uint64_t privilege = 0,
   return descriptor;
 }
 template <auto Method>
-constexpr auto Describe(hvdef::CallCode code, const char* name, uint64_t privilege = 0, uint16_t max_reps = kAllReps) {
+constexpr auto Describe(hvdef::CallCode code, const char* name, uint64_t privilege = 0,
+                        uint16_t max_reps = kAllReps) {
   return Describe<Method>(static_cast<uint16_t>(code), name, privilege, max_reps);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The root's ends of ports and connections: who receives what the guest sends, and who is told that a message slot has room.
-// Source: TLFS, chapter "Inter-Partition Communication", "Ports and Connections".
+// The root's ends of ports and connections: who receives what the guest sends, and who is told that
+// a message slot has room. Source: TLFS, chapter "Inter-Partition Communication", "Ports and
+// Connections".
 
 #ifndef HVSDK_PARTITION_PORT_H_
 #define HVSDK_PARTITION_PORT_H_
@@ -13,8 +14,8 @@
 
 namespace hvsdk::partition {
 
-// Receives what the guest sends to a connection. Called on the sending VP's thread with no lock held; several VPs may call
-// at once. The status is the guest's answer.
+// Receives what the guest sends to a connection. Called on the sending VP's thread with no lock
+// held; several VPs may call at once. The status is the guest's answer.
 class PortHandler {
  public:
   virtual ~PortHandler() = default;
@@ -25,14 +26,16 @@ class PortHandler {
     return hvdef::HvStatus::kInvalidPortId;
   }
 
-  // HvCallSignalEvent. kInvalidParameter: the port has no such flag. kInvalidPortId: not an event port.
+  // HvCallSignalEvent. kInvalidParameter: the port has no such flag. kInvalidPortId: not an event
+  // port.
   virtual hvdef::HvStatus OnEvent(uint16_t flag) {
     (void)flag;
     return hvdef::HvStatus::kInvalidPortId;
   }
 };
 
-// Told when a message queue that was found full has room again. Called on the VP's thread with no lock held.
+// Told when a message queue that was found full has room again. Called on the VP's thread with no
+// lock held.
 class MessageSlotObserver {
  public:
   virtual ~MessageSlotObserver() = default;
