@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
+// A virtual machine monitor: boots the kernel that its argument names.
+#include <unistd.h>
+
 #include <iostream>
-#include <vector>
 
-#include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/vmm/backends.h"
+#include "hvsdk/vmm/machine.h"
+#include "hvsdk/vmm/serial_console.h"
 
-int main() {
-  std::vector<uint8_t> page(4096);
-  hvsdk::GuestMemory memory;
-  if (!memory.AddRange(0x1000, absl::MakeSpan(page)).ok()) return 1;
-  if (!memory.WriteObject<uint32_t>(0x1ffc, 42) || memory.WriteObject<uint32_t>(0x1ffd, 42)) return 1;
-  std::cout << "guest memory: " << memory.size_bytes() << " bytes\n";
+int main(int argc, char** argv) {
+  const auto kernel = hvsdk::vmm::OpenFileSource(argc > 1 ? argv[1] : "vmlinuz");
+  const auto backend = hvsdk::vmm::CreateBackend(argc > 2 ? argv[2] : "auto");
+  const auto loop = hvsdk::vmm::EventLoop::Create();
+  if (!kernel.ok() || !backend.ok() || !loop.ok()) return std::cerr << kernel.status() << backend.status() << '\n', 3;
+  hvsdk::vmm::SerialConsole console(**loop, {.output_fd = STDOUT_FILENO});
+  hvsdk::vmm::LoadInput blame;
+  const auto machine = hvsdk::vmm::Machine::Create(
+      {.backend = backend->get(), .kernel = kernel->get(), .command_line = "console=ttyS0", .serial = &console}, **loop,
+      blame);
+  if (!machine.ok()) return std::cerr << machine.status() << '\n', 2;
+  const hvsdk::vmm::MachineResult result = (*machine)->Run();
+  return result.outcome == hvsdk::vmm::Outcome::kPoweredOff ? 0 : 10;
 }
