@@ -92,7 +92,7 @@ class ScsiDiskTest : public testing::Test {
     struct Driven : ScsiCommand {
       BlockStatus outcome = BlockStatus::kOk;
     } command;
-    std::memcpy(command.cdb, cdb.data(), cdb.size());
+    std::copy(cdb.begin(), cdb.end(), command.cdb);
     command.cdb_length = static_cast<uint8_t>(cdb.size());
     command.data_direction = direction;
     command.autosense = autosense;
