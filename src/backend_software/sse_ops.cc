@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend_software/sse_ops.h"
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include <algorithm>
@@ -515,6 +516,11 @@ const SseOp* FindMmxOp(ZydisMnemonic mnemonic, uint8_t imm) {
     default:
       return nullptr;
   }
+}
+
+bool HostHasSha() {
+  uint32_t eax, ebx = 0, ecx, edx;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ebx & 1u << 29) != 0;
 }
 
 StringCompare CompareStrings(__m128i first, __m128i second, bool explicit_lengths, int64_t length1, int64_t length2,

@@ -44,6 +44,9 @@ const SseOp* FindSseShiftImm(ZydisMnemonic mnemonic, uint8_t imm);
 // The MMX form: operands and result are the low 64 bits; 8-byte memory operands (4 for PUNPCKL*), any alignment.
 const SseOp* FindMmxOp(ZydisMnemonic mnemonic, uint8_t imm);
 
+// Whether the host's processor has the SHA instructions, which the compiler's own test does not know.
+bool HostHasSha();
+
 // PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM: `length1` and `length2` are EAX and EDX as signed numbers for the forms with explicit lengths,
 // whose absolute value saturates at 16 or 8.
 struct StringCompare {

@@ -107,12 +107,6 @@ constexpr uint64_t kRegisterForms[8] = {
 bool IsRegisterForm(uint8_t modrm) { return modrm >= 0xC0; }
 uint8_t Reg(uint8_t modrm) { return modrm >> 3 & 7; }
 
-void UpdateSummary(X87State& state) {
-  const bool pending = (state.status & ~state.control & kExceptionFlags) != 0;
-  state.status &= static_cast<uint16_t>(~(kSummary | kBusy));
-  if (pending) state.status |= kSummary | kBusy;
-}
-
 void Initialise(X87State& state) {
   state.control = 0x037F;
   state.status = 0;
@@ -166,7 +160,7 @@ const uint8_t* LoadEnvironment(X87State& state, bool narrow, const uint8_t* at) 
   state.last_dp = fields[5];
   state.last_ds = static_cast<uint16_t>(fields[6]);
   for (uint32_t i = 0; i < 8; ++i) std::memcpy(state.physical(i), physical[i], 16);
-  UpdateSummary(state);
+  X87UpdateSummary(state);
   return at;
 }
 
@@ -198,13 +192,13 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow,
     uint16_t control;
     std::memcpy(&control, memory, 2);
     state.control = static_cast<uint16_t>((control & 0x1F7F) | 0x40);
-    UpdateSummary(state);
+    X87UpdateSummary(state);
     return true;
   }
   if (opcode == 0xD9 && reg == 6) {  // FNSTENV
     StoreEnvironment(state, narrow, memory);
     state.control |= kExceptionFlags;
-    UpdateSummary(state);
+    X87UpdateSummary(state);
     return stored = true;
   }
   if (opcode == 0xD9 && reg == 7) {  // FNSTCW
@@ -231,7 +225,14 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow,
 
 }  // namespace
 
+void X87UpdateSummary(X87State& state) {
+  const bool pending = (state.status & ~state.control & kExceptionFlags) != 0;
+  state.status &= static_cast<uint16_t>(~(kSummary | kBusy));
+  if (pending) state.status |= kSummary | kBusy;
+}
+
 void X87State::EnterMmx() {
+  if (valid == 0xFF && top() == 0) return;
   uint8_t physical_registers[8][16];
   for (uint32_t i = 0; i < 8; ++i) std::memcpy(physical_registers[i], physical(i), 16);
   status &= static_cast<uint16_t>(~(7 << 11));
@@ -315,7 +316,7 @@ X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool opera
     // Nothing is stored or popped; the flags and, for a stack fault, C1 say what happened.
     state.status |= raised | (image.status & kStackFault);
     if (image.status & kStackFault) state.status = static_cast<uint16_t>((state.status & ~0x200) | (image.status & 0x200));
-    UpdateSummary(state);
+    X87UpdateSummary(state);
     return X87Outcome::kDone;
   }
   state.status = static_cast<uint16_t>((image.status & ~(kSummary | kBusy)) | earlier);
@@ -326,7 +327,7 @@ X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool opera
     stored = true;
   }
   rflags = (rflags & ~kArithmeticFlags) | (result.rflags & kArithmeticFlags);
-  UpdateSummary(state);
+  X87UpdateSummary(state);
   return X87Outcome::kDone;
 }
 

@@ -60,6 +60,9 @@ bool X87IsNoWait(uint8_t opcode, uint8_t modrm);
 X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool operand_size_16, uint8_t* memory,
                       uint64_t& rflags, uint16_t& ax, bool& stored);
 
+// Recomputes the summary and busy bits after the control or status word was replaced.
+void X87UpdateSummary(X87State& state);
+
 // WAIT/FWAIT: whether #MF must be raised.
 inline bool X87ExceptionPending(const X87State& state) { return (state.status & 0x80) != 0; }
 

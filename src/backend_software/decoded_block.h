@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoded block: straight-line guest code after decoding, and the interface behind which it is run.
+//
+// A block is the instructions from one entry point up to and including the first one that may change the flow, the
+// mode or the memory map, at most to the end of the page. It belongs to one VP, is found by physical address and
+// mode (BlockKey), and is never changed after it was built, but for the links of its last operation.
+//
+// Every instruction is one Op (a compare and the branch after it may share one): a handler specialised by operation,
+// operand size and operand form, and what the handler needs, already extracted. Running a block means calling
+// ops[0].handler; a handler does its work and goes on to the next operation, either by calling that one's handler as
+// its last act or by returning it to the loop in RunOps. nullptr ends the run, with Cpu::r[kIp] at the next
+// instruction.
+//
+// A translator to host code may stand behind the same interface: it gives the first Op of a block a handler that
+// runs the whole block. What it owes is what the handlers here owe: (1) registers and flags are those before the
+// instruction when it faults; (2) a fault says which Op it came from (Cpu::op); (3) attention is looked at on every
+// way out of a block; (4) the number of instructions done can be told from the Op at any exit.
+//
+// Registers are named by their byte offset in Cpu::r, which covers AH to BH and partial registers alike.
+
+#ifndef HVSDK_SRC_BACKEND_SOFTWARE_DECODED_BLOCK_H_
+#define HVSDK_SRC_BACKEND_SOFTWARE_DECODED_BLOCK_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hvsdk::software {
+
+struct Cpu;
+struct Op;
+
+using Handler = const Op* (*)(Cpu& c, const Op* op);
+
+enum OpFlag : uint8_t {
+  kOpLegacyAddress = 1,  // address size or segment needs the slow computation
+  kOpStackSegment = 2,   // faults of the operand are #SS, not #GP
+  kOpLock = 4,
+  kOpRep = 8,            // F3
+  kOpRepne = 16,         // F2
+  kOpAddress32 = 32,
+  kOpAddress16 = 64,
+  kOpRipBias = 128,      // add kRipBias to disp, which did not fit
+};
+
+inline constexpr int kRipBias = 8192;
+
+struct Op {
+  Handler handler;
+  uint64_t imm;    // immediate, or a branch's target relative to the block's first byte
+  int32_t disp;    // displacement of the memory operand
+  uint8_t a;       // destination register (offset in Cpu::r, or in Cpu::xmm)
+  uint8_t b;       // source register
+  uint8_t base;    // memory operand: base, index and segment base, all offsets in Cpu::r
+  uint8_t index;
+  uint8_t segment;
+  uint8_t scale;   // shift of the index
+  uint8_t flags;   // OpFlag
+  uint8_t length;  // of the instruction in bytes
+  uint16_t ip;     // the instruction's first byte relative to the block's
+  uint8_t count;   // instructions of the block before this one
+  uint8_t extra;   // the handler's own: a condition, a second immediate, an operand size
+};
+static_assert(sizeof(Op) == 32);
+
+// What follows the Op of a direct branch or of a block's end: the first Op of the block at the target, once known.
+struct Links {
+  const Op* taken;
+  const Op* next;
+  uint64_t reserved[2];
+};
+static_assert(sizeof(Links) == sizeof(Op));
+
+inline Links& LinksOf(const Op* op) { return *reinterpret_cast<Links*>(const_cast<Op*>(op + 1)); }
+
+inline constexpr int kMaxBlockInstructions = 64;
+
+// What decides, beside its bytes, how code decodes.
+enum ModeBits : uint32_t {
+  kModeBits16 = 0,
+  kModeBits32 = 1,
+  kModeBits64 = 2,
+  kModeBitsMask = 3,
+  kModeStack32 = 1 << 2,
+  kModeTaskSwitched = 1 << 3,  // CR0.TS
+  kModeEmulate = 1 << 4,       // CR0.EM
+  kModeNoSse = 1 << 5,         // CR4.OSFXSR is clear
+  kModeNoXsave = 1 << 6,       // CR4.OSXSAVE is clear
+  kModeUser = 1 << 7,          // CPL 3
+  kModeCount = 1 << 8,
+};
+
+struct Block {
+  uint64_t gpa;
+  uint32_t mode;
+  uint16_t size_bytes;
+  uint8_t instructions;
+  Op* ops;
+};
+
+}  // namespace hvsdk::software
+
+#endif  // HVSDK_SRC_BACKEND_SOFTWARE_DECODED_BLOCK_H_

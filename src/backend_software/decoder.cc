@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend_software/decoder.h"
+
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace hvsdk::software {
+namespace {
+
+const TranslatorTable& Table() {
+  static const TranslatorTable* const table = [] {
+    auto* made = new TranslatorTable;
+    RegisterAlu(*made);
+    RegisterMove(*made);
+    RegisterShift(*made);
+    RegisterBit(*made);
+    RegisterMultiply(*made);
+    RegisterBranch(*made);
+    RegisterString(*made);
+    RegisterFlag(*made);
+    RegisterSegment(*made);
+    RegisterSystem(*made);
+    RegisterX87(*made);
+    RegisterSseMove(*made);
+    RegisterSseCompute(*made);
+    RegisterFpuState(*made);
+    return made;
+  }();
+  return *table;
+}
+
+int SegmentOf(ZydisRegister reg) {
+  switch (reg) {
+    case ZYDIS_REGISTER_ES: return kEs;
+    case ZYDIS_REGISTER_CS: return kCs;
+    case ZYDIS_REGISTER_SS: return kSs;
+    case ZYDIS_REGISTER_FS: return kFs;
+    case ZYDIS_REGISTER_GS: return kGs;
+    default: return kDs;
+  }
+}
+
+}  // namespace
+
+uint8_t RegisterOffset(ZydisRegister reg) {
+  if (reg >= ZYDIS_REGISTER_RAX && reg <= ZYDIS_REGISTER_R15) return SlotOffset(reg - ZYDIS_REGISTER_RAX);
+  if (reg >= ZYDIS_REGISTER_EAX && reg <= ZYDIS_REGISTER_R15D) return SlotOffset(reg - ZYDIS_REGISTER_EAX);
+  if (reg >= ZYDIS_REGISTER_AX && reg <= ZYDIS_REGISTER_R15W) return SlotOffset(reg - ZYDIS_REGISTER_AX);
+  if (reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_BL) return SlotOffset(reg - ZYDIS_REGISTER_AL);
+  if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) return SlotOffset(reg - ZYDIS_REGISTER_AH) + 1;
+  if (reg >= ZYDIS_REGISTER_SPL && reg <= ZYDIS_REGISTER_R15B) return SlotOffset(reg - ZYDIS_REGISTER_SPL + 4);
+  return SlotOffset(kZero);
+}
+
+bool SetMemory(const Insn& in, const ZydisDecodedOperand& operand, Op& op) {
+  const auto& mem = operand.mem;
+  op.base = op.index = op.segment = SlotOffset(kZero);
+  op.scale = 0;
+  int64_t disp = mem.disp.has_displacement ? mem.disp.value : 0;
+  const int segment = SegmentOf(mem.segment);
+  if (mem.base == ZYDIS_REGISTER_RIP || mem.base == ZYDIS_REGISTER_EIP) {
+    op.base = SlotOffset(kIp);
+    disp += op.ip + op.length;
+  } else if (mem.base != ZYDIS_REGISTER_NONE) {
+    op.base = RegisterOffset(mem.base);
+  }
+  if (mem.index != ZYDIS_REGISTER_NONE) {
+    op.index = RegisterOffset(mem.index);
+    op.scale = static_cast<uint8_t>(std::countr_zero(static_cast<unsigned>(mem.scale ? mem.scale : 1)));
+  }
+  if (in.Is64()) {
+    if (segment >= kFs) op.segment = SlotOffset(kSegmentBase + segment);
+    if (segment == kSs) op.flags |= kOpStackSegment;
+    if (in.z.address_width == 32) op.flags |= kOpLegacyAddress | kOpAddress32;
+  } else {
+    op.segment = SlotOffset(kSegmentBase + segment);
+    if (segment == kSs) op.flags |= kOpStackSegment;
+    op.flags |= kOpLegacyAddress | (in.z.address_width == 32 ? kOpAddress32 : kOpAddress16);
+    disp = static_cast<int32_t>(disp);
+  }
+  if (disp != static_cast<int32_t>(disp)) {
+    op.flags |= kOpRipBias;
+    disp -= kRipBias;
+  }
+  op.disp = static_cast<int32_t>(disp);
+  return in.Is64() && op.index == SlotOffset(kZero) && op.segment == SlotOffset(kZero) &&
+         !(op.flags & (kOpLegacyAddress | kOpRipBias));
+}
+
+Decoder::Decoder() {
+  static constexpr ZydisMachineMode kModes[3] = {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_MACHINE_MODE_LEGACY_32,
+                                                 ZYDIS_MACHINE_MODE_LONG_64};
+  static constexpr ZydisStackWidth kStacks[3] = {ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32, ZYDIS_STACK_WIDTH_64};
+  for (int i = 0; i < 3; ++i) {
+    HVSDK_CHECK(ZYAN_SUCCESS(ZydisDecoderInit(&decoders_[i], kModes[i], kStacks[i])));
+    // What is not there decodes as the reserved no-operations that it was carved out of.
+    for (const ZydisDecoderMode mode : {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE,
+                                        ZYDIS_DECODER_MODE_WBNOINVD, ZYDIS_DECODER_MODE_KNC}) {
+      ZydisDecoderEnableMode(&decoders_[i], mode, ZYAN_FALSE);
+    }
+  }
+}
+
+Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32_t mode, int max_instructions,
+                                     Op* ops) const {
+  Result result;
+  const ZydisDecoder& decoder = decoders_[mode & kModeBitsMask];
+  bool ends = false;
+  Op* previous = nullptr;
+  while (!ends && result.instructions < max_instructions) {
+    ZydisDecoderContext context;
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    const int left = available - result.size_bytes;
+    ZyanStatus status = ZydisDecoderDecodeInstruction(&decoder, &context, bytes + result.size_bytes, left, &z);
+    if (status == ZYDIS_STATUS_NO_MORE_DATA && left < ZYDIS_MAX_INSTRUCTION_LENGTH) break;
+    Op& op = ops[result.ops];
+    op = Op{};
+    op.ip = static_cast<uint16_t>(result.size_bytes);
+    op.count = static_cast<uint8_t>(result.instructions);
+    op.base = op.index = op.segment = SlotOffset(kZero);
+    if (ZYAN_SUCCESS(status)) {
+      op.length = z.length;
+      ZydisDecoderDecodeOperands(&decoder, &context, &z, operands, z.operand_count_visible);
+      Insn in{z, operands, mode};
+      if (in.locked()) op.flags |= kOpLock;
+      if (z.attributes & ZYDIS_ATTRIB_HAS_REP) op.flags |= kOpRep;
+      if (z.attributes & ZYDIS_ATTRIB_HAS_REPE) op.flags |= kOpRep;
+      if (z.attributes & ZYDIS_ATTRIB_HAS_REPNE) op.flags |= kOpRepne;
+      const Translator translator = Table().by_mnemonic[z.mnemonic];
+      const bool known = translator != nullptr && z.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+                         z.encoding != ZYDIS_INSTRUCTION_ENCODING_XOP && translator(in, op);
+      if (!known) {
+        op.handler = &RaiseUndefined;
+        in.ends = true;
+      }
+      ends = in.ends;
+    } else {
+      op.handler = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? &RaiseTooLong : &RaiseUndefined;
+      op.length = 1;
+      ends = true;
+    }
+    result.size_bytes += op.length;
+    ++result.instructions;
+    if (ends && previous != nullptr && max_instructions > 1 && FuseCompareAndBranch(*previous, op)) continue;
+    previous = &op;
+    ++result.ops;
+  }
+  if (result.instructions == 0) return result;
+  // A branch keeps its links in the slot behind it; any other last instruction is followed by an end that has them.
+  if (!ends) {
+    Op& end = ops[result.ops++];
+    end = Op{};
+    end.handler = &EndBlock;
+    end.ip = static_cast<uint16_t>(result.size_bytes);
+    end.count = static_cast<uint8_t>(result.instructions);
+  }
+  ops[result.ops++] = Op{};
+  LinksOf(&ops[result.ops - 2]) = Links{};
+  return result;
+}
+
+}  // namespace hvsdk::software

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend_software/run.h"
+
+#include "backend_software/code_cache.h"
+#include "backend_software/machine.h"
+
+namespace hvsdk::software {
+namespace {
+
+using backend::Activity;
+
+constexpr uint32_t kWakes = kAttentionKick | kAttentionInterrupt | kAttentionException | kAttentionTripleFault;
+
+bool IsHalted(const Cpu& c) { return c.halted != static_cast<uint8_t>(Activity::kRunning); }
+
+void WakeUp(Cpu& c) {
+  c.halted = static_cast<uint8_t>(Activity::kRunning);
+  c.idle_any = false;
+  c.attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
+}
+
+void TakeSignals(Cpu& c) {
+  chipset::LocalApic& apic = c.machine.apic(c.index);
+  if (!apic.HasSignals()) return;
+  const uint32_t signals = apic.TakeSignals();
+  if (signals & chipset::LocalApic::kInit) {
+    c.Init();
+    apic.Reset(/*init=*/true);
+    c.attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
+    if (c.index != 0) {
+      c.halted = static_cast<uint8_t>(Activity::kWaitForSipi);
+      c.attention.fetch_or(kAttentionHalt, std::memory_order_relaxed);
+    }
+  }
+  if ((signals & chipset::LocalApic::kSipi) && c.halted == static_cast<uint8_t>(Activity::kWaitForSipi)) {
+    c.segment[kCs].selector = static_cast<uint16_t>(apic.sipi_vector() << 8);
+    c.base(kCs) = static_cast<uint64_t>(apic.sipi_vector()) << 12;
+    c.r[kIp] = 0;
+    WakeUp(c);
+    c.UpdateMode();
+  }
+  if ((signals & chipset::LocalApic::kNmi) && c.halted != static_cast<uint8_t>(Activity::kWaitForSipi)) {
+    c.nmi_pending = true;
+  }
+}
+
+void DeliverExternal(Cpu& c, uint8_t vector) {
+  c.delivering = -1;
+  c.op = nullptr;
+  Cpu::Event event{vector};
+  event.external = true;
+  event.return_ip = c.r[kIp];
+  c.Interrupt(event);
+}
+
+// Delivers what is due before the next instruction. One event at a time: an interrupt's handler may itself be
+// interrupted before its first instruction, as it may on any processor.
+void DeliverEvents(Cpu& c) {
+  chipset::LocalApic& apic = c.machine.apic(c.index);
+  if (IsHalted(c)) {
+    const bool due = apic.PendingVector() >= 0 && ((c.rflags & kFlagIf) || c.idle_any);
+    if (c.halted == static_cast<uint8_t>(Activity::kHalted) && (due || (c.nmi_pending && !c.nmi_blocked))) WakeUp(c);
+    if (IsHalted(c)) return;
+  }
+  if (c.exception_pending) {
+    c.exception_pending = false;
+    c.attention.fetch_and(~kAttentionException, std::memory_order_relaxed);
+    c.fault = c.injected;
+    std::longjmp(c.unwind, kUnwindFault);
+  }
+  if (c.interrupt_shadow) {
+    if (c.nmi_pending || apic.PendingVector() >= 0) c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
+    return;
+  }
+  if (c.nmi_pending && !c.nmi_blocked) {
+    c.nmi_pending = false;
+    c.nmi_blocked = true;
+    DeliverExternal(c, kNmi);
+  }
+  if (c.rflags & kFlagIf) {
+    const int vector = apic.Acknowledge();
+    if (vector >= 0) {
+      // An interrupt gate leaves IF clear, so the next one is found when it is set again.
+      DeliverExternal(c, static_cast<uint8_t>(vector));
+      if (c.rflags & kFlagIf) c.LookAtApic();
+    }
+  }
+}
+
+// Everything but running. False: leave with `result`.
+bool Attend(Cpu& c, uint64_t limit, RunResult& result) {
+  for (;;) {
+    const uint32_t attention = c.attention.load(std::memory_order_acquire);
+    if (attention & kAttentionRequest) c.ServeRequests();
+    if (attention & kAttentionTripleFault) {
+      c.attention.fetch_and(~kAttentionTripleFault, std::memory_order_relaxed);
+      result = RunResult::kTripleFault;
+      return false;
+    }
+    if (attention & kAttentionKick) {
+      c.attention.fetch_and(~kAttentionKick, std::memory_order_acq_rel);
+      result = RunResult::kKicked;
+      return false;
+    }
+    if (attention & (kAttentionInterrupt | kAttentionException)) {
+      c.attention.fetch_and(~kAttentionInterrupt, std::memory_order_acq_rel);
+      TakeSignals(c);
+      DeliverEvents(c);
+    } else if ((attention & kAttentionHalt) && c.halted == static_cast<uint8_t>(Activity::kHalted)) {
+      // Going to sleep: what arrived while it was masked may wake.
+      DeliverEvents(c);
+    }
+    if (!IsHalted(c)) break;
+    if (c.machine.counting()) {
+      result = RunResult::kHalted;
+      return (c.attention.load(std::memory_order_relaxed) & kWakes) != 0 ? Attend(c, limit, result) : false;
+    }
+    c.Leave();
+    for (uint32_t now = c.attention.load(std::memory_order_acquire); !(now & kWakes);
+         now = c.attention.load(std::memory_order_acquire)) {
+      c.attention.wait(now, std::memory_order_acquire);
+    }
+    c.Enter();
+  }
+  if (c.machine.counting() && c.instructions >= limit) {
+    result = RunResult::kBudget;
+    return false;
+  }
+  return true;
+}
+
+void RunOps(Cpu& c, const Op* op) {
+  while (op != nullptr) op = op->handler(c, op);
+}
+
+// The exec breakpoint bits of DR6 that match r[kIp].
+uint64_t InstructionBreakpoints(const Cpu& c) {
+  uint64_t hits = 0;
+  for (int i = 0; i < 4; ++i) {
+    if ((c.dr7 >> (2 * i) & 3) && (c.dr7 >> (16 + 4 * i) & 3) == 0 && c.dr[i] == c.r[kIp] + c.code_base) {
+      hits |= uint64_t{1} << i;
+    }
+  }
+  return hits;
+}
+
+void Debug(Cpu& c, uint64_t dr6_bits) {
+  c.dr6 |= dr6_bits;
+  c.op = nullptr;
+  c.fault = {kDebug, false, 0};
+  std::longjmp(c.unwind, kUnwindFault);
+}
+
+// One instruction, with everything that can only be seen around one.
+void Step(Cpu& c) {
+  c.op = nullptr;
+  if (!(c.rflags & kFlagRf)) {
+    if (const uint64_t hits = InstructionBreakpoints(c); hits != 0) {
+      c.rflags |= kFlagRf;  // pushed with the fault, so that the instruction runs on return
+      Debug(c, hits);
+    }
+  }
+  c.trap_after = c.rflags & kFlagTf;
+  c.interrupt_shadow = false;
+  c.stepping = true;
+  c.pending_debug = 0;
+  const Op* op = c.code->LookupStep();
+  c.rflags &= ~kFlagRf;
+  RunOps(c, op);
+  c.stepping = false;
+  c.code_write_allowed = false;
+  c.instructions += c.block_instructions;
+  c.UpdateStepping();
+  const uint64_t bits = c.pending_debug | (c.trap_after ? 0x4000 : 0);
+  c.pending_debug = 0;
+  c.trap_after = false;
+  if (bits != 0) Debug(c, bits);
+}
+
+// After a longjmp: makes r[kIp] the instruction's own address and counts what was done before it.
+void LeaveInstruction(Cpu& c) {
+  if (c.holds_exclusive) c.machine.EndExclusive(c);
+  c.code_write_allowed = false;
+  c.stepping = false;
+  c.in_exit = false;
+  if (c.op != nullptr) {
+    c.instructions += c.op->count;
+    c.r[kIp] = (c.r[kIp] + c.op->ip) & c.IpMask();
+    c.op = nullptr;
+  }
+}
+
+}  // namespace
+
+RunResult RunGuest(Cpu& c, uint64_t instruction_limit) {
+  RunResult result = RunResult::kKicked;
+  c.Enter();
+  const int why = setjmp(c.unwind);
+  if (why == kUnwindFault) {
+    LeaveInstruction(c);
+    ++c.instructions;  // a fault takes time too, or a guest that only faults would stop the clock
+    c.trap_after = false;
+    c.pending_debug = 0;
+    if (!c.DeliverFault()) {
+      c.delivering = -1;
+      c.attention.fetch_or(kAttentionTripleFault, std::memory_order_relaxed);
+    }
+  } else if (why == kUnwindRestart) {
+    LeaveInstruction(c);
+    c.code_write_allowed = true;
+    Step(c);
+  } else if (why == kUnwindRedirect) {
+    c.op = nullptr;
+    LeaveInstruction(c);
+    c.redirected = false;
+  }
+  for (;;) {
+    c.op = nullptr;
+    const uint32_t attention = c.attention.load(std::memory_order_relaxed);
+    if (attention != 0) {
+      if (!Attend(c, instruction_limit, result)) break;
+      if ((c.rflags & kFlagTf) || (c.dr7 & 0xFF) || c.interrupt_shadow) {
+        Step(c);
+        continue;
+      }
+    }
+    c.code->Trim();
+    const uint64_t linear = c.r[kIp] + c.code_base;
+    const JumpEntry& entry = c.jump[JumpIndex(linear)];
+    const Op* op;
+    if (entry.linear == linear && entry.tag == c.code_tag) {
+      op = entry.op;
+      c.block_instructions = static_cast<uint32_t>(entry.instructions);
+    } else {
+      op = c.code->Lookup();
+    }
+    RunOps(c, op);
+    c.instructions += c.block_instructions;
+  }
+  c.Leave();
+  return result;
+}
+
+}  // namespace hvsdk::software

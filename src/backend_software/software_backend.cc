@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/backend_software/software_backend.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_format.h"
+#include "backend_software/cpuid.h"
+#include "backend_software/instruction_time.h"
+#include "backend_software/machine.h"
+#include "backend_software/run.h"
+#include "backend_software/software_vp.h"
+#include "base/status_macros.h"
+
+namespace hvsdk::software {
+namespace {
+
+class SoftwarePartition final : public backend::Partition {
+ public:
+  SoftwarePartition(GuestMemory& memory, backend::InstructionTime* time)
+      : machine_(std::make_shared<Machine>(memory, time)) {}
+
+  absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, backend::MapAccess access) override {
+    RETURN_IF_ERROR(machine_->memory().Map(gpa, host, access == backend::MapAccess::kReadWriteExecute));
+    // What was MMIO in some TLB is memory now.
+    machine_->RequestAndWait(nullptr, machine_->all_vps(), kRequestFlush);
+    return absl::OkStatus();
+  }
+  absl::Status UnmapMemory(uint64_t gpa, uint64_t size_bytes) override {
+    RETURN_IF_ERROR(machine_->memory().Unmap(gpa, size_bytes));
+    machine_->RequestAndWait(nullptr, machine_->all_vps(), kRequestFlush | kRequestDropAll);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<backend::Vp>> CreateVp(VpIndex index, uint32_t apic_id,
+                                                        absl::Span<const backend::CpuidEntry> cpuid) override {
+    if (ToInt(index) >= kMaxVps) {
+      return absl::InvalidArgumentError(absl::StrFormat("VP %d: there may be %d", ToInt(index), kMaxVps));
+    }
+    if (machine_->cpu(ToInt(index)) != nullptr) {
+      return absl::AlreadyExistsError(absl::StrFormat("VP %d exists already", ToInt(index)));
+    }
+    return std::unique_ptr<backend::Vp>(std::make_unique<SoftwareVp>(machine_, index, apic_id, cpuid));
+  }
+
+  absl::StatusOr<std::vector<backend::CpuidEntry>> SupportedCpuid() const override { return software::SupportedCpuid(); }
+
+  void SignalMsi(uint64_t address, uint32_t data) override { machine_->bus().DeliverMsi(address, data); }
+  void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) override {
+    if (machine_->cpu(ToInt(vp)) == nullptr) return;
+    chipset::InterruptMessage message;
+    message.vector = vector;
+    message.auto_eoi = auto_eoi;
+    machine_->apic(ToInt(vp)).Accept(message);
+  }
+  void SetIrqLine(uint32_t gsi, bool level) override { machine_->io_apic().SetLine(gsi, level); }
+  uint64_t GuestTsc() const override { return machine_->Now(); }
+
+  void FlushTlb(absl::Span<const VpIndex> vps) override {
+    uint64_t mask = 0;
+    for (const VpIndex vp : vps) {
+      if (ToInt(vp) < kMaxVps) mask |= uint64_t{1} << ToInt(vp);
+    }
+    machine_->RequestAndWait(nullptr, mask, kRequestFlush);
+  }
+
+  absl::Status AssignSignalEvent(ConnectionId, int) override {
+    return absl::UnimplementedError("this engine signals no file descriptor");
+  }
+  absl::Status UnassignSignalEvent(ConnectionId, int) override {
+    return absl::UnimplementedError("this engine signals no file descriptor");
+  }
+
+  absl::Status EnableDirtyLog(bool enable) override {
+    machine_->SetDirtyLog(enable);
+    // Fast write entries of before say nothing about what is written from now on.
+    machine_->RequestAndWait(nullptr, machine_->all_vps(), kRequestPurge);
+    return absl::OkStatus();
+  }
+  absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) override {
+    const Region* const region = machine_->memory().FindRegion(gpa, size_bytes);
+    if (region == nullptr || gpa % kPageSize != 0 || size_bytes % kPageSize != 0) {
+      return absl::InvalidArgumentError(absl::StrFormat("%#x+%#x is not mapped memory", gpa, size_bytes));
+    }
+    const uint64_t pages = size_bytes >> kPageShift;
+    if (bitmap.size() * 64 < pages) return absl::InvalidArgumentError("the bitmap is too short for the range");
+    PageState* const first = region->pages + ((gpa - region->gpa) >> kPageShift);
+    for (uint64_t i = 0; i < pages; ++i) {
+      if (first[i].dirty.load(std::memory_order_relaxed) && first[i].dirty.exchange(0, std::memory_order_acq_rel)) {
+        bitmap[i / 64] |= uint64_t{1} << (i % 64);
+      }
+    }
+    // A write before the purge is in a page that was taken; one after it marks the page again.
+    machine_->RequestAndWait(nullptr, machine_->all_vps(), kRequestPurge);
+    return absl::OkStatus();
+  }
+
+ private:
+  std::shared_ptr<Machine> machine_;
+};
+
+class SoftwareBackend final : public backend::Backend {
+ public:
+  explicit SoftwareBackend(const backend::SoftwareOptions& options) : time_(options.instruction_time) {
+    caps_.max_vps = kMaxVps;
+    caps_.tsc_frequency_hz = kTscHz;
+    caps_.apic_frequency_hz = kApicHz;
+    caps_.hypercall_code = {0x0F, 0x01, 0xD9, 0xC3};  // vmmcall; ret
+    caps_.auto_eoi = true;
+    caps_.apic_msrs = true;
+    caps_.cheap_tlb_flush = true;
+    caps_.dirty_log = true;
+  }
+  absl::string_view name() const override { return "software"; }
+  const backend::BackendCaps& caps() const override { return caps_; }
+  absl::StatusOr<std::unique_ptr<backend::Partition>> CreatePartition(GuestMemory& memory) override {
+    return std::unique_ptr<backend::Partition>(std::make_unique<SoftwarePartition>(memory, time_));
+  }
+
+ private:
+  backend::InstructionTime* const time_;
+  backend::BackendCaps caps_;
+};
+
+}  // namespace
+}  // namespace hvsdk::software
+
+namespace hvsdk::backend {
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateSoftwareBackend(const SoftwareOptions& options) {
+  if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("popcnt")) {
+    return absl::UnavailableError("the software processor needs a host with SSE4.2");
+  }
+  return std::unique_ptr<Backend>(std::make_unique<software::SoftwareBackend>(options));
+}
+
+}  // namespace hvsdk::backend

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend_software/software_vp.h"
+
+#include <cstring>
+
+#include "absl/strings/str_format.h"
+#include "backend_software/run.h"
+
+namespace hvsdk::software {
+
+SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, VpIndex index, uint32_t apic_id,
+                       absl::Span<const backend::CpuidEntry> cpuid)
+    : Vp(index, apic_id), machine_(std::move(machine)),
+      cpu_(std::make_unique<Cpu>(*machine_, ToInt(index), apic_id)) {
+  cpu_->vp = this;
+  cpu_->cpuid.assign(cpuid.begin(), cpuid.end());
+  machine_->Attach(*cpu_);
+  if (ToInt(index) != 0) (void)SetActivity(backend::Activity::kWaitForSipi);
+}
+
+SoftwareVp::~SoftwareVp() { machine_->Detach(*cpu_); }
+
+absl::StatusOr<backend::StopReason> SoftwareVp::Run(backend::ExitHandler& handler) {
+  if (machine_->counting()) return absl::FailedPreconditionError("a deterministic VP is run by DeterministicMachine");
+  cpu_->exits = &handler;
+  const RunResult result = RunGuest(*cpu_, 0);
+  return result == RunResult::kTripleFault ? backend::StopReason::kTripleFault : backend::StopReason::kKicked;
+}
+
+void SoftwareVp::Kick() {
+  cpu_->attention.fetch_or(kAttentionKick, std::memory_order_release);
+  cpu_->attention.notify_one();
+}
+
+void SoftwareVp::InjectException(const backend::Exception& exception) {
+  cpu_->injected = {exception.vector, exception.error_code.has_value(), exception.error_code.value_or(0)};
+  cpu_->exception_pending = true;
+  cpu_->attention.fetch_or(kAttentionException, std::memory_order_relaxed);
+}
+
+absl::Status SoftwareVp::SetActivity(backend::Activity activity) {
+  cpu_->halted = static_cast<uint8_t>(activity);
+  cpu_->idle_any = false;
+  if (activity == backend::Activity::kRunning) {
+    cpu_->attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
+  } else {
+    cpu_->attention.fetch_or(kAttentionHalt, std::memory_order_relaxed);
+  }
+  return absl::OkStatus();
+}
+
+backend::Translation SoftwareVp::TranslateGva(uint64_t gva, backend::TranslateAccess access, bool user) {
+  backend::Translation result;
+  Cpu& c = *cpu_;
+  if (c.IsLong() ? !IsCanonical(gva) : gva >> 32 != 0) return result;
+  const uint32_t kind = access == backend::TranslateAccess::kWrite     ? kAccessWrite
+                        : access == backend::TranslateAccess::kExecute ? kAccessExecute
+                                                                       : kAccessRead;
+  const TlbMode as = user ? kTlbUser : (c.cr4 & kCr4Smap) && !(c.rflags & kFlagAc) ? kTlbSupervisor : kTlbSupervisorUserAccess;
+  const Walk walk = c.WalkPages(gva, kind, as, false);
+  result.present = walk.present;
+  if (!walk.present) return result;
+  result.gpa = walk.gpa | (gva & (kPageSize - 1));
+  result.writable = walk.writable;
+  result.user = walk.user;
+  result.executable = walk.executable;
+  result.privilege_violation = !walk.allowed;
+  return result;
+}
+
+}  // namespace hvsdk::software

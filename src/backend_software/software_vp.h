@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// A Cpu as a backend::Vp.
+
+#ifndef HVSDK_SRC_BACKEND_SOFTWARE_SOFTWARE_VP_H_
+#define HVSDK_SRC_BACKEND_SOFTWARE_SOFTWARE_VP_H_
+
+#include <memory>
+
+#include "backend_software/cpu.h"
+#include "backend_software/machine.h"
+#include "hvsdk/backend/backend.h"
+
+namespace hvsdk::software {
+
+class SoftwareVp final : public backend::Vp {
+ public:
+  // `machine` is kept alive.
+  SoftwareVp(std::shared_ptr<Machine> machine, VpIndex index, uint32_t apic_id,
+             absl::Span<const backend::CpuidEntry> cpuid);
+  ~SoftwareVp() override;
+
+  absl::StatusOr<backend::StopReason> Run(backend::ExitHandler& handler) override;
+  void Kick() override;
+  uint64_t GetGpr(backend::Gpr gpr) const override { return cpu_->r[static_cast<int>(gpr)]; }
+  void SetGpr(backend::Gpr gpr, uint64_t value) override { cpu_->r[static_cast<int>(gpr)] = value; }
+  absl::Status GetRegisters(absl::Span<const hvdef::RegisterName> names,
+                            absl::Span<hvdef::RegisterValue> values) override;
+  absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
+                            absl::Span<const hvdef::RegisterValue> values) override;
+  void InjectException(const backend::Exception& exception) override;
+  absl::Status SetActivity(backend::Activity activity) override;
+  backend::Translation TranslateGva(uint64_t gva, backend::TranslateAccess access, bool user) override;
+
+  Cpu& cpu() { return *cpu_; }
+
+ private:
+  std::shared_ptr<Machine> machine_;
+  std::unique_ptr<Cpu> cpu_;
+};
+
+}  // namespace hvsdk::software
+
+#endif  // HVSDK_SRC_BACKEND_SOFTWARE_SOFTWARE_VP_H_

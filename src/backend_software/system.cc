@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// Control registers, modes, reset, port permissions.
+#include "backend_software/code_cache.h"
+#include "backend_software/cpu.h"
+#include "backend_software/machine.h"
+#include "backend_software/memory_access.h"
+
+namespace hvsdk::software {
+namespace {
+
+// Never hits: every access takes the long way, where alignment and breakpoints are checked.
+TlbEntry* NullTlb() {
+  static TlbEntry* const entries = [] {
+    static TlbEntry table[kTlbEntries];
+    std::memset(table, 0xFF, sizeof(table));
+    return table;
+  }();
+  return entries;
+}
+
+}  // namespace
+
+Cpu::Cpu(Machine& owner, uint32_t vp_index, uint32_t id)
+    : machine(owner), index(vp_index), apic_id(id), code(std::make_unique<CodeCache>(*this)) {
+  std::memset(tlb_entries, 0xFF, sizeof(tlb_entries));
+  std::memset(tlb_pages, 0, sizeof(tlb_pages));
+  std::memset(jump, 0xFF, sizeof(jump));
+  large_low[0] = large_low[1] = ~uint64_t{0};
+  large_high[0] = large_high[1] = 0;
+  Reset();
+}
+Cpu::~Cpu() = default;
+
+void Cpu::Reset() {
+  Init();
+  cr0 = kCr0Et | kCr0Nw | kCr0Cd;
+  xcr0 = 1;
+  std::memset(xmm, 0, sizeof(xmm));
+  mxcsr = 0x1F80;
+  x87 = X87State{};
+  x87.control = 0x40;
+  kernel_gs_base = tsc_aux = star = lstar = cstar = sfmask = 0;
+  sysenter_cs = sysenter_esp = sysenter_eip = 0;
+  pat = 0x0007040600070406;
+  mtrr_def_type = 0;
+  tsc_offset = 0;
+  FlushTlb(false);
+}
+
+// What INIT does (Intel SDM volume 3, table 9-1): MSRs, the TSC and the FPU stay.
+void Cpu::Init() {
+  std::memset(r, 0, sizeof(r));
+  flags.Set(0);
+  rflags = kFlagOne;
+  r[kRdx] = 0x000106CA;  // family, model, stepping
+  r[kIp] = 0xFFF0;
+  cpl = 0;
+  cr0 = kCr0Et | (cr0 & (kCr0Cd | kCr0Nw));
+  cr2 = cr3 = cr4 = efer = 0;
+  dr[0] = dr[1] = dr[2] = dr[3] = 0;
+  dr6 = 0xFFFF0FF0;
+  dr7 = 0x400;
+  for (int i = 0; i < 8; ++i) {
+    segment[i] = Segment{};
+    segment[i].limit = 0xFFFF;
+    segment[i].attributes = i == kLdtr ? 0x82 : i == kTr ? 0x8B : 0x93;
+  }
+  segment[kCs].selector = 0xF000;
+  base(kCs) = 0xFFFF0000;
+  gdtr = idtr = TableRegister{};
+  halted = static_cast<uint8_t>(backend::Activity::kRunning);
+  interrupt_shadow = nmi_blocked = nmi_pending = idle_any = exception_pending = false;
+  pending_debug = 0;
+  delivering = -1;
+  FlushTlb(false);
+  UpdateMode();
+  UpdateStepping();
+}
+
+void Cpu::UpdateMode() {
+  uint32_t now = 0;
+  if (IsLong() && segment[kCs].long_mode()) {
+    now = kModeBits64;
+    code_base = 0;
+  } else {
+    if (IsProtected() && !IsVm86() && segment[kCs].big()) now = kModeBits32;
+    if (IsProtected() && !IsVm86() && segment[kSs].big()) now |= kModeStack32;
+    // Unreal code: a descriptor cache with D set is honoured outside protected mode too.
+    if (!IsProtected() && segment[kCs].big()) now |= kModeBits32;
+    code_base = base(kCs);
+  }
+  if (cr0 & kCr0Ts) now |= kModeTaskSwitched;
+  if (cr0 & kCr0Em) now |= kModeEmulate;
+  if (!(cr4 & kCr4Osfxsr)) now |= kModeNoSse;
+  if (!(cr4 & kCr4Osxsave)) now |= kModeNoXsave;
+  if (cpl == 3) now |= kModeUser;
+  mode = now;
+  code_tag = static_cast<uint64_t>(code_generation) << 32 | now;
+  const bool checks = (dr7 & 0xFF) || (cpl == 3 && (rflags & kFlagAc) && (cr0 & kCr0Am));
+  tlb = checks ? NullTlb() : tlb_entries[DataTlbMode()];
+}
+
+void Cpu::BumpCodeGeneration() {
+  ++code_generation;
+  code_tag = static_cast<uint64_t>(code_generation) << 32 | mode;
+  if (code_generation == 0) std::memset(jump, 0xFF, sizeof(jump));  // tags repeat
+}
+
+void Cpu::UpdateStepping() {
+  const bool step = (rflags & kFlagTf) || (dr7 & 0xFF) || interrupt_shadow;
+  if (step) {
+    attention.fetch_or(kAttentionStep, std::memory_order_relaxed);
+  } else {
+    attention.fetch_and(~kAttentionStep, std::memory_order_relaxed);
+  }
+}
+
+void Cpu::InterruptsEnabled(bool shadow) {
+  if (!machine.MayInterrupt(*this)) return;
+  if (shadow) {
+    interrupt_shadow = true;
+    UpdateStepping();
+  }
+  attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
+}
+
+void Cpu::SetRflags(uint64_t value) {
+  const uint64_t old = rflags;
+  flags.Set(value);
+  rflags = (value & ~kArithmeticFlags & 0x3F7FD7) | kFlagOne;
+  const uint64_t changed = old ^ rflags;
+  if (changed & kFlagTf) UpdateStepping();
+  if (changed & (kFlagAc | kFlagVm)) UpdateMode();
+  if (changed & rflags & kFlagIf) InterruptsEnabled(false);
+}
+
+void Cpu::SetCr0(uint64_t value) {
+  value = (value & 0xE005003F) | kCr0Et;
+  const uint64_t changed = cr0 ^ value;
+  if ((changed & kCr0Pg) && (efer & kEferLme)) {
+    if (value & kCr0Pg) {
+      efer |= kEferLma;
+    } else {
+      efer &= ~kEferLma;
+    }
+  }
+  cr0 = value;
+  if (changed & (kCr0Pg | kCr0Pe | kCr0Wp)) FlushTlb(false);
+  UpdateMode();
+}
+
+void Cpu::SetCr3(uint64_t value) {
+  // With PCIDs bit 63 allows old entries to stay; that they go is always right.
+  cr3 = value & ~(uint64_t{1} << 63);
+  FlushTlb(true);
+}
+
+void Cpu::SetCr4(uint64_t value) {
+  const uint64_t changed = cr4 ^ value;
+  cr4 = value;
+  if (changed & (kCr4Pge | kCr4Pae | kCr4Pse | kCr4Smep | kCr4Smap | kCr4Pcide)) FlushTlb(false);
+  UpdateMode();
+}
+
+bool Cpu::SetEfer(uint64_t value) {
+  if (value & ~uint64_t{kEferSce | kEferLme | kEferLma | kEferNxe}) return false;
+  if (((value ^ efer) & kEferLme) && (cr0 & kCr0Pg)) return false;
+  const uint64_t changed = (efer ^ value) & ~kEferLma;
+  efer = (value & ~kEferLma) | (efer & kEferLma);
+  if (changed & kEferNxe) FlushTlb(false);
+  return true;
+}
+
+void Cpu::CheckPort(uint16_t port, int size) {
+  if (!IsProtected() || (cpl <= Iopl() && !IsVm86())) return;
+  if (segment[kTr].limit < 103 || !segment[kTr].present() || !(segment[kTr].type() & 8)) Raise(kGeneralProtection, 0);
+  const uint64_t map = LoadSystem(base(kTr) + 102, 2) + port / 8;
+  if (map + 1 > segment[kTr].limit) Raise(kGeneralProtection, 0);
+  const uint64_t bits = LoadSystem(base(kTr) + map, 2);
+  if (bits >> (port & 7) & ((1 << size) - 1)) Raise(kGeneralProtection, 0);
+}
+
+const Op* Cpu::ContinueMiss() {
+  if (code->full()) return nullptr;
+  return code->Lookup();
+}
+
+uint64_t Cpu::ReadTsc() const { return machine.Tsc(*this) + tsc_offset; }
+
+}  // namespace hvsdk::software
