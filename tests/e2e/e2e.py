@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Whole guests on mini_vmm, and what it says to a user's mistakes.
+
+e2e.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import traceback
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+class Failure(Exception):
+    pass
+
+
+def expect(condition, message, *details):
+    if not condition:
+        raise Failure('\n'.join([message, *map(str, details)]))
+
+
+class Result:
+    def __init__(self, status, out, err, seconds):
+        self.status, self.out, self.err, self.seconds = status, out, err, seconds
+
+    def expect_status(self, status):
+        expect(self.status == status, f'exit status {self.status} instead of {status}', self.out[-8000:], self.err[-4000:])
+        return self
+
+
+class Context:
+    """mini_vmm, its guest, and a folder for a case's files."""
+
+    def __init__(self, arguments, folder):
+        self.mini_vmm, self.guest, self.backend = arguments.mini_vmm, arguments.guest, arguments.backend
+        self.folder = folder
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def vmm(self, *flags, timeout=300, stdin=subprocess.DEVNULL):
+        start = time.monotonic()
+        try:
+            done = subprocess.run([self.mini_vmm, *flags], stdin=stdin, capture_output=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Failure(f'no end after {timeout} s\n{(error.stdout or b"").decode(errors="replace")[-8000:]}') from None
+        return Result(done.returncode, done.stdout.decode(errors='replace').replace('\r\n', '\n'),
+                      done.stderr.decode(errors='replace'), time.monotonic() - start)
+
+    def guest_flags(self, command, disks=0):
+        # The emulated processors that this may run on lack the microcode that a kernel asks for by a warning.
+        text = base64.b64encode(command.encode()).decode()
+        cmdline = f'console=ttyS0 loglevel=5 panic=-1 mitigations=off hvsdk.disks={disks} hvsdk.exec_b64={text}'
+        return [f'--kernel={self.guest}/vmlinuz', f'--initrd={self.guest}/initrd.img', f'--cmdline={cmdline}',
+                f'--backend={self.backend}', '--no-reboot']
+
+    def run(self, command, *flags, disks=0, timeout=300):
+        return self.vmm(*self.guest_flags(command, disks), *flags, timeout=timeout)
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_kernel_log(text):
+    """Fails on warnings and worse, but for what says only that the host is slow or busy."""
+    slow_host = re.compile(r'hrtimer: interrupt took|rcu: .*stall|clocksource: .*skew|workqueue: .* hogged CPU')
+    bad = [line for line in text.splitlines()
+           if re.match(r'<[0-4]>', line) and not slow_host.search(line)]
+    expect(not bad, 'the guest kernel complains:', *bad)
+    expect('Call Trace' not in text and 'cut here' not in text, 'a backtrace in the kernel log', text)
+
+
+@case
+def boot(context):
+    """Debian's kernel reaches /init and uses what the hypervisor offers."""
+    result = context.run('echo "[cpus]"; nproc; echo "[clocksource]"; '
+                         'cat /sys/devices/system/clocksource/clocksource0/current_clocksource; '
+                         'echo "[interrupts]"; cat /proc/interrupts; echo "[log]"; dmesg -r').expect_status(0)
+    expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
+    sections = dict(re.findall(r'^\[(\w+)\]\n(.*?)(?=^\[\w+\]\n|\Z)', result.out, re.M | re.S))
+    expect(sections['cpus'].split()[0] == '2', 'not two processors', sections['cpus'])
+    expect(sections['clocksource'].split()[0] == 'hyperv_clocksource_tsc_page', 'clocksource', sections['clocksource'])
+    expect('Hypervisor detected: Microsoft Hyper-V' in sections['log'], 'no Hyper-V detected', sections['log'])
+    counts = {line.split()[0]: [int(n) for n in line.split()[1:3]]
+              for line in sections['interrupts'].splitlines() if re.match(r'\s*(HVS|LOC):', line)}
+    expect(min(counts['HVS:']) > 0, 'no synthetic timer interrupts', sections['interrupts'])
+    expect(sum(counts['LOC:']) < sum(counts['HVS:']), 'the local APIC timer runs', sections['interrupts'])
+    check_kernel_log(sections['log'].split('HVSDK-EXIT')[0])
+    print(f'  to the end in {result.seconds:.1f} s')
+
+
+@case
+def console(context):
+    """A terminal: input reaches the guest, Ctrl-A x ends it, and the settings come back."""
+    # A machine made for one command may have no pseudo-terminals yet.
+    if not os.path.exists('/dev/ptmx') or not os.path.ismount('/dev/pts'):
+        os.makedirs('/dev/pts', exist_ok=True)
+        subprocess.run(['mount', '-t', 'devpts', '-o', 'ptmxmode=0666', 'devpts', '/dev/pts'], check=False)
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    command = [context.mini_vmm, *context.guest_flags(
+        'echo ready; read -r line; echo "got <$line>"; stty raw; echo more; od -An -tx1 -N1; sleep 1000')]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    output = b''
+
+    def wait_for(pattern, seconds):
+        nonlocal output
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, output):
+            expect(time.monotonic() < deadline and process.poll() is None, f'no {pattern}', output.decode(errors='replace'))
+            if select.select([master], [], [], 0.5)[0]:
+                output += os.read(master, 4096)
+
+    try:
+        wait_for(rb'ready', 200)
+        expect(not termios.tcgetattr(slave)[3] & termios.ICANON, 'the terminal is not raw')
+        os.write(master, b'hello\r')
+        wait_for(rb'got <hello>', 60)
+        wait_for(rb'more', 60)
+        os.write(master, b'\x01\x01')
+        wait_for(rb' 01', 60)
+        os.write(master, b'\x01x')
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    expect(process.returncode == 0, f'exit status {process.returncode}', output.decode(errors='replace'))
+    expect(termios.tcgetattr(slave) == before, 'the terminal settings are not back')
+
+    # A signal puts the terminal back as well.
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    try:
+        output = b''
+        wait_for(rb'ready', 200)
+        process.terminate()
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    expect(process.returncode == 128 + 15, f'exit status {process.returncode} after SIGTERM')
+    expect(termios.tcgetattr(slave) == before, 'the terminal settings are not back after a signal')
+    os.close(master)
+    os.close(slave)
+
+
+@case
+def config(context):
+    """The same machine from a text file; and a serial port that leads to a file."""
+    text = base64.b64encode(b'nproc; free -m').decode()
+    log, path = context.path('serial.log'), context.path('machine.textproto')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(f'kernel: "{context.guest}/vmlinuz"\ninitrd: "{context.guest}/initrd.img"\n'
+                   f'cmdline: "console=ttyS0 quiet mitigations=off hvsdk.exec_b64={text}"\n'
+                   f'memory_mib: 384 cpus: 1 backend: "{context.backend}"\nserial {{ file: "{log}" }}\nno_reboot: true\n')
+    result = context.vmm(f'--config={path}').expect_status(0)
+    expect(result.out == '', 'output beside the serial file', result.out)
+    with open(log, encoding='utf-8') as file:
+        written = file.read()
+    expect(re.search(r'^1\r?\n', written, re.M) and 'HVSDK-EXIT:0' in written, 'serial file', written)
+    memory = int(re.search(r'Mem:\s+(\d+)', written)[1])
+    expect(250 < memory < 384, f'{memory} MiB of memory instead of 384')
+
+
+@case
+def trace(context):
+    """A trace is valid JSON with all three kinds of events, also when the guest crashes."""
+    path = context.path('trace.json')
+    context.run('echo c >/proc/sysrq-trigger', f'--trace={path}').expect_status(11)
+    with open(path, encoding='utf-8') as file:
+        events = json.load(file)
+    expect(isinstance(events, list), 'not an array')
+    categories = {event.get('cat') for event in events}
+    expect({'exit', 'hypercall', 'vmbus'} <= categories, f'only {categories}')
+    for event in events:
+        expect(event['ph'] in 'MXi' and (event['ph'] == 'M' or event['ts'] >= 0), f'odd event {event}')
+    names = {event['name'] for event in events}
+    expect('initiate-contact' in names and any(name.startswith('HvCall') for name in names), sorted(names))
+
+
+@case
+def disk(context):
+    """256 MiB through a file system to a disk; a second, read-only one stays as it was."""
+    data, image, constant = context.path('data.bin'), context.path('disk.img'), context.path('constant.img')
+    with open(image, 'wb') as file:
+        file.truncate(320 << 20)
+    with open(constant, 'wb') as file:
+        file.write(os.urandom(3 << 20))
+    before = sha256(constant)
+    command = '''
+        set -e
+        for d in /sys/block/sd*; do
+          case "$(cat $d/ro)" in 0) rw=/dev/${d##*/} ;; 1) ro=/dev/${d##*/} ;; esac
+        done
+        [ "$(cat /sys/block/${ro##*/}/size)" = 6144 ]
+        echo "constant $(sha256sum <$ro)"
+        ! dd if=/dev/zero of=$ro bs=4096 count=1 conv=fsync 2>/dev/null
+        mke2fs $rw >/dev/null
+        mount -t ext4 $rw /mnt
+        dd if=/dev/urandom bs=1M count=256 2>/dev/null | tee /mnt/data.bin | sha256sum | sed 's/^/written /'
+        sync
+        umount /mnt
+        mount -t ext4 -o ro $rw /mnt
+        echo "read $(sha256sum </mnt/data.bin)"
+        umount /mnt
+        echo "[log]"; dmesg -r'''
+    result = context.run(command, f'--disk={image}', f'--disk={constant},format=raw,readonly', disks=2,
+                         timeout=500).expect_status(0)
+    expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
+    digests = dict(re.findall(r'^(constant|written|read) ([0-9a-f]{64})', result.out, re.M))
+    expect(digests['constant'] == before, 'the guest read something else from the read-only disk')
+    expect(sha256(constant) == before, 'the read-only disk changed')
+    expect(digests['written'] == digests['read'], 'the guest read back something else')
+    subprocess.run(['debugfs', '-R', f'dump data.bin {data}', image], check=True, capture_output=True)
+    expect(os.path.getsize(data) == 256 << 20, 'the file on the image is not 256 MiB')
+    expect(sha256(data) == digests['written'], 'the image holds something else than what the guest wrote')
+    check = subprocess.run(['e2fsck', '-fn', image], check=False, capture_output=True)
+    expect(check.returncode == 0, 'the file system is damaged', check.stdout.decode())
+    # Writing to the read-only disk is an error that the kernel reports, as it should.
+    log = '\n'.join(line for line in result.out.split('[log]')[1].split('HVSDK-EXIT')[0].splitlines()
+                    if not re.search(r'I/O error|lost async page write|Write Protected|Sense Key|Add. Sense|CDB:|Result:|mounting|ext2', line))
+    check_kernel_log(log)
+
+
+@case
+def reset(context):
+    context.run('reboot -f').expect_status(10)
+    # Without --no-reboot the same guest starts again: a second boot finds the mark that the first left on the disk.
+    image = context.path('mark.img')
+    with open(image, 'wb') as file:
+        file.truncate(1 << 20)
+    flags = [flag for flag in context.guest_flags('''
+        if [ "$(dd if=/dev/sda bs=4 count=1 2>/dev/null)" = MARK ]; then echo second time; exit 0; fi
+        printf MARK | dd of=/dev/sda conv=fsync 2>/dev/null
+        echo first time
+        reboot -f''', disks=1) if flag != '--no-reboot']
+    result = context.vmm(*flags, f'--disk={image}').expect_status(0)
+    expect(re.search('first time.*second time', result.out, re.S), 'not two boots', result.out)
+
+
+@case
+def panic(context):
+    result = context.run('echo c >/proc/sysrq-trigger').expect_status(11)
+    expect('the guest crashed on processor' in result.err, 'no crash report', result.err)
+    expect('sysrq triggered crash' in result.err, 'no message of the guest', result.err)
+
+
+@case
+def power_offs(context):
+    """Twenty boots and power-offs in a row."""
+    count = max(1, int(20 * float(os.environ.get('HVSDK_TEST_SCALE', '1'))))
+    for i in range(count):
+        result = context.run('true').expect_status(0)
+        expect('HVSDK-EXIT:0' in result.out, f'boot {i + 1} did not finish', result.out)
+        print(f'  boot {i + 1} of {count}: {result.seconds:.1f} s', flush=True)
+
+
+@case
+def large(context):
+    """Four processors and 4 GiB, of which one lies above the hole."""
+    result = context.run('nproc; grep MemTotal /proc/meminfo; grep "System RAM" /proc/iomem; echo "[log]"; dmesg -r',
+                         '--memory=4G', '--cpus=4', timeout=500).expect_status(0)
+    expect(re.search(r'^4$', result.out, re.M), 'not four processors', result.out)
+    expect(int(re.search(r'MemTotal:\s+(\d+)', result.out)[1]) > 3_700_000, 'not 4 GiB', result.out)
+    expect(re.search(r'100000000-13fffffff : System RAM', result.out), 'no memory above 4 GiB', result.out)
+    check_kernel_log(result.out.split('[log]')[1].split('HVSDK-EXIT')[0])
+
+
+@case
+def bad_input(context):
+    """A mistake of the user's is one line that names it, status 2, and nothing is written."""
+    kernel = context.path('kernel')
+    header = bytearray(66560)
+    header[0x1F1] = 1
+    header[0x1F4:0x1F8] = (65536 // 16).to_bytes(4, 'little')
+    header[0x1FE:0x200] = b'\x55\xaa'
+    header[0x202:0x206] = b'HdrS'
+    header[0x206:0x208] = (0x20F).to_bytes(2, 'little')
+    header[0x22C:0x230] = (0x7FFFFFFF).to_bytes(4, 'little')
+    header[0x236] = 1
+    header[0x238:0x23A] = (2047).to_bytes(2, 'little')
+    header[0x258:0x260] = (16 << 20).to_bytes(8, 'little')
+    header[0x260:0x264] = (4 << 20).to_bytes(4, 'little')
+
+    def write(name, contents):
+        with open(context.path(name), 'wb') as file:
+            file.write(contents)
+        return context.path(name)
+
+    write('kernel', header)
+    truncated = write('truncated', header[:40000])
+    garbage = write('garbage', os.urandom(10000))
+    empty = write('empty', b'')
+    odd_disk = write('odd.img', b'x' * 1000)
+    disk_image = write('disk.img', b'x' * 4096)
+    precious = write('precious', b'do not touch')
+    unknown = write('unknown.textproto', b'kernel: "k"\nflux_capacitor: 1\n')
+    wrong = write('wrong.textproto', b'kernel: "k" cpus: "two"\n')
+    missing, folder = context.path('missing'), context.folder
+    k = f'--kernel={kernel}'
+    engine = [f'--backend={context.backend}']
+    mistakes = [
+        ([], '--kernel'),
+        (['--kernel'], '--kernel'),
+        (['--kernel='], '--kernel'),
+        ([f'--kernel={missing}'], missing),
+        ([f'--kernel={folder}'], folder),
+        ([f'--kernel={truncated}'], truncated),
+        ([f'--kernel={garbage}'], garbage),
+        ([f'--kernel={empty}'], empty),
+        ([k, f'--initrd={missing}'], missing),
+        ([k, '--cmdline=' + 'x' * 3000], '--cmdline'),
+        ([k, f'--disk={missing}'], missing),
+        ([k, f'--disk={folder}'], folder),
+        ([k, f'--disk={odd_disk}'], odd_disk),
+        ([k, f'--disk={empty}'], empty),
+        ([k, f'--disk={disk_image},format=vhdx'], 'vhdx'),
+        ([k, f'--disk={disk_image},colour=red'], 'colour'),
+        ([k, f'--disk={disk_image}', f'--disk={disk_image}'], disk_image),
+        *[([k, f'--memory={size}'], '--memory')
+          for size in ('0', '1M', 'lots', '-1M', '1.5G', '512', '99999999T', '5T', '19M', '0x200M', '')],
+        *[([k, f'--cpus={count}'], '--cpus') for count in ('0', '-1', 'two', '1025', '99999999999', '')],
+        ([k, '--backend=quantum'], '--backend'),
+        ([k, '--frobnicate'], '--frobnicate'),
+        ([k, '--frobnicate=1'], '--frobnicate'),
+        ([k, 'vmlinuz'], 'vmlinuz'),
+        ([k, '--no-reboot=yes'], '--no-reboot'),
+        ([k, f'--config={missing}'], missing),
+        ([f'--config={unknown}'], 'flux_capacitor'),
+        ([f'--config={wrong}'], wrong),
+        ([k, f'--serial={folder}/no/such/folder/log'], '--serial'),
+        ([k, f'--trace={folder}/no/such/folder/trace'], '--trace'),
+        ([k, f'--serial={precious}', f'--trace={folder}/no/such/folder/trace'], '--trace'),
+        ([f'--kernel={truncated}', f'--serial={precious}', f'--trace={context.path("new-trace")}'], truncated),
+        ([f'--kernel={truncated}', f'--serial={context.path("new-log")}'], truncated),
+    ]
+    before = sorted(os.listdir(folder))
+    for flags, name in mistakes:
+        result = context.vmm(*engine, *flags, timeout=60)
+        expect(result.status == 2, f'{flags}: exit status {result.status} instead of 2', result.err)
+        expect(result.out == '', f'{flags}: standard output', result.out)
+        expect(re.fullmatch(r'mini_vmm: [^\n]+\n', result.err), f'{flags}: not one line', result.err)
+        expect(name in result.err, f'{flags}: does not name {name}', result.err)
+        expect(sorted(os.listdir(folder)) == before, f'{flags}: left files behind', os.listdir(folder))
+    with open(precious, 'rb') as file:
+        expect(file.read() == b'do not touch', 'a file was overwritten')
+    print(f'  {len(mistakes)} mistakes')
+    result = context.vmm('--help')
+    expect(result.status == 0 and '--kernel=FILE' in result.out and result.err == '', 'help', result.out, result.err)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--mini-vmm', required=True, metavar='FILE')
+    parser.add_argument('--guest', required=True, metavar='DIR')
+    parser.add_argument('--backend', default='auto')
+    parser.add_argument('cases', nargs='+', choices=sorted(CASES))
+    arguments = parser.parse_args()
+    failed = 0
+    for name in arguments.cases:
+        print(f'{name}:', flush=True)
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix='hvsdk-e2e.') as folder:
+            try:
+                CASES[name](Context(arguments, folder))
+                print(f'  ok, {time.monotonic() - start:.1f} s', flush=True)
+            except Failure as failure:
+                failed += 1
+                print(f'  FAILED: {failure}', flush=True)
+            except Exception:  # pylint: disable=broad-except
+                failed += 1
+                print('  FAILED:\n' + traceback.format_exc(), flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()
