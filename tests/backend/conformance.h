@@ -4,6 +4,7 @@
 #ifndef HVSDK_TESTS_BACKEND_CONFORMANCE_H_
 #define HVSDK_TESTS_BACKEND_CONFORMANCE_H_
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -18,9 +19,12 @@ namespace hvsdk::backend {
 class ConformanceTest : public testing::TestWithParam<Engine> {
  protected:
   void SetUp() override {
-    absl::StatusOr<std::unique_ptr<Backend>> backend = GetParam().create();
-    if (!backend.ok()) GTEST_SKIP() << GetParam().name << " cannot run here: " << backend.status();
-    backend_ = *std::move(backend);
+    // One for all cases: to open it takes long where the host itself is emulated.
+    static std::map<std::string, absl::StatusOr<std::unique_ptr<Backend>>> backends;
+    auto found = backends.find(GetParam().name);
+    if (found == backends.end()) found = backends.emplace(GetParam().name, GetParam().create()).first;
+    if (!found->second.ok()) GTEST_SKIP() << GetParam().name << " cannot run here: " << found->second.status();
+    backend_ = found->second->get();
     const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
     const std::string defect = GetParam().known_host_defect(*backend_, test.substr(0, test.find('/')));
     if (!defect.empty()) GTEST_SKIP() << defect;
@@ -41,7 +45,7 @@ class ConformanceTest : public testing::TestWithParam<Engine> {
   Recorder recorder_;
 
  private:
-  std::unique_ptr<Backend> backend_;
+  Backend* backend_ = nullptr;
   std::unique_ptr<TestMachine> machine_;
 };
 

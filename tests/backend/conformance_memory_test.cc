@@ -142,7 +142,6 @@ TEST_P(MemoryTest, DirtyLog) {
   bitmap.back() = uint64_t{1} << 63;  // bits that are set stay
   ASSERT_TRUE(partition.TakeDirtyLog(0, kRamSize, absl::MakeSpan(bitmap)).ok());
   EXPECT_TRUE(dirty(0x100000));
-  EXPECT_FALSE(dirty(0x101000));
   EXPECT_TRUE(dirty(0x142000));
   EXPECT_TRUE(dirty(0x150000));
   EXPECT_TRUE(dirty(0x151000));
@@ -158,6 +157,7 @@ TEST_P(MemoryTest, DirtyLog) {
   ASSERT_TRUE(partition.TakeDirtyLog(0, kRamSize, absl::MakeSpan(bitmap)).ok());
   EXPECT_TRUE(dirty(0x100000));
   EXPECT_TRUE(dirty(0x142000));
+  EXPECT_FALSE(dirty(0x101000)) << "only read";
   EXPECT_FALSE(partition.TakeDirtyLog(kPageSize, kPageSize, absl::MakeSpan(bitmap)).ok()) << "not a mapped range";
   EXPECT_TRUE(partition.EnableDirtyLog(false).ok());
 }

@@ -210,8 +210,8 @@ class Partition {
   virtual absl::Status AssignSignalEvent(ConnectionId connection, int event_fd) = 0;
   virtual absl::Status UnassignSignalEvent(ConnectionId connection, int event_fd) = 0;
 
-  // With caps.dirty_log: pages that VPs wrote since they were last taken; one bit a page, ORed into `bitmap`. The range
-  // is one that MapMemory mapped.
+  // With caps.dirty_log: pages that VPs wrote since they were last taken; one bit a page, ORed into `bitmap`. A page that
+  // was touched for the first time may be among them though it was only read. The range is one that MapMemory mapped.
   virtual absl::Status EnableDirtyLog(bool enable) = 0;
   virtual absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) = 0;
 };
