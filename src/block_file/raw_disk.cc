@@ -73,6 +73,8 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path,
   if (fd.get() < 0) return SystemError(path, errno);
   struct stat status;
   if (fstat(fd.get(), &status) != 0) return SystemError(path, errno);
+  // On a file it would keep io_uring from waiting where the file system cannot tell beforehand that it must.
+  if (fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK) != 0) return SystemError(path, errno);
   BlockInfo info;
   info.read_only = options.read_only;
   info.id = options.id;

@@ -1,27 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random guests at the storage provider; each seed is one input of the fuzz target.
 
-#include <cstdlib>
+#include <cstdio>
 #include <random>
 #include <vector>
 
 #include "fuzz/storvsp/storvsp_harness.h"
 #include "gtest/gtest.h"
+#include "tests/test_scale.h"
 
 namespace hvsdk::vsp {
 namespace {
 
 TEST(StorageHostileTest, RandomPacketsFromManySeeds) {
-  int seeds = 100000;
-  if (const char* scale = std::getenv("HVSDK_TEST_SCALE"); scale != nullptr) {
-    seeds = std::max(1, static_cast<int>(seeds * std::atof(scale)));
-  }
+  const uint32_t seeds = ScaledCount(100000);
   const uint32_t first = std::random_device{}();
   SCOPED_TRACE(testing::Message() << "first seed " << first);
   std::printf("first seed %u\n", first);
   StorvspHarness harness;
-  for (int i = 0; i < seeds; ++i) {
-    std::mt19937 random(first + static_cast<uint32_t>(i));
+  for (uint32_t i = 0; i < seeds; ++i) {
+    std::mt19937 random(first + i);
     std::vector<uint8_t> input(16 + random() % 200);
     // Operation codes that exist are more fun than those that do not.
     constexpr uint8_t kCodes[] = {0x00, 0x03, 0x08, 0x0A, 0x12, 0x15, 0x1A, 0x1B,
