@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of the report, in their order. Each assumes what those before it have set up.
+
+#ifndef HVSDK_EXAMPLES_GUEST_KERNEL_TESTS_H_
+#define HVSDK_EXAMPLES_GUEST_KERNEL_TESTS_H_
+
+void TestCpuid();
+void TestMsrs();           // before anything is enabled; leaves the hypercall page in place
+void TestHypercalls();
+void TestOverlays();       // leaves the SynIC started
+void TestSynic();
+void TestTimers();
+void TestClocks();
+void TestVmbusVersions();
+void TestDisk();
+
+#endif  // HVSDK_EXAMPLES_GUEST_KERNEL_TESTS_H_
