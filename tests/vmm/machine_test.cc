@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Machines with guests of a few instructions, on every engine that this host has.
+
+#include "hvsdk/vmm/machine.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "hvsdk/vmm/backends.h"
+#include "hvsdk/vmm/serial_console.h"
+#include "tests/vmm/kernel_images.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+// 32-bit code.
+std::string Out(uint16_t port, uint8_t value) {
+  return {'\x66', '\xBA', static_cast<char>(port), static_cast<char>(port >> 8),  // mov dx, port
+          '\xB0', static_cast<char>(value),                                       // mov al, value
+          '\xEE'};                                                                // out dx, al
+}
+std::string WriteMsr(uint32_t msr, uint64_t value) {
+  std::string code = "\xB9";  // mov ecx, msr
+  Append<uint32_t>(code, msr);
+  code += "\xB8";  // mov eax, low
+  Append<uint32_t>(code, static_cast<uint32_t>(value));
+  code += "\xBA";  // mov edx, high
+  Append<uint32_t>(code, static_cast<uint32_t>(value >> 32));
+  return code + "\x0F\x30";  // wrmsr
+}
+std::string Print(absl::string_view text) {
+  std::string code;
+  for (const char c : text) code += Out(0x3F8, c);
+  return code;
+}
+const std::string kPowerOff = Out(0x600, 5 << 2 | 0x20);
+const std::string kLoop = "\xEB\xFE";
+const std::string kHalt = "\xFA\xF4\xEB\xFC";  // cli; 1: hlt; jmp 1b
+
+class MachineTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    auto backend = CreateBackend(GetParam());
+    if (!backend.ok()) GTEST_SKIP() << backend.status();
+    backend_ = *std::move(backend);
+    loop_ = *EventLoop::Create();
+    output_ = mkstemp(path_);
+    unlink(path_);
+    console_ = std::make_unique<SerialConsole>(*loop_, SerialConsole::Options{.output_fd = output_});
+  }
+  void TearDown() override {
+    console_.reset();
+    if (output_ >= 0) close(output_);
+  }
+
+  std::unique_ptr<Machine> Make(const std::string& code, uint32_t cpus = 1) {
+    image_ = MakePvhElf(true);
+    std::copy(code.begin(), code.end(), image_.begin() + 0x1010);
+    source_ = std::make_unique<MemorySource>(image_);
+    MachineOptions options{.backend = backend_.get(),
+                           .kernel = source_.get(),
+                           .memory_bytes = 16 << 20,
+                           .cpus = cpus,
+                           .serial = console_.get()};
+    LoadInput blame;
+    auto machine = Machine::Create(options, *loop_, blame);
+    EXPECT_TRUE(machine.ok()) << machine.status();
+    return *std::move(machine);
+  }
+  MachineResult RunGuest(const std::string& code, uint32_t cpus = 1) { return Make(code, cpus)->Run(); }
+  std::string Output() {
+    std::string text(lseek(output_, 0, SEEK_END), '\0');
+    EXPECT_EQ(pread(output_, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+    return text;
+  }
+
+  std::unique_ptr<backend::Backend> backend_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<SerialConsole> console_;
+  char path_[32] = "/tmp/hvsdk_machine_XXXXXX";
+  int output_ = -1;
+  std::vector<uint8_t> image_;
+  std::unique_ptr<MemorySource> source_;
+};
+
+TEST_P(MachineTest, PowersOffAfterItsLastWord) {
+  EXPECT_EQ(RunGuest(Print("hello\n") + kPowerOff + kLoop).outcome, Outcome::kPoweredOff);
+  EXPECT_EQ(Output(), "hello\n");
+}
+
+TEST_P(MachineTest, WaysToReset) {
+  for (const std::string& code : {Out(0x602, 1), Out(0x64, 0xFE), Out(0x92, 1), WriteMsr(0x40000003, 1),
+                                  std::string("\x0F\x0B") /* ud2 without an IDT */}) {
+    EXPECT_EQ(RunGuest(code + kHalt).outcome, Outcome::kReset);
+  }
+}
+
+TEST_P(MachineTest, CrashIsReported) {
+  std::string code = WriteMsr(0x40000000, 0x8100'0006'0001'0000);  // the guest's identity
+  for (uint32_t i = 0; i < 5; ++i) code += WriteMsr(0x40000100 + i, 0x1111'0000'0000 + i);
+  const MachineResult result = RunGuest(code + WriteMsr(0x40000105, uint64_t{1} << 63) + kHalt);
+  ASSERT_EQ(result.outcome, Outcome::kCrashed);
+  for (uint32_t i = 0; i < 5; ++i) EXPECT_EQ(result.crash.parameters[i], 0x1111'0000'0000 + i);
+}
+
+TEST_P(MachineTest, StopsWhateverTheGuestDoes) {
+  for (const std::string& code : {kLoop, kHalt, Out(0x80, 0) + std::string("\xEB\xF7")}) {
+    for (const int delay_ms : {0, 20}) {
+      const std::unique_ptr<Machine> machine = Make(code, 2);
+      std::thread stopper([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(delay_ms));
+        machine->Stop();
+      });
+      EXPECT_EQ(machine->Run().outcome, Outcome::kStopped);
+      stopper.join();
+    }
+  }
+}
+
+// Machines come and go on one loop and one engine, and leave neither threads nor descriptors.
+TEST_P(MachineTest, ManyInARow) {
+  const auto descriptors = [] {
+    int count = 0;
+    for (int fd = 0; fd < 256; ++fd) count += lseek(fd, 0, SEEK_CUR) != -1 || errno != EBADF;
+    return count;
+  };
+  (void)RunGuest(kPowerOff + kLoop, 4);
+  const int before = descriptors();
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(RunGuest(Print(".") + kPowerOff + kLoop, 4).outcome, Outcome::kPoweredOff);
+  EXPECT_EQ(descriptors(), before);
+  EXPECT_EQ(Output(), std::string(20, '.'));
+}
+
+TEST_P(MachineTest, RefusesWhatItCannotBe) {
+  image_ = MakePvhElf(true);
+  const MemorySource kernel(image_);
+  LoadInput blame;
+  MachineOptions options{.backend = backend_.get(), .kernel = &kernel, .memory_bytes = 16 << 20};
+  options.cpus = backend_->caps().max_vps + 1;
+  EXPECT_FALSE(Machine::Create(options, *loop_, blame).ok());
+  options.cpus = 1;
+  options.memory_bytes = 1 << 20;
+  EXPECT_EQ(Machine::Create(options, *loop_, blame).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(blame, LoadInput::kMemory);
+}
+
+std::vector<std::string> Engines() {
+  std::vector<std::string> names = BackendNames();
+  names.erase(names.begin());  // auto
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Engines, MachineTest, ::testing::ValuesIn(Engines()),
+                         [](const auto& info) { return info.param; });
+
+TEST(BackendsTest, UnknownNamesAreRefused) {
+  EXPECT_EQ(CreateBackend("quantum").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace hvsdk::vmm
