@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Follows docs/tutorial.md: writes the files it shows into an empty folder, builds them against the installed SDK alone, and
+compares what the program prints with what the tutorial says.
+
+Usage: tutorial_test.py TUTORIAL BUILD_DIR COMPILER
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+FILE = re.compile(r'^<!-- file: (\S+) -->\n```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+INSERT = re.compile(r'^<!-- insert: main.cc before (.*?) -->\n```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r'^<!-- output -->\n```\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+
+def main():
+    tutorial, build, compiler = sys.argv[1:4]
+    with open(tutorial, encoding='utf-8') as file:
+        text = file.read()
+    files = FILE.findall(text)
+    inserts = INSERT.findall(text)
+    expected = OUTPUT.findall(text)
+    assert len(files) >= 5 and len(inserts) == 1 and len(expected) == 1, 'the tutorial has lost its files'
+    with tempfile.TemporaryDirectory() as work:
+        prefix = os.path.join(work, 'prefix')
+        source = os.path.join(work, 'checksum')
+        os.mkdir(source)
+        for name, contents in files:
+            with open(os.path.join(source, name), 'w', encoding='utf-8') as file:
+                file.write(contents)
+        # The program once more, with the lines that a reader may add.
+        variant = '#include "hvsdk/vmbus/transcript.h"\n' + dict(files)['main.cc']
+        for place, lines in inserts:
+            assert variant.count(place) == 1, place
+            variant = variant.replace(place, lines + place)
+        with open(os.path.join(source, 'variant.cc'), 'w', encoding='utf-8') as file:
+            file.write(variant)
+        with open(os.path.join(source, 'CMakeLists.txt'), 'a', encoding='utf-8') as file:
+            file.write('add_executable(variant variant.cc)\n'
+                       'target_link_libraries(variant PRIVATE hvsdk::vmbus hvsdk::vsc)\n')
+        subprocess.run(['cmake', '--install', build, '--prefix', prefix], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(['cmake', '-S', source, '-B', work + '/build', '-G', 'Ninja', '-DCMAKE_PREFIX_PATH=' + prefix,
+                        '-DCMAKE_CXX_COMPILER=' + compiler, '-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror'],
+                       check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(['cmake', '--build', work + '/build'], check=True)
+        run = subprocess.run([work + '/build/checksum'], check=True, stdout=subprocess.PIPE, text=True)
+        shown = subprocess.run([work + '/build/variant'], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert '< version-response supported=1' in shown, shown
+    assert run.stdout == expected[0], 'the program prints\n' + run.stdout + 'and the tutorial says\n' + expected[0]
+    print('ok: %d files' % len(files))
+
+
+main()
