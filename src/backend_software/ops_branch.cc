@@ -16,7 +16,10 @@ const Op* Follow(Cpu& c, const Op* op, int64_t delta, const Op*& link) {
   const uint32_t generation = c.code_generation;
   const Op* next = LookUpJump(c);
   if (next == nullptr) return nullptr;
-  if (same_page && LinksOf(op).reserved[0] && generation == c.code_generation && c.Is64()) link = next;
+  // Only what the jump cache holds is a block that lives as long as its page; an instruction across two pages is not.
+  const JumpEntry& entry = c.jump[JumpIndex(target)];
+  const bool cached = entry.linear == target && entry.op == next;
+  if (cached && same_page && LinksOf(op).reserved[0] && generation == c.code_generation && c.Is64()) link = next;
   HVSDK_NEXT(next);
 }
 
