@@ -53,6 +53,7 @@ class HostWallClock final : public chipset::WallClock {
 class PcMachine final : public Machine,
                         private backend::ExitHandler,
                         private partition::PartitionEvents,
+                        private partition::VpRuntimeSource,
                         private chipset::PowerHandler {
  public:
   PcMachine(const MachineOptions& options, EventLoop& loop) : options_(options), loop_(loop) {}
@@ -92,6 +93,13 @@ class PcMachine final : public Machine,
   }
   backend::HypercallOutcome OnHypercall(backend::Vp& vp) override { return PartitionVp(vp).OnHypercall(); }
   partition::Vp& PartitionVp(backend::Vp& vp) { return *vps_[ToInt(vp.index())].partition; }
+
+  // partition::VpRuntimeSource: what the VP's thread, which asks, has used; a halted VP's thread sleeps.
+  uint64_t VpRuntime100ns(VpIndex) override {
+    timespec used{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return uint64_t(used.tv_sec) * 10'000'000 + used.tv_nsec / 100;
+  }
 
   // partition::PartitionEvents.
   void OnResetRequested(VpIndex) override { End({.outcome = Outcome::kReset}); }
@@ -204,7 +212,8 @@ absl::Status PcMachine::BuildPartition() {
                                                      .memory = memory_,
                                                      .clock = *clock_,
                                                      .timers = *timers_,
-                                                     .events = *this}));
+                                                     .events = *this,
+                                                     .vp_runtime = this}));
   ASSIGN_OR_RETURN(std::vector<backend::CpuidEntry> supported, backend_->SupportedCpuid());
   const std::vector<backend::CpuidEntry> cpuid =
       ComposeCpuid(std::move(supported), partition_->Cpuid(), options_.cpus);
