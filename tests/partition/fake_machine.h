@@ -5,6 +5,7 @@
 #ifndef HVSDK_TESTS_PARTITION_FAKE_MACHINE_H_
 #define HVSDK_TESTS_PARTITION_FAKE_MACHINE_H_
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -85,7 +86,7 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
   uint64_t Call(hvdef::Control control, const Parts&... parts) {
     std::vector<uint8_t> input;
     (Append(input, parts), ...);
-    std::memcpy(&host[kInput], input.data(), input.size());
+    std::copy(input.begin(), input.end(), host.begin() + kInput);
     return CallAt(control, kInput, kOutput);
   }
   uint64_t CallAt(hvdef::Control control, uint64_t rdx, uint64_t r8, uint32_t vp = 0) {
