@@ -249,7 +249,7 @@ absl::Status PcMachine::BuildChipset() {
 
 absl::Status PcMachine::BuildVmbus() {
   hypervisor_ = std::make_unique<PartitionHypervisor>(*partition_, loop_);
-  vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{});
+  vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{.vp_count = options_.cpus});
   RETURN_IF_ERROR(vmbus_->Start());
   if (options_.disks.empty()) return absl::OkStatus();
   ASSIGN_OR_RETURN(storage_, vsp::StorageController::Create(
