@@ -19,6 +19,11 @@ if(HVSDK_SANITIZE)
   endif()
 endif()
 
+if(HVSDK_BUILD_FUZZERS)
+  # A fuzzer learns from the branches of the libraries, too.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 set_property(GLOBAL PROPERTY HVSDK_LIBRARIES "")
 
 # What the sanitizers' builds need: every test program that runs without KVM, and those of several threads.

@@ -249,7 +249,11 @@ class EitherMemory {
 
   hvdef::RingControl* control() const { return is_mirrored_ ? mirrored_.control() : paged_.control(); }
   uint32_t size() const { return is_mirrored_ ? mirrored_.size() : paged_.size(); }
-  Position At(uint32_t offset) const { return {mirrored_.At(offset), paged_.At(offset), is_mirrored_}; }
+  Position At(uint32_t offset) const {
+    // The other one has no bytes to point into.
+    if (is_mirrored_) return {mirrored_.At(offset), {}, true};
+    return {{}, paged_.At(offset), false};
+  }
   bool is_mirrored() const { return is_mirrored_; }
 
  private:
