@@ -34,7 +34,7 @@ boot() {
     -kernel "$work/a/vmlinuz" -initrd "$work/a/initrd.img" -append "console=ttyS0 quiet panic=-1 $1"
 }
 encoded=$(printf '%s' 'echo "a  b" | wc -c; exit 4' | base64 -w 0)
-expect "hvsdk.exec with spaces and quotes" 0 '^a  "b".$' boot "hvsdk.exec=\"echo 'a  \"b\"'\" loglevel=1"
+expect "hvsdk.exec with spaces and quotes" 0 '^a  "b" c.$' boot "hvsdk.exec=\"echo 'a  \"b\" c' | grep \"b\"\" loglevel=4"
 expect "the command's status" 0 '^HVSDK-EXIT:7.$' boot 'hvsdk.exec="exit 7"'
 expect "hvsdk.exec_b64" 0 '^HVSDK-EXIT:4.$' boot "hvsdk.exec_b64=$encoded"
 expect "no command and no Hyper-V" 0 '^no VMBus.$' boot ''
