@@ -17,6 +17,17 @@ INSERT = re.compile(r'^<!-- insert: main.cc before (.*?) -->\n```\w*\n(.*?)^```$
 OUTPUT = re.compile(r'^<!-- output -->\n```\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
+def check_readme(root):
+    """README.md shows the echo example as it is, and it is short."""
+    with open(root + '/examples/vmbus_echo/vmbus_echo.cc', encoding='utf-8') as file:
+        example = file.read()
+    with open(root + '/README.md', encoding='utf-8') as file:
+        readme = file.read()
+    assert example.count('\n') <= 80, 'examples/vmbus_echo has grown beyond 80 lines'
+    code = example[example.index('#include'):]
+    assert '```cpp\n' + code + '```' in readme, 'README.md shows another examples/vmbus_echo than there is'
+
+
 def main():
     tutorial, build, compiler = sys.argv[1:4]
     with open(tutorial, encoding='utf-8') as file:
@@ -25,6 +36,7 @@ def main():
     inserts = INSERT.findall(text)
     expected = OUTPUT.findall(text)
     assert len(files) >= 5 and len(inserts) == 1 and len(expected) == 1, 'the tutorial has lost its files'
+    check_readme(os.path.dirname(os.path.dirname(os.path.abspath(tutorial))))
     with tempfile.TemporaryDirectory() as work:
         prefix = os.path.join(work, 'prefix')
         source = os.path.join(work, 'checksum')
