@@ -40,6 +40,18 @@ namespace {
 constexpr hvdef::Guid kStorageInstance = {
     0x3E7F6C1A, 0x52D4, 0x4B8E, {0x9A, 0x07, 0x68, 0xC1, 0xD2, 0x0F, 0x5B, 0x31}};
 
+// All there is of a BIOS: what stands where a PC begins after a reset. Linux jumps there in real mode to restart a machine that
+// has hardware-reduced ACPI but no EFI (arch/x86/kernel/reboot.c, BOOT_BIOS).
+constexpr uint64_t kResetVectorGpa = 0xFFFF0;
+constexpr uint16_t kResetPort = kPowerPort + chipset::AcpiPower::kReset;
+constexpr uint8_t kResetCode[] = {
+    0xBA, kResetPort & 0xFF, kResetPort >> 8,   //    mov dx, kResetPort
+    0xB0, chipset::AcpiPower::kResetValue,      //    mov al, kResetValue
+    0xEE,                                       //    out dx, al
+    0xF4,                                       // 1: hlt
+    0xEB, 0xFD,                                 //    jmp 1b
+};
+
 class HostWallClock final : public chipset::WallClock {
  public:
   int64_t NowNs() const override {
@@ -183,7 +195,9 @@ absl::Status PcMachine::LoadGuest(LoadInput& blame) {
   AcpiOptions acpi{.serial_port = options_.serial != nullptr, .low_mmio = kLowMmio, .high_mmio = layout_.high_mmio};
   for (uint32_t i = 0; i < options_.cpus; ++i) acpi.apic_ids.push_back(i);
   const std::string tables = BuildAcpiTables(acpi, kAcpiTablesGpa);
-  HVSDK_CHECK(memory_.Write(kAcpiTablesGpa, tables.data(), tables.size()));
+  HVSDK_CHECK(kAcpiTablesGpa + tables.size() <= kResetVectorGpa &&
+              memory_.Write(kAcpiTablesGpa, tables.data(), tables.size()) &&
+              memory_.Write(kResetVectorGpa, kResetCode, sizeof(kResetCode)));
   LoadRequest request{
       .kernel = *options_.kernel, .initrd = options_.initrd, .command_line = options_.command_line};
   if (getrandom(request.rng_seed.data(), request.rng_seed.size(), 0) != ssize_t{sizeof(request.rng_seed)}) {
