@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Turns bytes into a root that says anything at all to a VmbusClient, and into a guest that uses the client. What must hold: the
-// client touches nothing but its own objects, ends every message, and comes back when it connects anew.
+// Turns bytes into a root that says anything at all to a VmbusClient, and into a guest that uses the client. What must
+// hold: the client touches nothing but its own objects, ends every message, and comes back when it connects anew.
 
 #ifndef HVSDK_FUZZ_VMBUS_CLIENT_CLIENT_DRIVER_H_
 #define HVSDK_FUZZ_VMBUS_CLIENT_CLIENT_DRIVER_H_

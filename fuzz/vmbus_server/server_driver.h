@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Turns bytes into a guest and a host that talk to a ServerCore: the guest says anything at all, the host keeps the rules. The
-// fuzz target feeds it mutated files, the unit test random seeds.
+// Turns bytes into a guest and a host that talk to a ServerCore: the guest says anything at all, the host keeps the
+// rules. The fuzz target feeds it mutated files, the unit test random seeds.
 
 #ifndef HVSDK_FUZZ_VMBUS_SERVER_SERVER_DRIVER_H_
 #define HVSDK_FUZZ_VMBUS_SERVER_SERVER_DRIVER_H_

@@ -14,7 +14,8 @@ using wire::MessageType;
 
 namespace {
 
-// Notices are few and the host takes them at once; this bounds them when one VP asks faster than the host's side can act.
+// Notices are few and the host takes them at once; this bounds them when one VP asks faster than the host's side can
+// act.
 constexpr size_t kMaxNotices = 2 * wire::kMaxChannels;
 
 // Copies the fixed part of a message. Longer messages are right: some guests always send the full length.

@@ -22,7 +22,8 @@ absl::StatusOr<TextFields> TextFields::Parse(absl::string_view text) {
     }
     const Field field = {word.substr(0, equals), word.substr(equals + 1)};
     for (const Field& other : line.fields_) {
-      if (other.name == field.name) return absl::InvalidArgumentError(absl::StrCat("field ", field.name, " given twice"));
+      if (other.name != field.name) continue;
+      return absl::InvalidArgumentError(absl::StrCat("field ", field.name, " given twice"));
     }
     line.fields_.push_back(field);
   }

@@ -25,8 +25,8 @@ class TextFields {
   // The words behind the name, where they are not fields.
   absl::string_view rest() const { return rest_; }
 
-  // The value of a field; each is to be taken once. A missing one is zero or empty. InvalidArgument: not such a value, or
-  // larger than `max`.
+  // The value of a field; each is to be taken once. A missing one is zero or empty. InvalidArgument: not such a value,
+  // or larger than `max`.
   absl::StatusOr<uint64_t> Number(absl::string_view field, uint64_t max);
   absl::StatusOr<hvdef::Guid> Guid(absl::string_view field);
   absl::StatusOr<std::vector<uint8_t>> Bytes(absl::string_view field);

@@ -78,8 +78,8 @@ class ServerCoreTest : public testing::Test {
     bool header = true;
     for (int i = 0; i <= pages; ++i) {
       if (i == pages || in_message == (header ? 27 : 28)) {
-        text += header ? Guest(absl::StrCat("gpadl-header channel=", channel, " gpadl=", gpadl, " bytes=", 8 + 8 * pages,
-                                            " ranges=1 ", words))
+        text += header ? Guest(absl::StrCat("gpadl-header channel=", channel, " gpadl=", gpadl,
+                                            " bytes=", 8 + 8 * pages, " ranges=1 ", words))
                        : Guest(absl::StrCat("gpadl-body gpadl=", gpadl, " ", words));
         header = false;
         in_message = 0;

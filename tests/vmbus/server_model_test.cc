@@ -2,8 +2,8 @@
 // Random guests against a model of what a guest is owed: every request answered once, memory given back only when the
 // host has let go of it, channel ids never given out twice, offers told exactly once.
 //
-// The model knows nothing of ServerCore's states. It keeps a guest's notes (what it was offered, what it has asked for) and a
-// host's (what it uses), and judges each message by them.
+// The model knows nothing of ServerCore's states. It keeps a guest's notes (what it was offered, what it has asked for)
+// and a host's (what it uses), and judges each message by them.
 
 #include <cstdint>
 #include <cstring>
@@ -200,7 +200,8 @@ class Model {
     gpadl.channel = channel;
     gpadl.words_left = pages + 1 - now;
     if (gpadl.words_left == 0) created_due_.insert(id);
-    Say(MessageType::kGpadlHeader, wire::GpadlHeader{{}, channel, id, static_cast<uint16_t>((pages + 1) * 8), 1}, words);
+    const auto bytes = static_cast<uint16_t>((pages + 1) * 8);
+    Say(MessageType::kGpadlHeader, wire::GpadlHeader{{}, channel, id, bytes, 1}, words);
   }
 
   void ContinueGpadl() {
@@ -270,7 +271,9 @@ class Model {
     // Of its own accord a guest releases only what it never opened; after a rescind, anything.
     if (!channel.rescinded && (channel.open || channel.open_pending || channel.close_sent || Pick(10) != 0)) return;
     channels_.erase(id);
-    for (auto it = gpadls_.begin(); it != gpadls_.end();) it = it->second.channel == id ? gpadls_.erase(it) : std::next(it);
+    for (auto it = gpadls_.begin(); it != gpadls_.end();) {
+      it = it->second.channel == id ? gpadls_.erase(it) : std::next(it);
+    }
     Say(MessageType::kRelidReleased, wire::ChannelMessage{{}, id});
   }
 

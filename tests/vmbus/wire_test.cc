@@ -92,7 +92,8 @@ TEST(VmbusWireTest, MessagesThatNameAChannel) {
                                                {MessageType::kRelidReleased, 13},
                                                {MessageType::kCloseReservedResponse, 20}};
   for (const auto& [type, number] : types) {
-    EXPECT_EQ(Bytes(ChannelMessage{Header(type), 0x11}), (std::vector<int>{number, 0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0}));
+    const std::vector<int> golden = {number, 0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0};
+    EXPECT_EQ(Bytes(ChannelMessage{Header(type), 0x11}), golden);
   }
 }
 

@@ -372,7 +372,8 @@ TEST_F(PairTest, EveryChannelThereCanBe) {
   EXPECT_EQ(ids.size(), wire::kMaxChannels);
   EXPECT_EQ(*ids.begin(), 1u);
   EXPECT_EQ(*ids.rbegin(), 2047u);
-  // Four pages are 32 MiB for all of them, so the smallest rings share their pages two by two; only one of a pair talks.
+  // Four pages are 32 MiB for all of them, so the smallest rings share their pages two by two; only one of a pair
+  // talks.
   std::vector<std::unique_ptr<ChildChannel>> clients;
   const uint64_t gpa = child_->AllocatePages(4 * 512);
   for (uint32_t i = 0; i < wire::kMaxChannels; ++i) {

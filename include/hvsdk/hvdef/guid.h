@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guid: the 16 bytes by which VMBus names a kind of device (class id, "interface type") and one device (instance id), and
-// the well-known class ids.
+// Guid: the 16 bytes by which VMBus names a kind of device (class id, "interface type") and one device (instance id),
+// and the well-known class ids.
 //
 // On the wire the first three fields are little-endian numbers and the last eight bytes stand as written (RFC 4122,
 // "mixed-endian" form). Freestanding.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // VMBus' channel messages: what root and child say to each other in SynIC messages of type 1, besides the rings.
 //
-// Each message starts with ChannelMessageHeader and is at most 240 bytes. Child to root it is posted to connection 1, or
-// 4 from version 5.0 on; root to child it arrives in the slot of SINT 2. GPADL messages are followed by an array of
+// Each message starts with ChannelMessageHeader and is at most 240 bytes. Child to root it is posted to connection 1,
+// or 4 from version 5.0 on; root to child it arrives in the slot of SINT 2. GPADL messages are followed by an array of
 // 64-bit words that starts at an odd multiple of four: read it byte-wise.
 //
 // Freestanding. All numbers are little-endian; every structure is naturally aligned and has no padding.
@@ -30,7 +30,8 @@ inline constexpr uint32_t kMessageConnectionId = 1;   // VMBUS_MESSAGE_CONNECTIO
 inline constexpr uint32_t kEventConnectionId = 2;     // VMBUS_EVENT_CONNECTION_ID: the shared one, before version 1.1
 inline constexpr uint32_t kMessageConnectionId4 = 4;  // VMBUS_MESSAGE_CONNECTION_ID_4: from version 5.0 on
 
-// A channel id ("relid") is also the number of its event flag, of which a SINT has 2048; flag 0 means the interrupt page.
+// A channel id ("relid") is also the number of its event flag, of which a SINT has 2048; flag 0 means the interrupt
+// page.
 inline constexpr uint32_t kMaxChannels = 2047;
 inline constexpr uint32_t kMaxChannelId = 2047;
 inline constexpr uint32_t kInvalidChannelId = 0xFFFFFFFF;
@@ -153,7 +154,8 @@ static_assert(sizeof(OfferChannel) == 196);
 static_assert(offsetof(OfferChannel, class_id) == 8 && offsetof(OfferChannel, instance_id) == 24);
 static_assert(offsetof(OfferChannel, reserved) == 40 && offsetof(OfferChannel, flags) == 56);
 static_assert(offsetof(OfferChannel, mmio_megabytes) == 58 && offsetof(OfferChannel, user_defined) == 60);
-static_assert(offsetof(OfferChannel, subchannel_index) == 180 && offsetof(OfferChannel, mmio_megabytes_optional) == 182);
+static_assert(offsetof(OfferChannel, subchannel_index) == 180);
+static_assert(offsetof(OfferChannel, mmio_megabytes_optional) == 182);
 static_assert(offsetof(OfferChannel, channel_id) == 184 && offsetof(OfferChannel, monitor_id) == 188);
 static_assert(offsetof(OfferChannel, monitor_allocated) == 189);
 static_assert(offsetof(OfferChannel, is_dedicated_interrupt) == 190 && offsetof(OfferChannel, connection_id) == 192);

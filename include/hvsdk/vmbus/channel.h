@@ -3,9 +3,11 @@
 //
 // Life, from the provider's side:
 //
-//   OfferChannel ──► offered ──OnOpen──► open ──OnClose──► closing ──FinishClose──► offered ─► ... reopened, any number of times
-//                       │                 │                   │
-//                       └──── ~Channel: the offer is rescinded, at any time ────┘
+//                       ┌──────────────── any number of times ────────────────┐
+//                       ▼                                                     │
+//   OfferChannel ──► offered ──OnOpen──► open ──OnClose──► closing ──FinishClose
+//                       │                  │                  │
+//                       └─── ~Channel: the offer is rescinded, at any time
 //
 // The rings, leases and ranges may be used from OnOpen until FinishClose. Closing waits for the provider: only when no
 // transfer touches the guest's memory any more does it call FinishClose; only then is the guest told that it has its
@@ -65,18 +67,21 @@ class ChannelHandler {
   // The guest opens the channel; its rings are in place. False refuses, and the channel stays closed.
   virtual bool OnOpen(Channel& channel) = 0;
 
-  // The guest closed the channel, or vanished. No OnSignal follows. The provider calls FinishClose, from in here or later.
+  // The guest closed the channel, or vanished. No OnSignal follows. The provider calls FinishClose, from in here or
+  // later.
   virtual void OnClose(Channel& channel) = 0;
 
-  // The guest signalled, Wake was called, or the channel has just been opened: look at the ring. May come without reason.
+  // The guest signalled, Wake was called, or the channel has just been opened: look at the ring. May come without
+  // reason.
   virtual void OnSignal(Channel& channel) = 0;
 
-  // The guest wants a GPADL back that the provider holds a lease of: give the lease up soon. Until then the guest waits.
+  // The guest wants a GPADL back that the provider holds a lease of: give the lease up soon. Until then the guest
+  // waits.
   virtual void OnGpadlTeardown(Channel& channel, uint32_t gpadl_id) { (void)channel, (void)gpadl_id; }
 };
 
-// The right to use a GPADL: while it lives, the guest is not told that it has the pages back. Movable; given up on destruction, at
-// the latest before FinishClose, on the channel's executor.
+// The right to use a GPADL: while it lives, the guest is not told that it has the pages back. Movable; given up on
+// destruction, at the latest before FinishClose, on the channel's executor.
 class GpadlLease {
  public:
   GpadlLease() = default;
@@ -123,8 +128,8 @@ class Channel : private PortHandler, private Task {
   IncomingRing& incoming() { return incoming_; }
   OutgoingRing& outgoing() { return outgoing_; }
 
-  // Interrupts the guest because the ring towards it is no longer empty, or the one from it no longer full. Nothing happens
-  // if the guest asked for no interrupts.
+  // Interrupts the guest because the ring towards it is no longer empty, or the one from it no longer full. Nothing
+  // happens if the guest asked for no interrupts.
   void SignalGuest();
   void SignalGuest(Signal signal) {
     if (signal == Signal::kNeeded) SignalGuest();
@@ -141,15 +146,16 @@ class Channel : private PortHandler, private Task {
   // Makes OnSignal run soon. Thread-safe; nothing happens unless the channel is open by then.
   void Wake() { executor_.Schedule(*this); }
 
-  // Borrows a GPADL that the guest made for this channel. Empty: there is none by that number, or it is being torn down.
+  // Borrows a GPADL that the guest made for this channel. Empty: there is none by that number, or it is being torn
+  // down.
   GpadlLease AcquireGpadl(uint32_t gpadl_id);
 
   // After OnClose: no transfer touches the guest's memory, and all leases are given up. The rings are gone at once.
   void FinishClose();
 
   // Offers a subchannel of this primary channel: an equal channel with rings and a target VP of its own. The provider
-  // destroys its subchannels when the primary closes. FailedPrecondition: the connection's version has none (before 2.4),
-  // or the channel is not open. Otherwise as Server::OfferChannel.
+  // destroys its subchannels when the primary closes. FailedPrecondition: the connection's version has none (before
+  // 2.4), or the channel is not open. Otherwise as Server::OfferChannel.
   absl::StatusOr<std::unique_ptr<Channel>> OfferSubchannel(uint16_t subchannel_index, ChannelHandler& handler,
                                                            Executor& executor);
 

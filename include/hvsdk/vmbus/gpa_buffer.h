@@ -24,9 +24,9 @@
 
 namespace hvsdk::vmbus {
 
-// Visits bytes [offset, offset + size) of a buffer as pieces of host memory, visit(gpa, host, size_bytes), joining pages that
-// follow each other in the guest and on the host. False, perhaps after some visits, if the bytes are not all in the buffer and
-// in memory: collect first, then act. Whoever writes through `host` tells GuestMemory::MarkWritten.
+// Visits bytes [offset, offset + size) of a buffer as pieces of host memory, visit(gpa, host, size_bytes), joining
+// pages that follow each other in the guest and on the host. False, perhaps after some visits, if the bytes are not all
+// in the buffer and in memory: collect first, then act. Whoever writes through `host` tells GuestMemory::MarkWritten.
 template <typename Visit>
 [[nodiscard]] bool ForEachPiece(const GuestMemory& memory, const GpaBuffer& buffer, uint64_t offset, uint64_t size,
                                 Visit&& visit) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gpadl: a list of guest pages (guest physical address descriptor list) that a guest has lent to the root under a number,
-// for the rings of a channel or for a buffer that packets refer to.
+// Gpadl: a list of guest pages (guest physical address descriptor list) that a guest has lent to the root under a
+// number, for the rings of a channel or for a buffer that packets refer to.
 //
-// Immutable once made, hence thread-safe: the page numbers were copied out of the guest's messages, and every page was found
-// to be memory. The bytes in the pages stay the guest's to change at any time.
+// Immutable once made, hence thread-safe: the page numbers were copied out of the guest's messages, and every page was
+// found to be memory. The bytes in the pages stay the guest's to change at any time.
 
 #ifndef HVSDK_VMBUS_GPADL_H_
 #define HVSDK_VMBUS_GPADL_H_

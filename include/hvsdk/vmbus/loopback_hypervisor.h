@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // LoopbackHypervisor: what lies between root and child of a partition, without a partition: both sides live in one
-// process and no CPU is virtualised. The root side is the Hypervisor that a Server wants; the child side is what hypercalls
-// and the SynIC's pages are to a guest.
+// process and no CPU is virtualised. The root side is the Hypervisor that a Server wants; the child side is what
+// hypercalls and the SynIC's pages are to a guest.
 //
 // Each SINT of each VP has one message slot, a short queue behind it, and 2048 event flags, as a SynIC has.
 //

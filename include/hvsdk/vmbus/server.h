@@ -5,7 +5,8 @@
 // It binds the state machine in server_core.h, which decides everything, to a Hypervisor (messages and events), to
 // GuestMemory and to the executors of the providers. It starts no thread.
 //
-// Limits: 2047 channels; GPADLs and messages that wait for the guest are bounded (ServerOptions). Versions 0.13 ("1.0") to 5.3.
+// Limits: 2047 channels; GPADLs and messages that wait for the guest are bounded (ServerOptions). Versions 0.13 ("1.0")
+// to 5.3.
 //
 // Thread-safe, except for what is said to be set before the guest runs. No lock is held while it calls out.
 //
@@ -71,8 +72,8 @@ class Server : private MessageSlotObserver {
 
   // Asked for sockets to the host (hvdef::vmbus::TlConnectRequest2, silo id zero if the guest sent none). Without a
   // handler, and with RefuseTlConnect, the guest is told that the connection was refused. Before the guest runs.
-  using TlConnectHandler =
-      absl::AnyInvocable<void(const hvdef::Guid& endpoint_id, const hvdef::Guid& service_id, const hvdef::Guid& silo_id)>;
+  using TlConnectHandler = absl::AnyInvocable<void(const hvdef::Guid& endpoint_id, const hvdef::Guid& service_id,
+                                                   const hvdef::Guid& silo_id)>;
   void SetTlConnectHandler(TlConnectHandler handler);
   void RefuseTlConnect(const hvdef::Guid& endpoint_id, const hvdef::Guid& service_id);
 
@@ -109,8 +110,8 @@ class Server : private MessageSlotObserver {
 
   void OnMessageSlotFree(VpIndex vp, Sint sint) override;
 
-  // Carries out what the core decided, until nothing is left. One thread does so at a time, because messages have to keep their
-  // order; another one that comes meanwhile leaves its part to it.
+  // Carries out what the core decided, until nothing is left. One thread does so at a time, because messages have to
+  // keep their order; another one that comes meanwhile leaves its part to it.
   void Act();
   bool ActOnce(std::unique_lock<std::mutex>& lock);
   bool ActOnNotice(std::unique_lock<std::mutex>& lock);

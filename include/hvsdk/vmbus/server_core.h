@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// ServerCore: everything VMBus' root side decides, as a state machine without threads, locks or I/O. Messages of the guest
-// and acts of the host go in; messages for the guest and notices for the providers come out, for the caller to
-// deliver. The same input always gives the same output. Server is the caller in a machine; tests, fuzzers and the replay of a
-// record drive it directly.
+// ServerCore: everything VMBus' root side decides, as a state machine without threads, locks or I/O. Messages of the
+// guest and acts of the host go in; messages for the guest and notices for the providers come out, for the caller to
+// deliver. The same input always gives the same output. Server is the caller in a machine; tests, fuzzers and the
+// replay of a record drive it directly.
 //
-// The guest is hostile: any message in any order is valid input. What Hyper-V would ignore is ignored and counted; what it
-// would refuse is refused. Memory that a guest can make it use is bounded by ServerOptions.
+// The guest is hostile: any message in any order is valid input. What Hyper-V would ignore is ignored and counted; what
+// it would refuse is refused. Memory that a guest can make it use is bounded by ServerOptions.
 //
 // Thread-compatible.
 //
@@ -15,7 +15,6 @@
 #define HVSDK_VMBUS_SERVER_CORE_H_
 
 #include <array>
-#include <bitset>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -295,8 +294,8 @@ class ServerCore {
   Contact next_contact_;
   uint64_t interrupt_page_ = 0;
 
-  // Channels. Invariants: by_key_ has every channel; relids_[c.channel_id] == c.id where channel_id is not 0; at most one
-  // channel of a key is not revoked, and at most one is.
+  // Channels. Invariants: by_key_ has every channel; relids_[c.channel_id] == c.id where channel_id is not 0; at most
+  // one channel of a key is not revoked, and at most one is.
   std::map<OfferId, Channel> channels_;
   std::set<std::pair<Key, OfferId>> by_key_;
   std::array<absl::optional<OfferId>, hvdef::vmbus::kMaxChannelId + 1> relids_;

@@ -8,9 +8,9 @@
 //   @ open id=1 channel=1 gpadl=0xe1e10 downstream=4 vp=0     a notice for the host
 //   # anything                                                a comment
 //
-// Numbers are decimal or, with 0x, hexadecimal; a field that is left out is zero. A message that its fields cannot express
-// in full (unknown type, odd length, bytes set where they are reserved) is written `raw` with its bytes in hexadecimal, so
-// every message of up to 240 bytes comes back as it was.
+// Numbers are decimal or, with 0x, hexadecimal; a field that is left out is zero. A message that its fields cannot
+// express in full (unknown type, odd length, bytes set where they are reserved) is written `raw` with its bytes in
+// hexadecimal, so every message of up to 240 bytes comes back as it was.
 //
 // Thread-compatible.
 
@@ -50,8 +50,8 @@ class Transcript : public ServerCoreListener {
   std::string text_;
 };
 
-// Carries out the `>` and `!` lines of a transcript on a new ServerCore, and answers the transcript of that, which is the
-// same (comments aside) if nothing has changed. InvalidArgument names the line that is wrong or out of order.
+// Carries out the `>` and `!` lines of a transcript on a new ServerCore, and answers the transcript of that, which is
+// the same (comments aside) if nothing has changed. InvalidArgument names the line that is wrong or out of order.
 absl::StatusOr<std::string> ReplayTranscript(absl::string_view text, GuestMemory& memory, const ServerOptions& options);
 
 }  // namespace hvsdk::vmbus

@@ -107,8 +107,8 @@ class LoopbackChild {
     };
     config.handlers.on_rescind = [](void* context, uint32_t channel_id) {
       auto& offers = Self(context).offers_;
-      offers.erase(std::remove_if(offers.begin(), offers.end(), [&](const auto& o) { return o.channel_id == channel_id; }),
-                   offers.end());
+      const auto is_it = [&](const auto& offer) { return offer.channel_id == channel_id; };
+      offers.erase(std::remove_if(offers.begin(), offers.end(), is_it), offers.end());
       Self(context).client_.Release(channel_id);
     };
     config.handlers.on_all_offers = [](void* context) { Self(context).all_offers_delivered_ = true; };

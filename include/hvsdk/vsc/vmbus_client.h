@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// VmbusClient: VMBus' child side. It finds a version, takes offers, lends memory to the root, opens and closes channels, and
-// leaves the bus in order.
+// VmbusClient: VMBus' child side. It finds a version, takes offers, lends memory to the root, opens and closes
+// channels, and leaves the bus in order.
 //
-// Freestanding: no heap, no exceptions, no RTTI, no library but memcpy and memset; a guest kernel links it as it is. Nothing here
-// waits: each call sends what it can and returns; answers come in through OnMessage and OnEvents, which the guest's
-// interrupt handler (or a polling loop) calls, and show in state(). A message that the root is too busy to take is kept;
-// Poll sends it again.
+// Freestanding: no heap, no exceptions, no RTTI, no library but memcpy and memset; a guest kernel links it as it is.
+// Nothing here waits: each call sends what it can and returns; answers come in through OnMessage and OnEvents, which
+// the guest's interrupt handler (or a polling loop) calls, and show in state(). A message that the root is too busy to
+// take is kept; Poll sends it again.
 //
-// Channels and GPADLs are objects of the caller's that the client links together while they are in use; they may be reused, and must
-// stay where they are. Up to 2047 channels.
+// Channels and GPADLs are objects of the caller's that the client links together while they are in use; they may be
+// reused, and must stay where they are. Up to 2047 channels.
 //
 // Thread-compatible: the caller keeps interrupts and everything else apart. Handlers may call the client.
 //
@@ -53,7 +53,8 @@ struct ClientHandlers {
   void (*on_tl_connect_result)(void* context, const hvdef::vmbus::TlConnectResult& result) = nullptr;
 };
 
-// Guest pages to lend: a list, or `page_count` pages in a row from `first_pfn`. Borrowed until the GPADL is made. At most 8190.
+// Guest pages to lend: a list, or `page_count` pages in a row from `first_pfn`. Borrowed until the GPADL is made. At
+// most 8190.
 struct PageList {
   const uint64_t* pfns = nullptr;  // nullptr: in a row
   uint64_t first_pfn = 0;
@@ -123,8 +124,8 @@ class Channel {
   bool modify_failed_ = false;
 };
 
-// The memory of a channel's rings, page aligned: first the one that the guest writes, `outgoing_pages` with its control page, then
-// the one that the root writes. Control pages are zero.
+// The memory of a channel's rings, page aligned: first the one that the guest writes, `outgoing_pages` with its control
+// page, then the one that the root writes. Control pages are zero.
 struct RingPages {
   PageList pages;
   uint32_t outgoing_pages = 0;
@@ -166,8 +167,8 @@ class VmbusClient {
   // Leaves the bus: all channels and GPADLs are the caller's again.
   void Unload();
 
-  // Lends the ring and opens a channel. It must be kNone, kFailed or kRescinded. `user_data`, up to 120 bytes, is borrowed
-  // until it is open. False: the client is not connected, or the pages cannot be two rings.
+  // Lends the ring and opens a channel. It must be kNone, kFailed or kRescinded. `user_data`, up to 120 bytes, is
+  // borrowed until it is open. False: the client is not connected, or the pages cannot be two rings.
   [[nodiscard]] bool Open(Channel& channel, const hvdef::vmbus::OfferChannel& offer, const RingPages& ring,
                           uint32_t target_vp = 0, const void* user_data = nullptr, uint32_t user_data_size = 0);
   // Closes it and takes the ring back. Other GPADLs of the channel are torn down before.
