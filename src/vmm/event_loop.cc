@@ -203,7 +203,8 @@ absl::StatusOr<std::unique_ptr<LoopTimers>> LoopTimers::Create(EventLoop& loop, 
   const int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
   if (fd < 0) return absl::ErrnoToStatus(errno, "timerfd_create");
   std::unique_ptr<LoopTimers> timers(new LoopTimers(loop, clock, fd));
-  absl::Status status = loop.Watch(fd, EPOLLIN, [self = timers.get()](uint32_t) { self->OnExpired(); });
+  // Edge-triggered, so that nobody has to read the descriptor: each expiry is an edge.
+  absl::Status status = loop.Watch(fd, EPOLLIN | EPOLLET, [self = timers.get()](uint32_t) { self->OnExpired(); });
   if (!status.ok()) return status;
   return timers;
 }
@@ -223,21 +224,17 @@ std::unique_ptr<Timer> LoopTimers::CreateTimer(absl::AnyInvocable<void()> callba
 // Sets the descriptor, under the lock: two threads that arm at once must not leave the later deadline in it.
 void LoopTimers::Program(uint64_t deadline_100ns) {
   programmed_100ns_ = deadline_100ns;
+  const uint64_t now = clock_.Now100ns();
+  // A deadline that far away (300 years) would overflow the host's time; it is looked at again by then.
+  const uint64_t delta = std::min<uint64_t>(deadline_100ns > now ? deadline_100ns - now : 0, 90'000'000'000'000'000);
   itimerspec spec{};
-  if (deadline_100ns != UINT64_MAX) {
-    const uint64_t now = clock_.Now100ns();
-    // A deadline that far away (300 years) would overflow the host's time; it is looked at again by then.
-    const uint64_t delta = std::min<uint64_t>(deadline_100ns > now ? deadline_100ns - now : 0, 90'000'000'000'000'000);
-    spec.it_value.tv_sec = static_cast<time_t>(delta / 10'000'000);
-    spec.it_value.tv_nsec = static_cast<long>(delta % 10'000'000 * 100);
-    if (delta == 0) spec.it_value.tv_nsec = 1;  // zero would disarm
-  }
+  spec.it_value.tv_sec = static_cast<time_t>(delta / 10'000'000);
+  spec.it_value.tv_nsec = static_cast<long>(delta % 10'000'000 * 100);
+  if (delta == 0) spec.it_value.tv_nsec = 1;  // zero would disarm
   HVSDK_CHECK(timerfd_settime(timer_fd_, 0, &spec, nullptr) == 0);
 }
 
 void LoopTimers::OnExpired() {
-  uint64_t expirations;
-  (void)!read(timer_fd_, &expirations, sizeof(expirations));
   std::unique_lock lock(mutex_);
   running_thread_ = std::this_thread::get_id();
   // As many as there are now: a timer that is armed again for the past must not keep the loop here.
@@ -253,7 +250,10 @@ void LoopTimers::OnExpired() {
     callback_done_.notify_all();
   }
   running_thread_ = {};
-  Program(deadlines_.empty() ? UINT64_MAX : deadlines_.begin()->first);
+  // What fired is disarmed by that. A deadline that was meanwhile replaced may have left the descriptor armed for nothing;
+  // that costs one look.
+  programmed_100ns_ = UINT64_MAX;
+  if (!deadlines_.empty()) Program(deadlines_.begin()->first);
 }
 
 }  // namespace hvsdk::vmm
