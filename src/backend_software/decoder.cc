@@ -42,6 +42,13 @@ int SegmentOf(ZydisRegister reg) {
   }
 }
 
+// A SIB byte with base 101 and mode 00 stands for a displacement alone, whatever REX.B is. Zydis 4.0 takes it for R13 when the
+// address size is overridden.
+bool NamesNoBase(const Insn& in) {
+  return in.z.address_width != 16 && (in.z.attributes & ZYDIS_ATTRIB_HAS_SIB) && in.z.raw.modrm.mod == 0 &&
+         in.z.raw.sib.base == 5;
+}
+
 }  // namespace
 
 uint8_t RegisterOffset(ZydisRegister reg) {
@@ -63,9 +70,10 @@ bool SetMemory(const Insn& in, const ZydisDecodedOperand& operand, Op& op) {
   if (mem.base == ZYDIS_REGISTER_RIP || mem.base == ZYDIS_REGISTER_EIP) {
     op.base = SlotOffset(kIp);
     disp += op.ip + op.length;
-  } else if (mem.base != ZYDIS_REGISTER_NONE) {
+  } else if (mem.base != ZYDIS_REGISTER_NONE && !NamesNoBase(in)) {
     op.base = RegisterOffset(mem.base);
   }
+  if (NamesNoBase(in)) disp = in.z.raw.disp.value;
   if (mem.index != ZYDIS_REGISTER_NONE) {
     op.index = RegisterOffset(mem.index);
     op.scale = static_cast<uint8_t>(std::countr_zero(static_cast<unsigned>(mem.scale ? mem.scale : 1)));

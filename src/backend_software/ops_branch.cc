@@ -325,6 +325,13 @@ bool TranslateLoop(Insn& in, Op& op) {
   op.imm = static_cast<uint64_t>(Target(in, op));
   op.extra = BranchSize(in);
   op.b = kKind;
+  // A repeat prefix decides over the opcode's own condition; no manual says so, every processor does it.
+  if (kKind == kLoopEqual || kKind == kLoopNotEqual) {
+    for (int i = 0; i < in.z.raw.prefix_count; ++i) {
+      if (in.z.raw.prefixes[i].value == 0xF3) op.b = kLoopEqual;
+      if (in.z.raw.prefixes[i].value == 0xF2) op.b = kLoopNotEqual;
+    }
+  }
   if (in.z.address_width == 32) op.flags |= kOpAddress32;
   if (in.z.address_width == 16) op.flags |= kOpAddress16;
   op.handler = &LoopAny;

@@ -189,8 +189,9 @@ const Op* Cmps(Cpu& c, const Op* op) {
   while (count != 0) {
     const uint64_t si = c.r[kRsi] & mask;
     const uint64_t di = c.r[kRdi] & mask;
-    const T a = Load<T>(c, op, c.SegmentLinear(op->a, si, sizeof(T), false));
+    // ES:RDI first, as AMD's processors do: it tells which of two bad operands faults.
     const T b = Load<T>(c, op, c.SegmentLinear(kEs, di, sizeof(T), false));
+    const T a = Load<T>(c, op, c.SegmentLinear(op->a, si, sizeof(T), false));
     c.flags.SetSub<T>(a, b, static_cast<T>(a - b));
     SetMasked(c, kRsi, si + static_cast<uint64_t>(step), mask);
     SetMasked(c, kRdi, di + static_cast<uint64_t>(step), mask);

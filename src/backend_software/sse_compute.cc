@@ -15,8 +15,12 @@ Function FunctionOf(const Op* op) {
   return std::bit_cast<Function>(op->imm);
 }
 
+// 16 bytes at any address, as against LoadOperand<16>.
+constexpr int kUnaligned = -16;
+
 template <int kBytes, bool kMemory>
 __m128i Source(Cpu& c, const Op* op) {
+  if constexpr (kMemory && kBytes == kUnaligned) return LoadVector<false>(c, op, Address<false>(c, op, 16, false));
   if constexpr (kMemory) return LoadOperand<kBytes>(c, op);
   return GetVector(c, op->b);
 }
@@ -41,9 +45,9 @@ const Op* VectorFlags(Cpu& c, const Op* op) {
   c.flags.Set(Floating(c, op, [&] { return FunctionOf<VectorFlagsOp>(op)(destination, source); }));
   return op + 1;
 }
-template <bool kMemory>
+template <int kBytes, bool kMemory>
 const Op* VectorXmm0(Cpu& c, const Op* op) {
-  const __m128i source = Source<16, kMemory>(c, op);
+  const __m128i source = Source<kBytes, kMemory>(c, op);
   SetVector(c, op->a, FunctionOf<VectorOp3>(op)(GetVector(c, op->a), source, GetVector(c, 0)));
   return op + 1;
 }
@@ -139,7 +143,7 @@ bool TranslateVector(Insn& in, Op& op) {
   }
   if (found->op3 != nullptr) {
     op.imm = std::bit_cast<uint64_t>(found->op3);
-    op.handler = memory ? &VectorXmm0<true> : &VectorXmm0<false>;
+    op.handler = !memory ? &VectorXmm0<16, false> : found->unaligned ? &VectorXmm0<kUnaligned, true> : &VectorXmm0<16, true>;
     return true;
   }
   if (found->flags_op != nullptr) {
@@ -152,6 +156,10 @@ bool TranslateVector(Insn& in, Op& op) {
   if (found->floating) {
     op.handler = memory ? ByBytes(found->source_bytes, []<int kBytes>() -> Handler { return &VectorFloating<kBytes, true>; })
                         : &VectorFloating<16, false>;
+    return true;
+  }
+  if (memory && found->unaligned) {
+    op.handler = &Vector<kUnaligned, true>;
     return true;
   }
   op.handler = shift_imm ? nullptr : DirectHandler(in.z.mnemonic, memory);

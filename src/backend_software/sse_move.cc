@@ -107,6 +107,19 @@ bool TranslateScalarMove(Insn& in, Op& op) {
   return true;
 }
 
+// MOVNTI, which is SSE2's but stores a general register. Nothing here is cached, so it is a plain store.
+template <typename T>
+const Op* StoreGeneral(Cpu& c, const Op* op) {
+  Store<T>(c, op, Address<false>(c, op, sizeof(T), true), c.Get<T>(op->b));
+  return op + 1;
+}
+bool TranslateMovnti(Insn& in, Op& op) {
+  SetMemory(in, in.o[0], op);
+  op.b = RegisterOffset(in.o[1].reg.value);
+  op.handler = in.o[1].size == 64 ? &StoreGeneral<uint64_t> : &StoreGeneral<uint32_t>;
+  return true;
+}
+
 // ---- MMX ----
 
 template <typename T>
@@ -279,6 +292,7 @@ const Op* MaskedStore(Cpu& c, const Op* op) {
   uint8_t data[16], mask[16];
   if constexpr (kMmx) {
     CheckX87Pending(c, op);
+    c.x87.EnterMmx();
     const uint64_t values[2] = {GetMmx(c, op->a), GetMmx(c, op->b)};
     std::memcpy(data, &values[0], 8);
     std::memcpy(mask, &values[1], 8);
@@ -287,21 +301,11 @@ const Op* MaskedStore(Cpu& c, const Op* op) {
     std::memcpy(mask, c.XmmAt(op->b).bytes, 16);
   }
   const uint64_t linear = Address<false>(c, op, kBytes, true);
-  int first = kBytes, last = -1;
+  // All or nothing, and the whole range counts, as on AMD's processors.
+  c.ProbeWrite(op, linear, kBytes);
   for (int i = 0; i < kBytes; ++i) {
-    if ((mask[i] & 0x80) == 0) continue;
-    if (first == kBytes) first = i;
-    last = i;
-  }
-  // All or nothing: the pages of the selected bytes are tried before the first byte is written.
-  if (last >= 0) {
-    c.ProbeWrite(op, linear + static_cast<uint64_t>(first), 1);
-    c.ProbeWrite(op, linear + static_cast<uint64_t>(last), 1);
-  }
-  for (int i = first; i <= last; ++i) {
     if (mask[i] & 0x80) Store<uint8_t>(c, op, linear + static_cast<uint64_t>(i), data[i]);
   }
-  if constexpr (kMmx) c.x87.EnterMmx();
   return op + 1;
 }
 bool TranslateMaskedStore(Insn& in, Op& op) {
@@ -485,18 +489,18 @@ bool TranslateIntegerFromFloat(Insn& in, Op& op) {
 template <bool kDouble, bool kMemory>
 const Op* FloatFromMmx(Cpu& c, const Op* op) {
   uint64_t integers;
-  // With a memory operand CVTPI2PD touches no MMX register, so it leaves the x87 stack alone.
-  constexpr bool kUsesMmx = !(kDouble && kMemory);
+  // With a memory operand no MMX register is touched, and the x87 stack is left alone.
+  constexpr bool kUsesMmx = !kMemory;
   if constexpr (kUsesMmx) CheckX87Pending(c, op);
   if constexpr (kMemory) integers = Load<uint64_t>(c, op, Address<false>(c, op, 8, false));
   else integers = GetMmx(c, op->b);
+  if constexpr (kUsesMmx) c.x87.EnterMmx();  // even if #XM follows
   const __m128i before = GetVector(c, op->a);
   const __m128i result = Floating(c, op, [&]() -> __m128i {
     if constexpr (kDouble) return _mm_castpd_si128(_mm_cvtepi32_pd(FromU64(integers)));
     const __m128i singles = _mm_castps_si128(_mm_cvtepi32_ps(FromU64(integers)));
     return _mm_unpacklo_epi64(singles, _mm_unpackhi_epi64(before, before));
   });
-  if constexpr (kUsesMmx) c.x87.EnterMmx();
   SetVector(c, op->a, result);
   return op + 1;
 }
@@ -524,11 +528,11 @@ const Op* MmxFromFloat(Cpu& c, const Op* op) {
     // The upper half is not converted, hence may not raise an exception.
     if constexpr (!kDouble) source = _mm_move_epi64(source);
   }
+  c.x87.EnterMmx();  // even if #XM follows
   const __m128i result = Floating(c, op, [&]() -> __m128i {
     if constexpr (kDouble) return kTruncate ? _mm_cvttpd_epi32(_mm_castsi128_pd(source)) : _mm_cvtpd_epi32(_mm_castsi128_pd(source));
     return kTruncate ? _mm_cvttps_epi32(_mm_castsi128_ps(source)) : _mm_cvtps_epi32(_mm_castsi128_ps(source));
   });
-  c.x87.EnterMmx();
   SetMmx(c, op->a, LowOf(result));
   return op + 1;
 }
@@ -564,6 +568,7 @@ void RegisterSseMove(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_MOVDQ2Q, &TranslateMoveBetween);
   table.Set(ZYDIS_MNEMONIC_MOVQ2DQ, &TranslateMoveBetween);
   table.Set(ZYDIS_MNEMONIC_MOVNTQ, &TranslateMmxStore);
+  table.Set(ZYDIS_MNEMONIC_MOVNTI, &TranslateMovnti);
   table.Set(ZYDIS_MNEMONIC_MOVLPS, &TranslateHalf<0>);
   table.Set(ZYDIS_MNEMONIC_MOVLPD, &TranslateHalf<0>);
   table.Set(ZYDIS_MNEMONIC_MOVHPS, &TranslateHalf<8>);

@@ -60,8 +60,9 @@ namespace {
 
 constexpr uint16_t kExceptionFlags = 0x3F;
 constexpr uint16_t kStackFault = 0x40;
+
 constexpr uint16_t kSummary = 0x80, kBusy = 0x8000;
-constexpr uint16_t kPreComputation = 0x07;  // invalid, denormal, zero divide: the operands stay as they were
+constexpr uint16_t kInexact = 0x20;
 constexpr uint64_t kArithmeticFlags = 0x8D5;
 
 // The 512 bytes of FXSAVE64 (SDM volume 1, table 10-2).
@@ -107,7 +108,17 @@ constexpr uint64_t kRegisterForms[8] = {
 bool IsRegisterForm(uint8_t modrm) { return modrm >= 0xC0; }
 uint8_t Reg(uint8_t modrm) { return modrm >> 3 & 7; }
 
+// Changes the top of the stack; the physical registers stay where they are.
+void MoveTop(X87State& state, uint32_t top) {
+  if (top == state.top()) return;
+  uint8_t physical[8][16];
+  for (uint32_t i = 0; i < 8; ++i) std::memcpy(physical[i], state.physical(i), 16);
+  state.status = static_cast<uint16_t>((state.status & ~(7 << 11)) | top << 11);
+  for (uint32_t i = 0; i < 8; ++i) std::memcpy(state.physical(i), physical[i], 16);
+}
+
 void Initialise(X87State& state) {
+  MoveTop(state, 0);
   state.control = 0x037F;
   state.status = 0;
   state.valid = 0;
@@ -148,9 +159,7 @@ uint8_t* StoreEnvironment(const X87State& state, bool narrow, uint8_t* at) {
 const uint8_t* LoadEnvironment(X87State& state, bool narrow, const uint8_t* at) {
   uint32_t fields[7];
   for (uint32_t& field : fields) field = narrow ? Take<uint16_t>(at) : Take<uint32_t>(at);
-  // The registers are kept relative to the top of the stack, which the environment moves under them.
-  uint8_t physical[8][16];
-  for (uint32_t i = 0; i < 8; ++i) std::memcpy(physical[i], state.physical(i), 16);
+  MoveTop(state, fields[1] >> 11 & 7);
   state.control = static_cast<uint16_t>((fields[0] & 0x1F7F) | 0x40);
   state.status = static_cast<uint16_t>(fields[1]);
   X87SetFullTag(state, static_cast<uint16_t>(fields[2]));
@@ -159,7 +168,6 @@ const uint8_t* LoadEnvironment(X87State& state, bool narrow, const uint8_t* at) 
   if (!narrow) state.last_opcode = static_cast<uint16_t>(fields[4] >> 16 & 0x7FF);
   state.last_dp = fields[5];
   state.last_ds = static_cast<uint16_t>(fields[6]);
-  for (uint32_t i = 0; i < 8; ++i) std::memcpy(state.physical(i), physical[i], 16);
   X87UpdateSummary(state);
   return at;
 }
@@ -232,11 +240,7 @@ void X87UpdateSummary(X87State& state) {
 }
 
 void X87State::EnterMmx() {
-  if (valid == 0xFF && top() == 0) return;
-  uint8_t physical_registers[8][16];
-  for (uint32_t i = 0; i < 8; ++i) std::memcpy(physical_registers[i], physical(i), 16);
-  status &= static_cast<uint16_t>(~(7 << 11));
-  std::memcpy(st, physical_registers, sizeof(st));
+  MoveTop(*this, 0);
   valid = 0xFF;
 }
 
@@ -297,7 +301,7 @@ X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool opera
 
   FxImage image;
   std::memset(&image, 0, sizeof(image));
-  image.control = state.control | kExceptionFlags;
+  image.control = state.control;
   // The exceptions of this instruction alone are wanted; the earlier ones are put back below.
   image.status = static_cast<uint16_t>(state.status & ~(kExceptionFlags | kStackFault | kSummary | kBusy));
   image.valid = state.valid;
@@ -309,20 +313,13 @@ X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool opera
   const HvsdkX87Result result =
       hvsdk_x87_run(&image, stub, operand.store ? out : memory, (rflags & kArithmeticFlags) | 2);
 
-  const uint16_t raised = image.status & kExceptionFlags;
+  const uint16_t unmasked = image.status & static_cast<uint16_t>(~state.control) & kExceptionFlags;
   const uint16_t earlier = state.status & (kExceptionFlags | kStackFault);
-  const uint16_t unmasked = raised & static_cast<uint16_t>(~state.control);
-  if (unmasked & kPreComputation) {
-    // Nothing is stored or popped; the flags and, for a stack fault, C1 say what happened.
-    state.status |= raised | (image.status & kStackFault);
-    if (image.status & kStackFault) state.status = static_cast<uint16_t>((state.status & ~0x200) | (image.status & 0x200));
-    X87UpdateSummary(state);
-    return X87Outcome::kDone;
-  }
   state.status = static_cast<uint16_t>((image.status & ~(kSummary | kBusy)) | earlier);
   state.valid = image.valid;
   std::memcpy(state.st, image.st, sizeof(state.st));
-  if (operand.store) {
+  // An unmasked exception leaves a memory operand alone, but for the one that only tells of an inexact result.
+  if (operand.store && (unmasked & ~kInexact) == 0) {
     std::memcpy(memory, out, operand.size_bytes);
     stored = true;
   }

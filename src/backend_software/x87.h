@@ -2,9 +2,10 @@
 // The x87 unit: 80-bit registers and every instruction of the opcodes D8 to DF.
 //
 // The host is an x86 processor, and its own unit is the one implementation whose 80-bit results, condition codes, stack
-// faults and tags are right by definition. So a computing instruction is carried out there: the guest's state goes in with
-// all exceptions masked, the very same instruction runs, and the state comes out; a guest's unmasked exceptions are found in the
-// status word afterwards. That costs a few hundred cycles, which x87 code of today (long double) can afford.
+// faults and tags are right by definition. So a computing instruction is carried out there: the guest's state goes in, the
+// very same instruction runs, and the state comes out. An unmasked exception cannot reach this process, for the host's unit
+// reports it at its next instruction and is initialised before. That costs a few hundred cycles, which x87 code of today
+// (long double) can afford.
 // Control instructions and the environment formats are plain code.
 //
 // Not kept apart: the 16-bit and the real-mode environment formats write linear addresses of zero.

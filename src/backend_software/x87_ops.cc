@@ -96,6 +96,7 @@ bool TranslateWait(Insn& in, Op& op) {
 
 const Op* EmptyMmx(Cpu& c, const Op* op) {
   CheckX87Pending(c, op);
+  c.x87.EnterMmx();  // the top becomes zero here too
   c.x87.valid = 0;
   return op + 1;
 }

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "gtest/gtest.h"
+#include "hvsdk/memory/guest_memory.h"
 
 namespace hvsdk::oracle {
 namespace {

@@ -127,6 +127,12 @@ bool Generator::IsOffered(const ZydisDecodedInstruction& instruction, const Zydi
   if (instruction.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && (instruction.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)) {
     return false;
   }
+  // With REX.B this is XCHG of R8, which Zydis 4.0 does not know.
+  if (instruction.mnemonic == ZYDIS_MNEMONIC_PAUSE && instruction.raw.rex.B) return false;
+  // The register form of 0F 0D is a no-operation to one maker and undefined to the other.
+  if (instruction.mnemonic == ZYDIS_MNEMONIC_NOP && instruction.opcode_map == ZYDIS_OPCODE_MAP_0F && instruction.opcode == 0x0D) {
+    return false;
+  }
   // Results the manuals leave open.
   if (instruction.mnemonic == ZYDIS_MNEMONIC_BSWAP && operands[0].size == 16) return false;
   if (In(instruction.mnemonic, {ZYDIS_MNEMONIC_SHLD, ZYDIS_MNEMONIC_SHRD}) && operands[0].size == 16) return false;
@@ -252,7 +258,7 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
   }
   // Mostly all exceptions masked; rounding, flush-to-zero and denormals-are-zero at random.
   state.mxcsr = 0x1F80 | (random_() & 0xE040 & (random_.OneIn(2) ? 0xFFFF : 0x6000));
-  if (random_.OneIn(8)) state.mxcsr = static_cast<uint32_t>(random_() & 0xFFC0);
+  if (random_.OneIn(8)) state.mxcsr = static_cast<uint32_t>((random_() & 0xFFC0) | 0x800);  // underflow is masked: see Floating in fpu.h
   state.x87_control = static_cast<uint16_t>(0x037F);
   if (random_.OneIn(4)) state.x87_control = static_cast<uint16_t>((random_() & 0x0F3F) | 0x40);
   state.x87_status = static_cast<uint16_t>(random_() & 0x7F00);
@@ -290,18 +296,23 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     const bool indirect = category == ZYDIS_CATEGORY_RET ||
                           (branches && instruction.operand_count_visible > 0 && operands[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE);
     const bool pops_flags = In(instruction.mnemonic, {ZYDIS_MNEMONIC_POPF, ZYDIS_MNEMONIC_POPFD, ZYDIS_MNEMONIC_POPFQ});
-    if ((indirect || pops_flags) && !first) continue;
+    if ((indirect || pops_flags || category == ZYDIS_CATEGORY_STRINGOP) && !first) continue;
     if (indirect) {
-      for (uint64_t& gpr : state.gpr) gpr = DataPointer();
+      for (uint64_t& gpr : state.gpr) gpr = DataPointer() & ~uint64_t{7};
       for (uint64_t at = 0; at < kDataSize; at += 8) {
         const uint64_t target = kCodeAddress + 256 + random_.Below(1024);  // beyond the sequence, hence no loop
         std::memcpy(data.data() + at, &target, 8);
       }
       state.gpr[kRsp] &= ~uint64_t{7};
     }
+    if (category == ZYDIS_CATEGORY_STRINGOP && first) {
+      // Which of two bad operands faults first is the maker's choice; both may be unmapped, which looks the same.
+      state.gpr[kRsi] &= 0x7FFFFFFFFFFF;
+      state.gpr[kRdi] = random_.OneIn(8) ? state.gpr[kRsi] : DataPointer();
+    }
     if (pops_flags) {
       state.gpr[kRsp] = (kDataAddress + kWindowBegin + random_.Below(400)) & ~uint64_t{7};
-      const uint64_t flags = random_() & (kArithmetic | 0x400 | 1 << 21);  // neither single step nor alignment checks
+      const uint64_t flags = random_() & (kArithmetic | 0x400);  // neither single step nor alignment checks
       std::memcpy(data.data() + (state.gpr[kRsp] - kDataAddress), &flags, 8);
     }
     // A flag that the last instruction left open must not be looked at: a comparison defines them all again.
