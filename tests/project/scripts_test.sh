@@ -50,6 +50,8 @@ expect "nested passes status and output through" 9 '^svm [1-9] .*/dev/kvm a  b$'
   'echo "svm $(grep -cw svm /proc/cpuinfo) $(ls /dev/kvm) $TEST_VALUE"; echo kept >"$1/kept"; echo gone >"$2"; exit 9' - "$work/share" "$work/gone"
 expect "a shared directory keeps what was written" 0 kept cat "$work/share/kept"
 expect "any other does not" 1 '' test -e "$work/gone"
+expect "nested has terminals and shared memory" 0 '' "$nested" python3 -c \
+  'import os, pty; pty.openpty(); open("/dev/shm/x", "w"); os.stat("/dev/stdin")'
 expect "nested ends on time" 124 'timed out' "$nested" --timeout=3 sleep 100
 
 exit "$((failures > 0))"
