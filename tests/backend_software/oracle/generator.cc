@@ -300,7 +300,8 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     if (indirect) {
       for (uint64_t& gpr : state.gpr) gpr = DataPointer() & ~uint64_t{7};
       for (uint64_t at = 0; at < kDataSize; at += 8) {
-        const uint64_t target = kCodeAddress + 256 + random_.Below(1024);  // beyond the sequence, hence no loop
+        // Beyond the sequence, hence no loop; an operand in memory may be read at any alignment, and zero is canonical at all.
+        const uint64_t target = category == ZYDIS_CATEGORY_RET ? kCodeAddress + 256 + random_.Below(1024) : 0;
         std::memcpy(data.data() + at, &target, 8);
       }
       state.gpr[kRsp] &= ~uint64_t{7};
@@ -326,7 +327,7 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
       sequence.undefined_flags = 0;
     }
     const uint64_t at = sequence.code.size();
-    if (first && !random_.OneIn(12)) LeadIntoData(bytes, at, instruction, operands, state);
+    if (first && (indirect || !random_.OneIn(12))) LeadIntoData(bytes, at, instruction, operands, state);
     const uint64_t open = UndefinedFlags(instruction, operands);
     const uint64_t written =
         instruction.cpu_flags != nullptr
