@@ -219,9 +219,10 @@ struct Cpu {
   bool interrupt_shadow = false;
   bool nmi_blocked = false;
   bool nmi_pending = false;
-  bool idle_any = false;        // halted by the idle MSR: any pending interrupt wakes, whatever IF says
   bool exception_pending = false;
   Fault injected = {};
+  uint8_t injected_type = 3;    // as in HV_X64_PENDING_INTERRUPTION_REGISTER
+  uint8_t injected_length = 0;  // of the instruction, for software interrupts
   uint64_t pending_debug = 0;   // DR6 bits found by data breakpoints of the current instruction
   bool stepping = false;        // the block under way is one instruction
   bool code_write_allowed = false;  // the store under way may hit this VP's own code
@@ -354,7 +355,7 @@ struct Cpu {
   const Op* ContinueMiss();
   void UpdateMode();          // after any change of CS, SS, CR0, CR4, EFER, CPL, AC
   void UpdateStepping();      // after any change of TF, DR7 or the interrupt shadow
-  void Idle();                // sleeps from the next instruction on, until any interrupt is pending
+  void Idle();                // sleeps from the next instruction on, until an interrupt can be delivered
   void LookAtApic();          // the VP itself changed what its APIC may deliver
   void InterruptsEnabled(bool shadow);  // IF went from 0 to 1
 

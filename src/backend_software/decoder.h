@@ -71,6 +71,7 @@ bool TranslateMoveFromSegment(Insn& in, Op& op);
 bool TranslatePushSegment(Insn& in, Op& op);
 bool TranslatePopSegment(Insn& in, Op& op);
 bool TranslateMoveControl(Insn& in, Op& op);
+bool TranslatePause(Insn& in, Op& op);
 // Two mnemonics that name a string and an SSE2 instruction (ops_string.cc, sse_move.cc, sse_compute.cc).
 bool TranslateMovsd(Insn& in, Op& op);
 bool TranslateCmpsd(Insn& in, Op& op);

@@ -61,7 +61,7 @@ void Cpu::SetSegmentReal(int segment_index, uint16_t selector) {
     // Real mode keeps limits that protected mode left behind.
     segment[segment_index].attributes = static_cast<uint16_t>((segment[segment_index].attributes & 0xC000) | 0x93);
     if (segment[segment_index].limit < 0xFFFF) segment[segment_index].limit = 0xFFFF;
-    if (segment_index == kCs) segment[kCs].attributes = 0x93;
+    if (segment_index == kCs) segment[kCs].attributes = 0x9B;
   }
 }
 

@@ -167,6 +167,8 @@ void Cpu::ServeRequests() {
   if (kinds & kRequestPurge) PurgeWrites(nullptr);
   if (kinds & kRequestDropAll) code->DropAll();
   if (kinds & kRequestDrop) code->ServeDrops();
+  // We may be inside an instruction whose block, or what it is linked to, was just forgotten: have it end in the loop.
+  attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
   served.store(number, std::memory_order_release);
   if (kinds & kRequestPause) {
     inside.store(0, std::memory_order_seq_cst);
@@ -242,8 +244,8 @@ void Cpu::PhysicalWrite(uint64_t gpa, const uint8_t* data, int size) {
 }
 
 void Cpu::Idle() {
+  if (!(rflags & kFlagIf)) return;  // nothing could wake it
   halted = static_cast<uint8_t>(backend::Activity::kHalted);
-  idle_any = true;
   attention.fetch_or(kAttentionHalt, std::memory_order_relaxed);
 }
 

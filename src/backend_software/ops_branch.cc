@@ -83,11 +83,13 @@ const Op* Return(Cpu& c, const Op* op) {
 template <bool kMemory, bool kCall>
 const Op* Indirect(Cpu& c, const Op* op) {
   const uint64_t target = kMemory ? Load<uint64_t>(c, op, Address<false>(c, op, 8, false)) : c.Get<uint64_t>(op->a);
-  CheckTarget(c, op, target);
   if constexpr (kCall) {
     const uint64_t sp = c.r[kRsp] - 8;
     Store<uint64_t>(c, op, sp, c.NextIp(op));
+    CheckTarget(c, op, target);
     c.r[kRsp] = sp;
+  } else {
+    CheckTarget(c, op, target);
   }
   c.r[kIp] = target;
   const Op* to = LookUpJump(c);

@@ -205,6 +205,16 @@ bool TranslateExchange(Insn& in, Op& op) {
   return true;
 }
 
+// F3 90 is PAUSE, unless REX.B makes it an exchange after all.
+bool TranslatePauseOrExchange(Insn& in, Op& op) {
+  if (!(in.z.attributes & ZYDIS_ATTRIB_HAS_REX) || !in.z.raw.rex.B) return TranslatePause(in, op);
+  op.a = SlotOffset(kRax);
+  op.b = SlotOffset(8);
+  const int size = in.z.raw.rex.W ? 64 : (in.z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) ? 16 : 32;
+  op.handler = ByWideSize(size, []<typename T>() -> Handler { return &XchgReg<T>; });
+  return true;
+}
+
 // ---- PUSH and POP: the 64-bit forms, and any other by Cpu::Push ----
 
 const Op* PushReg64(Cpu& c, const Op* op) {
@@ -579,11 +589,13 @@ void SetConditional(TranslatorTable& table, ZydisMnemonic cmov, ZydisMnemonic se
 
 void RegisterMove(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_MOV, &TranslateMove);
+  table.Set(ZYDIS_MNEMONIC_MOVNTI, &TranslateMove);
   table.Set(ZYDIS_MNEMONIC_MOVZX, &TranslateZeroExtend);
   table.Set(ZYDIS_MNEMONIC_MOVSX, &TranslateSignExtend);
   table.Set(ZYDIS_MNEMONIC_MOVSXD, &TranslateSignExtend);
   table.Set(ZYDIS_MNEMONIC_LEA, &TranslateLea);
   table.Set(ZYDIS_MNEMONIC_XCHG, &TranslateExchange);
+  table.Set(ZYDIS_MNEMONIC_PAUSE, &TranslatePauseOrExchange);
   table.Set(ZYDIS_MNEMONIC_PUSH, &TranslatePush);
   table.Set(ZYDIS_MNEMONIC_POP, &TranslatePop);
   table.Set(ZYDIS_MNEMONIC_PUSHA, &TranslatePushAll);

@@ -578,6 +578,8 @@ bool TranslateSystem(Insn& in, Op& op) {
 
 }  // namespace
 
+bool TranslatePause(Insn& in, Op& op) { return TranslateSystem<&Pause>(in, op); }
+
 bool TranslateMoveControl(Insn& in, Op& op) {
   const bool write = !in.IsReg(1) || ZydisRegisterGetClass(in.o[0].reg.value) == ZYDIS_REGCLASS_CONTROL ||
                      ZydisRegisterGetClass(in.o[0].reg.value) == ZYDIS_REGCLASS_DEBUG;
@@ -623,7 +625,6 @@ void RegisterSystem(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_MFENCE, &TranslateSystem<&Fence>);
   table.Set(ZYDIS_MNEMONIC_LFENCE, &TranslateSystem<&Fence>);
   table.Set(ZYDIS_MNEMONIC_SFENCE, &TranslateSystem<&Fence>);
-  table.Set(ZYDIS_MNEMONIC_PAUSE, &TranslateSystem<&Pause>);
   table.Set(ZYDIS_MNEMONIC_HLT, (&TranslateSystem<&Hlt, true>));
   table.Set(ZYDIS_MNEMONIC_INT, (&TranslateInterrupt<-1, 0>));
   table.Set(ZYDIS_MNEMONIC_INT3, (&TranslateInterrupt<kBreakpoint, 0>));

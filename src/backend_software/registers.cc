@@ -89,7 +89,12 @@ bool Get(Cpu& c, RegisterName name, RegisterValue& value) {
       case RegisterName::kIdtr: value = ToValue(hvdef::TableRegister{{}, c.idtr.limit, c.idtr.base}); break;
       case RegisterName::kGdtr: value = ToValue(hvdef::TableRegister{{}, c.gdtr.limit, c.gdtr.base}); break;
       case RegisterName::kInterruptState: value.low = (c.interrupt_shadow ? 1 : 0) | (c.nmi_blocked ? 2 : 0); break;
-      case RegisterName::kPendingInterruption: value.low = 0; break;
+      case RegisterName::kPendingInterruption:
+        if (c.exception_pending) {
+          value.low = 1 | c.injected_type << 1 | (c.injected.has_error ? 1 << 4 : 0) | c.injected_length << 5 |
+                      static_cast<uint64_t>(c.injected.vector) << 16 | static_cast<uint64_t>(c.injected.error) << 32;
+        }
+        break;
       case RegisterName::kFpControlStatus:
         value.low = c.x87.control | static_cast<uint64_t>(c.x87.status) << 16 | static_cast<uint64_t>(c.x87.valid) << 32 |
                     static_cast<uint64_t>(c.x87.last_opcode) << 48;
@@ -101,6 +106,14 @@ bool Get(Cpu& c, RegisterName name, RegisterValue& value) {
         break;
       default: return false;
     }
+  }
+  return true;
+}
+
+bool ValidPat(uint64_t value) {
+  for (int i = 0; i < 8; ++i) {
+    const uint64_t type = value >> (8 * i) & 0xFF;
+    if (type > 7 || type == 2 || type == 3) return false;
   }
   return true;
 }
@@ -119,7 +132,8 @@ bool MayBe(RegisterName name, const RegisterValue& value) {
     case RegisterName::kLstar:
     case RegisterName::kCstar: return IsCanonical(value.low);
     case RegisterName::kXmmControlStatus: return (value.high & 0xFFFF0000) == 0;
-    case RegisterName::kPendingInterruption: return value.low == 0;
+    case RegisterName::kPendingInterruption: return (value.low & 0xFF00FC00) == 0 && (value.low >> 1 & 7) != 1 && (value.low >> 1 & 7) != 7;
+    case RegisterName::kPat: return ValidPat(value.low);
     case RegisterName::kInitialApicId: return false;
     default: return true;
   }
@@ -169,6 +183,13 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
         c.interrupt_shadow = value.low & 1;
         c.nmi_blocked = value.low & 2;
         break;
+      case RegisterName::kPendingInterruption:
+        c.exception_pending = value.low & 1;
+        c.injected_type = value.low >> 1 & 7;
+        c.injected_length = value.low >> 5 & 15;
+        c.injected = {static_cast<uint8_t>(value.low >> 16), (value.low & 16) != 0, static_cast<uint32_t>(value.low >> 32)};
+        if (c.exception_pending) c.attention.fetch_or(kAttentionException, std::memory_order_relaxed);
+        break;
       case RegisterName::kFpControlStatus:
         c.x87.control = static_cast<uint16_t>(value.low);
         c.x87.status = static_cast<uint16_t>(value.low >> 16);
@@ -198,7 +219,7 @@ absl::Status SoftwareVp::GetRegisters(absl::Span<const RegisterName> names, absl
   if (names.size() != values.size()) return absl::InvalidArgumentError("as many values as names are wanted");
   for (size_t i = 0; i < names.size(); ++i) {
     if (!Get(*cpu_, names[i], values[i])) {
-      return absl::InvalidArgumentError(absl::StrFormat("register %#010x is unknown", N(names[i])));
+      return absl::InvalidArgumentError(absl::StrFormat("register %#x is unknown", N(names[i])));
     }
   }
   return absl::OkStatus();
@@ -209,11 +230,11 @@ absl::Status SoftwareVp::SetRegisters(absl::Span<const RegisterName> names, absl
   RegisterValue old;
   for (size_t i = 0; i < names.size(); ++i) {
     if (!Get(*cpu_, names[i], old)) {
-      return absl::InvalidArgumentError(absl::StrFormat("register %#010x is unknown", N(names[i])));
+      return absl::InvalidArgumentError(absl::StrFormat("register %#x is unknown", N(names[i])));
     }
     if (!MayBe(names[i], values[i])) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("register %#010x cannot be %#x:%#x", N(names[i]), values[i].high, values[i].low));
+          absl::StrFormat("register %#x cannot be %#x:%#x", N(names[i]), values[i].high, values[i].low));
     }
   }
   Cpu& c = *cpu_;

@@ -15,7 +15,6 @@ bool IsHalted(const Cpu& c) { return c.halted != static_cast<uint8_t>(Activity::
 
 void WakeUp(Cpu& c) {
   c.halted = static_cast<uint8_t>(Activity::kRunning);
-  c.idle_any = false;
   c.attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
 }
 
@@ -53,20 +52,40 @@ void DeliverExternal(Cpu& c, uint8_t vector) {
   c.Interrupt(event);
 }
 
+// What InjectException or the pending interruption register asked for.
+void InjectPending(Cpu& c) {
+  switch (c.injected_type) {
+    case 0: DeliverExternal(c, c.injected.vector); break;
+    case 2:
+      c.nmi_blocked = true;
+      DeliverExternal(c, kNmi);
+      break;
+    case 3:
+      c.fault = c.injected;
+      std::longjmp(c.unwind, kUnwindFault);
+    default: {
+      Cpu::Event event{c.injected.vector};
+      event.software = true;
+      event.return_ip = c.r[kIp] + c.injected_length;
+      c.Interrupt(event);
+    }
+  }
+}
+
 // Delivers what is due before the next instruction. One event at a time: an interrupt's handler may itself be
 // interrupted before its first instruction, as it may on any processor.
 void DeliverEvents(Cpu& c) {
   chipset::LocalApic& apic = c.machine.apic(c.index);
   if (IsHalted(c)) {
-    const bool due = apic.PendingVector() >= 0 && ((c.rflags & kFlagIf) || c.idle_any);
+    const bool due = apic.PendingVector() >= 0 && (c.rflags & kFlagIf);
     if (c.halted == static_cast<uint8_t>(Activity::kHalted) && (due || (c.nmi_pending && !c.nmi_blocked))) WakeUp(c);
     if (IsHalted(c)) return;
   }
   if (c.exception_pending) {
     c.exception_pending = false;
     c.attention.fetch_and(~kAttentionException, std::memory_order_relaxed);
-    c.fault = c.injected;
-    std::longjmp(c.unwind, kUnwindFault);
+    InjectPending(c);
+    return;
   }
   if (c.interrupt_shadow) {
     if (c.nmi_pending || apic.PendingVector() >= 0) c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);

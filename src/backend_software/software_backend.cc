@@ -79,12 +79,12 @@ class SoftwarePartition final : public backend::Partition {
   }
   absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) override {
     const Region* const region = machine_->memory().FindRegion(gpa, size_bytes);
-    if (region == nullptr || gpa % kPageSize != 0 || size_bytes % kPageSize != 0) {
-      return absl::InvalidArgumentError(absl::StrFormat("%#x+%#x is not mapped memory", gpa, size_bytes));
+    if (region == nullptr || region->gpa != gpa || region->size_bytes != size_bytes) {
+      return absl::InvalidArgumentError(absl::StrFormat("nothing is mapped at exactly %#x+%#x", gpa, size_bytes));
     }
     const uint64_t pages = size_bytes >> kPageShift;
     if (bitmap.size() * 64 < pages) return absl::InvalidArgumentError("the bitmap is too short for the range");
-    PageState* const first = region->pages + ((gpa - region->gpa) >> kPageShift);
+    PageState* const first = region->pages;
     for (uint64_t i = 0; i < pages; ++i) {
       if (first[i].dirty.load(std::memory_order_relaxed) && first[i].dirty.exchange(0, std::memory_order_acq_rel)) {
         bitmap[i / 64] |= uint64_t{1} << (i % 64);

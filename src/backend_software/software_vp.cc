@@ -34,13 +34,13 @@ void SoftwareVp::Kick() {
 
 void SoftwareVp::InjectException(const backend::Exception& exception) {
   cpu_->injected = {exception.vector, exception.error_code.has_value(), exception.error_code.value_or(0)};
+  cpu_->injected_type = 3;
   cpu_->exception_pending = true;
   cpu_->attention.fetch_or(kAttentionException, std::memory_order_relaxed);
 }
 
 absl::Status SoftwareVp::SetActivity(backend::Activity activity) {
   cpu_->halted = static_cast<uint8_t>(activity);
-  cpu_->idle_any = false;
   if (activity == backend::Activity::kRunning) {
     cpu_->attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
   } else {

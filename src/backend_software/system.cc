@@ -63,13 +63,13 @@ void Cpu::Init() {
   for (int i = 0; i < 8; ++i) {
     segment[i] = Segment{};
     segment[i].limit = 0xFFFF;
-    segment[i].attributes = i == kLdtr ? 0x82 : i == kTr ? 0x8B : 0x93;
+    segment[i].attributes = i == kLdtr ? 0x82 : i == kTr ? 0x8B : i == kCs ? 0x9B : 0x93;
   }
   segment[kCs].selector = 0xF000;
   base(kCs) = 0xFFFF0000;
   gdtr = idtr = TableRegister{};
   halted = static_cast<uint8_t>(backend::Activity::kRunning);
-  interrupt_shadow = nmi_blocked = nmi_pending = idle_any = exception_pending = false;
+  interrupt_shadow = nmi_blocked = nmi_pending = exception_pending = false;
   pending_debug = 0;
   delivering = -1;
   FlushTlb(false);

@@ -6,6 +6,9 @@
 #ifdef HVSDK_HAVE_BACKEND_KVM
 #include "hvsdk/backend_kvm/kvm_backend.h"
 #endif
+#ifdef HVSDK_HAVE_BACKEND_SOFTWARE
+#include "hvsdk/backend_software/software_backend.h"
+#endif
 
 namespace hvsdk::backend {
 
@@ -38,6 +41,9 @@ std::vector<Engine> Engines() {
   std::vector<Engine> engines;
 #ifdef HVSDK_HAVE_BACKEND_KVM
   engines.push_back({"kvm", [] { return CreateKvmBackend({}); }, KvmHostDefect});
+#endif
+#ifdef HVSDK_HAVE_BACKEND_SOFTWARE
+  engines.push_back({"software", [] { return CreateSoftwareBackend({}); }});
 #endif
   return engines;
 }
