@@ -85,10 +85,10 @@ def sha256(path):
 
 
 def check_kernel_log(text):
-    """Fails on warnings and worse, but for what says only that the host is slow or busy."""
-    slow_host = re.compile(r'hrtimer: interrupt took|rcu: .*stall|clocksource: .*skew|workqueue: .* hogged CPU')
-    bad = [line for line in text.splitlines()
-           if re.match(r'<[0-4]>', line) and not slow_host.search(line)]
+    """Fails on warnings and worse, but for what says only that the host is slow or busy, and for the list of processors
+    that the kernel prints in pieces without a level."""
+    harmless = re.compile(r'hrtimer: interrupt took|rcu: .*stall|clocksource: .*skew|workqueue: .* hogged CPU|\] +#\d+$')
+    bad = [line for line in text.splitlines() if re.match(r'<[0-4]>', line) and not harmless.search(line)]
     expect(not bad, 'the guest kernel complains:', *bad)
     expect('Call Trace' not in text and 'cut here' not in text, 'a backtrace in the kernel log', text)
 
@@ -227,7 +227,7 @@ def disk(context):
         umount /mnt
         echo "[log]"; dmesg -r'''
     result = context.run(command, f'--disk={image}', f'--disk={constant},format=raw,readonly', disks=2,
-                         timeout=500).expect_status(0)
+                         timeout=900).expect_status(0)
     expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
     digests = dict(re.findall(r'^(constant|written|read) ([0-9a-f]{64})', result.out, re.M))
     expect(digests['constant'] == before, 'the guest read something else from the read-only disk')
@@ -281,7 +281,7 @@ def power_offs(context):
 def large(context):
     """Four processors and 4 GiB, of which one lies above the hole."""
     result = context.run('nproc; grep MemTotal /proc/meminfo; grep "System RAM" /proc/iomem; echo "[log]"; dmesg -r',
-                         '--memory=4G', '--cpus=4', timeout=500).expect_status(0)
+                         '--memory=4G', '--cpus=4', timeout=600).expect_status(0)
     expect(re.search(r'^4$', result.out, re.M), 'not four processors', result.out)
     expect(int(re.search(r'MemTotal:\s+(\d+)', result.out)[1]) > 3_700_000, 'not 4 GiB', result.out)
     expect(re.search(r'100000000-13fffffff : System RAM', result.out), 'no memory above 4 GiB', result.out)
