@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Messages on every SINT. What posts them here are timers, which is all that a guest can do by itself, so SINT 0 has its turn with
-// VMBus, which can be asked to answer on any.
+// Messages and events on every SINT: from timers, which is all that a guest can do by itself, and from the machine's loopback
+// ports (hvsdk/vmm/loopback_ports.h), which send back what they get.
 
 #include "console.h"
 #include "hypervisor.h"
@@ -11,6 +11,33 @@ using hvsdk::hvdef::MessageType;
 using hvsdk::hvdef::TimerMessagePayload;
 
 namespace {
+
+constexpr uint32_t kFirstLoopbackConnection = 0x10000;
+
+bool LoopMessage(uint32_t sint, uint32_t size) {
+  hvsdk::hvdef::PostMessageInput post = {kFirstLoopbackConnection + sint, 0, 0x1234 + sint, size, {}};
+  for (uint32_t i = 0; i < size; ++i) post.payload[i] = static_cast<uint8_t>(i + sint);
+  const uint32_t before = InterruptCount(SintVector(sint));
+  Message message;
+  return Call(CallCode::kPostMessage, post) == HvStatus::kSuccess &&
+         WaitUntil([=] { return InterruptCount(SintVector(sint)) == before + 1; }) && TakeMessage(sint, message) &&
+         message.header.message_type == 0x1234 + sint && message.header.payload_size == size &&
+         __builtin_memcmp(message.payload, post.payload, size) == 0;
+}
+
+bool LoopEvent(uint32_t sint, uint32_t flag) {
+  const uint32_t before = InterruptCount(SintVector(sint));
+  const uint64_t input = (kFirstLoopbackConnection + sint) | uint64_t{flag} << 32;
+  volatile uint64_t& word = EventFlags(sint)[flag / 64];
+  const uint64_t bit = uint64_t{1} << flag % 64;
+  bool ok = FastCall(CallCode::kSignalEvent, input, 0) == HvStatus::kSuccess &&
+            WaitUntil([=] { return InterruptCount(SintVector(sint)) == before + 1; }) && word == bit;
+  // A flag that is set already does not interrupt again.
+  ok = ok && FastCall(CallCode::kSignalEvent, input, 0) == HvStatus::kSuccess && word == bit &&
+       InterruptCount(SintVector(sint)) == before + 1;
+  word = 0;
+  return ok;
+}
 
 // Makes a timer post a message at once: its time has passed when it is enabled.
 void Post(uint32_t timer, uint32_t sint) {
@@ -36,6 +63,17 @@ void TestSynic() {
     const bool interrupted = WaitUntil([=] { return InterruptCount(SintVector(sint)) == before + 1; });
     Check(interrupted && TakeFrom(0, sint), "SynIC: a message and its interrupt on SINT", sint);
   }
+
+  for (uint32_t sint = 0; sint < hvsdk::hvdef::kSintCount; ++sint) {
+    Check(LoopMessage(sint, 240) && LoopMessage(sint, 0), "SynIC: the longest and the shortest message to oneself on SINT", sint);
+    Check(LoopEvent(sint, 0) && LoopEvent(sint, 1) && LoopEvent(sint, 2047), "SynIC: events to oneself on SINT", sint);
+  }
+  CheckEqual(FastCall(CallCode::kSignalEvent, kFirstLoopbackConnection | uint64_t{2048} << 32, 0),
+             HvStatus::kInvalidParameter, "HvCallSignalEvent: a flag that no SINT has");
+  SetSint(4, msr::kSintMasked);
+  CheckEqual(FastCall(CallCode::kSignalEvent, kFirstLoopbackConnection + 4, 0), HvStatus::kInvalidSynicState,
+             "HvCallSignalEvent: to a masked SINT");
+  SetSint(4);
 
   SetSint(5, msr::kSintMasked);
   uint32_t before = InterruptCount(SintVector(5));

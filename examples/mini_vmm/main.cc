@@ -96,6 +96,7 @@ int RunMachine(const MachineConfig& config) {
   options.command_line = config.cmdline();
   options.memory_bytes = uint64_t{hvsdk::vmm::MemoryMib(config)} << 20;
   options.cpus = hvsdk::vmm::Cpus(config);
+  options.loopback_ports = config.loopback_ports();
 
   const auto kernel = hvsdk::vmm::OpenFileSource(config.kernel());
   if (!kernel.ok()) return FailBy(kernel.status(), absl::StrCat("--kernel=", config.kernel()));

@@ -24,6 +24,7 @@
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vmbus/transcript.h"
 #include "hvsdk/vmm/acpi_tables.h"
+#include "hvsdk/vmm/loopback_ports.h"
 #include "hvsdk/vmm/memory_layout.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "hvsdk/vmm/tracer.h"
@@ -154,6 +155,7 @@ class PcMachine final : public Machine,
   absl::optional<TracingExitHandler> tracing_;
   backend::ExitHandler* exit_handler_ = this;
 
+  std::unique_ptr<LoopbackPorts> loopback_;
   std::unique_ptr<PartitionHypervisor> hypervisor_;
   std::unique_ptr<vmbus::Server> vmbus_;
   std::unique_ptr<vsp::StorageController> storage_;
@@ -164,6 +166,7 @@ PcMachine::~PcMachine() {
   storage_.reset();
   vmbus_.reset();
   hypervisor_.reset();
+  loopback_.reset();
   // A partition's VPs refer to the engine's.
   partition_.reset();
 }
@@ -262,6 +265,10 @@ absl::Status PcMachine::BuildChipset() {
 }
 
 absl::Status PcMachine::BuildVmbus() {
+  if (options_.loopback_ports) {
+    loopback_ = std::make_unique<LoopbackPorts>(*partition_);
+    RETURN_IF_ERROR(loopback_->Register());
+  }
   hypervisor_ = std::make_unique<PartitionHypervisor>(*partition_, loop_);
   vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{.vp_count = options_.cpus});
   RETURN_IF_ERROR(vmbus_->Start());

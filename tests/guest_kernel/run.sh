@@ -32,7 +32,10 @@ trap 'rm -rf "$work"' EXIT
 dd if=/dev/zero of="$work/disk" bs=1048576 count=1 2>/dev/null
 printf '\125\252' | dd of="$work/disk" bs=1 seek=510 conv=notrunc 2>/dev/null
 
-"$@" "$mini_vmm" --backend="$backend" --kernel="$kernel" --memory=64M --cpus=2 --disk="$work/disk" --no-reboot \
+# The SynIC's tests want ports of their own.
+echo 'loopback_ports: true' >"$work/machine.textproto"
+
+"$@" "$mini_vmm" --config="$work/machine.textproto" --backend="$backend" --kernel="$kernel" --memory=64M --cpus=2 --disk="$work/disk" --no-reboot \
   </dev/null >"$work/output" 2>"$work/errors"
 status=$?
 [ $status = 77 ] && { cat "$work/errors"; exit 77; }

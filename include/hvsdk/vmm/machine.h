@@ -44,6 +44,7 @@ struct MachineOptions {
   std::vector<std::shared_ptr<BlockDevice>> disks;  // LUNs 0, 1, ... of one SCSI controller
   SerialEndpoint* serial = nullptr;                 // null: what the guest sends is dropped
   Tracer* tracer = nullptr;                         // null: nothing is traced
+  bool loopback_ports = false;                      // see loopback_ports.h
 };
 
 // Why a machine ended.

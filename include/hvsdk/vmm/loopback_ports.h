@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// LoopbackPorts: sixteen connections by which a guest's first processor sends itself messages and events, one for each SINT. A
+// machine has them if its configuration says so; they are for guests that test the SynIC.
+//
+// Connection kFirstLoopbackConnection + n: a message comes back, with its type and contents, in the slot of SINT n of VP 0; an event
+// sets the same flag of that SINT. What the SynIC answers is the guest's status.
+//
+// Thread-safe once registered. Destroy it when no VP runs.
+
+#ifndef HVSDK_VMM_LOOPBACK_PORTS_H_
+#define HVSDK_VMM_LOOPBACK_PORTS_H_
+
+#include <array>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "hvsdk/hvdef/message.h"
+#include "hvsdk/partition/partition.h"
+#include "hvsdk/partition/port.h"
+
+namespace hvsdk::vmm {
+
+// Above the connections of VMBus channels, which end at 0xFFFF.
+inline constexpr uint32_t kFirstLoopbackConnection = 0x10000;
+
+class LoopbackPorts {
+ public:
+  // `partition` outlives this.
+  explicit LoopbackPorts(partition::Partition& partition) : partition_(partition) {}
+  LoopbackPorts(const LoopbackPorts&) = delete;
+  LoopbackPorts& operator=(const LoopbackPorts&) = delete;
+  ~LoopbackPorts() {
+    for (uint32_t sint = 0; sint < registered_; ++sint) partition_.UnregisterPort(Connection(sint));
+  }
+
+  // Once, before a VP runs. AlreadyExists: another has these connections.
+  absl::Status Register() {
+    for (; registered_ < ports_.size(); ++registered_) {
+      Port& port = ports_[registered_];
+      port.partition = &partition_;
+      port.sint = Sint{static_cast<uint8_t>(registered_)};
+      const absl::Status status = partition_.RegisterPort(Connection(registered_), &port);
+      if (!status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Port final : partition::PortHandler {
+    hvdef::HvStatus OnMessage(uint32_t message_type, absl::Span<const uint8_t> payload) override {
+      return partition->PostMessage(VpIndex{0}, sint, message_type, payload);
+    }
+    hvdef::HvStatus OnEvent(uint16_t flag) override { return partition->SignalEvent(VpIndex{0}, sint, flag); }
+
+    partition::Partition* partition = nullptr;
+    Sint sint{};
+  };
+
+  static ConnectionId Connection(uint32_t sint) { return ConnectionId{kFirstLoopbackConnection + sint}; }
+
+  partition::Partition& partition_;
+  std::array<Port, hvdef::kSintCount> ports_;
+  uint32_t registered_ = 0;
+};
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_VMM_LOOPBACK_PORTS_H_
