@@ -368,6 +368,7 @@ void Cpu::StoreSlow(const Op* at, uint64_t linear, uint64_t value, int size) {
 // After this no byte of the store can fault, nor begin the instruction anew.
 void Cpu::ProbeWrite(const Op* at, uint64_t linear, int size) {
   CheckLinear(at, linear, 1);
+  if (IsLong()) CheckLinear(at, linear + static_cast<uint64_t>(size) - 1, 1);
   for (uint64_t done = 0; done < static_cast<uint64_t>(size);) {
     uint64_t here = linear + done;
     if (!IsLong()) here &= 0xFFFFFFFF;
@@ -382,6 +383,7 @@ void Cpu::ProbeWrite(const Op* at, uint64_t linear, int size) {
 void Cpu::LoadBytes(const Op* at, uint64_t linear, void* to, int size) {
   auto* out = static_cast<uint8_t*>(to);
   CheckLinear(at, linear, 1);
+  if (IsLong()) CheckLinear(at, linear + static_cast<uint64_t>(size) - 1, 1);
   // All of it must be readable before any is seen, for the sake of devices.
   for (uint64_t page = PageOf(linear); page <= PageOf(linear + size - 1); page += kPageSize) {
     if (!IsCanonical(page)) Raise(at != nullptr && (at->flags & kOpStackSegment) ? kStackFault : kGeneralProtection, 0);

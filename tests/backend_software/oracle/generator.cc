@@ -343,6 +343,8 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     sequence.mnemonics.push_back(instruction.mnemonic);
     sequence.code.insert(sequence.code.end(), bytes, bytes + instruction.length);
     if (branches) break;  // nothing is known of what runs next
+    // An MXCSR from anywhere may unmask underflow, which is only told by an inexact result (Floating in fpu.h).
+    if (instruction.mnemonic == ZYDIS_MNEMONIC_LDMXCSR) break;
   }
   sequence.code.insert(sequence.code.end(), {0x0F, 0x0B});
 }
