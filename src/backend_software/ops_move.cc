@@ -557,7 +557,7 @@ bool TranslateFixed(Insn&, Op& op) {
   return true;
 }
 
-const Op* Nop(Cpu& c, const Op* op) { HVSDK_NEXT(op + 1); }
+const Op* Nop([[maybe_unused]] Cpu& c, const Op* op) { HVSDK_NEXT(op + 1); }
 
 // XLAT and the store forms that need DS:RBX.
 const Op* Xlat(Cpu& c, const Op* op) {
