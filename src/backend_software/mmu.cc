@@ -536,6 +536,8 @@ uint64_t Cpu::LegacyAddress(const Op* at, int size, bool write) {
 
 void Cpu::Push(uint64_t value, int size) {
   const uint64_t sp = (r[kRsp] - size) & StackMask();
+  // What a bad address raises goes by the memory operand of the instruction; the stack's own is always #SS.
+  if (Is64() && (!IsCanonical(sp) || !IsCanonical(sp + static_cast<uint64_t>(size) - 1))) Raise(kStackFault, 0);
   const uint64_t linear = StackLinear(sp, size, true);
   switch (size) {
     case 2: Store<uint16_t>(*this, op, linear, static_cast<uint16_t>(value)); break;
@@ -547,6 +549,7 @@ void Cpu::Push(uint64_t value, int size) {
 
 uint64_t Cpu::Pop(int size) {
   const uint64_t sp = r[kRsp] & StackMask();
+  if (Is64() && (!IsCanonical(sp) || !IsCanonical(sp + static_cast<uint64_t>(size) - 1))) Raise(kStackFault, 0);
   const uint64_t linear = StackLinear(sp, size, false);
   uint64_t value;
   switch (size) {

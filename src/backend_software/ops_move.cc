@@ -272,8 +272,6 @@ const Op* PopMem(Cpu& c, const Op* op) {
   c.op = op;
   // The address is computed with RSP after the pop; a fault of the store leaves RSP as it was.
   const uint64_t sp = c.r[kRsp];
-  // The flags of `op` say what a bad address of the destination raises; the stack's own is #SS.
-  if (c.Is64() && (!IsCanonical(sp) || !IsCanonical(sp + op->extra - 1))) c.Raise(kStackFault, 0);
   const uint64_t value = c.Pop(op->extra);
   const uint64_t after = c.r[kRsp];
   if (op->base != SlotOffset(kRsp)) c.r[kRsp] = sp;

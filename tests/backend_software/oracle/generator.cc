@@ -308,8 +308,11 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     }
     if (category == ZYDIS_CATEGORY_STRINGOP && first) {
       // Which of two bad operands faults first is the maker's choice; both may be unmapped, which looks the same.
-      state.gpr[kRsi] &= 0x7FFFFFFFFFFF;
-      state.gpr[kRdi] = random_.OneIn(8) ? state.gpr[kRsi] : DataPointer();
+      state.gpr[kRsi] = state.gpr[kRdi] = random_() & 0x7FFFFFFFFFFF;
+      if (!random_.OneIn(8)) {
+        state.gpr[kRsi] = kDataAddress + kWindowBegin + random_.Below(kWindowSize - 64);
+        state.gpr[kRdi] = DataPointer();
+      }
     }
     if (pops_flags) {
       state.gpr[kRsp] = (kDataAddress + kWindowBegin + random_.Below(400)) & ~uint64_t{7};
