@@ -238,9 +238,10 @@ def disk(context):
     expect(sha256(data) == digests['written'], 'the image holds something else than what the guest wrote')
     check = subprocess.run(['e2fsck', '-fn', image], check=False, capture_output=True)
     expect(check.returncode == 0, 'the file system is damaged', check.stdout.decode())
-    # Writing to the read-only disk is an error that the kernel reports, as it should.
+    # Writing to the read-only disk is an error that the kernel reports, as it should; and that inodes as small as busybox
+    # makes them hold no date after 2038.
     log = '\n'.join(line for line in result.out.split('[log]')[1].split('HVSDK-EXIT')[0].splitlines()
-                    if not re.search(r'I/O error|lost async page write|Write Protected|Sense Key|Add. Sense|CDB:|Result:|mounting|ext2', line))
+                    if not re.search(r'I/O error|lost async page write|Write Protected|Sense Key|Add. Sense|CDB:|Result:|mount|ext2', line))
     check_kernel_log(log)
 
 
