@@ -125,8 +125,11 @@ void Rtc::StoreDate() {
   const auto month =
       std::chrono::year{year} / std::chrono::January + months{static_cast<int>(Decode(cmos_[kMonth])) - 1};
   const sys_days midnight = sys_days{month / 1} + days{static_cast<int>(Decode(cmos_[kDayOfMonth])) - 1};
-  const int64_t second = midnight.time_since_epoch().count() * kSecondsPerDay + DecodeHour(cmos_[kHours]) * 3600 +
+  const int64_t wanted = midnight.time_since_epoch().count() * kSecondsPerDay + DecodeHour(cmos_[kHours]) * 3600 +
                          Decode(cmos_[kMinutes]) * 60 + Decode(cmos_[kSeconds]);
+  // Nanoseconds in 64 bits reach some 292 years to either side of 1970, and the host's clock is added to these.
+  constexpr int64_t kFarthest = 7'000'000'000;
+  const int64_t second = std::clamp(wanted, -kFarthest, kFarthest);
   offset_ns_ = second * kNsPerSecond - wall_clock_.NowNs();
   advanced_ns_ = GuestNs();
 }

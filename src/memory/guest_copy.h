@@ -18,7 +18,9 @@ __attribute__((no_sanitize("thread"))) inline void GuestCopy(void* to, const voi
   for (size_t i = 0; i < size; ++i) out[i] = in[i];
 }
 #else
-inline void GuestCopy(void* to, const void* from, size_t size) { std::memcpy(to, from, size); }
+inline void GuestCopy(void* to, const void* from, size_t size) {
+  if (size != 0) std::memcpy(to, from, size);  // an empty copy may come without a pointer
+}
 #endif
 
 }  // namespace hvsdk::internal
