@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Paging: the walk, the software TLB, and accesses that have no fast TLB entry (Intel SDM volume 3, chapter 4).
 #include <algorithm>
+#include <utility>
 
 #include "backend_software/code_cache.h"
 #include "backend_software/cpu.h"
@@ -487,6 +488,9 @@ uint64_t Cpu::LoadSystem(uint64_t linear, int size) {
 }
 
 void Cpu::StoreSystem(uint64_t linear, uint64_t value, int size, TlbMode as) {
+  // A frame may be pushed onto a page with code. There is no instruction to begin anew alone, nor a need: what follows a
+  // delivery is looked up afresh.
+  const bool allowed = std::exchange(code_write_allowed, true);
   for (int i = 0; i < size;) {
     const uint64_t here = IsLong() ? linear + i : (linear + i) & 0xFFFFFFFF;
     if (!IsCanonical(here)) Raise(kStackFault, 0);
@@ -494,6 +498,7 @@ void Cpu::StoreSystem(uint64_t linear, uint64_t value, int size, TlbMode as) {
     StorePiece(here, value >> (8 * i), whole ? size : 1, as);
     i += whole ? size : 1;
   }
+  code_write_allowed = allowed;
 }
 
 // ---- segmentation ----
