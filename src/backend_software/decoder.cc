@@ -116,6 +116,7 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
   Result result;
   const ZydisDecoder& decoder = decoders_[mode & kModeBitsMask];
   bool ends = false;
+  bool links = false;
   Op* previous = nullptr;
   while (!ends && result.instructions < max_instructions) {
     ZydisDecoderContext context;
@@ -145,6 +146,7 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
         in.ends = true;
       }
       ends = in.ends;
+      links = in.links;
     } else {
       op.handler = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? &RaiseTooLong : &RaiseUndefined;
       op.length = 1;
@@ -157,8 +159,9 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
     ++result.ops;
   }
   if (result.instructions == 0) return result;
-  // A branch keeps its links in the slot behind it; any other last instruction is followed by an end that has them.
-  if (!ends) {
+  // A direct branch keeps its links in the slot behind it; any other last instruction is followed by an end that has them
+  // and is where a handler arrives that does not leave the block itself.
+  if (!links) {
     Op& end = ops[result.ops++];
     end = Op{};
     end.handler = &EndBlock;

@@ -22,6 +22,7 @@ struct Insn {
   const ZydisDecodedOperand* o;  // visible operands first
   uint32_t mode;
   bool ends = false;             // the block ends after this instruction
+  bool links = false;            // its handler goes on over the block's links
 
   bool Is64() const { return (mode & kModeBitsMask) == kModeBits64; }
   int width() const { return z.operand_width; }  // in bits

@@ -268,6 +268,7 @@ bool TranslateJump(Insn& in, Op& op) {
     op.imm = static_cast<uint64_t>(Target(in, op));
     op.a = 16;
     op.handler = in.Is64() ? &Jump : &JumpIfAny;
+    in.links = in.Is64();
   } else if (in.IsReg(0)) {
     op.a = RegisterOffset(in.o[0].reg.value);
     op.handler = in.Is64() ? &Indirect<false, false> : &IndirectAny<false, false>;
@@ -318,6 +319,7 @@ bool TranslateJumpIf(Insn& in, Op& op) {
   op.extra = BranchSize(in);
   op.a = kCondition;
   op.handler = in.Is64() ? kJumpIf[kCondition] : &JumpIfAny;
+  in.links = in.Is64();
   return true;
 }
 
