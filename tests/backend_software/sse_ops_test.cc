@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::software {
 namespace {
@@ -47,8 +48,7 @@ TEST(SseOpsTest, StringComparisonsAgreeWithTheHost) {
   if (!__builtin_cpu_supports("sse4.2")) GTEST_SKIP() << "the host has no SSE4.2";
   constexpr auto explicit_table = ExplicitTable(std::make_index_sequence<128>{});
   constexpr auto implicit_table = ImplicitTable(std::make_index_sequence<128>{});
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   for (int step = 0; step < 100'000; ++step) {
     const int imm = random() % 128;
@@ -72,8 +72,7 @@ TEST(SseOpsTest, StringComparisonsAgreeWithTheHost) {
 
 // The MMX forms that are not the low half of the XMM form, against the MMX instructions themselves.
 TEST(SseOpsTest, MmxFormsAgreeWithTheHost) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   const auto run = [](ZydisMnemonic mnemonic, uint8_t imm, uint64_t a, uint64_t b) {
     const SseOp* op = FindMmxOp(mnemonic, imm);

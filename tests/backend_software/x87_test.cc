@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::software {
 namespace {
@@ -150,8 +151,7 @@ TEST_F(X87Test, MmxSeesThePhysicalRegisters) {
 
 // Random sequences here and straight on the host's unit must give the same state, step by step, exceptions masked.
 TEST_F(X87Test, RandomSequencesAgreeWithTheHost) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   struct alignas(16) Image {
     uint8_t bytes[512];

@@ -17,6 +17,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk {
 namespace {
@@ -165,8 +166,7 @@ TEST_P(RawDiskTest, ZeroesAndHoles) {
 
 TEST_P(RawDiskTest, AgreesWithAByteArrayUnderManyThreadsAndBatches) {
   auto disk = Open();
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   constexpr int kThreads = 3;
   constexpr uint64_t kShare = kSize / 4 / 512 * 512;
   std::vector<std::vector<uint8_t>> models(kThreads, std::vector<uint8_t>(kShare));

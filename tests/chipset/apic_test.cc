@@ -9,6 +9,7 @@
 #include "hvsdk/chipset/apic_bus.h"
 #include "hvsdk/chipset/io_apic.h"
 #include "hvsdk/chipset/local_apic.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::chipset {
 namespace {
@@ -285,8 +286,7 @@ TEST_F(ApicTest, MessageSignalledInterruptsAreDecoded) {
 }
 
 TEST_F(ApicTest, RandomRegisterWritesNeverBreakInvariants) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   for (int step = 0; step < 100'000; ++step) {
     auto& a = apic(random() % 4);

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "hvsdk/base/fake_clock.h"
 #include "hvsdk/chipset/bus.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::chipset {
 namespace {
@@ -55,8 +56,7 @@ class RtcTest : public ::testing::Test {
 
 // Every date against the C library's calendar, in each of the four formats.
 TEST_F(RtcTest, ModelOfTheCalendar) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   for (int i = 0; i < 20000; ++i) {
     wall_.start_ns = static_cast<int64_t>(random() >> 1);  // until 2262
@@ -176,8 +176,7 @@ TEST_F(RtcTest, RemembersMemory) {
 }
 
 TEST_F(RtcTest, AnyAccessIsHarmless) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   for (int i = 0; i < 200000; ++i) {
     Set(random() % 50, random());

@@ -6,6 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "hvsdk/backend/backend.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk {
 namespace {
@@ -47,8 +48,7 @@ TEST_F(GuestMemoryTest, AccessesCrossRangesThatTouchAndNotGaps) {
 }
 
 TEST_F(GuestMemoryTest, AgreesWithAFlatModelOnRandomAccesses) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   std::vector<uint8_t> model(8 * kPageSize);  // two pages behind the memory that must never be touched
   for (int step = 0; step < 20000; ++step) {

@@ -6,6 +6,7 @@
 
 #include "fuzz/hypercall/drive_guest.h"
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::partition {
 namespace {
@@ -13,9 +14,7 @@ namespace {
 constexpr int kSeeds = 100000;
 
 TEST(HostileGuest, RandomBytesEndInAStatus) {
-  const uint32_t first = std::random_device{}();
-  SCOPED_TRACE(::testing::Message() << "first seed " << first);
-  std::printf("first seed %u\n", first);
+  const uint32_t first = TestSeed();
   std::unique_ptr<fake::FakeMachine> machine;
   uint64_t succeeded = 0, failed = 0;
   for (int i = 0; i < kSeeds; ++i) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::partition {
 namespace {
@@ -75,8 +76,7 @@ TEST_F(OverlayPagesTest, HostWritesAreMarked) {
 
 // The model: a stack of overlays for each page, and the bytes that each has.
 TEST_F(OverlayPagesTest, AgreesWithAModelOnRandomSteps) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(::testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   constexpr int kOverlays = 5;
   std::array<Overlay, kOverlays> overlays;

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/partition/fake_machine.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::partition {
 namespace {
@@ -243,8 +244,7 @@ class SynicModel : public SynicTest {
 };
 
 TEST_F(SynicModel, AgreesOnRandomSteps) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(::testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   uint32_t next_type = 1;
   for (int step = 0; step < 100000; ++step) {

@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random bytes as VMBus messages, and random but plausible guests and roots: whatever they say, server and client keep
-// their invariants and serve the next connection. HVSDK_TEST_SCALE divides the number of seeds.
+// their invariants and serve the next connection.
 
 #include <cstdint>
-#include <cstdlib>
-#include <random>
+#include <cstring>
 #include <vector>
 
 #include "fuzz/vmbus_client/client_driver.h"
 #include "fuzz/vmbus_server/server_driver.h"
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
+#include "tests/test_scale.h"
 
 namespace hvsdk {
 namespace {
 
-int Seeds() {
-  const char* const scale = std::getenv("HVSDK_TEST_SCALE");
-  const int divisor = scale == nullptr ? 1 : std::atoi(scale);
-  return 100000 / (divisor < 1 ? 1 : divisor);
-}
+uint32_t Seeds() { return ScaledCount(100000); }
 
 // splitmix64: cheap to seed, which a Mersenne twister is not.
 std::vector<uint8_t> RandomBytes(uint64_t seed, size_t size) {
@@ -35,19 +32,14 @@ std::vector<uint8_t> RandomBytes(uint64_t seed, size_t size) {
   return bytes;
 }
 
-uint64_t FirstSeed() {
-  const uint64_t seed = uint64_t{std::random_device()()} << 32;
-  testing::Test::RecordProperty("seed", static_cast<int>(seed >> 32));
-  return seed;
-}
+uint64_t FirstSeed() { return uint64_t{TestSeed()} << 32; }
 
 TEST(RandomBytesTest, AsMessagesToTheServer) {
   const uint64_t first = FirstSeed();
-  SCOPED_TRACE(first);
   std::vector<uint8_t> memory_bytes(16 * 4096);
   GuestMemory memory;
   ASSERT_TRUE(memory.AddRange(0, absl::MakeSpan(memory_bytes)).ok());
-  for (int i = 0; i < Seeds(); ++i) {
+  for (uint32_t i = 0; i < Seeds(); ++i) {
     vmbus::ServerCore core(memory, {});
     ASSERT_TRUE(core.AddOffer({}).ok());
     const std::vector<uint8_t> bytes = RandomBytes(first + i, 16 * 64);
@@ -62,8 +54,7 @@ TEST(RandomBytesTest, AsMessagesToTheServer) {
 
 TEST(RandomBytesTest, AsGuestAndHostOfTheServer) {
   const uint64_t first = FirstSeed();
-  std::printf("first seed %llu\n", static_cast<unsigned long long>(first));
-  for (int i = 0; i < Seeds(); ++i) {
+  for (uint32_t i = 0; i < Seeds(); ++i) {
     const std::vector<uint8_t> bytes = RandomBytes(first + i, 400);
     vmbus::ServerDriver(bytes, /*check_interval=*/64).Run();
   }
@@ -71,8 +62,7 @@ TEST(RandomBytesTest, AsGuestAndHostOfTheServer) {
 
 TEST(RandomBytesTest, AsRootOfTheClient) {
   const uint64_t first = FirstSeed();
-  std::printf("first seed %llu\n", static_cast<unsigned long long>(first));
-  for (int i = 0; i < Seeds(); ++i) {
+  for (uint32_t i = 0; i < Seeds(); ++i) {
     const std::vector<uint8_t> bytes = RandomBytes(first + i, 400);
     vsc::ClientDriver(bytes).Run();
   }

@@ -21,6 +21,7 @@
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/server_core.h"
 #include "hvsdk/vmbus/transcript.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::vmbus {
 namespace {
@@ -541,7 +542,7 @@ TEST(ServerModelTest, RandomGuestsAndHosts) {
   std::vector<uint8_t> bytes(64 * 4096);
   GuestMemory memory;
   ASSERT_TRUE(memory.AddRange(0, absl::MakeSpan(bytes)).ok());
-  const uint32_t first = std::random_device()();
+  const uint32_t first = TestSeed();
   for (uint32_t i = 0; i < 60; ++i) {
     SCOPED_TRACE(absl::StrCat("seed ", first + i));
     Model(first + i, memory).Run(1500);

@@ -14,7 +14,8 @@
 #include "hvsdk/vmbus/ring/mapping.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
-#include "tests/vmbus_ring/seed.h"
+#include "tests/random_seed.h"
+#include "tests/test_scale.h"
 
 namespace hvsdk::vmbus {
 namespace {
@@ -53,7 +54,7 @@ class Budget {
 
  private:
   int64_t steps_ = 0;
-  int64_t wanted_ = ScaledSteps(kSteps);
+  int64_t wanted_ = ScaledCount(kSteps);
   std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::now() + std::chrono::seconds(20);
 };
 

@@ -16,7 +16,7 @@
 #include "hvsdk/vmbus/ring/mapping.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
-#include "tests/vmbus_ring/seed.h"
+#include "tests/test_scale.h"
 
 namespace hvsdk::vmbus {
 namespace {
@@ -141,14 +141,14 @@ Outcome RaceForRoom(int rounds, bool stop_at_first) {
 }
 
 TEST(RingLitmusTest, NoWakeUpForDataIsLost) {
-  const Outcome outcome = RaceForData<FencedOrder>(ScaledSteps(kRounds), false);
+  const Outcome outcome = RaceForData<FencedOrder>(ScaledCount(kRounds), false);
   std::printf("%d rounds\n", outcome.rounds);
   EXPECT_EQ(outcome.lost, 0);
   EXPECT_GT(outcome.rounds, 0);
 }
 
 TEST(RingLitmusTest, NoWakeUpForRoomIsLost) {
-  const Outcome outcome = RaceForRoom<FencedOrder>(ScaledSteps(kRounds), false);
+  const Outcome outcome = RaceForRoom<FencedOrder>(ScaledCount(kRounds), false);
   std::printf("%d rounds\n", outcome.rounds);
   EXPECT_EQ(outcome.lost, 0);
   EXPECT_GT(outcome.rounds, 0);

@@ -13,7 +13,8 @@
 #include "hvsdk/vmbus/ring/mapping.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
-#include "tests/vmbus_ring/seed.h"
+#include "tests/random_seed.h"
+#include "tests/test_scale.h"
 
 namespace hvsdk::vmbus {
 namespace {
@@ -314,7 +315,7 @@ class Model {
 template <typename Memory>
 void RunModel(Memory memory) {
   const auto model = std::make_unique<Model<Memory>>(memory, TestSeed());
-  const int steps = ScaledSteps(kSteps);
+  const int steps = ScaledCount(kSteps);
   for (int i = 0; i < steps; ++i) {
     model->Step();
     if (::testing::Test::HasFatalFailure()) {

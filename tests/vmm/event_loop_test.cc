@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -135,8 +136,7 @@ TEST_F(EventLoopTest, WatchesDescriptorsWhileTasksNeverEnd) {
 }
 
 TEST_F(EventLoopTest, TimersFireAndNeverEarly) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   Start();
   std::vector<std::unique_ptr<Timer>> timers;

@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -42,8 +43,7 @@ TEST(MemoryLayoutTest, RefusesTheImpossible) {
 }
 
 TEST(MemoryLayoutTest, HoldsForEverySize) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   for (int i = 0; i < 10000; ++i) {
     const uint64_t bytes = (2 + random() % (uint64_t{1} << (1 + random() % 22))) * kMib;

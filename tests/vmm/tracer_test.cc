@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -73,8 +74,7 @@ TEST_F(TracerTest, AnyTextIsEscaped) {
 
 // At every moment the file is whole: nobody has to end a trace.
 TEST_F(TracerTest, IsValidAfterEveryWrite) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   auto tracer = std::make_unique<Tracer>();
   tracer->Start(fd_);

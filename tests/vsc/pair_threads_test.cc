@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "tests/random_seed.h"
 #include "tests/vsc/pair_fixture.h"
 
 namespace hvsdk::vsc {
@@ -81,8 +82,7 @@ TEST_F(ThreadsTest, EchoWithoutALostWakeUp) {
 
 // The host offers and rescinds on the executors' threads while the child opens and closes.
 TEST_F(ThreadsTest, ComingsAndGoings) {
-  const uint32_t seed = std::random_device()();
-  SCOPED_TRACE(seed);
+  const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   // A device that comes and goes on its executor.
   struct Device : Task {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random guests at the storage provider; each seed is one input of the fuzz target.
 
-#include <cstdio>
 #include <random>
 #include <vector>
 
 #include "fuzz/storvsp/storvsp_harness.h"
 #include "gtest/gtest.h"
+#include "tests/random_seed.h"
 #include "tests/test_scale.h"
 
 namespace hvsdk::vsp {
@@ -14,9 +14,7 @@ namespace {
 
 TEST(StorageHostileTest, RandomPacketsFromManySeeds) {
   const uint32_t seeds = ScaledCount(100000);
-  const uint32_t first = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "first seed " << first);
-  std::printf("first seed %u\n", first);
+  const uint32_t first = TestSeed();
   StorvspHarness harness;
   for (uint32_t i = 0; i < seeds; ++i) {
     std::mt19937 random(first + i);

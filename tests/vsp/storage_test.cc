@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "hvsdk/hvdef/scsi_data.h"
+#include "tests/random_seed.h"
 #include "tests/vsp/storage_fixture.h"
 
 namespace hvsdk::vsp {
@@ -588,8 +589,7 @@ TEST_F(StorageTest, OptionsBeyondTheirLimitsAreNamed) {
 }
 
 TEST_F(StorageTest, AgreesWithByteArraysOnRandomTraffic) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   Make();
   constexpr size_t kBytes = 256 << 10;

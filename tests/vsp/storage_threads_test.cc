@@ -12,6 +12,7 @@
 
 #include "gtest/gtest.h"
 #include "hvsdk/block_file/raw_disk.h"
+#include "tests/random_seed.h"
 #include "tests/vsp/storage_fixture.h"
 
 namespace hvsdk::vsp {
@@ -80,8 +81,7 @@ INSTANTIATE_TEST_SUITE_P(Engines, StorageThreadsTest,
                          });
 
 TEST_P(StorageThreadsTest, FilesHoldWhatTheGuestWroteThroughManyChannels) {
-  const uint32_t seed = std::random_device{}();
-  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   StorageOptions options;
   options.max_subchannels = 2;
