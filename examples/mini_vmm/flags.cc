@@ -106,6 +106,8 @@ const Flag kFlags[] = {
      "write exits, hypercalls and VMBus messages as a Chrome trace"},
     {"no-reboot", "", [](absl::string_view, MachineConfig& c) { return c.set_no_reboot(true), absl::OkStatus(); },
      "end when the guest resets, instead of starting again"},
+    {"deterministic", "", [](absl::string_view, MachineConfig& c) { return c.set_deterministic(true), absl::OkStatus(); },
+     "software engine on one thread, time counted in instructions; prints a hash of the final state"},
 };
 
 struct Setting {

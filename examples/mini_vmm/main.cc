@@ -17,6 +17,7 @@
 #include "absl/types/optional.h"
 #include "flags.h"
 #include "output_file.h"
+#include "hvsdk/backend_software/software_backend.h"
 #include "hvsdk/block_file/raw_disk.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/machine.h"
@@ -119,7 +120,11 @@ int RunMachine(const MachineConfig& config) {
   }
 
   std::string note;
-  const auto backend = hvsdk::vmm::CreateBackend(config.backend(), &note);
+  hvsdk::backend::InstructionTime instruction_time;
+  if (config.deterministic()) options.instruction_time = &instruction_time;
+  const auto backend = config.deterministic()
+                           ? hvsdk::backend::CreateSoftwareBackend({.instruction_time = &instruction_time})
+                           : hvsdk::vmm::CreateBackend(config.backend(), &note);
   if (!backend.ok()) {
     return FailBy(backend.status(), absl::StrCat("--backend=", config.backend().empty() ? "auto" : config.backend()));
   }
@@ -183,6 +188,9 @@ int RunMachine(const MachineConfig& config) {
       if (stdio) terminal.emplace();
     }
     const hvsdk::vmm::MachineResult result = current->Run();
+    if (config.deterministic()) {
+      absl::FPrintF(stderr, "mini_vmm: %d instructions, state hash %016x\n", result.instructions, result.state_hash);
+    }
     switch (result.outcome) {
       case Outcome::kPoweredOff:
         return kPoweredOff;
@@ -196,7 +204,7 @@ int RunMachine(const MachineConfig& config) {
         terminal.reset();
         return Fail(kHostFailure, result.status.message());
       case Outcome::kReset:
-        if (config.no_reboot()) return kReset;
+        if (config.no_reboot() || config.deterministic()) return kReset;
         break;
     }
   }

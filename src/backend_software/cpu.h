@@ -249,6 +249,7 @@ struct Cpu {
   uint64_t instructions = 0;         // done before the block under way; kept only while counting
   uint64_t slice_start = 0;          // of them, before the present slice
   uint32_t block_instructions = 0;
+  uint32_t before_exit = 0;          // of the block under way, when an exit has cleared `op`
   std::jmp_buf unwind;
   Fault fault = {};
   int delivering = -1;               // the vector under delivery

@@ -53,7 +53,9 @@ DeterministicMachine::Result DeterministicMachine::Run(uint64_t budget_ns) {
     Result stop = Result::kBudget;
     for (Cpu* cpu : impl_->cpus) {
       cpu->slice_start = cpu->instructions;
+      cpu->machine.SetInTurn(cpu);
       const RunResult result = software::RunGuest(*cpu, cpu->instructions + slice);
+      cpu->machine.SetInTurn(nullptr);
       longest = std::max(longest, cpu->instructions - cpu->slice_start);
       if (result != RunResult::kHalted) all_halted = false;
       if (result == RunResult::kTripleFault) stop = Result::kTripleFault;
@@ -86,6 +88,13 @@ uint64_t DeterministicMachine::instructions() const {
   uint64_t sum = 0;
   for (const Cpu* cpu : impl_->cpus) sum += cpu->instructions;
   return sum;
+}
+
+uint64_t DeterministicMachine::instructions(VpIndex vp) const {
+  for (const Cpu* cpu : impl_->cpus) {
+    if (cpu->index == ToInt(vp)) return cpu->instructions;
+  }
+  return 0;
 }
 
 }  // namespace hvsdk::backend

@@ -68,11 +68,14 @@ void Machine::Attach(Cpu& cpu) {
 
 void Machine::Detach(Cpu& cpu) { attached_.fetch_and(~cpu.vp_bit(), std::memory_order_acq_rel); }
 
-uint64_t Machine::Now() const { return instruction_time_ != nullptr ? instruction_time_->now_ns() : HostNow() - started_ns_; }
+uint64_t Machine::Now() const {
+  if (instruction_time_ == nullptr) return HostNow() - started_ns_;
+  return in_turn_ != nullptr ? Tsc(*in_turn_) : instruction_time_->now_ns();
+}
 
 uint64_t Machine::Tsc(const Cpu& c) const {
   if (instruction_time_ == nullptr) return HostNow() - started_ns_;
-  return instruction_time_->now_ns() + (c.instructions - c.slice_start) + (c.op != nullptr ? c.op->count : 0);
+  return instruction_time_->now_ns() + (c.instructions - c.slice_start) + (c.op != nullptr ? c.op->count : c.before_exit);
 }
 
 uint64_t Machine::Random() {

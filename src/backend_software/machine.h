@@ -61,9 +61,11 @@ class Machine final : public HostWriteObserver {
   chipset::IoApic& io_apic() { return io_apic_; }
   bool MayInterrupt(const Cpu& cpu) { return apics_[cpu.index]->PendingVector() >= 0; }
 
-  // Nanoseconds of the guest's time; `c` counts its own instructions since.
+  // Nanoseconds of the guest's time; `c` counts its own instructions since. Counting, what the VP in turn reads from any clock
+  // agrees with its TSC.
   uint64_t Now() const;
   uint64_t Tsc(const Cpu& c) const;
+  void SetInTurn(const Cpu* cpu) { in_turn_ = cpu; }
   uint64_t Random();
 
   // The VP `self` (or nullptr) changed bytes of a page that some VP holds code of.
@@ -96,6 +98,7 @@ class Machine final : public HostWriteObserver {
   GuestMemory& guest_memory_;
   backend::InstructionTime* const instruction_time_;
   const uint64_t started_ns_;
+  const Cpu* in_turn_ = nullptr;  // counting only, so one thread
   PhysicalMemory memory_;
   std::atomic<bool> dirty_log_{false};
   bool crowded_ = false;

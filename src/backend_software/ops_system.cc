@@ -13,9 +13,11 @@ namespace {
 void AtInstruction(Cpu& c, const Op* op) {
   c.r[kIp] = (c.r[kIp] + op->ip) & c.IpMask();
   c.exit_ip = c.r[kIp];
+  c.before_exit = op->count;
   c.op = nullptr;
 }
 const Op* AfterInstruction(Cpu& c, const Op* op) {
+  c.before_exit = 0;
   if (!std::exchange(c.redirected, false)) c.r[kIp] = (c.r[kIp] + op->length) & c.IpMask();
   return LookUpJump(c);
 }

@@ -206,7 +206,10 @@ void LeaveInstruction(Cpu& c) {
     c.instructions += c.op->count;
     c.r[kIp] = (c.r[kIp] + c.op->ip) & c.IpMask();
     c.op = nullptr;
+  } else {
+    c.instructions += c.before_exit;
   }
+  c.before_exit = 0;
 }
 
 }  // namespace
@@ -255,6 +258,7 @@ RunResult RunGuest(Cpu& c, uint64_t instruction_limit) {
     }
     RunOps(c, op);
     c.instructions += c.block_instructions;
+    c.before_exit = 0;
   }
   c.Leave();
   return result;

@@ -61,6 +61,10 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
           absl::StrFormat("disk: %s: format \"%s\" is not raw", disk.path(), disk.format()));
     }
   }
+  if (config.deterministic()) {
+    if (backend == "kvm") return absl::InvalidArgumentError("deterministic: needs the software engine");
+    if (config.disks_size() != 0) return absl::InvalidArgumentError("deterministic: a machine with disks is not");
+  }
   if (config.cmdline().find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("cmdline: contains a zero byte");
   }

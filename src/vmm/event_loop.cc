@@ -111,11 +111,11 @@ void EventLoop::RunTasks() {
   }
 }
 
-void EventLoop::PollDescriptors() {
+void EventLoop::PollDescriptors(bool wait) {
   int timeout_ms;
   {
     std::lock_guard lock(mutex_);
-    sleeping_ = queue_.empty() && !stop_;
+    sleeping_ = wait && queue_.empty() && !stop_;
     timeout_ms = sleeping_ ? -1 : 0;
   }
   epoll_event events[32];
@@ -147,8 +147,19 @@ void EventLoop::Run() {
         return;
       }
     }
-    PollDescriptors();
+    PollDescriptors(/*wait=*/true);
   }
+}
+
+void EventLoop::RunOnce(bool wait) {
+  {
+    std::lock_guard lock(mutex_);
+    thread_ = std::this_thread::get_id();
+  }
+  RunTasks();
+  PollDescriptors(wait);
+  std::lock_guard lock(mutex_);
+  thread_ = {};
 }
 
 class LoopTimers::LoopTimer final : public Timer {

@@ -30,6 +30,7 @@
 #include "hvsdk/vmm/tracer.h"
 #include "hvsdk/vsp/storage.h"
 #include "vmm/cpuid.h"
+#include "vmm/deterministic_run.h"
 #include "vmm/host_memory.h"
 #include "vmm/partition_hypervisor.h"
 #include "vmm/tracing_exit_handler.h"
@@ -89,7 +90,9 @@ class PcMachine final : public Machine,
   absl::Status BuildVmbus();
   void BuildTracing();
   absl::Status LoadGuest(LoadInput& blame);
+  TimerQueue& timers() { return deterministic_.has_value() ? deterministic_->timers() : *timers_; }
   void RunVp(VpState& vp);
+  void RunInTurn();
   // Ends the machine; the first reason counts.
   void End(MachineResult result);
 
@@ -108,7 +111,8 @@ class PcMachine final : public Machine,
   partition::Vp& PartitionVp(backend::Vp& vp) { return *vps_[ToInt(vp.index())].partition; }
 
   // partition::VpRuntimeSource: what the VP's thread, which asks, has used; a halted VP's thread sleeps.
-  uint64_t VpRuntime100ns(VpIndex) override {
+  uint64_t VpRuntime100ns(VpIndex vp) override {
+    if (deterministic_.has_value()) return deterministic_->VpRuntime100ns(vp);
     timespec used{};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
     return uint64_t(used.tv_sec) * 10'000'000 + used.tv_nsec / 100;
@@ -138,6 +142,7 @@ class PcMachine final : public Machine,
   std::unique_ptr<backend::Partition> backend_;
   std::unique_ptr<partition::ReferenceClock> clock_;
   std::unique_ptr<LoopTimers> timers_;
+  absl::optional<DeterministicRun> deterministic_;  // then there are no timers_
 
   // The guest's view of the machine.
   chipset::Bus ports_, mmio_;
@@ -172,6 +177,10 @@ PcMachine::~PcMachine() {
 }
 
 absl::Status PcMachine::Build(LoadInput& blame) {
+  if (options_.instruction_time != nullptr) {
+    if (!options_.disks.empty()) return absl::UnimplementedError("a deterministic machine has no disks");
+    deterministic_.emplace(*options_.instruction_time);
+  }
   blame = LoadInput::kMemory;
   ASSIGN_OR_RETURN(layout_, MemoryLayout::ForSize(options_.memory_bytes));
   RETURN_IF_ERROR(BuildMemory());
@@ -203,7 +212,9 @@ absl::Status PcMachine::LoadGuest(LoadInput& blame) {
               memory_.Write(kResetVectorGpa, kResetCode, sizeof(kResetCode)));
   LoadRequest request{
       .kernel = *options_.kernel, .initrd = options_.initrd, .command_line = options_.command_line};
-  if (getrandom(request.rng_seed.data(), request.rng_seed.size(), 0) != ssize_t{sizeof(request.rng_seed)}) {
+  // The seed of a deterministic machine is always the same.
+  if (!deterministic_.has_value() &&
+      getrandom(request.rng_seed.data(), request.rng_seed.size(), 0) != ssize_t{sizeof(request.rng_seed)}) {
     return absl::InternalError("the host has no random numbers");
   }
   ASSIGN_OR_RETURN(initial_state_, LoadKernel(request, layout_, memory_, blame));
@@ -222,13 +233,15 @@ absl::Status PcMachine::BuildPartition() {
                                         backend::MapAccess::kReadWriteExecute));
   }
   ASSIGN_OR_RETURN(clock_, partition::ReferenceClock::Create(*backend_, caps.tsc_frequency_hz));
-  ASSIGN_OR_RETURN(timers_, LoopTimers::Create(loop_, *clock_));
+  if (!deterministic_.has_value()) {
+    ASSIGN_OR_RETURN(timers_, LoopTimers::Create(loop_, *clock_));
+  }
   ASSIGN_OR_RETURN(partition_,
                    partition::Partition::Create({}, {.backend = *backend_,
                                                      .caps = caps,
                                                      .memory = memory_,
                                                      .clock = *clock_,
-                                                     .timers = *timers_,
+                                                     .timers = timers(),
                                                      .events = *this,
                                                      .vp_runtime = this}));
   ASSIGN_OR_RETURN(std::vector<backend::CpuidEntry> supported, backend_->SupportedCpuid());
@@ -248,7 +261,8 @@ absl::Status PcMachine::BuildPartition() {
 
 absl::Status PcMachine::BuildChipset() {
   const auto irq = [this](uint32_t gsi) { return [this, gsi](bool level) { backend_->SetIrqLine(gsi, level); }; };
-  rtc_ = std::make_unique<chipset::Rtc>(wall_clock_, *clock_, *timers_, irq(kRtcIrq));
+  const chipset::WallClock& wall_clock = deterministic_.has_value() ? deterministic_->wall_clock() : wall_clock_;
+  rtc_ = std::make_unique<chipset::Rtc>(wall_clock, *clock_, timers(), irq(kRtcIrq));
   RETURN_IF_ERROR(ports_.Map(kRtcPort, chipset::Rtc::kPorts, rtc_.get()));
   RETURN_IF_ERROR(ports_.Map(kPowerPort, chipset::AcpiPower::kPorts, &acpi_power_));
   RETURN_IF_ERROR(ports_.Map(0x60, chipset::KeyboardController::kPorts, &keyboard_));
@@ -328,7 +342,28 @@ void PcMachine::RunVp(VpState& vp) {
   if (--vps_running_ == 0) loop_.Stop();
 }
 
+// No session is opened: what one VP has to do for another, it does right away.
+void PcMachine::RunInTurn() {
+  std::vector<backend::DeterministicMachine::Processor> processors;
+  for (VpState& vp : vps_) processors.push_back({vp.backend.get(), exit_handler_});
+  deterministic_->SetProcessors(processors);
+  while (!ending_.load(std::memory_order_acquire)) {
+    if (deterministic_->RunRound() == backend::DeterministicMachine::Result::kTripleFault) End({.outcome = Outcome::kReset});
+    // Time stands still until what the guest has sent is out: it must not notice how fast the receiver is.
+    do {
+      loop_.RunOnce(/*wait=*/options_.serial != nullptr && options_.serial->waiting());
+    } while (options_.serial != nullptr && options_.serial->waiting() && !ending_.load(std::memory_order_acquire));
+  }
+  std::lock_guard lock(mutex_);
+  result_->instructions = deterministic_->instructions();
+  result_->state_hash = deterministic_->HashState(memory_);
+}
+
 MachineResult PcMachine::Run() {
+  if (deterministic_.has_value()) {
+    RunInTurn();
+    return *result_;
+  }
   vps_running_ = vps_.size();
   for (size_t i = 0; i < vps_.size(); ++i) {
     vps_[i].thread = std::thread([this, i] { RunVp(vps_[i]); });

@@ -279,6 +279,26 @@ def power_offs(context):
 
 
 @case
+def deterministic(context):
+    """Two runs on a count of instructions end in the same state; another input, in another."""
+    def final_state(command):
+        # Without the flags that name the engine: the mode has but one.
+        flags = [flag for flag in context.guest_flags(command) if not flag.startswith('--backend')]
+        result = context.vmm('--deterministic', '--cpus=2', *flags).expect_status(0)
+        expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
+        state = re.fullmatch(r'mini_vmm: (\d+) instructions, state hash ([0-9a-f]{16})\n', result.err)
+        expect(state and int(state[1]) > 10 ** 8, 'no final state', result.err)
+        print(f'  {state[1]} instructions, state hash {state[2]}, {result.seconds:.1f} s', flush=True)
+        return state[0], result.out
+
+    command = 'nproc; cat /proc/interrupts; head -c 8 /dev/urandom | od -tx8'
+    first, second = final_state(command), final_state(command)
+    expect(re.search(r'^2$', first[1], re.M), 'not two processors', first[1])
+    expect(first == second, 'two runs differ', first, second)
+    expect(final_state(command + '; true')[0] != first[0], 'another input has the same final state')
+
+
+@case
 def large(context):
     """Four processors and 4 GiB, of which one lies above the hole."""
     result = context.run('nproc; grep MemTotal /proc/meminfo; grep "System RAM" /proc/iomem; echo "[log]"; dmesg -r',
@@ -348,6 +368,8 @@ def bad_input(context):
         ([k, '--frobnicate=1'], '--frobnicate'),
         ([k, 'vmlinuz'], 'vmlinuz'),
         ([k, '--no-reboot=yes'], '--no-reboot'),
+        ([k, '--deterministic', '--backend=kvm'], '--deterministic'),
+        ([k, '--deterministic', '--backend=auto', f'--disk={disk_image}'], '--deterministic'),
         ([k, f'--config={missing}'], missing),
         ([f'--config={unknown}'], 'flux_capacitor'),
         ([f'--config={wrong}'], wrong),

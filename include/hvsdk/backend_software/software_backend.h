@@ -76,8 +76,9 @@ class DeterministicMachine {
   // It may go beyond by one block of code.
   Result Run(uint64_t budget_ns);
 
-  // Instructions executed by all VPs so far.
+  // Instructions executed so far by all VPs, and by one of them.
   uint64_t instructions() const;
+  uint64_t instructions(VpIndex vp) const;
 
  private:
   class Impl;

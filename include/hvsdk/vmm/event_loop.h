@@ -43,6 +43,10 @@ class EventLoop final : public Executor {
   void Run();
   void Stop();
 
+  // For a thread that has other work beside the loop's: does what is scheduled and ready by now, and comes back. With `wait`,
+  // sleeps until there is something.
+  void RunOnce(bool wait);
+
   // Takes `task` out of the queue; if it is running on another thread, waits for it.
   void Drain(Task& task) override;
 
@@ -53,7 +57,7 @@ class EventLoop final : public Executor {
   struct Watched;
   EventLoop(int epoll_fd, int wake_fd);
   void RunTasks();
-  void PollDescriptors();
+  void PollDescriptors(bool wait);
 
   const int epoll_fd_;
   const int wake_fd_;

@@ -29,6 +29,10 @@
 #include "hvsdk/vmm/event_loop.h"
 #include "hvsdk/vmm/kernel_loader.h"
 
+namespace hvsdk::backend {
+class InstructionTime;
+}
+
 namespace hvsdk::vmm {
 
 class SerialEndpoint;
@@ -45,6 +49,9 @@ struct MachineOptions {
   SerialEndpoint* serial = nullptr;                 // null: what the guest sends is dropped
   Tracer* tracer = nullptr;                         // null: nothing is traced
   bool loopback_ports = false;                      // see loopback_ports.h
+  // Not null: a deterministic machine. `backend` was made with this time, which serves this machine alone; all VPs run in turn on
+  // the thread that calls Run, and the same options and console input give the same execution. No disks.
+  backend::InstructionTime* instruction_time = nullptr;
 };
 
 // Why a machine ended.
@@ -60,6 +67,9 @@ struct MachineResult {
   Outcome outcome = Outcome::kStopped;
   partition::CrashReport crash;
   absl::Status status;
+  // Of a deterministic machine: instructions executed by all VPs, and a hash of all memory and registers at the end.
+  uint64_t instructions = 0;
+  uint64_t state_hash = 0;
 };
 
 class Machine {

@@ -25,6 +25,8 @@ class SerialEndpoint : public Task {
   // `uart` has output from now on until Detach, which first writes what is left.
   virtual void Attach(chipset::Uart16550& uart) = 0;
   virtual void Detach() = 0;
+  // Has output that it cannot hand on yet.
+  virtual bool waiting() const = 0;
 };
 
 // Writes to a descriptor and reads from another. A receiver that is slow is waited for without blocking; one that is
@@ -46,6 +48,7 @@ class SerialConsole final : public SerialEndpoint {
 
   void Attach(chipset::Uart16550& uart) override;
   void Detach() override;
+  bool waiting() const override { return waiting_; }
 
  private:
   void Run() override;
