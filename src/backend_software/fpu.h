@@ -11,12 +11,14 @@
 
 #include "backend_software/decoder.h"
 #include "backend_software/memory_access.h"
+#include "backend_software/sse_ops.h"
 
 namespace hvsdk::software {
 
 inline constexpr uint32_t kMxcsrFlags = 0x3F;
 inline constexpr uint32_t kMxcsrMasks = 0x1F80;
 inline constexpr uint32_t kMxcsrMask = 0xFFFF;  // the bits that exist
+inline constexpr uint32_t kMxcsrUnderflow = 0x10, kMxcsrUnderflowMask = 0x800, kMxcsrFlushToZero = 0x8000;
 
 // While guest code runs, the host's MXCSR has the guest's rounding and its sticky flags, with every exception masked; Cpu::mxcsr
 // has the guest's masks, and flags that may be old. Cpu::Enter and Cpu::Leave change sides by these.
@@ -140,15 +142,25 @@ template <typename Compute>
   return compute();
 }
 
-// Runs `compute` and raises #XM if it met an exception that the guest has not masked; then nothing was written yet. As the host
-// computes with all masked, an unmasked underflow shows only where the result is inexact too.
+// Whether an element that `underflow` names is a denormal number.
+bool HasDenormal(__m128i value, Underflow underflow);
+
+// Runs `compute` and raises #XM if it met an exception that the guest has not masked; then nothing was written yet.
+//
+// The host computes with all masked. Then an underflow is told only where the result is inexact too, and is flushed to zero
+// if so asked; unmasked, an exact one counts as well, which shows in the result, and there is no flushing (Intel SDM
+// volume 1, 11.5.2.5 and 10.2.3.3).
 template <typename Compute>
-inline auto Floating(Cpu& c, const Op* op, Compute compute) {
+inline auto Floating(Cpu& c, const Op* op, Compute compute, Underflow underflow = Underflow::kNever) {
   if ((c.mxcsr & kMxcsrMasks) == kMxcsrMasks) [[likely]] return compute();
   const uint32_t before = GuestMxcsr(c);
-  _mm_setcsr((before | kMxcsrMasks) & ~kMxcsrFlags);
+  const bool underflows = underflow != Underflow::kNever && !(before & kMxcsrUnderflowMask);
+  _mm_setcsr((before | kMxcsrMasks) & ~(kMxcsrFlags | (underflows ? kMxcsrFlushToZero : 0)));
   const auto result = ComputeHere(compute);
   uint32_t raised = _mm_getcsr() & kMxcsrFlags;
+  if constexpr (requires { HasDenormal(result, underflow); }) {
+    if (underflows && HasDenormal(result, underflow)) raised |= kMxcsrUnderflow;
+  }
   const uint32_t unmasked = raised & ~(before >> 7);
   // Invalid, denormal and zero divide are found before anything is computed, so nothing else is then.
   if (unmasked & 7) raised &= 7;

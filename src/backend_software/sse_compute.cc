@@ -35,7 +35,31 @@ template <int kBytes, bool kMemory>
 const Op* VectorFloating(Cpu& c, const Op* op) {
   const __m128i source = Source<kBytes, kMemory>(c, op);
   const __m128i destination = GetVector(c, op->a);
-  SetVector(c, op->a, Floating(c, op, [&] { return FunctionOf<VectorOp>(op)(destination, source); }));
+  SetVector(c, op->a, Floating(c, op, [&] { return FunctionOf<VectorOp>(op)(destination, source); },
+                               static_cast<Underflow>(op->extra)));
+  return op + 1;
+}
+
+// DPPS and DPPD; extra is the immediate. Of its multiplications and its additions each stage is over, and its exceptions are taken,
+// before the next begins.
+template <bool kDoubles, bool kMemory>
+const Op* DotProduct(Cpu& c, const Op* op) {
+  const __m128i source = Source<16, kMemory>(c, op);
+  const __m128i destination = GetVector(c, op->a);
+  if ((c.mxcsr & kMxcsrMasks) != kMxcsrMasks) {
+    const int chosen = op->extra >> 4;
+    const __m128i bits = kDoubles ? _mm_setr_epi32(1, 1, 2, 2) : _mm_setr_epi32(1, 2, 4, 8);
+    const __m128i mask = _mm_cmpeq_epi32(_mm_and_si128(_mm_set1_epi32(chosen), bits), bits);
+    const __m128i left = _mm_and_si128(destination, mask), right = _mm_and_si128(source, mask);
+    const VectorOp multiply = FindSseOp(kDoubles ? ZYDIS_MNEMONIC_MULPD : ZYDIS_MNEMONIC_MULPS, 0)->op;
+    const VectorOp add = FindSseOp(kDoubles ? ZYDIS_MNEMONIC_HADDPD : ZYDIS_MNEMONIC_HADDPS, 0)->op;
+    constexpr Underflow kElements = kDoubles ? Underflow::kDoubles : Underflow::kSingles;
+    __m128i sums = Floating(c, op, [&] { return multiply(left, right); }, kElements);
+    for (int stage = 0; stage < (kDoubles ? 1 : 2); ++stage) {
+      sums = Floating(c, op, [&] { return add(sums, sums); }, kElements);
+    }
+  }
+  SetVector(c, op->a, FunctionOf<VectorOp>(op)(destination, source));
   return op + 1;
 }
 template <int kBytes, bool kMemory>
@@ -153,7 +177,15 @@ bool TranslateVector(Insn& in, Op& op) {
     return true;
   }
   op.imm = std::bit_cast<uint64_t>(found->op);
+  if (in.z.mnemonic == ZYDIS_MNEMONIC_DPPS || in.z.mnemonic == ZYDIS_MNEMONIC_DPPD) {
+    const bool doubles = in.z.mnemonic == ZYDIS_MNEMONIC_DPPD;
+    op.extra = imm;
+    op.handler = memory ? (doubles ? &DotProduct<true, true> : &DotProduct<false, true>)
+                        : (doubles ? &DotProduct<true, false> : &DotProduct<false, false>);
+    return true;
+  }
   if (found->floating) {
+    op.extra = static_cast<uint8_t>(found->underflow);
     op.handler = memory ? ByBytes(found->source_bytes, []<int kBytes>() -> Handler { return &VectorFloating<kBytes, true>; })
                         : &VectorFloating<16, false>;
     return true;
@@ -215,6 +247,21 @@ bool TranslateStringCompare(Insn& in, Op& op) {
 }
 
 }  // namespace
+
+bool HasDenormal(__m128i value, Underflow underflow) {
+  const bool doubles = underflow == Underflow::kDoubles || underflow == Underflow::kScalarDouble;
+  const bool scalar = underflow == Underflow::kScalarSingle || underflow == Underflow::kScalarDouble;
+  const int count = scalar ? 1 : doubles ? 2 : 4;
+  const int fraction_bits = doubles ? 52 : 23;
+  alignas(16) uint64_t words[2];
+  _mm_store_si128(reinterpret_cast<__m128i*>(words), value);
+  for (int i = 0; i < count; ++i) {
+    const uint64_t element = doubles ? words[i] : words[i / 2] >> (32 * (i % 2)) & 0xFFFFFFFF;
+    const uint64_t exponent = element >> fraction_bits & (doubles ? 0x7FF : 0xFF);
+    if (exponent == 0 && (element & ((uint64_t{1} << fraction_bits) - 1)) != 0) return true;
+  }
+  return false;
+}
 
 bool TranslateSseCmpsd(Insn& in, Op& op) { return TranslateVector(in, op); }
 

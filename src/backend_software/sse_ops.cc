@@ -78,6 +78,13 @@ uint32_t CompareSd(V a, V b) {
                               .source_bytes = bytes, .floating = true}; \
     return &op; \
   }
+// Arithmetic whose result may be too small.
+#define OPA(name, bytes, which, expression) \
+  case ZYDIS_MNEMONIC_##name: { \
+    static constexpr SseOp op{.op = [](V a, V b) -> V { (void)a; return Si(expression); }, \
+                              .source_bytes = bytes, .floating = true, .underflow = Underflow::which}; \
+    return &op; \
+  }
 #define OPN(name, bytes, expression) \
   case ZYDIS_MNEMONIC_##name: { \
     static constexpr SseOp op{.op = [](V a, V b) -> V { (void)a; (void)b; return Si(expression); }, .source_bytes = bytes}; \
@@ -222,22 +229,22 @@ const SseOp* InTable(const SseOp* table, size_t count, uint8_t imm) { return tab
 const SseOp* FindSseOp(ZydisMnemonic mnemonic, uint8_t imm) {
   switch (mnemonic) {
     // Floating point.
-    OPF(ADDPS, 16, _mm_add_ps(Ps(a), Ps(b)))
-    OPF(ADDSS, 4, _mm_add_ss(Ps(a), Ps(b)))
-    OPF(ADDPD, 16, _mm_add_pd(Pd(a), Pd(b)))
-    OPF(ADDSD, 8, _mm_add_sd(Pd(a), Pd(b)))
-    OPF(SUBPS, 16, _mm_sub_ps(Ps(a), Ps(b)))
-    OPF(SUBSS, 4, _mm_sub_ss(Ps(a), Ps(b)))
-    OPF(SUBPD, 16, _mm_sub_pd(Pd(a), Pd(b)))
-    OPF(SUBSD, 8, _mm_sub_sd(Pd(a), Pd(b)))
-    OPF(MULPS, 16, _mm_mul_ps(Ps(a), Ps(b)))
-    OPF(MULSS, 4, _mm_mul_ss(Ps(a), Ps(b)))
-    OPF(MULPD, 16, _mm_mul_pd(Pd(a), Pd(b)))
-    OPF(MULSD, 8, _mm_mul_sd(Pd(a), Pd(b)))
-    OPF(DIVPS, 16, _mm_div_ps(Ps(a), Ps(b)))
-    OPF(DIVSS, 4, _mm_div_ss(Ps(a), Ps(b)))
-    OPF(DIVPD, 16, _mm_div_pd(Pd(a), Pd(b)))
-    OPF(DIVSD, 8, _mm_div_sd(Pd(a), Pd(b)))
+    OPA(ADDPS, 16, kSingles, _mm_add_ps(Ps(a), Ps(b)))
+    OPA(ADDSS, 4, kScalarSingle, _mm_add_ss(Ps(a), Ps(b)))
+    OPA(ADDPD, 16, kDoubles, _mm_add_pd(Pd(a), Pd(b)))
+    OPA(ADDSD, 8, kScalarDouble, _mm_add_sd(Pd(a), Pd(b)))
+    OPA(SUBPS, 16, kSingles, _mm_sub_ps(Ps(a), Ps(b)))
+    OPA(SUBSS, 4, kScalarSingle, _mm_sub_ss(Ps(a), Ps(b)))
+    OPA(SUBPD, 16, kDoubles, _mm_sub_pd(Pd(a), Pd(b)))
+    OPA(SUBSD, 8, kScalarDouble, _mm_sub_sd(Pd(a), Pd(b)))
+    OPA(MULPS, 16, kSingles, _mm_mul_ps(Ps(a), Ps(b)))
+    OPA(MULSS, 4, kScalarSingle, _mm_mul_ss(Ps(a), Ps(b)))
+    OPA(MULPD, 16, kDoubles, _mm_mul_pd(Pd(a), Pd(b)))
+    OPA(MULSD, 8, kScalarDouble, _mm_mul_sd(Pd(a), Pd(b)))
+    OPA(DIVPS, 16, kSingles, _mm_div_ps(Ps(a), Ps(b)))
+    OPA(DIVSS, 4, kScalarSingle, _mm_div_ss(Ps(a), Ps(b)))
+    OPA(DIVPD, 16, kDoubles, _mm_div_pd(Pd(a), Pd(b)))
+    OPA(DIVSD, 8, kScalarDouble, _mm_div_sd(Pd(a), Pd(b)))
     OPF(MINPS, 16, _mm_min_ps(Ps(a), Ps(b)))
     OPF(MINSS, 4, _mm_min_ss(Ps(a), Ps(b)))
     OPF(MINPD, 16, _mm_min_pd(Pd(a), Pd(b)))
@@ -254,16 +261,16 @@ const SseOp* FindSseOp(ZydisMnemonic mnemonic, uint8_t imm) {
     OPN(RCPSS, 4, _mm_move_ss(Ps(a), _mm_rcp_ss(Ps(b))))
     OPN(RSQRTPS, 16, _mm_rsqrt_ps(Ps(b)))
     OPN(RSQRTSS, 4, _mm_move_ss(Ps(a), _mm_rsqrt_ss(Ps(b))))
-    OPF(ADDSUBPS, 16, _mm_addsub_ps(Ps(a), Ps(b)))
-    OPF(ADDSUBPD, 16, _mm_addsub_pd(Pd(a), Pd(b)))
-    OPF(HADDPS, 16, _mm_hadd_ps(Ps(a), Ps(b)))
-    OPF(HADDPD, 16, _mm_hadd_pd(Pd(a), Pd(b)))
-    OPF(HSUBPS, 16, _mm_hsub_ps(Ps(a), Ps(b)))
-    OPF(HSUBPD, 16, _mm_hsub_pd(Pd(a), Pd(b)))
+    OPA(ADDSUBPS, 16, kSingles, _mm_addsub_ps(Ps(a), Ps(b)))
+    OPA(ADDSUBPD, 16, kDoubles, _mm_addsub_pd(Pd(a), Pd(b)))
+    OPA(HADDPS, 16, kSingles, _mm_hadd_ps(Ps(a), Ps(b)))
+    OPA(HADDPD, 16, kDoubles, _mm_hadd_pd(Pd(a), Pd(b)))
+    OPA(HSUBPS, 16, kSingles, _mm_hsub_ps(Ps(a), Ps(b)))
+    OPA(HSUBPD, 16, kDoubles, _mm_hsub_pd(Pd(a), Pd(b)))
     OPF(CVTPS2PD, 8, _mm_cvtps_pd(Ps(b)))
-    OPF(CVTPD2PS, 16, _mm_cvtpd_ps(Pd(b)))
+    OPA(CVTPD2PS, 16, kSingles, _mm_cvtpd_ps(Pd(b)))
     OPF(CVTSS2SD, 4, _mm_cvtss_sd(Pd(a), Ps(b)))
-    OPF(CVTSD2SS, 8, _mm_cvtsd_ss(Ps(a), Pd(b)))
+    OPA(CVTSD2SS, 8, kScalarSingle, _mm_cvtsd_ss(Ps(a), Pd(b)))
     OPF(CVTDQ2PS, 16, _mm_cvtepi32_ps(b))
     OPF(CVTPS2DQ, 16, _mm_cvtps_epi32(Ps(b)))
     OPF(CVTTPS2DQ, 16, _mm_cvttps_epi32(Ps(b)))

@@ -26,12 +26,16 @@ using VectorOp3 = __m128i (*)(__m128i destination, __m128i source, __m128i xmm0)
 // Arithmetic RFLAGS of a comparison; those it does not name are zero.
 using VectorFlagsOp = uint32_t (*)(__m128i destination, __m128i source);
 
+// Which elements of a result may be too small for a normal number.
+enum class Underflow : uint8_t { kNever, kScalarSingle, kScalarDouble, kSingles, kDoubles };
+
 struct SseOp {
   VectorOp op = nullptr;  // exactly one of the three is set
   VectorOp3 op3 = nullptr;
   VectorFlagsOp flags_op = nullptr;
   uint8_t source_bytes = 16;  // of a memory operand; a smaller one is zero-extended. 16 must be aligned
   bool floating = false;      // may raise exceptions in MXCSR
+  Underflow underflow = Underflow::kNever;
   bool unaligned = false;     // a memory operand of 16 bytes may be anywhere
 };
 

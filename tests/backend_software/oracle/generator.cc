@@ -127,8 +127,6 @@ bool Generator::IsOffered(const ZydisDecodedInstruction& instruction, const Zydi
   if (instruction.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && (instruction.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)) {
     return false;
   }
-  // With REX.B this is XCHG of R8, which Zydis 4.0 does not know.
-  if (instruction.mnemonic == ZYDIS_MNEMONIC_PAUSE && instruction.raw.rex.B) return false;
   // The register form of 0F 0D is a no-operation to one maker and undefined to the other.
   if (instruction.mnemonic == ZYDIS_MNEMONIC_NOP && instruction.opcode_map == ZYDIS_OPCODE_MAP_0F && instruction.opcode == 0x0D) {
     return false;
@@ -258,7 +256,7 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
   }
   // Mostly all exceptions masked; rounding, flush-to-zero and denormals-are-zero at random.
   state.mxcsr = 0x1F80 | (random_() & 0xE040 & (random_.OneIn(2) ? 0xFFFF : 0x6000));
-  if (random_.OneIn(8)) state.mxcsr = static_cast<uint32_t>((random_() & 0xFFC0) | 0x800);  // underflow is masked: see Floating in fpu.h
+  if (random_.OneIn(8)) state.mxcsr = static_cast<uint32_t>(random_() & 0xFFC0);
   state.x87_control = static_cast<uint16_t>(0x037F);
   if (random_.OneIn(4)) state.x87_control = static_cast<uint16_t>((random_() & 0x0F3F) | 0x40);
   state.x87_status = static_cast<uint16_t>(random_() & 0x7F00);
@@ -346,7 +344,7 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     sequence.mnemonics.push_back(instruction.mnemonic);
     sequence.code.insert(sequence.code.end(), bytes, bytes + instruction.length);
     if (branches) break;  // nothing is known of what runs next
-    // An MXCSR from anywhere may unmask underflow, which is only told by an inexact result (Floating in fpu.h).
+    // The host may take an MXCSR that the engine refuses (MxcsrOfTheHostAlone), and would go on.
     if (instruction.mnemonic == ZYDIS_MNEMONIC_LDMXCSR) break;
   }
   sequence.code.insert(sequence.code.end(), {0x0F, 0x0B});

@@ -17,6 +17,7 @@
 
 #include "absl/types/span.h"
 #include "hvsdk/backend/backend.h"
+#include "tests/backend_software/oracle/random.h"
 #include "tests/backend_software/oracle/user_state.h"
 
 namespace hvsdk::oracle {
@@ -27,23 +28,6 @@ struct Sequence {
   std::vector<ZydisMnemonic> mnemonics;
   uint64_t undefined_flags = 0;       // RFLAGS that the last instructions leave undefined
   UserState state;
-};
-
-// xorshift64*: a step costs a nanosecond, and the whole run follows from the seed.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed | 1) {}
-  uint64_t operator()() {
-    state_ ^= state_ >> 12;
-    state_ ^= state_ << 25;
-    state_ ^= state_ >> 27;
-    return state_ * 0x2545F4914F6CDD1D;
-  }
-  uint64_t Below(uint64_t bound) { return (*this)() % bound; }
-  bool OneIn(uint64_t n) { return Below(n) == 0; }
-
- private:
-  uint64_t state_;
 };
 
 class Generator {
