@@ -207,7 +207,7 @@ TEST_P(StorageThreadsTest, DisksComeAndGoUnderLoad) {
   const GuestBuffer buffer = Allocate(4096);
   std::vector<vsc::StorageRequest> requests(16);
   int good = 0;
-  for (int round = 0; round < 300; ++round) {
+  const auto read = [&](int round) {
     for (auto& request : requests) {
       request.SetRead(round % 100, 8);
       request.data = buffer.gpa_buffer();
@@ -220,10 +220,12 @@ TEST_P(StorageThreadsTest, DisksComeAndGoUnderLoad) {
       ASSERT_TRUE(request.ok() || (request.srb_status & 0x3F) ==
                                       static_cast<uint8_t>(hvdef::storvsc::SrbStatus::kInvalidLun));
     }
-  }
+  };
+  for (int round = 0; round < 300; ++round) ASSERT_NO_FATAL_FAILURE(read(round));
   plugger.join();
-  EXPECT_GT(good, 0);
-  EXPECT_GT(opened->client->bus_changes(), 0u);
+  // The provider may be behind, but it comes to the disk that is there in the end, and says that something changed.
+  PollUntil([&] { return opened->client->bus_changes() > 0; });
+  for (good = 0; good == 0;) ASSERT_NO_FATAL_FAILURE(read(0));
 }
 
 }  // namespace
