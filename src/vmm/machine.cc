@@ -21,7 +21,6 @@
 #include "hvsdk/chipset/rtc.h"
 #include "hvsdk/chipset/uart16550.h"
 #include "hvsdk/partition/reference_clock.h"
-#include "hvsdk/vmbus/server.h"
 #include "hvsdk/vmbus/transcript.h"
 #include "hvsdk/vmm/acpi_tables.h"
 #include "hvsdk/vmm/loopback_ports.h"
@@ -74,6 +73,7 @@ class PcMachine final : public Machine,
   ~PcMachine() override;
 
   absl::Status Build(LoadInput& blame);
+  vmbus::Server& vmbus() override { return *vmbus_; }
   MachineResult Run() override;
   void Stop() override { End({.outcome = Outcome::kStopped}); }
 

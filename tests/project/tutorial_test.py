@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Follows docs/tutorial.md: writes the files it shows into an empty folder, builds them against the installed SDK alone, and
-compares what the program prints with what the tutorial says.
+compares what the programs print, the guest in its virtual machine among them, with what the tutorial says.
 
 Usage: tutorial_test.py TUTORIAL BUILD_DIR COMPILER
 """
@@ -14,7 +14,9 @@ import tempfile
 
 FILE = re.compile(r'^<!-- file: (\S+) -->\n```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 INSERT = re.compile(r'^<!-- insert: main.cc before (.*?) -->\n```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-OUTPUT = re.compile(r'^<!-- output -->\n```\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+APPEND = re.compile(r'^<!-- append: (\S+) -->\n```\w*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+# What a program of the build folder, with arguments from there, prints.
+OUTPUT = re.compile(r'^<!-- output: (.+?) -->\n```\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def check_readme(root):
@@ -34,8 +36,9 @@ def main():
         text = file.read()
     files = FILE.findall(text)
     inserts = INSERT.findall(text)
-    expected = OUTPUT.findall(text)
-    assert len(files) >= 5 and len(inserts) == 1 and len(expected) == 1, 'the tutorial has lost its files'
+    appends = APPEND.findall(text)
+    outputs = OUTPUT.findall(text)
+    assert len(files) >= 10 and len(inserts) == 1 and len(appends) == 1 and len(outputs) == 2, 'the tutorial has lost its files'
     check_readme(os.path.dirname(os.path.dirname(os.path.abspath(tutorial))))
     with tempfile.TemporaryDirectory() as work:
         prefix = os.path.join(work, 'prefix')
@@ -44,6 +47,9 @@ def main():
         for name, contents in files:
             with open(os.path.join(source, name), 'w', encoding='utf-8') as file:
                 file.write(contents)
+        for name, contents in appends:
+            with open(os.path.join(source, name), 'a', encoding='utf-8') as file:
+                file.write('\n' + contents)
         # The program once more, with the lines that a reader may add.
         variant = '#include "hvsdk/vmbus/transcript.h"\n' + dict(files)['main.cc']
         for place, lines in inserts:
@@ -59,10 +65,12 @@ def main():
                         '-DCMAKE_CXX_COMPILER=' + compiler, '-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror'],
                        check=True, stdout=subprocess.DEVNULL)
         subprocess.run(['cmake', '--build', work + '/build'], check=True)
-        run = subprocess.run([work + '/build/checksum'], check=True, stdout=subprocess.PIPE, text=True)
+        for words, expected in outputs:
+            command = [work + '/build/' + word for word in words.split()]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
+            assert printed == expected, words + ' prints\n' + printed + 'and the tutorial says\n' + expected
         shown = subprocess.run([work + '/build/variant'], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert '< version-response supported=1' in shown, shown
-    assert run.stdout == expected[0], 'the program prints\n' + run.stdout + 'and the tutorial says\n' + expected[0]
     print('ok: %d files' % len(files))
 
 

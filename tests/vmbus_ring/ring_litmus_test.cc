@@ -68,7 +68,7 @@ Outcome Race(int rounds, bool stop_at_first, WriterSide writer_side, ReaderSide 
   Gate gate;
   std::atomic<bool> stop{false};
   bool writer_lost = false;
-  const auto deadline = steady_clock::now() + std::chrono::seconds(20);
+  const auto deadline = steady_clock::now() + std::chrono::seconds(10);
   std::thread writer([&] {
     Pin(0);
     for (;;) {

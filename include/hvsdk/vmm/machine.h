@@ -25,6 +25,7 @@
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/block_device.h"
 #include "hvsdk/partition/partition.h"
+#include "hvsdk/vmbus/server.h"
 #include "hvsdk/vmm/byte_source.h"
 #include "hvsdk/vmm/event_loop.h"
 #include "hvsdk/vmm/kernel_loader.h"
@@ -80,6 +81,12 @@ class Machine {
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineOptions& options, EventLoop& loop,
                                                          LoadInput& blame);
   virtual ~Machine() = default;
+
+  // The guest's VMBus, where devices of one's own are offered: before Run or, while it runs, on the loop's thread, with the loop as
+  // their executor. Their channels are gone before the machine is, and are destroyed once Run has returned.
+  //
+  //   auto channel = machine->vmbus().OfferChannel({.class_id = kMine, .instance_id = kFirst}, provider, *loop);
+  virtual vmbus::Server& vmbus() = 0;
 
   // Runs until the guest or somebody ends it. Once.
   virtual MachineResult Run() = 0;

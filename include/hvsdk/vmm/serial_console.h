@@ -37,7 +37,7 @@ class SerialConsole final : public SerialEndpoint {
     int output_fd = -1;
     int input_fd = -1;  // -1: no input
     // Ctrl-A x was typed. (Ctrl-A Ctrl-A and Ctrl-A a send Ctrl-A.)
-    absl::AnyInvocable<void()> on_quit;
+    absl::AnyInvocable<void()> on_quit = nullptr;
   };
   // The descriptors outlive the console; the loop, too.
   SerialConsole(EventLoop& loop, Options options);
