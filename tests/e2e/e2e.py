@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole guests on mini_vmm, and what it says to a user's mistakes.
 
-e2e.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
+e2e.py --mini-vmm=FILE --guest=DIR [--debian-disk=FILE] [--backend=NAME] CASE...
 """
 
 import argparse
@@ -51,6 +51,7 @@ class Context:
 
     def __init__(self, arguments, folder):
         self.mini_vmm, self.guest, self.backend = arguments.mini_vmm, arguments.guest, arguments.backend
+        self.debian_disk = arguments.debian_disk
         self.folder = folder
 
     def path(self, name):
@@ -279,6 +280,68 @@ def power_offs(context):
 
 
 @case
+def user_programs(context):
+    """busybox' applets do what they do on the host's processor; a digest of 256 MiB; Debian's Python passes its own tests."""
+    expect(context.debian_disk, '--debian-disk is missing')
+    script = context.path('applets.img')
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'applets.sh'), 'rb') as file:
+        text = file.read()
+    blocks = -(-len(text) // 512)
+    with open(script, 'wb') as file:
+        file.write(text.ljust(blocks * 512))
+
+    # The same busybox on this processor.
+    native = context.path('native')
+    os.makedirs(f'{native}/bin')
+    os.mkdir(f'{native}/work')
+    with open(f'{context.guest}/initrd.img', 'rb') as ramdisk, open(f'{native}/busybox', 'wb') as busybox:
+        subprocess.run(['cpio', '-i', '--quiet', '--to-stdout', 'bin/busybox'], stdin=ramdisk, stdout=busybox, check=True)
+    os.chmod(f'{native}/busybox', 0o755)
+    subprocess.run([f'{native}/busybox', '--install', '-s', f'{native}/bin'], check=True)
+    wanted = subprocess.run([f'{native}/busybox', 'sh', script], cwd=f'{native}/work', env={'PATH': f'{native}/bin'},
+                            capture_output=True, text=True, check=True).stdout
+    expect(wanted.count('\n= ') > 50 and '= 127' not in wanted, 'the script does not work here', wanted)
+    line = ' '.join(map(str, range(1, 1001)))
+    digest = hashlib.sha256(((line + '\n') * (-(-(256 << 20) // (len(line) + 1)))).encode()[:256 << 20]).hexdigest()
+
+    command = f'''
+        for d in /sys/block/sd*; do
+          case "$(cat $d/size)" in {blocks}) script=/dev/${{d##*/}} ;; *) debian=/dev/${{d##*/}} ;; esac
+        done
+        now() {{ read -r t _ </proc/uptime; echo "[$1] $t"; }}
+        mkdir /tmp/work; cd /tmp/work
+        now applets
+        head -c {len(text)} $script >/tmp/applets.sh; sh /tmp/applets.sh
+        now digest
+        yes "$(seq -s ' ' 1 1000)" | head -c {256 << 20} | sha256sum
+        now python
+        mount -t ext4 -o ro $debian /mnt && mount -t tmpfs tmpfs /mnt/tmp && mount -t proc proc /mnt/proc &&
+          mount --bind /dev /mnt/dev &&
+          chroot /mnt /usr/bin/env -i PATH=/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 TMPDIR=/tmp \\
+            python3 -m unittest test.test_math test.test_struct 2>&1
+        now log
+        dmesg -r
+        now end'''
+    result = context.run(command, f'--disk={context.debian_disk},readonly', f'--disk={script},readonly', disks=2,
+                         timeout=900).expect_status(0)
+    expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
+    sections = re.split(r'^\[(\w+)\] ([\d.]+)\n', result.out, flags=re.M)
+    text_of = dict(zip(sections[1::3], sections[3::3]))
+    times = list(map(float, sections[2::3]))
+    got = text_of['applets']
+    if got != wanted:
+        pairs = zip(got.splitlines(), wanted.splitlines())
+        different = next((f'got {a!r}, not {b!r}' for a, b in pairs if a != b), 'one is shorter')
+        raise Failure('\n'.join(['an applet has another result than on the host: ' + different, got]))
+    expect(text_of['digest'].split()[0] == digest, 'a wrong digest of 256 MiB', text_of['digest'], digest)
+    ran = re.search(r'^Ran (\d+) tests in .*\n\nOK', text_of['python'], re.M)
+    expect(ran and int(ran[1]) >= 100, "Python's own tests fail", text_of['python'])
+    check_kernel_log(text_of['log'])
+    for name, begin, end in zip(sections[1::3], times, times[1:]):
+        print(f'  {name}: {end - begin:.1f} s', flush=True)
+
+
+@case
 def deterministic(context):
     """Two runs on a count of instructions end in the same state; another input, in another."""
     def final_state(command):
@@ -398,6 +461,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--mini-vmm', required=True, metavar='FILE')
     parser.add_argument('--guest', required=True, metavar='DIR')
+    parser.add_argument('--debian-disk', metavar='FILE', help='what scripts/debian-disk made; only user_programs needs it')
     parser.add_argument('--backend', default='auto')
     parser.add_argument('cases', nargs='+', choices=sorted(CASES))
     arguments = parser.parse_args()
