@@ -22,6 +22,18 @@ retry() {
   return 1
 }
 
+# build LOG PRESET TARGET: configures and builds; all output goes to LOG, and a line every 20 s says how far it is.
+build() {
+  local job ticks=0
+  { cmake --preset "$2" && cmake --build --preset "$2" --target "$3" -j "$(nproc)"; } >"$1" 2>&1 &
+  job=$!
+  while kill -0 "$job" 2>/dev/null; do
+    sleep 0.5
+    ((++ticks % 40 != 0)) || say "$(grep -oE '^\[[0-9]+/[0-9]+\]' "$1" | tail -n 1)"
+  done
+  wait "$job"
+}
+
 # have_kvm: hardware virtualisation that this user may use. A /dev/kvm alone is not enough: where the
 # processor reports neither vmx nor svm, it emulates kernel code one instruction at a time.
 have_kvm() { grep -qwE 'vmx|svm' /proc/cpuinfo && [ -r /dev/kvm ] && [ -w /dev/kvm ]; }
