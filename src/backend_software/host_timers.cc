@@ -5,6 +5,8 @@
 #include <chrono>
 #include <utility>
 
+#include "base/check.h"
+
 namespace hvsdk::software {
 
 class SortedTimers::SortedTimer final : public Timer {
@@ -71,7 +73,9 @@ void SortedTimers::RunDue(uint64_t now_100ns) {
   }
 }
 
-HostTimers::HostTimers(const Clock& clock) : clock_(clock), thread_([this] { Loop(); }) {}
+HostTimers::HostTimers(const Clock& clock) : clock_(clock) {
+  HVSDK_CHECK(thread_.Start("timers", [this] { Loop(); }).ok());
+}
 
 HostTimers::~HostTimers() {
   {
@@ -79,7 +83,7 @@ HostTimers::~HostTimers() {
     stop_ = true;
   }
   wake_.notify_one();
-  thread_.join();
+  thread_.Join();
 }
 
 void HostTimers::OnEarlier() {

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/host_thread.h"
 #include "hvsdk/base/clock.h"
 
 namespace hvsdk::software {
@@ -58,7 +59,7 @@ class HostTimers final : public SortedTimers {
   std::condition_variable wake_;
   bool changed_ = false;
   bool stop_ = false;
-  std::thread thread_;
+  HostThread thread_;
 };
 
 }  // namespace hvsdk::software

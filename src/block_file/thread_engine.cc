@@ -2,7 +2,9 @@
 #include "block_file/thread_engine.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "base/check.h"
 #include "block_file/blocking_io.h"
 
 namespace hvsdk::internal {
@@ -23,7 +25,7 @@ ThreadEngine::~ThreadEngine() {
     stop_ = true;
   }
   wake_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  for (HostThread& thread : threads_) thread.Join();
 }
 
 void ThreadEngine::Submit(int fd, absl::Span<BlockRequest* const> batch) {
@@ -50,7 +52,10 @@ void ThreadEngine::Push(int fd, BlockRequest& request, uint64_t done_bytes) {
   request.device_word = Pack(fd, done_bytes);
   (last_ == nullptr ? first_ : last_->device_next) = &request;
   last_ = &request;
-  if (++queued_ > idle_ && threads_.size() < max_threads_) threads_.emplace_back([this] { Run(); });
+  if (++queued_ <= idle_ || threads_.size() == max_threads_) return;
+  HostThread thread;
+  if (thread.Start("disk", [this] { Run(); }).ok()) threads_.push_back(std::move(thread));
+  HVSDK_CHECK(!threads_.empty());  // fewer will do, but not none
 }
 
 void ThreadEngine::Run() {

@@ -6,9 +6,9 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <thread>
 #include <vector>
 
+#include "base/host_thread.h"
 #include "hvsdk/block_file/file_engine.h"
 
 namespace hvsdk::internal {
@@ -42,7 +42,7 @@ class ThreadEngine : public FileEngine {
   size_t queued_ = 0;
   size_t idle_ = 0;
   bool stop_ = false;
-  std::vector<std::thread> threads_;
+  std::vector<HostThread> threads_;
 };
 
 }  // namespace hvsdk::internal

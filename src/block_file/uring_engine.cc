@@ -43,12 +43,15 @@ absl::StatusOr<std::shared_ptr<FileEngine>> UringEngine::Create() {
     engine->ring_.ring_fd = -1;
     return absl::UnavailableError("io_uring is not available: this kernel's is too old");
   }
-  engine->thread_ = std::thread([e = engine.get()] { e->WaitForCompletions(); });
+  if (absl::Status started = engine->thread_.Start("disk", [e = engine.get()] { e->WaitForCompletions(); }); !started.ok()) {
+    io_uring_queue_exit(&engine->ring_);
+    return absl::UnavailableError(started.message());
+  }
   return engine;
 }
 
 UringEngine::~UringEngine() {
-  if (!thread_.joinable()) return;
+  if (!thread_.is_running()) return;
   stop_.store(true, std::memory_order_relaxed);
   {
     // A request that completes at once gets the thread out of the kernel.
@@ -61,7 +64,7 @@ UringEngine::~UringEngine() {
     SubmitPrepared(none);
   }
   in_flight_.notify_one();
-  thread_.join();
+  thread_.Join();
   io_uring_queue_exit(&ring_);
 }
 

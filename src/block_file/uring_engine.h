@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
+#include "base/host_thread.h"
 #include "block_file/thread_engine.h"
 #include "hvsdk/block_file/file_engine.h"
 
@@ -54,7 +54,7 @@ class UringEngine : public FileEngine {
   std::atomic<uint32_t> in_flight_{0};
   std::atomic<bool> stop_{false};
   ThreadEngine slow_{1};  // what io_uring does in part, or not at all
-  std::thread thread_;
+  HostThread thread_;
 };
 
 }  // namespace hvsdk::internal

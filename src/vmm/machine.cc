@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/vmm/machine.h"
 
-#include <pthread.h>
 #include <sys/random.h>
 #include <time.h>
 
 #include <atomic>
 #include <mutex>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/optional.h"
 #include "base/check.h"
+#include "base/host_thread.h"
 #include "base/status_macros.h"
 #include "hvsdk/chipset/bus.h"
 #include "hvsdk/chipset/pci_config.h"
@@ -81,7 +80,7 @@ class PcMachine final : public Machine,
   struct VpState {
     std::unique_ptr<backend::Vp> backend;
     partition::Vp* partition = nullptr;
-    std::thread thread;
+    HostThread thread;
   };
 
   absl::Status BuildMemory();
@@ -92,6 +91,7 @@ class PcMachine final : public Machine,
   absl::Status LoadGuest(LoadInput& blame);
   TimerQueue& timers() { return deterministic_.has_value() ? deterministic_->timers() : *timers_; }
   void RunVp(VpState& vp);
+  void OnVpsEnded(size_t count);
   void RunInTurn();
   // Ends the machine; the first reason counts.
   void End(MachineResult result);
@@ -337,9 +337,7 @@ void PcMachine::RunVp(VpState& vp) {
       }
     }
   }
-  // The loop serves the VPs until the last of them has ended.
-  std::lock_guard lock(mutex_);
-  if (--vps_running_ == 0) loop_.Stop();
+  OnVpsEnded(1);
 }
 
 // No session is opened: what one VP has to do for another, it does right away.
@@ -359,6 +357,13 @@ void PcMachine::RunInTurn() {
   result_->state_hash = deterministic_->HashState(memory_);
 }
 
+// The loop serves the VPs until the last of them has ended.
+void PcMachine::OnVpsEnded(size_t count) {
+  std::lock_guard lock(mutex_);
+  vps_running_ -= count;
+  if (vps_running_ == 0) loop_.Stop();
+}
+
 MachineResult PcMachine::Run() {
   if (deterministic_.has_value()) {
     RunInTurn();
@@ -366,11 +371,16 @@ MachineResult PcMachine::Run() {
   }
   vps_running_ = vps_.size();
   for (size_t i = 0; i < vps_.size(); ++i) {
-    vps_[i].thread = std::thread([this, i] { RunVp(vps_[i]); });
-    pthread_setname_np(vps_[i].thread.native_handle(), absl::StrCat("vp", i).c_str());
+    absl::Status started = vps_[i].thread.Start(absl::StrCat("vp", i).c_str(), [this, i] { RunVp(vps_[i]); });
+    if (started.ok()) continue;
+    End({.outcome = Outcome::kHostFailure, .status = std::move(started)});
+    OnVpsEnded(vps_.size() - i);
+    break;
   }
   loop_.Run();
-  for (VpState& vp : vps_) vp.thread.join();
+  for (VpState& vp : vps_) {
+    if (vp.thread.is_running()) vp.thread.Join();
+  }
   std::lock_guard lock(mutex_);
   return *result_;
 }
