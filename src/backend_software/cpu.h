@@ -399,6 +399,7 @@ struct Cpu {
   void TaskStack(int privilege, uint32_t ext, uint16_t& selector, uint64_t& sp);
   void CheckCodeDescriptor(uint16_t selector, const Descriptor& descriptor, uint32_t ext);
   void CheckIpLimit(const Descriptor& descriptor, uint64_t ip);
+  void ReadReturnCode(uint16_t cs, uint64_t ip, Descriptor& code);
   void CallGate(uint16_t selector, const Descriptor& gate, bool call, uint64_t return_ip);
   void ReturnOuter(uint16_t cs, const Descriptor& code, uint64_t ip, uint16_t ss, uint64_t sp);
   void SetFlatSegments(uint16_t cs, uint16_t ss, int new_cpl, bool long_mode);  // SYSCALL and its kin

@@ -332,6 +332,19 @@ void Cpu::ReturnOuter(uint16_t cs, const Descriptor& code, uint64_t ip, uint16_t
   }
 }
 
+// The code segment that a far return or IRET leads to: no more privileged than the present one.
+void Cpu::ReadReturnCode(uint16_t cs, uint64_t ip, Descriptor& code) {
+  if ((cs & ~3) == 0) Raise(kGeneralProtection, 0);
+  if (!ReadDescriptor(cs, code)) Raise(kGeneralProtection, ErrorOf(cs));
+  const int rpl = cs & 3;
+  if (!code.segment.code() || rpl < cpl || ((code.segment.type() & 4) ? code.segment.dpl() > rpl : code.segment.dpl() != rpl)) {
+    Raise(kGeneralProtection, ErrorOf(cs));
+  }
+  if (!code.segment.present()) Raise(kSegmentNotPresent, ErrorOf(cs));
+  if (IsLong() && code.segment.long_mode() && code.segment.big()) Raise(kGeneralProtection, ErrorOf(cs));
+  CheckIpLimit(code, ip);
+}
+
 void Cpu::FarReturn(int size, uint32_t pop) {
   const uint64_t mask = StackMask();
   const uint64_t sp = r[kRsp] & mask;
@@ -349,16 +362,9 @@ void Cpu::FarReturn(int size, uint32_t pop) {
     UpdateMode();
     return;
   }
-  if ((cs & ~3) == 0) Raise(kGeneralProtection, 0);
   Descriptor code;
-  if (!ReadDescriptor(cs, code)) Raise(kGeneralProtection, ErrorOf(cs));
+  ReadReturnCode(cs, ip, code);
   const int rpl = cs & 3;
-  if (!code.segment.code() || rpl < cpl || ((code.segment.type() & 4) ? code.segment.dpl() > rpl : code.segment.dpl() != rpl)) {
-    Raise(kGeneralProtection, ErrorOf(cs));
-  }
-  if (!code.segment.present()) Raise(kSegmentNotPresent, ErrorOf(cs));
-  if (IsLong() && code.segment.long_mode() && code.segment.big()) Raise(kGeneralProtection, ErrorOf(cs));
-  CheckIpLimit(code, ip);
   if (rpl == cpl) {
     SetAccessedBit(code);
     SetCodeSegment(cs, code, cpl);
@@ -418,16 +424,9 @@ void Cpu::InterruptReturn(int size) {
     UpdateMode();
     return;
   }
-  if ((cs & ~3) == 0) Raise(kGeneralProtection, 0);
   Descriptor code;
-  if (!ReadDescriptor(cs, code)) Raise(kGeneralProtection, ErrorOf(cs));
+  ReadReturnCode(cs, ip, code);
   const int rpl = cs & 3;
-  if (!code.segment.code() || rpl < cpl || ((code.segment.type() & 4) ? code.segment.dpl() > rpl : code.segment.dpl() != rpl)) {
-    Raise(kGeneralProtection, ErrorOf(cs));
-  }
-  if (!code.segment.present()) Raise(kSegmentNotPresent, ErrorOf(cs));
-  if (IsLong() && code.segment.long_mode() && code.segment.big()) Raise(kGeneralProtection, ErrorOf(cs));
-  CheckIpLimit(code, ip);
   uint64_t change = kCommon | kFlagRf | kFlagAc | kFlagId;
   if (cpl == 0) change |= kFlagIopl | kFlagVif | kFlagVip;
   if (cpl <= Iopl()) change |= kFlagIf;

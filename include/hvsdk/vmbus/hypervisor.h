@@ -40,13 +40,14 @@ class Hypervisor {
   virtual ~Hypervisor() = default;
 
   // Puts a message into the slot of `sint` on `vp`, or queues it behind one the guest has not yet taken.
-  // kInsufficientBuffers: the bounded queue is full; the observer will be told. kInvalidVpIndex, kInvalidSynicState: the VP has no
-  // enabled message page or the SINT is masked.
+  // A masked SINT takes messages without an interrupt. kInsufficientBuffers: the bounded queue is full; the observer will be told.
+  // kInvalidVpIndex. kInvalidSynicState: the VP's SynIC or message page is disabled.
   virtual hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type,
                                       absl::Span<const uint8_t> payload) = 0;
   virtual void SetMessageSlotObserver(MessageSlotObserver* observer) = 0;
 
-  // Sets one of the 2048 event flags of `sint` on `vp`, and interrupts the VP if the flag was clear.
+  // Sets one of the 2048 event flags of `sint` on `vp`, and interrupts the VP if the flag was clear. kInvalidVpIndex,
+  // kInvalidParameter (the flag). kInvalidSynicState: the VP's SynIC or flags page is disabled, or the SINT is masked.
   virtual hvdef::HvStatus SignalEvent(VpIndex vp, Sint sint, uint16_t flag) = 0;
 
   // Routes a connection id to a handler. AlreadyExists: the id is taken. After Unregister returns the handler is not
