@@ -28,6 +28,9 @@ const Op* CodeCache::Lookup() {
     const TlbPage& page = CodePage();
     const uint64_t linear = c_.Is64() ? c_.r[kIp] : (c_.r[kIp] + c_.code_base) & 0xFFFFFFFF;
     const uint64_t gpa = page.gpa | (linear & (kPageSize - 1));
+    // An instruction across two pages that was met before need not be tried as a block again.
+    const Straddle& straddle = straddles_[(linear >> kPageShift) & (kStraddles - 1)];
+    if (straddle.linear == linear && straddle.mode == c_.mode) return Across(linear, page);
     const Op* op;
     if (const auto found = blocks_.find(Key{gpa, c_.mode}); found != blocks_.end()) {
       c_.block_instructions = found->second.instructions;
@@ -97,7 +100,7 @@ const Op* CodeCache::Build(uint64_t gpa, const TlbPage& page) {
 
     Op* kept = Allocate(result.ops);
     std::memcpy(kept, ops, sizeof(Op) * result.ops);
-    LinksOf(&kept[result.ops - 2]).reserved[0] = 1;  // may be linked within its page
+    LinksOf(&kept[result.ops - 2]).linkable = 1;
     const Key key{gpa, c_.mode};
     blocks_[key] = Block{gpa, c_.mode, static_cast<uint16_t>(result.size_bytes),
                          static_cast<uint8_t>(result.instructions), kept};

@@ -50,7 +50,7 @@ class CodeCache {
  private:
   static constexpr size_t kMaxOps = size_t{1} << 20;      // 32 MiB
   static constexpr size_t kChunkOps = size_t{1} << 14;
-  static constexpr int kStraddles = 64;
+  static constexpr int kStraddles = 1024;
 
   struct Key {
     uint64_t gpa;

@@ -118,7 +118,8 @@ struct TlbEntry {
 };
 inline constexpr uint64_t kTlbInvalid = ~uint64_t{0};
 inline constexpr uint64_t kTlbSlow = 1;
-inline constexpr int kTlbEntries = 512;
+inline constexpr int kTlbEntries = 2048;
+inline constexpr uint32_t kTlbFilled = 2048;
 inline constexpr int kPhysicalAddressBits = 40;
 
 // What the long way needs to know of a TLB entry.
@@ -139,12 +140,13 @@ struct JumpEntry {
   const Op* op;
   uint64_t instructions;  // of the block
 };
-inline constexpr int kJumpEntries = 4096;
-// Bits 11:6 come from the page, so that one page's entries are one run of 64.
+// One page's entries are one run of kJumpRun.
+inline constexpr int kJumpEntries = 16384;
+inline constexpr uint32_t kJumpRun = 128;
 inline uint32_t JumpIndex(uint64_t linear) {
-  const uint32_t page = static_cast<uint32_t>((linear >> 12) ^ (linear >> 18) ^ (linear >> 24));
-  const uint32_t offset = static_cast<uint32_t>(linear ^ (linear >> 6));
-  return (page & 63) << 6 | (offset & 63);
+  const uint32_t page = static_cast<uint32_t>((linear >> 12) ^ (linear >> 19));
+  const uint32_t offset = static_cast<uint32_t>(linear ^ (linear >> 5));
+  return (page & (kJumpEntries / kJumpRun - 1)) * kJumpRun | (offset & (kJumpRun - 1));
 }
 
 struct alignas(16) Xmm {
@@ -193,6 +195,7 @@ struct Cpu {
   std::atomic<uint32_t> attention{0};  // shared
   uint32_t mode = 0;                  // ModeBits
   uint64_t code_tag = 0;              // code_generation << 32 | mode
+  uint64_t link_tag = 1;              // counts up whenever a translation or a block may have gone; never repeats
   uint64_t code_base = 0;             // linear address of offset 0 of CS
   uint64_t rflags = kFlagOne;         // all but the arithmetic flags
   const Op* op = nullptr;             // the instruction that may fault
@@ -257,6 +260,10 @@ struct Cpu {
 
   TlbEntry tlb_entries[kTlbModes][kTlbEntries];
   TlbPage tlb_pages[kTlbModes][kTlbEntries];
+  // Entries filled since the last flush with what is not global, so that a flush need not look at all; a count beyond the
+  // array says that it must.
+  uint16_t tlb_filled[kTlbFilled];
+  uint32_t tlb_filled_count = 0;
   // The linear range that entries from large pages lie in, by half of the address space; INVLPG inside looks at all.
   uint64_t large_low[2], large_high[2];
   uint32_t code_generation = 0;
@@ -440,6 +447,15 @@ inline const Op* LookUpJump(Cpu& c) {
   const uint64_t linear = c.r[kIp] + c.code_base;
   const JumpEntry& entry = c.jump[JumpIndex(linear)];
   if (entry.linear == linear && entry.tag == c.code_tag) [[likely]] return entry.op;
+  return c.ContinueMiss();
+}
+
+// The same as a handler's last act, without a stack frame.
+inline const Op* GoOn(Cpu& c, [[maybe_unused]] const Op* op) {
+  if (c.attention.load(std::memory_order_relaxed) != 0) [[unlikely]] return nullptr;
+  const uint64_t linear = c.r[kIp] + c.code_base;
+  const JumpEntry& entry = c.jump[JumpIndex(linear)];
+  if (entry.linear == linear && entry.tag == c.code_tag) [[likely]] HVSDK_NEXT(entry.op);
   return c.ContinueMiss();
 }
 

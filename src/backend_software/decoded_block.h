@@ -62,11 +62,20 @@ struct Op {
 };
 static_assert(sizeof(Op) == 32);
 
-// What follows the Op of a direct branch or of a block's end: the first Op of the block at the target, once known.
+// What follows the Op of a direct branch or of a block's end: the first Op of the block at the target, once known. Within the
+// page a link holds as long as the block does; out of it, only while the target's linear address and Cpu::link_tag are those it was
+// made with.
 struct Links {
-  const Op* taken;
-  const Op* next;
-  uint64_t reserved[2];
+  union {
+    const Op* taken;
+    const Op* far;
+  };
+  union {
+    const Op* next;
+    uint64_t far_linear;
+  };
+  uint64_t linkable;
+  uint64_t far_tag;
 };
 static_assert(sizeof(Links) == sizeof(Op));
 

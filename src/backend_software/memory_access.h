@@ -128,6 +128,64 @@ inline uint64_t Address(Cpu& c, const Op* op, int size, bool write) {
   return address + (c.Get<uint64_t>(op->index) << op->scale) + c.Get<uint64_t>(op->segment);
 }
 
+// ---- handlers in two ---------------------------------------------------------------------------------------------
+//
+// A function that may call needs a stack frame and saves registers even when it does not. So the handlers that run most
+// come in two, from one template: the quick one does everything the short way, without a call; where that cannot be, it has
+// changed nothing yet and goes on as its twin, which does the whole instruction the long way. Usage:
+//
+//   template <typename T, bool kQuick = true>
+//   HVSDK_TWIN const Op* Example(Cpu& c, const Op* op) {
+//     T value;
+//     if (!LoadTo<kQuick>(c, op, c.r[kRsp], value)) [[unlikely]] return Example<T, false>(c, op);
+//     ...
+#define HVSDK_TWIN __attribute__((noinline))
+
+// False: not the short way, and only if kQuick.
+template <bool kQuick, typename T>
+inline bool LoadTo(Cpu& c, const Op* op, uint64_t linear, T& value) {
+  const TlbEntry& entry = TlbAt(c, linear);
+  if (entry.read == TagOf<T>(linear)) [[likely]] {
+    value = RawLoad<T>(entry.addend + linear);
+    return true;
+  }
+  if constexpr (!kQuick) value = static_cast<T>(c.LoadSlow(op, linear, sizeof(T)));
+  return !kQuick;
+}
+template <bool kQuick, typename T>
+inline bool StoreTo(Cpu& c, const Op* op, uint64_t linear, T value) {
+  const TlbEntry& entry = TlbAt(c, linear);
+  if (entry.write == TagOf<T>(linear)) [[likely]] {
+    RawStore<T>(entry.addend + linear, value);
+    return true;
+  }
+  if constexpr (!kQuick) c.StoreSlow(op, linear, value, sizeof(T));
+  return !kQuick;
+}
+template <bool kQuick, typename T, typename Change>
+inline bool RmwTo(Cpu& c, const Op* op, uint64_t linear, Change change) {
+  if constexpr (kQuick) {
+    const TlbEntry& entry = TlbAt(c, linear);
+    if (entry.write != TagOf<T>(linear)) [[unlikely]] return false;
+    const uint64_t host = entry.addend + linear;
+    RawStore<T>(host, change(RawLoad<T>(host)));
+  } else {
+    Rmw<T>(c, op, linear, change);
+  }
+  return true;
+}
+template <bool kSimple, bool kQuick>
+inline bool AddressTo(Cpu& c, const Op* op, int size, bool write, uint64_t& address) {
+  if constexpr (kQuick && !kSimple) {
+    if (op->flags & (kOpLegacyAddress | kOpRipBias)) [[unlikely]] return false;
+    address = c.Get<uint64_t>(op->base) + static_cast<int64_t>(op->disp) + (c.Get<uint64_t>(op->index) << op->scale) +
+              c.Get<uint64_t>(op->segment);
+  } else {
+    address = Address<kSimple>(c, op, size, write);
+  }
+  return true;
+}
+
 }  // namespace hvsdk::software
 
 #endif  // HVSDK_SRC_BACKEND_SOFTWARE_MEMORY_ACCESS_H_

@@ -170,6 +170,10 @@ TlbPage& Cpu::FillTlb(uint64_t linear, uint32_t access, TlbMode as) {
   const PhysicalPage physical = machine.memory().Find(walk.gpa);
   page = {walk.gpa, physical.host, physical.state, physical.writable, walk.global, walk.large};
   entry.addend = reinterpret_cast<uint64_t>(physical.host) - tag;
+  if (!walk.global && tlb_filled_count <= kTlbFilled) {
+    if (tlb_filled_count < kTlbFilled) tlb_filled[tlb_filled_count] = static_cast<uint16_t>(as * kTlbEntries + at);
+    ++tlb_filled_count;
+  }
   if (walk.large) {
     const int half = static_cast<int>(linear >> 63);
     large_low[half] = std::min(large_low[half], tag);
@@ -203,14 +207,17 @@ void Cpu::FlushTlb(bool keep_global) {
     large_low[0] = large_low[1] = ~uint64_t{0};
     large_high[0] = large_high[1] = 0;
   } else {
-    for (int as = 0; as < kTlbModes; ++as) {
-      for (int i = 0; i < kTlbEntries; ++i) {
-        if (!tlb_pages[as][i].global) {
-          tlb_entries[as][i].read = tlb_entries[as][i].write = tlb_entries[as][i].execute = kTlbInvalid;
-        }
-      }
+    const auto forget = [entries = &tlb_entries[0][0], pages = &tlb_pages[0][0]](int at) {
+      TlbEntry& entry = entries[at];
+      if (!pages[at].global) entry.read = entry.write = entry.execute = kTlbInvalid;
+    };
+    if (tlb_filled_count <= kTlbFilled) {
+      for (uint32_t i = 0; i < tlb_filled_count; ++i) forget(tlb_filled[i]);
+    } else {
+      for (int at = 0; at < kTlbModes * kTlbEntries; ++at) forget(at);
     }
   }
+  tlb_filled_count = 0;
   BumpCodeGeneration();
 }
 
@@ -232,8 +239,9 @@ void Cpu::FlushTlbPage(uint64_t linear) {
     TlbEntry& entry = EntryFor(linear, static_cast<TlbMode>(as));
     entry.read = entry.write = entry.execute = kTlbInvalid;
   }
-  JumpEntry* entries = jump + (JumpIndex(tag) & ~63u);
-  for (int i = 0; i < 64; ++i) entries[i].linear = kTlbInvalid;
+  ++link_tag;
+  JumpEntry* entries = jump + (JumpIndex(tag) & ~(kJumpRun - 1));
+  for (uint32_t i = 0; i < kJumpRun; ++i) entries[i].linear = kTlbInvalid;
 }
 
 void Cpu::PurgeWrites(const PageState* only) {

@@ -85,21 +85,32 @@ const Op* RegImm(Cpu& c, const Op* op) {
   if constexpr (A::kWrites) c.Set<T>(op->a, value);
   HVSDK_NEXT(op + 1);
 }
-template <typename A, typename T, bool kSimple>
-const Op* RegMem(Cpu& c, const Op* op) {
-  const T b = Load<T>(c, op, Address<kSimple>(c, op, sizeof(T), false));
+template <typename A, typename T, bool kSimple, bool kQuick = true>
+HVSDK_TWIN const Op* RegMem(Cpu& c, const Op* op) {
+  uint64_t address;
+  T b;
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, b)) [[unlikely]] {
+    return RegMem<A, T, kSimple, false>(c, op);
+  }
   const T value = A::template Do<T>(c.flags, c.Get<T>(op->a), b);
   if constexpr (A::kWrites) c.Set<T>(op->a, value);
   HVSDK_NEXT(op + 1);
 }
-template <typename A, typename T, bool kSimple, bool kImm>
-const Op* MemSrc(Cpu& c, const Op* op) {
-  const uint64_t address = Address<kSimple>(c, op, sizeof(T), A::kWrites);
+template <typename A, typename T, bool kSimple, bool kImm, bool kQuick = true>
+HVSDK_TWIN const Op* MemSrc(Cpu& c, const Op* op) {
+  uint64_t address;
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), A::kWrites, address)) [[unlikely]] {
+    return MemSrc<A, T, kSimple, kImm, false>(c, op);
+  }
   const T b = kImm ? static_cast<T>(op->imm) : c.Get<T>(op->b);
   if constexpr (A::kWrites) {
-    Rmw<T>(c, op, address, [&](T a) { return A::template Do<T>(c.flags, a, b); });
+    if (!RmwTo<kQuick, T>(c, op, address, [&](T a) { return A::template Do<T>(c.flags, a, b); })) [[unlikely]] {
+      return MemSrc<A, T, kSimple, kImm, false>(c, op);
+    }
   } else {
-    A::template Do<T>(c.flags, Load<T>(c, op, address), b);
+    T a;
+    if (!LoadTo<kQuick>(c, op, address, a)) [[unlikely]] return MemSrc<A, T, kSimple, kImm, false>(c, op);
+    A::template Do<T>(c.flags, a, b);
   }
   HVSDK_NEXT(op + 1);
 }
@@ -207,10 +218,13 @@ const Op* Unary(Cpu& c, const Op* op) {
   c.Set<T>(op->a, A::template Do<T>(c.flags, c.Get<T>(op->a)));
   HVSDK_NEXT(op + 1);
 }
-template <typename A, typename T>
-const Op* UnaryMem(Cpu& c, const Op* op) {
-  const uint64_t address = Address<false>(c, op, sizeof(T), true);
-  Rmw<T>(c, op, address, [&](T a) { return A::template Do<T>(c.flags, a); });
+template <typename A, typename T, bool kQuick = true>
+HVSDK_TWIN const Op* UnaryMem(Cpu& c, const Op* op) {
+  uint64_t address;
+  if (!AddressTo<false, kQuick>(c, op, sizeof(T), true, address) ||
+      !RmwTo<kQuick, T>(c, op, address, [&](T a) { return A::template Do<T>(c.flags, a); })) [[unlikely]] {
+    return UnaryMem<A, T, false>(c, op);
+  }
   HVSDK_NEXT(op + 1);
 }
 template <typename A, typename T>

@@ -19,7 +19,7 @@ const Op* Follow(Cpu& c, const Op* op, int64_t delta, const Op*& link) {
   // Only what the jump cache holds is a block that lives as long as its page; an instruction across two pages is not.
   const JumpEntry& entry = c.jump[JumpIndex(target)];
   const bool cached = entry.linear == target && entry.op == next;
-  if (cached && same_page && LinksOf(op).reserved[0] && generation == c.code_generation && c.Is64()) link = next;
+  if (cached && same_page && LinksOf(op).linkable && generation == c.code_generation && c.Is64()) link = next;
   HVSDK_NEXT(next);
 }
 
@@ -53,14 +53,34 @@ constexpr Handler kJumpIf[16] = {&JumpIf<0>,  &JumpIf<1>,  &JumpIf<2>,  &JumpIf<
                                  &JumpIf<6>,  &JumpIf<7>,  &JumpIf<8>,  &JumpIf<9>, &JumpIf<10>, &JumpIf<11>,
                                  &JumpIf<12>, &JumpIf<13>, &JumpIf<14>, &JumpIf<15>};
 
-const Op* Call(Cpu& c, const Op* op) {
-  const uint64_t sp = c.r[kRsp] - 8;
-  Store<uint64_t>(c, op, sp, c.NextIp(op));
-  c.r[kRsp] = sp;
-  c.r[kIp] += op->imm;
-  const Op* to = LookUpJump(c);
-  if (to == nullptr) [[unlikely]] return nullptr;
+// Goes on at r[kIp], most often in another page, and makes the far link.
+HVSDK_TWIN const Op* FollowFar(Cpu& c, const Op* op) {
+  const Op* const to = LookUpJump(c);
+  if (to == nullptr) return nullptr;
+  Links& links = LinksOf(op);
+  const uint64_t linear = c.r[kIp];
+  const JumpEntry& entry = c.jump[JumpIndex(linear)];
+  // As in Follow: what the jump cache does not hold is gone soon. The look-up may even have taken our own block.
+  if (entry.linear == linear && entry.op == to && entry.tag == c.code_tag && links.linkable == 1) {
+    links.far = to;
+    links.far_linear = linear;
+    links.far_tag = c.link_tag;
+  }
   HVSDK_NEXT(to);
+}
+
+template <bool kQuick = true>
+HVSDK_TWIN const Op* Call(Cpu& c, const Op* op) {
+  const uint64_t sp = c.r[kRsp] - 8;
+  if (!StoreTo<kQuick>(c, op, sp, c.NextIp(op))) [[unlikely]] return Call<false>(c, op);
+  c.r[kRsp] = sp;
+  const uint64_t target = c.r[kIp] + op->imm;
+  c.r[kIp] = target;
+  const Links& links = LinksOf(op);
+  if (links.far_linear == target && links.far_tag == c.link_tag && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] {
+    HVSDK_NEXT(links.far);
+  }
+  return FollowFar(c, op);
 }
 
 inline bool CheckTarget(Cpu& c, const Op* op, uint64_t target) {
@@ -69,32 +89,39 @@ inline bool CheckTarget(Cpu& c, const Op* op, uint64_t target) {
   c.Raise(kGeneralProtection, 0);
 }
 
-const Op* Return(Cpu& c, const Op* op) {
+template <bool kQuick = true>
+HVSDK_TWIN const Op* Return(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp];
-  const uint64_t target = Load<uint64_t>(c, op, sp);
-  CheckTarget(c, op, target);
+  uint64_t target;
+  if (!LoadTo<kQuick>(c, op, sp, target) || (kQuick && !IsCanonical(target))) [[unlikely]] return Return<false>(c, op);
+  if constexpr (!kQuick) CheckTarget(c, op, target);
   c.r[kRsp] = sp + 8 + op->imm;
   c.r[kIp] = target;
-  const Op* to = LookUpJump(c);
-  if (to == nullptr) [[unlikely]] return nullptr;
-  HVSDK_NEXT(to);
+  return GoOn(c, op);
 }
 
-template <bool kMemory, bool kCall>
-const Op* Indirect(Cpu& c, const Op* op) {
-  const uint64_t target = kMemory ? Load<uint64_t>(c, op, Address<false>(c, op, 8, false)) : c.Get<uint64_t>(op->a);
+template <bool kMemory, bool kCall, bool kQuick = true>
+HVSDK_TWIN const Op* Indirect(Cpu& c, const Op* op) {
+  uint64_t target;
+  if constexpr (kMemory) {
+    uint64_t address;
+    if (!AddressTo<false, kQuick>(c, op, 8, false, address) || !LoadTo<kQuick>(c, op, address, target)) [[unlikely]] {
+      return Indirect<kMemory, kCall, false>(c, op);
+    }
+  } else {
+    target = c.Get<uint64_t>(op->a);
+  }
+  if (kQuick && !IsCanonical(target)) [[unlikely]] return Indirect<kMemory, kCall, false>(c, op);
   if constexpr (kCall) {
     const uint64_t sp = c.r[kRsp] - 8;
-    Store<uint64_t>(c, op, sp, c.NextIp(op));
-    CheckTarget(c, op, target);
+    if (!StoreTo<kQuick>(c, op, sp, c.NextIp(op))) [[unlikely]] return Indirect<kMemory, kCall, false>(c, op);
+    if constexpr (!kQuick) CheckTarget(c, op, target);
     c.r[kRsp] = sp;
-  } else {
+  } else if constexpr (!kQuick) {
     CheckTarget(c, op, target);
   }
   c.r[kIp] = target;
-  const Op* to = LookUpJump(c);
-  if (to == nullptr) [[unlikely]] return nullptr;
-  HVSDK_NEXT(to);
+  return GoOn(c, op);
 }
 
 // ---- any mode; extra is the operand size in bytes ----
@@ -286,7 +313,7 @@ bool TranslateCall(Insn& in, Op& op) {
   if (in.IsImm(0)) {
     op.flags |= kOpStackSegment;
     op.imm = static_cast<uint64_t>(Target(in, op));
-    op.handler = in.Is64() ? &Call : &CallAny;
+    op.handler = in.Is64() ? &Call<> : &CallAny;
   } else if (in.IsReg(0)) {
     op.flags |= kOpStackSegment;
     op.a = RegisterOffset(in.o[0].reg.value);
@@ -308,7 +335,7 @@ bool TranslateReturn(Insn& in, Op& op) {
     return true;
   }
   op.extra = BranchSize(in);
-  op.handler = in.Is64() ? &Return : &ReturnAny;
+  op.handler = in.Is64() ? &Return<> : &ReturnAny;
   return true;
 }
 
@@ -370,9 +397,7 @@ const Op* EndBlock(Cpu& c, const Op* op) {
   if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] HVSDK_NEXT(to);
   if (!c.Is64()) c.r[kIp] &= 0xFFFFFFFF;
   // A block that ends at the end of its page goes on in another, which is never linked.
-  to = LookUpJump(c);
-  if (to == nullptr) [[unlikely]] return nullptr;
-  HVSDK_NEXT(to);
+  return GoOn(c, op);
 }
 
 const Op* RaiseUndefined(Cpu& c, const Op* op) { c.Undefined(op); }

@@ -16,19 +16,32 @@ const Op* MovRegImm(Cpu& c, const Op* op) {
   c.Set<T>(op->a, static_cast<T>(op->imm));
   HVSDK_NEXT(op + 1);
 }
-template <typename T, bool kSimple>
-const Op* MovRegMem(Cpu& c, const Op* op) {
-  c.Set<T>(op->a, Load<T>(c, op, Address<kSimple>(c, op, sizeof(T), false)));
+template <typename T, bool kSimple, bool kQuick = true>
+HVSDK_TWIN const Op* MovRegMem(Cpu& c, const Op* op) {
+  uint64_t address;
+  T value;
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, value)) [[unlikely]] {
+    return MovRegMem<T, kSimple, false>(c, op);
+  }
+  c.Set<T>(op->a, value);
   HVSDK_NEXT(op + 1);
 }
-template <typename T, bool kSimple>
-const Op* MovMemReg(Cpu& c, const Op* op) {
-  Store<T>(c, op, Address<kSimple>(c, op, sizeof(T), true), c.Get<T>(op->b));
+template <typename T, bool kSimple, bool kQuick = true>
+HVSDK_TWIN const Op* MovMemReg(Cpu& c, const Op* op) {
+  uint64_t address;
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), true, address) ||
+      !StoreTo<kQuick, T>(c, op, address, c.Get<T>(op->b))) [[unlikely]] {
+    return MovMemReg<T, kSimple, false>(c, op);
+  }
   HVSDK_NEXT(op + 1);
 }
-template <typename T, bool kSimple>
-const Op* MovMemImm(Cpu& c, const Op* op) {
-  Store<T>(c, op, Address<kSimple>(c, op, sizeof(T), true), static_cast<T>(op->imm));
+template <typename T, bool kSimple, bool kQuick = true>
+HVSDK_TWIN const Op* MovMemImm(Cpu& c, const Op* op) {
+  uint64_t address;
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), true, address) ||
+      !StoreTo<kQuick, T>(c, op, address, static_cast<T>(op->imm))) [[unlikely]] {
+    return MovMemImm<T, kSimple, false>(c, op);
+  }
   HVSDK_NEXT(op + 1);
 }
 // A 64-bit absolute address (in imm) that no displacement can hold.
@@ -104,10 +117,14 @@ const Op* WidenReg(Cpu& c, const Op* op) {
   c.Set<To>(op->a, static_cast<To>(c.Get<From>(op->b)));
   HVSDK_NEXT(op + 1);
 }
-template <typename To, typename From, bool kSimple>
-const Op* WidenMem(Cpu& c, const Op* op) {
-  using Unsigned = std::make_unsigned_t<From>;
-  c.Set<To>(op->a, static_cast<To>(static_cast<From>(Load<Unsigned>(c, op, Address<kSimple>(c, op, sizeof(From), false)))));
+template <typename To, typename From, bool kSimple, bool kQuick = true>
+HVSDK_TWIN const Op* WidenMem(Cpu& c, const Op* op) {
+  uint64_t address;
+  std::make_unsigned_t<From> value;
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(From), false, address) || !LoadTo<kQuick>(c, op, address, value)) [[unlikely]] {
+    return WidenMem<To, From, kSimple, false>(c, op);
+  }
+  c.Set<To>(op->a, static_cast<To>(static_cast<From>(value)));
   HVSDK_NEXT(op + 1);
 }
 template <typename From>
@@ -217,21 +234,25 @@ bool TranslatePauseOrExchange(Insn& in, Op& op) {
 
 // ---- PUSH and POP: the 64-bit forms, and any other by Cpu::Push ----
 
-const Op* PushReg64(Cpu& c, const Op* op) {
+template <bool kQuick = true>
+HVSDK_TWIN const Op* PushReg64(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp] - 8;
-  Store<uint64_t>(c, op, sp, c.Get<uint64_t>(op->a));
+  if (!StoreTo<kQuick>(c, op, sp, c.Get<uint64_t>(op->a))) [[unlikely]] return PushReg64<false>(c, op);
   c.r[kRsp] = sp;
   HVSDK_NEXT(op + 1);
 }
-const Op* PushImm64(Cpu& c, const Op* op) {
+template <bool kQuick = true>
+HVSDK_TWIN const Op* PushImm64(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp] - 8;
-  Store<uint64_t>(c, op, sp, op->imm);
+  if (!StoreTo<kQuick>(c, op, sp, op->imm)) [[unlikely]] return PushImm64<false>(c, op);
   c.r[kRsp] = sp;
   HVSDK_NEXT(op + 1);
 }
-const Op* PopReg64(Cpu& c, const Op* op) {
+template <bool kQuick = true>
+HVSDK_TWIN const Op* PopReg64(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp];
-  const uint64_t value = Load<uint64_t>(c, op, sp);
+  uint64_t value;
+  if (!LoadTo<kQuick>(c, op, sp, value)) [[unlikely]] return PopReg64<false>(c, op);
   c.r[kRsp] = sp + 8;
   c.Set<uint64_t>(op->a, value);
   HVSDK_NEXT(op + 1);
@@ -315,10 +336,10 @@ bool TranslatePush(Insn& in, Op& op) {
   op.flags |= kOpStackSegment;
   if (in.IsReg(0)) {
     op.a = RegisterOffset(in.o[0].reg.value);
-    op.handler = op.extra == 8 ? &PushReg64 : &PushAny;
+    op.handler = op.extra == 8 ? &PushReg64<> : &PushAny;
   } else {
     op.imm = static_cast<uint64_t>(in.o[0].imm.value.s);
-    op.handler = op.extra == 8 ? &PushImm64 : &PushImmAny;
+    op.handler = op.extra == 8 ? &PushImm64<> : &PushImmAny;
   }
   return true;
 }
@@ -334,7 +355,7 @@ bool TranslatePop(Insn& in, Op& op) {
   }
   op.flags |= kOpStackSegment;
   op.a = RegisterOffset(in.o[0].reg.value);
-  op.handler = op.extra == 8 ? &PopReg64 : &PopAny;
+  op.handler = op.extra == 8 ? &PopReg64<> : &PopAny;
   return true;
 }
 

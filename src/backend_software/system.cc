@@ -101,6 +101,7 @@ void Cpu::UpdateMode() {
 }
 
 void Cpu::BumpCodeGeneration() {
+  ++link_tag;
   ++code_generation;
   code_tag = static_cast<uint64_t>(code_generation) << 32 | mode;
   if (code_generation == 0) std::memset(jump, 0xFF, sizeof(jump));  // tags repeat
