@@ -354,7 +354,7 @@ absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
   for (int i = 0; i < static_cast<int>(RegisterGroup::kGeneral); ++i) {
     const auto group = static_cast<RegisterGroup>(i);
     if (!image.changed(group)) continue;
-    const absl::Status status = image.Store(group);
+    absl::Status status = image.Store(group);
     if (status.ok()) continue;
     for (int j = 0; j <= i; ++j) {
       if (before.changed(static_cast<RegisterGroup>(j))) before.Store(static_cast<RegisterGroup>(j)).IgnoreError();

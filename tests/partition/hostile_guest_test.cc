@@ -7,17 +7,17 @@
 #include "fuzz/hypercall/drive_guest.h"
 #include "gtest/gtest.h"
 #include "tests/random_seed.h"
+#include "tests/test_scale.h"
 
 namespace hvsdk::partition {
 namespace {
 
-constexpr int kSeeds = 100000;
-
 TEST(HostileGuest, RandomBytesEndInAStatus) {
+  const uint32_t seeds = ScaledCount(100000);
   const uint32_t first = TestSeed();
   std::unique_ptr<fake::FakeMachine> machine;
   uint64_t succeeded = 0, failed = 0;
-  for (int i = 0; i < kSeeds; ++i) {
+  for (uint32_t i = 0; i < seeds; ++i) {
     // A guest's state lasts for some inputs, so that they act on what earlier ones left.
     if (i % 500 == 0) {
       machine = std::make_unique<fake::FakeMachine>();
@@ -32,8 +32,8 @@ TEST(HostileGuest, RandomBytesEndInAStatus) {
     failed += driver.failed();
   }
   // Both kinds of end are reached, so the bytes get past the first check and do not pass every one.
-  EXPECT_GT(succeeded, uint64_t{kSeeds} / 10);
-  EXPECT_GT(failed, uint64_t{kSeeds} / 10);
+  EXPECT_GT(succeeded, seeds / 10);
+  EXPECT_GT(failed, seeds / 10);
 }
 
 }  // namespace

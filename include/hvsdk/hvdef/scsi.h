@@ -19,12 +19,12 @@ struct BigEndian {
   uint8_t bytes[N];
 
   constexpr BigEndian() : bytes{} {}
-  constexpr BigEndian(T value)
-      : bytes{} {  // NOLINT: a number and its wire form are interchangeable
+  // Implicit: a number and its wire form are interchangeable.
+  constexpr BigEndian(T value) : bytes{} {  // NOLINT(google-explicit-constructor)
     for (size_t i = N; i-- > 0; value = static_cast<T>(value >> 8))
       bytes[i] = static_cast<uint8_t>(value);
   }
-  constexpr operator T() const {  // NOLINT
+  constexpr operator T() const {  // NOLINT(google-explicit-constructor)
     T value = 0;
     for (uint8_t byte : bytes) value = static_cast<T>(value << 8 | byte);
     return value;
