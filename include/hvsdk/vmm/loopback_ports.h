@@ -39,7 +39,7 @@ class LoopbackPorts {
       Port& port = ports_[registered_];
       port.partition = &partition_;
       port.sint = Sint{static_cast<uint8_t>(registered_)};
-      const absl::Status status = partition_.RegisterPort(Connection(registered_), &port);
+      absl::Status status = partition_.RegisterPort(Connection(registered_), &port);
       if (!status.ok()) return status;
     }
     return absl::OkStatus();
