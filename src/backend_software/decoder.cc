@@ -115,6 +115,8 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
                                      Op* ops) const {
   Result result;
   const ZydisDecoder& decoder = decoders_[mode & kModeBitsMask];
+  FlagEffect effects[kMaxOps];
+  Handler without_flags[kMaxOps];
   bool ends = false;
   bool links = false;
   Op* previous = nullptr;
@@ -147,18 +149,32 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
       }
       ends = in.ends;
       links = in.links;
+      effects[result.ops] = known ? in.flag_effect : FlagEffect::kSees;
+      without_flags[result.ops] = known ? in.without_flags : nullptr;
     } else {
+      effects[result.ops] = FlagEffect::kSees;
+      without_flags[result.ops] = nullptr;
       op.handler = status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? &RaiseTooLong : &RaiseUndefined;
       op.length = 1;
       ends = true;
     }
     result.size_bytes += op.length;
     ++result.instructions;
-    if (ends && previous != nullptr && max_instructions > 1 && FuseCompareAndBranch(*previous, op)) continue;
+    if (ends && previous != nullptr && max_instructions > 1 && FuseCompareAndBranch(*previous, op)) {
+      effects[result.ops - 1] = FlagEffect::kSees;
+      continue;
+    }
     previous = &op;
     ++result.ops;
   }
   if (result.instructions == 0) return result;
+  // Flags that the block itself overwrites before anybody may look are left out; what is behind the block may look.
+  bool seen = true;
+  for (int i = result.ops - 1; i >= 0; --i) {
+    if (!seen && without_flags[i] != nullptr) ops[i].handler = without_flags[i];
+    if (effects[i] == FlagEffect::kSees) seen = true;
+    if (effects[i] == FlagEffect::kOverwrites) seen = false;
+  }
   // A direct branch keeps its links in the slot behind it; any other last instruction is followed by an end that has them
   // and is where a handler arrives that does not leave the block itself.
   if (!links) {

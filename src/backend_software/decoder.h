@@ -17,12 +17,21 @@
 namespace hvsdk::software {
 
 // An instruction under translation.
+// What an instruction does to the arithmetic flags, as far as it matters for leaving out what nobody can see.
+enum class FlagEffect : uint8_t {
+  kSees,        // it may read them, or fault, or be left for the host: they must be right before it
+  kKeeps,       // it neither reads nor faults, and leaves those that it does not write as they are
+  kOverwrites,  // it neither reads nor faults, and nothing of them is left after it
+};
+
 struct Insn {
   const ZydisDecodedInstruction& z;
   const ZydisDecodedOperand* o;  // visible operands first
   uint32_t mode;
   bool ends = false;             // the block ends after this instruction
   bool links = false;            // its handler goes on over the block's links
+  FlagEffect flag_effect = FlagEffect::kSees;
+  Handler without_flags = nullptr;  // does all of it but the flags
 
   bool Is64() const { return (mode & kModeBitsMask) == kModeBits64; }
   int width() const { return z.operand_width; }  // in bits
@@ -96,6 +105,12 @@ Handler ByWideSize(int bits, Pick pick) {  // no bytes
     case 32: return pick.template operator()<uint32_t>();
     default: return pick.template operator()<uint64_t>();
   }
+}
+
+// The same for operands of 32 and 64 bits, of which there is a variant; nullptr for others.
+template <typename Pick>
+Handler ByNativeSize(int bits, Pick pick) {
+  return bits == 32 ? pick.template operator()<uint32_t>() : bits == 64 ? pick.template operator()<uint64_t>() : nullptr;
 }
 
 // Joins a compare and the conditional branch behind it, where there is a handler for both (ops_branch.cc).

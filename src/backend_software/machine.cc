@@ -153,7 +153,8 @@ void Machine::EndExclusive(Cpu& self) {
 
 void Cpu::Leave() {
   SaveGuestMxcsr(*this);
-  inside.store(0, std::memory_order_seq_cst);
+  // Release: whoever sees it sees what we did inside. Only the way in has to be ordered before what comes after it.
+  inside.store(0, std::memory_order_release);
 }
 
 void Cpu::Enter() {

@@ -73,26 +73,33 @@ struct Xor {
   }
 };
 
-template <typename A, typename T>
+// Without kFlags these leave out the flags, which nobody sees.
+template <typename A, typename T, bool kFlags = true>
 const Op* RegReg(Cpu& c, const Op* op) {
-  const T value = A::template Do<T>(c.flags, c.Get<T>(op->a), c.Get<T>(op->b));
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
+  const T value = A::template Do<T>(flags, c.Get<T>(op->a), c.Get<T>(op->b));
   if constexpr (A::kWrites) c.Set<T>(op->a, value);
   HVSDK_NEXT(op + 1);
 }
-template <typename A, typename T>
+template <typename A, typename T, bool kFlags = true>
 const Op* RegImm(Cpu& c, const Op* op) {
-  const T value = A::template Do<T>(c.flags, c.Get<T>(op->a), static_cast<T>(op->imm));
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
+  const T value = A::template Do<T>(flags, c.Get<T>(op->a), static_cast<T>(op->imm));
   if constexpr (A::kWrites) c.Set<T>(op->a, value);
   HVSDK_NEXT(op + 1);
 }
-template <typename A, typename T, bool kSimple, bool kQuick = true>
+template <typename A, typename T, bool kSimple, bool kFlags = true, bool kQuick = true>
 HVSDK_TWIN const Op* RegMem(Cpu& c, const Op* op) {
   uint64_t address;
   T b;
   if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, b)) [[unlikely]] {
-    return RegMem<A, T, kSimple, false>(c, op);
+    return RegMem<A, T, kSimple, kFlags, false>(c, op);
   }
-  const T value = A::template Do<T>(c.flags, c.Get<T>(op->a), b);
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
+  const T value = A::template Do<T>(flags, c.Get<T>(op->a), b);
   if constexpr (A::kWrites) c.Set<T>(op->a, value);
   HVSDK_NEXT(op + 1);
 }
@@ -134,9 +141,29 @@ const Op* ZeroReg(Cpu& c, const Op* op) {
   HVSDK_NEXT(op + 1);
 }
 
+// ADC and SBB read the carry.
+template <typename A>
+constexpr bool kReadsCarry = std::is_same_v<A, Adc> || std::is_same_v<A, Sbb>;
+
+// By operand form, the variant that leaves out the flags: of what writes more than flags, and does not read them.
+enum class Form { kRegReg, kRegImm, kRegMem, kRegMemSimple };
+template <typename A, Form kForm>
+Handler WithoutFlags(int size) {
+  if constexpr (!A::kWrites || kReadsCarry<A>) {
+    return nullptr;
+  } else {
+    return ByNativeSize(size, []<typename T>() -> Handler {
+      if (kForm == Form::kRegReg) return &RegReg<A, T, false>;
+      if (kForm == Form::kRegImm) return &RegImm<A, T, false>;
+      return kForm == Form::kRegMemSimple ? &RegMem<A, T, true, false> : &RegMem<A, T, false, false>;
+    });
+  }
+}
+
 template <typename A, bool kIsXor = false>
 bool TranslateAlu(Insn& in, Op& op) {
   const int size = in.o[0].size;
+  if (!in.IsMem(0) && !in.IsMem(1) && !kReadsCarry<A>) in.flag_effect = FlagEffect::kOverwrites;
   if (in.IsReg(0)) {
     op.a = RegisterOffset(in.o[0].reg.value);
     if (in.IsReg(1)) {
@@ -145,14 +172,18 @@ bool TranslateAlu(Insn& in, Op& op) {
         op.handler = BySize(size, []<typename T>() -> Handler { return &ZeroReg<T>; });
       } else {
         op.handler = BySize(size, []<typename T>() -> Handler { return &RegReg<A, T>; });
+        in.without_flags = WithoutFlags<A, Form::kRegReg>(size);
       }
     } else if (in.IsImm(1)) {
       op.imm = in.o[1].imm.value.u;
       op.handler = BySize(size, []<typename T>() -> Handler { return &RegImm<A, T>; });
+      in.without_flags = WithoutFlags<A, Form::kRegImm>(size);
     } else if (SetMemory(in, in.o[1], op)) {
       op.handler = BySize(size, []<typename T>() -> Handler { return &RegMem<A, T, true>; });
+      in.without_flags = WithoutFlags<A, Form::kRegMemSimple>(size);
     } else {
       op.handler = BySize(size, []<typename T>() -> Handler { return &RegMem<A, T, false>; });
+      in.without_flags = WithoutFlags<A, Form::kRegMem>(size);
     }
     return true;
   }
@@ -213,9 +244,11 @@ struct Not {
   }
 };
 
-template <typename A, typename T>
+template <typename A, typename T, bool kFlags = true>
 const Op* Unary(Cpu& c, const Op* op) {
-  c.Set<T>(op->a, A::template Do<T>(c.flags, c.Get<T>(op->a)));
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
+  c.Set<T>(op->a, A::template Do<T>(flags, c.Get<T>(op->a)));
   HVSDK_NEXT(op + 1);
 }
 template <typename A, typename T, bool kQuick = true>
@@ -244,6 +277,9 @@ bool TranslateUnary(Insn& in, Op& op) {
   if (in.IsReg(0)) {
     op.a = RegisterOffset(in.o[0].reg.value);
     op.handler = BySize(size, []<typename T>() -> Handler { return &Unary<A, T>; });
+    in.without_flags = ByNativeSize(size, []<typename T>() -> Handler { return &Unary<A, T, false>; });
+    // INC and DEC keep the carry, NOT keeps all.
+    in.flag_effect = std::is_same_v<A, Neg> ? FlagEffect::kOverwrites : FlagEffect::kKeeps;
     return true;
   }
   SetMemory(in, in.o[0], op);

@@ -85,9 +85,11 @@ bool TranslateMove(Insn& in, Op& op) {
   if (in.IsReg(0)) {
     op.a = RegisterOffset(in.o[0].reg.value);
     if (in.IsReg(1)) {
+      in.flag_effect = FlagEffect::kKeeps;
       op.b = RegisterOffset(in.o[1].reg.value);
       op.handler = BySize(size, []<typename T>() -> Handler { return &MovRegReg<T>; });
     } else if (in.IsImm(1)) {
+      in.flag_effect = FlagEffect::kKeeps;
       op.imm = in.o[1].imm.value.u;
       op.handler = BySize(size, []<typename T>() -> Handler { return &MovRegImm<T>; });
     } else if (SetMemory(in, in.o[1], op)) {
@@ -128,10 +130,11 @@ HVSDK_TWIN const Op* WidenMem(Cpu& c, const Op* op) {
   HVSDK_NEXT(op + 1);
 }
 template <typename From>
-Handler WidenHandler(const Insn& in, Op& op) {
+Handler WidenHandler(Insn& in, Op& op) {
   const int size = in.o[0].size;
   op.a = RegisterOffset(in.o[0].reg.value);
   if (in.IsReg(1)) {
+    in.flag_effect = FlagEffect::kKeeps;
     op.b = RegisterOffset(in.o[1].reg.value);
     return ByWideSize(size, []<typename T>() -> Handler { return &WidenReg<T, From>; });
   }
@@ -173,6 +176,7 @@ const Op* LeaLegacy(Cpu& c, const Op* op) {
 }
 bool TranslateLea(Insn& in, Op& op) {
   const int size = in.o[0].size;
+  in.flag_effect = FlagEffect::kKeeps;
   op.a = RegisterOffset(in.o[0].reg.value);
   SetMemory(in, in.o[1], op);
   if (op.flags & (kOpLegacyAddress | kOpRipBias)) {
@@ -528,9 +532,10 @@ template <typename T>
 const Op* Bswap(Cpu& c, const Op* op) {
   // Undefined for 16 bits; processors give zero.
   c.Set<T>(op->a, sizeof(T) == 2 ? T{0} : Swap<T>(c.Get<T>(op->a)));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateBswap(Insn& in, Op& op) {
+  in.flag_effect = FlagEffect::kKeeps;
   op.a = RegisterOffset(in.o[0].reg.value);
   op.handler = ByWideSize(in.o[0].size, []<typename T>() -> Handler { return &Bswap<T>; });
   return true;
@@ -571,7 +576,8 @@ const Op* SignToD(Cpu& c, const Op* op) {
   HVSDK_NEXT(op + 1);
 }
 template <Handler kHandler>
-bool TranslateFixed(Insn&, Op& op) {
+bool TranslateFixed(Insn& in, Op& op) {
+  in.flag_effect = FlagEffect::kKeeps;  // extensions and no-operations
   op.handler = kHandler;
   return true;
 }

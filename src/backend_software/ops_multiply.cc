@@ -67,8 +67,10 @@ const Op* Multiply(Cpu& c, const Op* op) {
 }
 
 // extra: 2 two operands, 3 an immediate.
-template <typename T, bool kMemory, bool kImm>
+template <typename T, bool kMemory, bool kImm, bool kFlags = true>
 const Op* MultiplyTo(Cpu& c, const Op* op) {
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
   using S = typename Wider<T>::S;
   using N = std::make_signed_t<T>;
   const T b = Source<T, kMemory>(c, op);
@@ -77,8 +79,8 @@ const Op* MultiplyTo(Cpu& c, const Op* op) {
   const T value = static_cast<T>(wide);
   const bool overflow = wide != static_cast<N>(value);
   c.Set<T>(op->a, value);
-  c.flags.SetLogic<T>(value);
-  c.flags.SetCfOf(overflow, overflow);
+  flags.SetLogic<T>(value);
+  flags.SetCfOf(overflow, overflow);
   HVSDK_NEXT(op + 1);
 }
 
@@ -153,6 +155,9 @@ bool TranslateImul(Insn& in, Op& op) {
   if (imm) op.imm = in.o[2].imm.value.u;
   if (in.IsReg(1)) {
     op.b = RegisterOffset(in.o[1].reg.value);
+    in.flag_effect = FlagEffect::kOverwrites;
+    in.without_flags = imm ? ByNativeSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, true, false>; })
+                           : ByNativeSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, false, false>; });
     op.handler = imm ? ByWideSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, true>; })
                      : ByWideSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, false>; });
   } else {

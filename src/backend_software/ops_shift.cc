@@ -105,11 +105,13 @@ struct Rcr {
   }
 };
 
-template <typename A, typename T, bool kCl>
+template <typename A, typename T, bool kCl, bool kFlags = true>
 const Op* ShiftReg(Cpu& c, const Op* op) {
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
   const int n = (kCl ? static_cast<int>(c.r[kRcx]) : op->extra) & kCountMask<T>;
   if (n != 0) [[likely]] {
-    c.Set<T>(op->a, A::template Do<T>(c.flags, c.Get<T>(op->a), n));
+    c.Set<T>(op->a, A::template Do<T>(flags, c.Get<T>(op->a), n));
   } else {
     c.Set<T>(op->a, c.Get<T>(op->a));
   }
@@ -133,6 +135,15 @@ bool TranslateShift(Insn& in, Op& op) {
     op.a = RegisterOffset(in.o[0].reg.value);
     op.handler = cl ? BySize(size, []<typename T>() -> Handler { return &ShiftReg<A, T, true>; })
                     : BySize(size, []<typename T>() -> Handler { return &ShiftReg<A, T, false>; });
+    // A count of zero changes no flag, and a rotation not all.
+    constexpr bool kRotatesCarry = std::is_same_v<A, Rcl> || std::is_same_v<A, Rcr>;
+    constexpr bool kRotates = kRotatesCarry || std::is_same_v<A, Rol> || std::is_same_v<A, Ror>;
+    if constexpr (!kRotatesCarry) {
+      in.without_flags = cl ? ByNativeSize(size, []<typename T>() -> Handler { return &ShiftReg<A, T, true, false>; })
+                            : ByNativeSize(size, []<typename T>() -> Handler { return &ShiftReg<A, T, false, false>; });
+      const bool sure = !cl && !kRotates && (op.extra & (size == 64 ? 63 : 31)) != 0;
+      in.flag_effect = sure ? FlagEffect::kOverwrites : FlagEffect::kKeeps;
+    }
   } else {
     SetMemory(in, in.o[0], op);
     op.handler = cl ? BySize(size, []<typename T>() -> Handler { return &ShiftMem<A, T, true>; })

@@ -65,27 +65,27 @@ const Op* StorePart(Cpu& c, const Op* op) {
 template <typename T, int kFrom, int kTo>
 const Op* CopyPart(Cpu& c, const Op* op) {  // the rest stays
   std::memcpy(c.XmmAt(op->a).bytes + kTo, c.XmmAt(op->b).bytes + kFrom, sizeof(T));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <int kTo>
 const Op* LoadHalf(Cpu& c, const Op* op) {
   const uint64_t value = Load<uint64_t>(c, op, Address<false>(c, op, 8, false));
   std::memcpy(c.XmmAt(op->a).bytes + kTo, &value, 8);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* CopyLowQuad(Cpu& c, const Op* op) {
   SetVector(c, op->a, _mm_move_epi64(GetVector(c, op->b)));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T>
 const Op* LowFromGeneral(Cpu& c, const Op* op) {
   SetVector(c, op->a, FromU64(c.Get<T>(op->b)));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T>
 const Op* GeneralFromLow(Cpu& c, const Op* op) {
   c.Set<T>(op->a, static_cast<T>(c.XmmAt(op->b).low()));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 
 template <typename T>
