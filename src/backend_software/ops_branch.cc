@@ -20,7 +20,7 @@ const Op* Follow(Cpu& c, const Op* op, int64_t delta, const Op*& link) {
   const JumpEntry& entry = c.jump[JumpIndex(target)];
   const bool cached = entry.linear == target && entry.op == next;
   if (cached && same_page && LinksOf(op).linkable && generation == c.code_generation && c.Is64()) link = next;
-  HVSDK_NEXT(next);
+  return next;
 }
 
 template <bool kTaken>
