@@ -325,6 +325,7 @@ struct Cpu {
   void StoreSystem(uint64_t linear, uint64_t value, int size, TlbMode as = kTlbSupervisor);
 
   uint64_t LegacyAddress(const Op* at, int size, bool write);
+  uint64_t LegacyOffset(const Op* at) const;  // without the segment's base
   uint64_t SegmentLinear(int segment_index, uint64_t offset, int size, bool write);  // checks; any mode
   uint64_t StackLinear(uint64_t offset, int size, bool write) { return SegmentLinear(kSs, offset, size, write); }
 
@@ -401,6 +402,7 @@ struct Cpu {
   void FarCall(uint16_t selector, uint64_t offset, int size, uint64_t return_ip);
   void FarReturn(int size, uint32_t pop);
   void InterruptReturn(int size);
+  [[noreturn]] void ReturnToTask();
   void SetCodeSegment(uint16_t selector, const Descriptor& descriptor, int new_cpl);
   void SetAccessedBit(Descriptor& descriptor);
   void TaskStack(int privilege, uint32_t ext, uint16_t& selector, uint64_t& sp);
@@ -412,6 +414,8 @@ struct Cpu {
   void SetFlatSegments(uint16_t cs, uint16_t ss, int new_cpl, bool long_mode);  // SYSCALL and its kin
 
   // --- system (system.cc, msr.cc) ---
+  // #GP if PAE paging would begin with page-directory-pointer entries that have reserved bits.
+  void CheckPaePointers(uint64_t new_cr0, uint64_t new_cr3, uint64_t new_cr4);
   void SetCr0(uint64_t value);
   void SetCr3(uint64_t value);
   void SetCr4(uint64_t value);

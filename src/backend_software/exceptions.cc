@@ -118,6 +118,7 @@ void Cpu::InterruptLong(const Event& event) {
     sp -= 8;
     StoreSystem(sp, values[i], 8, as);
   }
+  SetAccessedBit(code);
   // From here on nothing faults.
   if (new_cpl != cpl) SetNullSegment(kSs, static_cast<uint16_t>(new_cpl));
   SetCodeSegment(static_cast<uint16_t>((selector & ~3) | new_cpl), code, new_cpl);
@@ -132,7 +133,6 @@ void Cpu::InterruptLong(const Event& event) {
 void Cpu::InterruptProtected(const Event& event) {
   const uint32_t ext = event.external ? 1 : 0;
   const uint32_t gate_error = event.vector * 8 + 2 + ext;
-  if (IsVm86() && event.software && Iopl() < 3) Raise(kGeneralProtection, 0);
   if (event.vector * 8 + 7 > idtr.limit) Raise(kGeneralProtection, gate_error);
   const uint64_t gate = LoadSystem(idtr.base + event.vector * 8, 8);
   const int type = static_cast<int>(gate >> 40 & 31);
@@ -197,6 +197,8 @@ void Cpu::InterruptProtected(const Event& event) {
     if (!inside) Raise(kStackFault, (switches ? new_ss & ~3u : 0) + ext);
     StoreSystem((stack_base + sp) & 0xFFFFFFFF, values[i], size, as);
   }
+  SetAccessedBit(code);
+  if (switches) SetAccessedBit(stack);
   rflags &= ~uint64_t{kFlagTf | kFlagNt | kFlagRf | kFlagVm};
   if (type == kInterruptGate16 || type == kInterruptGate32) rflags &= ~kFlagIf;
   SetCodeSegment(static_cast<uint16_t>((selector & ~3) | new_cpl), code, new_cpl);

@@ -61,7 +61,7 @@ void Cpu::SetSegmentReal(int segment_index, uint16_t selector) {
     // Real mode keeps limits that protected mode left behind.
     segment[segment_index].attributes = static_cast<uint16_t>((segment[segment_index].attributes & 0xC000) | 0x93);
     if (segment[segment_index].limit < 0xFFFF) segment[segment_index].limit = 0xFFFF;
-    if (segment_index == kCs) segment[kCs].attributes = 0x9B;
+    if (segment_index == kCs) segment[kCs].attributes |= 8;
   }
 }
 
@@ -285,6 +285,7 @@ void Cpu::CallGate(uint16_t selector, const Descriptor& gate, bool call, uint64_
   push(segment[kCs].selector);
   push(return_ip);
   SetAccessedBit(code);
+  if (!IsLong()) SetAccessedBit(stack);
   SetCodeSegment(code_selector, code, new_cpl);
   if (IsLong()) {
     SetNullSegment(kSs, static_cast<uint16_t>(new_cpl));
@@ -326,7 +327,9 @@ void Cpu::ReturnOuter(uint16_t cs, const Descriptor& code, uint64_t ip, uint16_t
   for (const int s : {kEs, kDs, kFs, kGs}) {
     const Segment& data = segment[s];
     const bool conforming = data.code() && (data.type() & 4);
-    if ((data.selector & ~3) != 0 && !conforming && data.dpl() < new_cpl) {
+    if ((data.selector & ~3) == 0) {
+      segment[s].selector = 0;  // a base that an MSR gave it stays
+    } else if (!conforming && data.dpl() < new_cpl) {
       SetNullSegment(s, 0);
     }
   }
@@ -379,6 +382,17 @@ void Cpu::FarReturn(int size, uint32_t pop) {
   ReturnOuter(cs, code, ip, ss, new_sp + pop);
 }
 
+// IRET with NT set goes back to the task that the TSS names. Task switches are not provided, so it faults in any case.
+void Cpu::ReturnToTask() {
+  if (IsLong()) Raise(kGeneralProtection, 0);
+  const auto link = static_cast<uint16_t>(LoadSystem(base(kTr), 2));
+  Descriptor task;
+  if ((link & 4) || !ReadDescriptor(link, task)) Raise(kInvalidTss, ErrorOf(link));
+  if (!task.segment.system() || (task.segment.type() & ~8) != 3) Raise(kInvalidTss, ErrorOf(link));
+  if (!task.segment.present()) Raise(kSegmentNotPresent, ErrorOf(link));
+  Raise(kGeneralProtection, ErrorOf(link));
+}
+
 void Cpu::InterruptReturn(int size) {
   const uint64_t mask = StackMask();
   const uint64_t sp = r[kRsp] & mask;
@@ -403,7 +417,7 @@ void Cpu::InterruptReturn(int size) {
     UpdateMode();
     return;
   }
-  if (rflags & kFlagNt) Raise(kGeneralProtection, 0);  // no task switches; in long mode the architecture's own answer
+  if (rflags & kFlagNt) ReturnToTask();
   const uint64_t ip = read(0);
   const auto cs = static_cast<uint16_t>(read(1));
   const uint64_t value = read(2);

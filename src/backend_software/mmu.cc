@@ -15,7 +15,7 @@ enum PteBit : uint64_t {
   kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 32, kDirty = 64, kLarge = 128, kGlobal = 256,
   kNoExecute = uint64_t{1} << 63,
 };
-constexpr uint32_t kFaultPresent = 1, kFaultWrite = 2, kFaultUser = 4, kFaultReserved = 8, kFaultFetch = 16;
+constexpr uint32_t kFaultPresent = 1, kFaultUser = 4, kFaultReserved = 8, kFaultFetch = 16;
 
 constexpr uint64_t kAddressMask = ((uint64_t{1} << kPhysicalAddressBits) - 1) & ~(kPageSize - 1);
 constexpr uint64_t kReservedMask = 0x000FFFFFFFFFF000 & ~kAddressMask;
@@ -45,11 +45,11 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
     return walk;
   }
   const bool user = as == kTlbUser;
-  const bool nx = efer & kEferNxe;
+  const bool wide = cr4 & kCr4Pae;
+  const bool nx = wide && (efer & kEferNxe);
   uint32_t error = (user ? kFaultUser : 0) | (access & kAccessWrite);
   if ((access & kAccessExecute) && (nx || (cr4 & kCr4Smep))) error |= kFaultFetch;
 
-  const bool wide = cr4 & kCr4Pae;
   int level = IsLong() ? 4 : wide ? 3 : 2;
   uint64_t table = IsLong() ? cr3 & kAddressMask : wide ? cr3 & 0xFFFFFFE0 : cr3 & 0xFFFFF000;
 
@@ -393,10 +393,13 @@ void Cpu::LoadBytes(const Op* at, uint64_t linear, void* to, int size) {
   auto* out = static_cast<uint8_t*>(to);
   CheckLinear(at, linear, 1);
   if (IsLong()) CheckLinear(at, linear + static_cast<uint64_t>(size) - 1, 1);
-  // All of it must be readable before any is seen, for the sake of devices.
-  for (uint64_t page = PageOf(linear); page <= PageOf(linear + size - 1); page += kPageSize) {
-    if (!IsCanonical(page)) Raise(at != nullptr && (at->flags & kOpStackSegment) ? kStackFault : kGeneralProtection, 0);
-    Resolve(IsLong() ? std::max(page, linear) : std::max(page, linear) & 0xFFFFFFFF, kAccessRead, DataTlbMode());
+  // All of it must be readable before any is seen, for the sake of devices. It may wrap at the top of the address space.
+  for (uint64_t done = 0; done < static_cast<uint64_t>(size);) {
+    uint64_t here = linear + done;
+    if (!IsLong()) here &= 0xFFFFFFFF;
+    if (!IsCanonical(here)) Raise(at != nullptr && (at->flags & kOpStackSegment) ? kStackFault : kGeneralProtection, 0);
+    Resolve(here, kAccessRead, DataTlbMode());
+    done += kPageSize - (here & (kPageSize - 1));
   }
   for (int done = 0; done < size;) {
     uint64_t here = linear + done;
@@ -535,12 +538,17 @@ uint64_t Cpu::SegmentLinear(int segment_index, uint64_t offset, int size, bool w
   return (base(segment_index) + offset) & 0xFFFFFFFF;
 }
 
-uint64_t Cpu::LegacyAddress(const Op* at, int size, bool write) {
-  op = at;
+uint64_t Cpu::LegacyOffset(const Op* at) const {
   uint64_t offset = Get<uint64_t>(at->base) + (Get<uint64_t>(at->index) << at->scale) + static_cast<int64_t>(at->disp);
   if (at->flags & kOpRipBias) offset += kRipBias;
   if (at->flags & kOpAddress32) offset &= 0xFFFFFFFF;
   if (at->flags & kOpAddress16) offset &= 0xFFFF;
+  return offset;
+}
+
+uint64_t Cpu::LegacyAddress(const Op* at, int size, bool write) {
+  op = at;
+  const uint64_t offset = LegacyOffset(at);
   if (Is64()) return offset + Get<uint64_t>(at->segment);
   return SegmentLinear(at->segment / 8 - kSegmentBase, offset, size, write);
 }

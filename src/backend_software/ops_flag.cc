@@ -83,9 +83,9 @@ const Op* Sti(Cpu& c, const Op* op) {
 template <bool kSet>
 const Op* AccessFlag(Cpu& c, const Op* op) {
   c.op = op;
-  if (c.cpl != 0 || !(c.cr4 & kCr4Smap)) c.Raise(kInvalidOpcode);
+  if (c.cpl != 0) c.Raise(kInvalidOpcode);
   c.rflags = kSet ? c.rflags | kFlagAc : c.rflags & ~kFlagAc;
-  c.tlb = c.tlb_entries[kSet ? kTlbSupervisorUserAccess : kTlbSupervisor];
+  c.tlb = c.tlb_entries[c.DataTlbMode()];
   if (c.dr7 & 0xFF) c.UpdateMode();
   HVSDK_NEXT(op + 1);
 }

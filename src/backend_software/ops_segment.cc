@@ -13,6 +13,7 @@ const Op* AfterSegmentLoad(Cpu& c, const Op* op, int segment) {
   if (segment == kSs) {
     // No interrupt between the stack segment and the stack pointer that comes with it.
     c.interrupt_shadow = true;
+    c.trap_after = false;  // nor a single step
     c.UpdateStepping();
   }
   return LookUpJump(c);

@@ -162,6 +162,7 @@ void WriteCr0(Cpu& c, uint64_t value) {
     c.Raise(kGeneralProtection, 0);
   }
   if (!(value & kCr0Pg) && (c.cr0 & kCr0Pg) && (c.Is64() || (c.cr4 & kCr4Pcide))) c.Raise(kGeneralProtection, 0);
+  if ((value ^ c.cr0) & (kCr0Pg | kCr0Cd | kCr0Nw)) c.CheckPaePointers(value, c.cr3, c.cr4);
   c.SetCr0(value);
 }
 void WriteCr4(Cpu& c, uint64_t value) {
@@ -171,6 +172,7 @@ void WriteCr4(Cpu& c, uint64_t value) {
   if (value & ~kAllowed) c.Raise(kGeneralProtection, 0);
   if (c.IsLong() && !(value & kCr4Pae)) c.Raise(kGeneralProtection, 0);
   if ((value & kCr4Pcide) && !(c.cr4 & kCr4Pcide) && (!c.IsLong() || (c.cr3 & 0xFFF))) c.Raise(kGeneralProtection, 0);
+  if ((value ^ c.cr4) & (kCr4Pae | kCr4Pge | kCr4Pse | kCr4Smep)) c.CheckPaePointers(c.cr0, c.cr3, value);
   c.SetCr4(value);
 }
 
@@ -183,6 +185,7 @@ const Op* WriteControl(Cpu& c, const Op* op) {
     case 3: {
       const uint64_t no_flush = (c.cr4 & kCr4Pcide) ? uint64_t{1} << 63 : 0;
       if (c.IsLong() && (value & ~no_flush) >> kPhysicalAddressBits) c.Raise(kGeneralProtection, 0);
+      c.CheckPaePointers(c.cr0, value, c.cr4);
       c.SetCr3(value);
       break;
     }
@@ -380,9 +383,9 @@ bool TranslateSystemSegment(Insn& in, Op& op) {
 
 const Op* Invlpg(Cpu& c, const Op* op) {
   Privileged(c, op);
-  c.op = op;
-  const uint64_t linear = (op->flags & (kOpLegacyAddress | kOpRipBias)) ? c.LegacyAddress(op, 1, false)
-                                                                        : Address<false>(c, op, 1, false);
+  // Neither the segment's limit nor its type counts.
+  uint64_t linear = c.LegacyOffset(op) + c.Get<uint64_t>(op->segment);
+  if (!c.Is64()) linear &= 0xFFFFFFFF;
   AtInstruction(c, op);
   if (IsCanonical(linear)) c.FlushTlbPage(linear);
   return AfterInstruction(c, op);
@@ -450,6 +453,8 @@ const Op* Hlt(Cpu& c, const Op* op) {
 const Op* SoftwareInterrupt(Cpu& c, const Op* op) {
   c.op = op;
   if (op->extra == 1 && !c.flags.of()) return op + 1;  // INTO
+  // Of the software interrupts only INT n asks for IOPL.
+  if (op->extra == 0 && c.IsVm86() && c.Iopl() < 3) c.Raise(kGeneralProtection, 0);
   Cpu::Event event{static_cast<uint8_t>(op->imm)};
   event.software = op->extra != 2;  // INT1 asks no gate for leave
   event.return_ip = c.NextIp(op) & c.IpMask();
@@ -461,13 +466,13 @@ const Op* SoftwareInterrupt(Cpu& c, const Op* op) {
   c.delivering = -1;
   return LookUpJump(c);
 }
+// kKind: 0 INT n, 1 INTO, 2 INT1, 3 INT3.
 template <int kVector, int kKind>
 bool TranslateInterrupt(Insn& in, Op& op) {
-  in.ends = kKind != 1;
+  in.ends = true;
   op.imm = kVector >= 0 ? kVector : in.o[0].imm.value.u & 0xFF;
   op.extra = kKind;
   op.handler = &SoftwareInterrupt;
-  if (kKind == 1) in.ends = true;
   return true;
 }
 
@@ -515,6 +520,13 @@ const Op* Sysret(Cpu& c, const Op* op) {
   c.SetFlatSegments(static_cast<uint16_t>((selector + (to_64 ? 16 : 0)) | 3), static_cast<uint16_t>((selector + 8) | 3), 3,
                     to_64);
   c.SetRflags(flags);
+  if (flags & kFlagTf) {
+    // Unlike IRET and POPF it traps at once, before the first instruction that it returned to.
+    c.instructions += op->count;
+    c.op = nullptr;
+    c.dr6 |= 0x4000;
+    c.Raise(kDebug);
+  }
   return LookUpJump(c);
 }
 const Op* Sysenter(Cpu& c, const Op* op) {
@@ -629,7 +641,7 @@ void RegisterSystem(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_SFENCE, &TranslateSystem<&Fence>);
   table.Set(ZYDIS_MNEMONIC_HLT, (&TranslateSystem<&Hlt, true>));
   table.Set(ZYDIS_MNEMONIC_INT, (&TranslateInterrupt<-1, 0>));
-  table.Set(ZYDIS_MNEMONIC_INT3, (&TranslateInterrupt<kBreakpoint, 0>));
+  table.Set(ZYDIS_MNEMONIC_INT3, (&TranslateInterrupt<kBreakpoint, 3>));
   table.Set(ZYDIS_MNEMONIC_INTO, (&TranslateInterrupt<kOverflow, 1>));
   table.Set(ZYDIS_MNEMONIC_INT1, (&TranslateInterrupt<kDebug, 2>));
   table.Set(ZYDIS_MNEMONIC_BOUND, &TranslateBound);

@@ -129,10 +129,25 @@ void Cpu::SetRflags(uint64_t value) {
   const uint64_t old = rflags;
   flags.Set(value);
   rflags = (value & ~kArithmeticFlags & 0x3F7FD7) | kFlagOne;
+  // RF is for the next instruction alone, and only a breakpoint asks for it.
+  if (!(dr7 & 0xFF)) rflags &= ~uint64_t{kFlagRf};
   const uint64_t changed = old ^ rflags;
   if (changed & kFlagTf) UpdateStepping();
   if (changed & (kFlagAc | kFlagVm)) UpdateMode();
   if (changed & rflags & kFlagIf) InterruptsEnabled(false);
+}
+
+void Cpu::CheckPaePointers(uint64_t new_cr0, uint64_t new_cr3, uint64_t new_cr4) {
+  if (!(new_cr0 & kCr0Pg) || !(new_cr4 & kCr4Pae) || (efer & kEferLme)) return;
+  // Intel SDM volume 3, table 4-8: bits 2:1, 8:5 and those beyond the physical address.
+  constexpr uint64_t kReserved = 0x1E6 | ~((uint64_t{1} << kPhysicalAddressBits) - 1);
+  for (uint64_t i = 0; i < 4; ++i) {
+    const uint64_t gpa = (new_cr3 & 0xFFFFFFE0) + 8 * i;
+    const PhysicalPage page = machine.memory().Find(gpa);
+    if (page.host == nullptr) continue;
+    const auto entry = RawLoad<uint64_t>(reinterpret_cast<uint64_t>(page.host) + (gpa & (kPageSize - 1)));
+    if ((entry & 1) && (entry & kReserved)) Raise(kGeneralProtection, 0);
+  }
 }
 
 void Cpu::SetCr0(uint64_t value) {
