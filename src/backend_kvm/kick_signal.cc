@@ -14,8 +14,8 @@ void DoNothing(int) {}
 }  // namespace
 
 absl::Status PrepareKickSignal(int signal) {
-  static absl::Mutex mutex(absl::kConstInit);
-  absl::MutexLock lock(&mutex);
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
   struct sigaction action;
   if (::sigaction(signal, nullptr, &action) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("kick_signal ", signal, ": ", std::strerror(errno)));
@@ -41,7 +41,7 @@ void KickTarget::Attach(int signal) {
   sigemptyset(&set);
   sigaddset(&set, signal);
   pthread_sigmask(SIG_UNBLOCK, &set, &old_mask_);
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   signal_ = signal;
   thread_ = pthread_self();
   attached_ = true;
@@ -49,14 +49,14 @@ void KickTarget::Attach(int signal) {
 
 void KickTarget::Detach() {
   {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     attached_ = false;
   }
   pthread_sigmask(SIG_SETMASK, &old_mask_, nullptr);
 }
 
 void KickTarget::Send() {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (attached_) pthread_kill(thread_, signal_);
 }
 

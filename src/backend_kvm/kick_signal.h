@@ -7,9 +7,9 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include "absl/base/thread_annotations.h"
+#include <mutex>
+
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 
 namespace hvsdk::backend::kvm {
 
@@ -26,11 +26,11 @@ class KickTarget {
   void Send();
 
  private:
-  absl::Mutex mutex_;
-  int signal_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool attached_ ABSL_GUARDED_BY(mutex_) = false;
-  pthread_t thread_ ABSL_GUARDED_BY(mutex_) = {};
   sigset_t old_mask_ = {};
+  std::mutex mutex_;  // guards what follows
+  int signal_ = 0;
+  bool attached_ = false;
+  pthread_t thread_ = {};
 };
 
 }  // namespace hvsdk::backend::kvm

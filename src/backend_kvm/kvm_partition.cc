@@ -110,7 +110,7 @@ absl::Status KvmPartition::MapMemory(uint64_t gpa, absl::Span<uint8_t> host, Map
     return absl::InvalidArgumentError(
         absl::StrFormat("memory at %#x: %u bytes at %p are not whole pages", gpa, host.size(), host.data()));
   }
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (free_slots_.empty() && next_slot_ == host_.max_slots) {
     return absl::ResourceExhaustedError(absl::StrFormat("all %u memory slots are in use", host_.max_slots));
   }
@@ -127,7 +127,7 @@ absl::Status KvmPartition::MapMemory(uint64_t gpa, absl::Span<uint8_t> host, Map
 }
 
 absl::Status KvmPartition::UnmapMemory(uint64_t gpa, uint64_t size_bytes) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   const auto found = slots_.find(gpa);
   if (found == slots_.end() || found->second.size_bytes != size_bytes) {
     return absl::NotFoundError(absl::StrFormat("no mapping of %u bytes at %#x", size_bytes, gpa));
@@ -139,7 +139,7 @@ absl::Status KvmPartition::UnmapMemory(uint64_t gpa, uint64_t size_bytes) {
 }
 
 absl::Status KvmPartition::EnableDirtyLog(bool enable) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   if (dirty_log_ == enable) return absl::OkStatus();
   dirty_log_ = enable;
   for (const auto& [gpa, slot] : slots_) {
@@ -149,7 +149,7 @@ absl::Status KvmPartition::EnableDirtyLog(bool enable) {
 }
 
 absl::Status KvmPartition::TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) {
-  absl::MutexLock lock(&mutex_);
+  std::lock_guard lock(mutex_);
   const auto found = slots_.find(gpa);
   if (found == slots_.end() || found->second.size_bytes != size_bytes) {
     return absl::NotFoundError(absl::StrFormat("no mapping of %u bytes at %#x", size_bytes, gpa));

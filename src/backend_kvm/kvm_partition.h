@@ -7,11 +7,10 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <memory>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "backend_kvm/host_features.h"
 #include "backend_kvm/kvm_api.h"
 #include "hvsdk/backend/backend.h"
@@ -55,7 +54,7 @@ class KvmPartition : public Partition {
     bool read_only;
   };
 
-  absl::Status SetSlot(uint64_t gpa, const Slot& slot, uint64_t size_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status SetSlot(uint64_t gpa, const Slot& slot, uint64_t size_bytes);  // with mutex_ held
   absl::Status SetSignalEvent(ConnectionId connection, int event_fd, uint32_t flags);
   absl::Status AdoptTsc(const Fd& vcpu);
   KvmVp* FindVp(VpIndex index) const;
@@ -69,11 +68,11 @@ class KvmPartition : public Partition {
   // By index; nullptr where there is none. Sized once, so that readers need no lock.
   std::vector<std::atomic<KvmVp*>> vps_;
 
-  absl::Mutex mutex_;
-  std::map<uint64_t, Slot> slots_ ABSL_GUARDED_BY(mutex_);  // by guest physical address
-  std::vector<uint32_t> free_slots_ ABSL_GUARDED_BY(mutex_);
-  uint32_t next_slot_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool dirty_log_ ABSL_GUARDED_BY(mutex_) = false;
+  std::mutex mutex_;  // guards what follows
+  std::map<uint64_t, Slot> slots_;  // by guest physical address
+  std::vector<uint32_t> free_slots_;
+  uint32_t next_slot_ = 0;
+  bool dirty_log_ = false;
 };
 
 }  // namespace hvsdk::backend::kvm

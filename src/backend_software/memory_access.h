@@ -20,10 +20,10 @@ namespace hvsdk::software {
 
 // Data races between VPs are the guest's own business; ThreadSanitizer looks at the emulator's.
 #if defined(__SANITIZE_THREAD__)
-#define HVSDK_GUEST_ACCESS __attribute__((no_sanitize("thread"), noinline))
+#define HVSDK_GUEST_ACCESS inline __attribute__((no_sanitize("thread"), noinline))
 #elif defined(__has_feature)
 #if __has_feature(thread_sanitizer)
-#define HVSDK_GUEST_ACCESS __attribute__((no_sanitize("thread"), noinline))
+#define HVSDK_GUEST_ACCESS inline __attribute__((no_sanitize("thread"), noinline))
 #endif
 #endif
 #ifndef HVSDK_GUEST_ACCESS

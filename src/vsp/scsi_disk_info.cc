@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/string_view.h"
 #include "hvsdk/hvdef/scsi_data.h"
 #include "hvsdk/vsp/scsi_disk.h"
 #include "vsp/host_buffers.h"
@@ -47,7 +48,7 @@ class Builder {
 
 void CopyPadded(char* to, size_t size_bytes, const char* text) {
   std::memset(to, ' ', size_bytes);
-  std::memcpy(to, text, std::min(size_bytes, std::strlen(text)));
+  absl::string_view(text).copy(to, size_bytes);
 }
 
 }  // namespace
@@ -299,7 +300,7 @@ ScsiStep ScsiDisk::ModeSelect(ScsiCommand& command, bool ten) {
   };
   if (!page_format || save) return fail(Asc::kInvalidFieldInCdb);
   if (!CheckData(command, hvdef::storvsc::kDataOut, list_bytes)) return ScsiStep::kDone;
-  uint8_t list[256];
+  uint8_t list[256] = {};
   const size_t header_bytes = ten ? sizeof(scsi::ModeHeader10) : sizeof(scsi::ModeHeader6);
   if (list_bytes == 0) {
     command.Succeed();
