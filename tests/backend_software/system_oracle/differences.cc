@@ -65,6 +65,10 @@ void Excuse(const Scenario& scenario, bool qemu, const SystemOutcome& ours, Syst
   if ((AsSegment(ours.state[RegisterName::kLdtr]).selector & ~3) == 0 && (AsSegment(theirs.state[RegisterName::kLdtr]).selector & ~3) == 0) {
     theirs.state[RegisterName::kLdtr] = ours.state[RegisterName::kLdtr];
   }
+  // An entry that was used on the way to a fault may or may not be marked as accessed (SDM volume 3, 4.8).
+  for (uint64_t at = kPml4Table; at < kPt32 + 0x1000; ++at) {
+    if (theirs.memory[at] == (ours.memory[at] | 0x20)) theirs.memory[at] = ours.memory[at];
+  }
   // KVM on AMD's processors makes up the granularity from the limit.
   for (int i = StateIndex(RegisterName::kEs); i <= StateIndex(RegisterName::kTr); ++i) {
     const hvdef::SegmentRegister segment = AsSegment(ours.state.values[i]);
@@ -118,6 +122,8 @@ std::string Difference(const SystemOutcome& theirs, const SystemOutcome& ours) {
     if (ours.how == SystemOutcome::kPort) text += absl::StrFormat("  ours: rip %x rsp %x\n", ours.state[RegisterName::kRip].low, ours.state[RegisterName::kRsp].low);
     return text;
   }
+  // Before a triple fault code may have run that nobody wrote.
+  if (ours.how != SystemOutcome::kPort) return "";
   std::string text;
   if (ours.accesses != theirs.accesses) text += "  the port accesses differ\n";
   if (ours.how == SystemOutcome::kPort) {

@@ -98,12 +98,15 @@ class CodeBuilder {
   // Puts right what QEMU does not see or does otherwise: data segments that a return to an outer ring made null, and arithmetic flags,
   // which its SYSCALL clears.
   void Settle(Emitter& e, int fragment) {
-    if (fragment > 0 && mode_.bits != 64 && mode_.is_protected && !mode_.is_vm86) {
+    if (fragment > 0) ReloadData(e);
+    e.Bytes({0x39, 0xC0});  // cmp eax, eax
+  }
+  void ReloadData(Emitter& e) {
+    if (mode_.bits != 64 && mode_.is_protected && !mode_.is_vm86) {
       const uint16_t flat = mode_.bits == 16 && mode_.ring == 0 ? kData16 : mode_.ring == 3 ? kUserData32 : mode_.ring == 2 ? kDataRing2 : mode_.ring == 1 ? kDataRing1 : kData32;
       e.MovImm(kAx, static_cast<uint64_t>(flat * 8 | mode_.ring));
       e.Bytes({0x8E, 0xD8});
     }
-    e.Bytes({0x39, 0xC0});  // cmp eax, eax
   }
 
   // ---- steps that go on behind themselves ----
@@ -545,7 +548,9 @@ class CodeBuilder {
       default: {
         const auto vector = random_.Of<uint8_t>({0x20, 0x21, 0x22, 0x23, 0x20, 0x21, 0x30, 0x31, 0x32, 0x33, 0x34, 3, 4, 13, 14, 0xFF});
         Note("%05x: int %x", e.address(), vector);
-        return e.Bytes({0xCD, vector});
+        e.Bytes({0xCD, vector});
+        if (features_.qemu) ReloadData(e);
+        return;
       }
     }
   }
@@ -771,7 +776,7 @@ class CodeBuilder {
         e.MovImm(kCx, mode_.bits == 64 && random_.OneIn(12) ? target | 0x800000000000 : target);
         if (mode_.bits == 64) {
           e.Bytes({0x49, 0xBB});  // mov r11, flags
-          e.Word(AnyFlags(), 8);
+          e.Word(AnyFlags() & ~uint64_t{features_.qemu ? 0x20000u : 0u}, 8);  // which QEMU would take VM from
         }
         if (quad) e.Byte(0x48);
         e.Bytes({0x0F, 0x07});

@@ -13,7 +13,7 @@ namespace hvsdk::oracle {
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(20);
-constexpr int kPatience = 25;  // ticks
+constexpr int kPatience = 250;  // ticks: a busy host must not look like code that goes in a circle
 constexpr size_t kMaxAccesses = 64;
 
 bool EndsScenario(uint16_t port) {
@@ -89,8 +89,11 @@ absl::Status SystemRunner::Load(const Scenario& scenario) {
     if (!memory_.Write(page, scenario.memory.data() + page, 4096)) return absl::InternalError("guest memory refuses a write");
   }
   RETURN_IF_ERROR(vp_->SetActivity(backend::Activity::kRunning));
-  const hvdef::RegisterName pending[] = {hvdef::RegisterName::kPendingInterruption, hvdef::RegisterName::kInterruptState};
-  const hvdef::RegisterValue none[] = {{}, {}};
+  // What an earlier scenario's code may have left pending, in the floating-point unit too.
+  using hvdef::RegisterName;
+  const RegisterName pending[] = {RegisterName::kPendingInterruption, RegisterName::kInterruptState, RegisterName::kFpControlStatus,
+                                  RegisterName::kXmmControlStatus};
+  const hvdef::RegisterValue none[] = {{}, {}, {0x037F, 0}, {0, 0x1F80 | uint64_t{0xFFFF} << 32}};
   RETURN_IF_ERROR(vp_->SetRegisters(pending, none));
   // An exception that waits for its delivery, which not every engine can tell from one under delivery.
   const hvdef::RegisterName event = hvdef::RegisterName::kPendingEvent0;
