@@ -2,11 +2,11 @@
 // Five million random user-mode instructions, here and on the host's own processor: registers, flags, memory and faults must be
 // the same to the bit, but for the flags the manuals leave open.
 //
-// HVSDK_ORACLE_INSTRUCTIONS sets how many, HVSDK_ORACLE_SEED which.
+// HVSDK_ORACLE_INSTRUCTIONS sets how many, HVSDK_ORACLE_SEED which. The default seed is fixed, so that a failure is a change's fault;
+// other seeds are for looking further.
 
 #include <cstdlib>
 #include <map>
-#include <random>
 
 #include "absl/strings/str_format.h"
 #include "gtest/gtest.h"
@@ -114,7 +114,7 @@ TEST(InstructionOracleTest, RandomUserModeInstructionsAgreeWithTheHost) {
   const auto cpuid = (*partition)->SupportedCpuid();
   ASSERT_TRUE(cpuid.ok()) << cpuid.status();
 
-  const uint64_t seed = FromEnvironment("HVSDK_ORACLE_SEED", std::random_device{}());
+  const uint64_t seed = FromEnvironment("HVSDK_ORACLE_SEED", 4093012213);
   const uint64_t wanted = FromEnvironment("HVSDK_ORACLE_INSTRUCTIONS", 5'000'000);
   SCOPED_TRACE(testing::Message() << "HVSDK_ORACLE_SEED=" << seed);
   Generator generator(seed, *cpuid);
