@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "tests/backend/register_values.h"
 
 namespace hvsdk::backend {
 namespace {
@@ -31,22 +32,6 @@ void Answer(absl::Span<uint8_t> data, const std::map<uint64_t, uint64_t>& values
   const uint64_t value = found == values.end() ? ~uint64_t{0} : found->second;
   std::memset(data.data(), 0xFF, data.size());
   std::memcpy(data.data(), &value, std::min<size_t>(data.size(), sizeof(value)));
-}
-
-RegisterValue Segment(uint64_t base, uint32_t limit, uint16_t selector, uint16_t attributes) {
-  const hvdef::SegmentRegister segment{base, limit, selector, attributes};
-  RegisterValue value;
-  std::memcpy(&value, &segment, sizeof(value));
-  return value;
-}
-
-RegisterValue Table(uint64_t base, uint16_t limit) {
-  hvdef::TableRegister table{};
-  table.base = base;
-  table.limit = limit;
-  RegisterValue value;
-  std::memcpy(&value, &table, sizeof(value));
-  return value;
 }
 
 // Ends a wait of the calling thread for the guest: kicks the VP when the time is over.
@@ -244,10 +229,10 @@ void TestMachine::Start(Mode mode, uint64_t rip, uint32_t vp) {
   constexpr uint64_t kCr0Fixed = 0x10 | 0x20;  // ET, NE
   switch (mode) {
     case Mode::kReal:
-      for (RegisterName name : data_segments) registers.push_back({name, Segment(0, 0xFFFF, 0, 0x93)});
-      registers.push_back({RegisterName::kCs, Segment(rip & ~uint64_t{0xF}, 0xFFFF, static_cast<uint16_t>(rip >> 4), 0x9B)});
-      registers.push_back({RegisterName::kIdtr, Table(0, 0x3FF)});
-      registers.push_back({RegisterName::kGdtr, Table(0, 0xFFFF)});
+      for (RegisterName name : data_segments) registers.push_back({name, SegmentValue(0, 0xFFFF, 0, 0x93)});
+      registers.push_back({RegisterName::kCs, SegmentValue(rip & ~uint64_t{0xF}, 0xFFFF, static_cast<uint16_t>(rip >> 4), 0x9B)});
+      registers.push_back({RegisterName::kIdtr, TableValue(0, 0x3FF)});
+      registers.push_back({RegisterName::kGdtr, TableValue(0, 0xFFFF)});
       add(RegisterName::kEfer, 0);
       add(RegisterName::kCr4, 0);
       add(RegisterName::kCr0, kCr0Fixed);
@@ -255,12 +240,12 @@ void TestMachine::Start(Mode mode, uint64_t rip, uint32_t vp) {
       add(RegisterName::kRsp, 0xFF00);
       break;
     case Mode::kProtected:
-      for (RegisterName name : data_segments) registers.push_back({name, Segment(0, 0xFFFFFFFF, kData32, 0xC093)});
-      registers.push_back({RegisterName::kCs, Segment(0, 0xFFFFFFFF, kCode32, 0xC09B)});
-      registers.push_back({RegisterName::kTr, Segment(kTssGpa, 0x67, kTss, 0x8B)});
-      registers.push_back({RegisterName::kLdtr, Segment(0, 0xFFFF, 0, 0x82)});
-      registers.push_back({RegisterName::kIdtr, Table(kIdt32Gpa, 256 * 8 - 1)});
-      registers.push_back({RegisterName::kGdtr, Table(kGdtGpa, 63)});
+      for (RegisterName name : data_segments) registers.push_back({name, SegmentValue(0, 0xFFFFFFFF, kData32, 0xC093)});
+      registers.push_back({RegisterName::kCs, SegmentValue(0, 0xFFFFFFFF, kCode32, 0xC09B)});
+      registers.push_back({RegisterName::kTr, SegmentValue(kTssGpa, 0x67, kTss, 0x8B)});
+      registers.push_back({RegisterName::kLdtr, SegmentValue(0, 0xFFFF, 0, 0x82)});
+      registers.push_back({RegisterName::kIdtr, TableValue(kIdt32Gpa, 256 * 8 - 1)});
+      registers.push_back({RegisterName::kGdtr, TableValue(kGdtGpa, 63)});
       add(RegisterName::kEfer, 0);
       add(RegisterName::kCr4, 0);
       add(RegisterName::kCr0, kCr0Fixed | 1);
@@ -268,12 +253,12 @@ void TestMachine::Start(Mode mode, uint64_t rip, uint32_t vp) {
       add(RegisterName::kRsp, kStackGpa);
       break;
     case Mode::kLong:
-      for (RegisterName name : data_segments) registers.push_back({name, Segment(0, 0xFFFFFFFF, kData32, 0xC093)});
-      registers.push_back({RegisterName::kCs, Segment(0, 0xFFFFFFFF, kCode64, 0xA09B)});
-      registers.push_back({RegisterName::kTr, Segment(kTssGpa, 0x67, kTss, 0x8B)});
-      registers.push_back({RegisterName::kLdtr, Segment(0, 0xFFFF, 0, 0x82)});
-      registers.push_back({RegisterName::kIdtr, Table(kIdt64Gpa, 256 * 16 - 1)});
-      registers.push_back({RegisterName::kGdtr, Table(kGdtGpa, 63)});
+      for (RegisterName name : data_segments) registers.push_back({name, SegmentValue(0, 0xFFFFFFFF, kData32, 0xC093)});
+      registers.push_back({RegisterName::kCs, SegmentValue(0, 0xFFFFFFFF, kCode64, 0xA09B)});
+      registers.push_back({RegisterName::kTr, SegmentValue(kTssGpa, 0x67, kTss, 0x8B)});
+      registers.push_back({RegisterName::kLdtr, SegmentValue(0, 0xFFFF, 0, 0x82)});
+      registers.push_back({RegisterName::kIdtr, TableValue(kIdt64Gpa, 256 * 16 - 1)});
+      registers.push_back({RegisterName::kGdtr, TableValue(kGdtGpa, 63)});
       add(RegisterName::kEfer, 0x501);       // LMA, LME, SCE
       add(RegisterName::kCr4, 0x20 | 0x600);  // PAE, OSFXSR, OSXMMEXCPT
       add(RegisterName::kCr3, kPml4Gpa);
@@ -302,8 +287,8 @@ void TestMachine::Start(Mode mode, absl::Span<const uint8_t> code) {
 
 void TestMachine::SetUserMode(uint64_t rip) {
   const RegisterName names[] = {RegisterName::kCs, RegisterName::kSs, RegisterName::kDs, RegisterName::kRip};
-  const RegisterValue values[] = {Segment(0, 0xFFFFFFFF, kUserCode64, 0xA0FB), Segment(0, 0xFFFFFFFF, kUserData, 0xC0F3),
-                                  Segment(0, 0xFFFFFFFF, kUserData, 0xC0F3), {rip, 0}};
+  const RegisterValue values[] = {SegmentValue(0, 0xFFFFFFFF, kUserCode64, 0xA0FB), SegmentValue(0, 0xFFFFFFFF, kUserData, 0xC0F3),
+                                  SegmentValue(0, 0xFFFFFFFF, kUserData, 0xC0F3), {rip, 0}};
   const absl::Status status = vp().SetRegisters(names, values);
   ASSERT_TRUE(status.ok()) << status;
 }

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/backend_software/system_oracle/scenario_machine.h"
 
+#include <cstring>
+
+#include "tests/backend/register_values.h"
+
 namespace hvsdk::oracle {
 namespace {
 
+using backend::SegmentValue;
+using backend::TableValue;
 using hvdef::RegisterName;
 using hvdef::RegisterValue;
 
@@ -169,18 +175,6 @@ void BuildInterruptTables(Random& random, const SystemFeatures& features, Scenar
   }
 }
 
-RegisterValue SegmentValue(uint64_t base, uint32_t limit, uint16_t selector, uint16_t attributes) {
-  const hvdef::SegmentRegister segment{base, limit, selector, attributes};
-  RegisterValue value;
-  std::memcpy(&value, &segment, sizeof(value));
-  return value;
-}
-RegisterValue TableValue(uint64_t base, uint16_t limit) {
-  const hvdef::TableRegister table{{}, limit, base};
-  RegisterValue value;
-  std::memcpy(&value, &table, sizeof(value));
-  return value;
-}
 // As if the selector had been loaded.
 RegisterValue Loaded(const Scenario& s, int index, int rpl) {
   const auto raw = Peek<uint64_t>(s, kGdtBase + index * 8u);
