@@ -492,6 +492,21 @@ TEST(GpaBufferWalkTest, RejectsWhatDoesNotFit) {
   EXPECT_EQ(walk_all({header(1), range(0xFFFFFFFF, 4095), 5, 6, 7}), -1);
 }
 
+TEST(CopyBytesTest, CopiesEverySizeToEveryAlignmentAndNothingElse) {
+  constexpr size_t kLongest = 600;  // several turns of every loop, with every remainder
+  std::vector<uint8_t> from(kLongest + 64);
+  std::iota(from.begin(), from.end(), uint8_t{1});
+  for (size_t size = 0; size <= kLongest; ++size) {
+    for (size_t offset = 0; offset < 64; ++offset) {
+      std::vector<uint8_t> to(kLongest + 128, 0xEE), expected = to;
+      const uint8_t* source = from.data() + offset * 7 % 64;
+      std::memcpy(expected.data() + offset, source, size);
+      internal::CopyBytes(to.data() + offset, source, size);
+      ASSERT_EQ(to, expected) << size << " bytes to offset " << offset;
+    }
+  }
+}
+
 TEST(PacketSizeTest, CountsFrameAndPadding) {
   EXPECT_EQ(PacketSize(0), 24u);
   EXPECT_EQ(PacketSize(1), 32u);
