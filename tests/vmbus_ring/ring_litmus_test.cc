@@ -62,17 +62,25 @@ struct Outcome {
 };
 
 // `writer_side` and `reader_side` race once a round, each says whether it did its part of losing a wake-up; `reset` then runs alone.
+// Both processors hold the control page's line when the race begins: then each loads from its own copy while its store waits for
+// the other to let go, which is when a missing fence shows.
 template <typename WriterSide, typename ReaderSide, typename Reset>
-Outcome Race(int rounds, bool stop_at_first, WriterSide writer_side, ReaderSide reader_side, Reset reset) {
+Outcome Race(int rounds, bool stop_at_first, const MirroredMemory& memory, WriterSide writer_side, ReaderSide reader_side,
+             Reset reset) {
   Outcome outcome;
   Gate gate;
   std::atomic<bool> stop{false};
   bool writer_lost = false;
   const auto deadline = steady_clock::now() + std::chrono::seconds(10);
+  const auto take_line = [&] {
+    gate.Pass();
+    (void)internal::LoadIndex(memory.control()->write_index);
+    gate.Pass();
+  };
   std::thread writer([&] {
     Pin(0);
     for (;;) {
-      gate.Pass();
+      take_line();
       if (stop.load()) return;
       writer_lost = writer_side();
       gate.Pass();
@@ -80,7 +88,7 @@ Outcome Race(int rounds, bool stop_at_first, WriterSide writer_side, ReaderSide 
   });
   Pin(1);
   while (outcome.rounds < rounds && !(stop_at_first && outcome.lost != 0) && steady_clock::now() < deadline) {
-    gate.Pass();
+    take_line();
     const bool reader_lost = reader_side();
     gate.Pass();
     outcome.lost += reader_lost && writer_lost;
@@ -88,7 +96,7 @@ Outcome Race(int rounds, bool stop_at_first, WriterSide writer_side, ReaderSide 
     reset();
   }
   stop.store(true);
-  gate.Pass();
+  take_line();
   writer.join();
   return outcome;
 }
@@ -103,7 +111,7 @@ Outcome RaceForData(int rounds, bool stop_at_first) {
   EXPECT_EQ(reader.Attach(), RingStatus::kOk);
   reader.Mask();
   return Race(
-      rounds, stop_at_first,
+      rounds, stop_at_first, ring.memory(),
       [&] {
         EXPECT_EQ(writer.StageInBand({}, "12345678", 8), RingStatus::kOk);
         return writer.Publish() == Signal::kNotNeeded;
@@ -136,7 +144,7 @@ Outcome RaceForRoom(int rounds, bool stop_at_first) {
   };
   fill();
   return Race(
-      rounds, stop_at_first, [&] { return writer.WaitForRoom(2048) == RingStatus::kFull; },
+      rounds, stop_at_first, ring.memory(), [&] { return writer.WaitForRoom(2048) == RingStatus::kFull; },
       [&] { return reader.Commit() == Signal::kNotNeeded; }, fill);
 }
 
