@@ -125,6 +125,13 @@ void ReadFromVandal(Memory memory) {
         ASSERT_LE(view.extension_size() + view.payload_size(), kSize);
         view.CopyExtension(0, buffer.get(), view.extension_size());
         view.CopyPayload(0, buffer.get(), view.payload_size());
+        // A view may be held while others are given back, and looked for again.
+        if (random() % 4 == 0) (void)reader.Commit();
+        if (random() % 16 == 0) (void)reader.Arm();
+        if (random() % 16 == 0) {
+          PacketView<Memory> again;
+          (void)reader.Peek(again);
+        }
         reader.Release(view);
       }
     }
@@ -157,19 +164,30 @@ void WriteToVandal(Memory memory) {
   for (Budget budget; !budget.Spent([&] { return packets != 0 && corrupt != 0; });) {
     const auto size = static_cast<uint32_t>(random() % 4 == 0 ? random() % kSize : random() % 256);
     RingStatus status;
-    if (random() % 2 == 0) {
+    const uint64_t kind = random() % 3;
+    if (kind == 0) {
       status = writer.StageInBand(PacketHeader::InBand(random(), true), payload.data(), size);
+    } else if (kind == 1) {
+      PacketSlot<Memory> slot;
+      status = writer.Reserve(PacketHeader::InBand(random(), true), size, slot);
+      if (status == RingStatus::kOk) {
+        if (random() % 4 == 0) (void)writer.WaitForRoom(8 + (random() % kSize & ~7u));
+        slot.Write(0, payload.data(), size);
+        writer.Commit(slot);
+      }
     } else {
       const GpaBuffer buffer = {16 * 4096, 0, pfns.data()};
       status = writer.StageGpaDirect(random(), true, &buffer, 1, payload.data(), size);
     }
     packets += status == RingStatus::kOk;
     ASSERT_LE(writer.free_bytes(), kSize - 8);
-    switch (random() % 4) {
+    switch (random() % 5) {
       case 0: (void)writer.Publish(); break;
       case 1: (void)writer.PublishLazily(); break;
       case 2: (void)writer.WaitForRoom(PacketSize(size)); break;
+      case 3: writer.Discard(); break;
     }
+    ASSERT_LE(writer.free_bytes(), kSize - 8);
     if (writer.fault() != RingFault::kNone) {
       ++corrupt;
       ASSERT_EQ(writer.StageInBand({}, payload.data(), 8), RingStatus::kCorrupt);

@@ -469,6 +469,68 @@ TEST(RingMemoryTest, MirrorsSharedPagesInAnyOrderAndOnlyThose) {
   EXPECT_FALSE(RingMapping(scattered.pages()).is_mirrored());
 }
 
+// A peer that goes back on its word between two steps of ours.
+struct FickleRing {
+  OwnedRing ring{1};
+  RingWriter<MirroredMemory> writer{ring.memory()};
+  RingReader<MirroredMemory> reader{ring.memory()};
+  hvdef::RingControl& control = *ring.memory().control();
+  FickleRing() {
+    EXPECT_EQ(writer.Attach(), RingStatus::kOk);
+    EXPECT_EQ(reader.Attach(), RingStatus::kOk);
+  }
+};
+
+TEST(FickleRingTest, AViewThatOutlivesTheRingsHealthReleasesNothing) {
+  FickleRing f;
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(f.writer.StageInBand({}, "12345678", 8), RingStatus::kOk);
+  (void)f.writer.Publish();
+  RingReader<MirroredMemory>::View view, again;
+  ASSERT_EQ(f.reader.Peek(view), RingStatus::kOk);
+  f.ring.memory().At(0).Store64(0, 0);  // the packet's length
+  ASSERT_EQ(f.reader.Peek(again), RingStatus::kCorrupt);
+  f.reader.Release(view);
+  EXPECT_EQ(f.reader.Peek(again), RingStatus::kCorrupt);
+}
+
+TEST(FickleRingTest, AnAskForRoomWithABadIndexDoesNotBreakWhatIsHeld) {
+  FickleRing f;
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(f.writer.StageInBand({}, "12345678", 8), RingStatus::kOk);
+  (void)f.writer.Publish();
+  RingReader<MirroredMemory>::View view;
+  ASSERT_EQ(f.reader.Peek(view), RingStatus::kOk);
+  f.reader.Release(view);
+  ASSERT_EQ(f.reader.Peek(view), RingStatus::kOk);
+  f.control.pending_send_size = 64;
+  f.control.write_index = 3;
+  EXPECT_EQ(f.reader.Commit(), Signal::kNotNeeded);
+  f.reader.Release(view);
+  EXPECT_EQ(f.reader.Peek(view), RingStatus::kCorrupt);
+  EXPECT_EQ(f.reader.fault(), RingFault::kBadWriteIndex);
+}
+
+TEST(FickleRingTest, WhatIsNotPublishedCannotHaveBeenRead) {
+  FickleRing f;
+  ASSERT_EQ(f.writer.StageInBand({}, "12345678", 8), RingStatus::kOk);
+  f.control.read_index = PacketSize(8);
+  EXPECT_EQ(f.writer.WaitForRoom(64), RingStatus::kCorrupt);
+  EXPECT_EQ(f.writer.fault(), RingFault::kBadReadIndex);
+  f.writer.Discard();
+  EXPECT_EQ(f.writer.free_bytes(), 0u);
+  EXPECT_EQ(f.writer.StageInBand({}, "12345678", 8), RingStatus::kCorrupt);
+}
+
+TEST(FickleRingTest, ASlotWhoseRoomWasTakenBackIsNotCommitted) {
+  FickleRing f;
+  RingWriter<MirroredMemory>::Slot slot;
+  ASSERT_EQ(f.writer.Reserve({}, 1000, slot), RingStatus::kOk);
+  f.control.read_index = 64;  // 56 bytes are free, says the peer
+  EXPECT_EQ(f.writer.WaitForRoom(2048), RingStatus::kFull);
+  f.writer.Commit(slot);
+  EXPECT_FALSE(f.writer.has_staged());
+  EXPECT_EQ(f.writer.free_bytes(), 56u);
+}
+
 TEST(GpaBufferWalkTest, RejectsWhatDoesNotFit) {
   const auto walk_all = [](std::vector<uint64_t> words) {
     GpaBufferWalk walk(words.data(), static_cast<uint32_t>(words.size() * 8));

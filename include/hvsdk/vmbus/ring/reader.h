@@ -120,6 +120,7 @@ class RingReader {
   // Lets go of the packet last peeked at; the view's bytes are the writer's again once Commit or Arm is called.
   [[gnu::always_inline]] void Release(const View& view) {
     const uint32_t total = view.length_ + kTrailerSize;
+    if (total > available_) [[unlikely]] return;  // found corrupt since the view was made
     read_ = internal::Advance(read_, total, memory_.size());
     available_ -= total;
   }
@@ -223,12 +224,9 @@ class RingReader {
   [[gnu::noinline]] Signal WaitsForRoom(uint32_t pending, uint32_t before) {
     // Some peers ask for the ring's size less 1, meaning empty; room comes in multiples of 8.
     pending &= ~uint32_t{7};
-    const uint32_t write = internal::LoadAfterPublish(memory_.control()->write_index);
-    if (!internal::IsValidIndex(write, memory_.size())) {
-      (void)Fail(RingFault::kBadWriteIndex);
-      return Signal::kNotNeeded;
-    }
     const uint32_t size = memory_.size();
+    const uint32_t write = internal::LoadAfterPublish(memory_.control()->write_index);
+    if (!internal::IsValidIndex(write, size)) return Signal::kNotNeeded;  // the next packet's matter
     return static_cast<Signal>(internal::Free(write, before, size) < pending &&
                                internal::Free(write, read_, size) >= pending);
   }

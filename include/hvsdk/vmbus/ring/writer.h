@@ -137,10 +137,14 @@ class RingWriter {
     slot.total_ = total;
     return RingStatus::kOk;
   }
-  void Commit(const Slot& slot) { Take(slot.total_); }
+  void Commit(const Slot& slot) {
+    if (slot.total_ > free_) [[unlikely]] return;  // WaitForRoom found since that the peer took room back
+    Take(slot.total_);
+  }
 
   // Forgets what was staged since the last publication.
   void Discard() {
+    if (Broken()) return;
     free_ += internal::Used(write_, published_, memory_.size());
     write_ = published_;
   }
@@ -241,8 +245,13 @@ class RingWriter {
   // Learns how much the peer has read.
   RingStatus Refresh() {
     const uint32_t read = internal::LoadAfterPublish(memory_.control()->read_index);
-    if (!internal::IsValidIndex(read, memory_.size())) return Fail(RingFault::kBadReadIndex);
-    free_ = internal::Free(write_, read, memory_.size());
+    const uint32_t size = memory_.size();
+    // Nobody has read what was not published yet.
+    if (!internal::IsValidIndex(read, size) ||
+        internal::Used(write_, read, size) < internal::Used(write_, published_, size)) {
+      return Fail(RingFault::kBadReadIndex);
+    }
+    free_ = internal::Free(write_, read, size);
     return RingStatus::kOk;
   }
 
