@@ -136,6 +136,8 @@ class RingReader {
                     bytes + view.extension_size(), view.payload_size()};
     if (size > capacity) [[unlikely]] return RingStatus::kTooBig;
     view.start_.CopyOut(kDescriptorSize, buffer, size);
+    // Who reads the copy reads the copy: the compiler may not take it from the ring again.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
     Release(view);
     return RingStatus::kOk;
   }
