@@ -2,7 +2,10 @@
 #include "backend_kvm/kvm_vp.h"
 
 #include <sys/mman.h>
+#include <time.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "absl/strings/str_format.h"
@@ -19,6 +22,24 @@ constexpr uint64_t kRflagsIf = 1u << 9;
 constexpr uint64_t kCr0Mp = 1u << 1;
 // While a thread waits for a VP to leave the guest it looks this often before it sleeps.
 constexpr int kWaitSpins = 200;
+// Between looks for an interrupt that the guest masks.
+constexpr long kShortestPauseNs = 10'000, kLongestPauseNs = 500'000;
+
+// Whether the local APIC would deliver an interrupt, were RFLAGS.IF set: one of a higher class than the processor's priority
+// (SDM volume 3, 11.8.3).
+bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
+  constexpr size_t kTpr = 0x80, kIsr = 0x100, kIrr = 0x200;
+  const auto highest = [&](size_t bits) {
+    for (int word = 7; word >= 0; --word) {
+      uint32_t value;
+      std::memcpy(&value, apic.regs + bits + word * 16, sizeof(value));
+      if (value != 0) return word * 32 + static_cast<int>(std::bit_width(value)) - 1;
+    }
+    return 0;
+  };
+  const int priority = std::max(static_cast<uint8_t>(apic.regs[kTpr]) >> 4, highest(kIsr) >> 4);
+  return highest(kIrr) >> 4 > priority;
+}
 
 }  // namespace
 
@@ -103,6 +124,10 @@ absl::StatusOr<StopReason> KvmVp::Run(ExitHandler& handler) {
 
   RETURN_IF_ERROR(StoreRegs());
   for (;;) {
+    if (waits_masked_) {
+      RETURN_IF_ERROR(CompleteExit(handler));
+      RETURN_IF_ERROR(WaitMasked());
+    }
     immediate_exit().store(0, std::memory_order_seq_cst);
     if (exception_.has_value()) {
       RETURN_IF_ERROR(StoreException());
@@ -220,14 +245,44 @@ absl::Status KvmVp::OnMsr(ExitHandler& handler, bool write) {
                                    : handler.OnMsrRead(*this, run_->msr.index, value);
   if (!write) run_->msr.data = value;
   run_->msr.error = outcome == MsrOutcome::kFault;
-  return outcome == MsrOutcome::kHalt ? SleepIfInterruptible() : absl::OkStatus();
+  return outcome == MsrOutcome::kHalt ? Sleep() : absl::OkStatus();
 }
 
-absl::Status KvmVp::SleepIfInterruptible() {
-  // With interrupts off KVM's halt would never end; the guest may be woken at any time anyway.
-  if ((regs().rflags & kRflagsIf) == 0) return absl::OkStatus();
+absl::Status KvmVp::Sleep() {
+  // KVM's halt ends with an interrupt that can be delivered, and no other.
+  if ((regs().rflags & kRflagsIf) == 0) {
+    waits_masked_ = true;
+    return absl::OkStatus();
+  }
   kvm_mp_state state{KVM_MP_STATE_HALTED};
   return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_MP_STATE, &state);
+}
+
+// Until an event arrives that the guest masks, or another thread wants something. Interrupts go from VP to VP inside the kernel,
+// which tells nobody of those it holds back, so we look for them, ever more seldom; the signal of a kick ends a pause early.
+absl::Status KvmVp::WaitMasked() {
+  for (timespec pause{0, kShortestPauseNs}; requests_.load(std::memory_order_seq_cst) == 0;) {
+    ASSIGN_OR_RETURN(const bool has_event, HasMaskedEvent());
+    if (has_event) {
+      waits_masked_ = false;
+      break;
+    }
+    (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, nullptr);
+    pause.tv_nsec = std::min(2 * pause.tv_nsec, kLongestPauseNs);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> KvmVp::HasMaskedEvent() const {
+  kvm_mp_state state;  // reading it takes an INIT or a start-up message that waits
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_MP_STATE, &state));
+  if (state.mp_state != KVM_MP_STATE_RUNNABLE) return true;
+  kvm_vcpu_events events;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_VCPU_EVENTS, &events));
+  if (events.nmi.pending) return true;
+  kvm_lapic_state apic;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_LAPIC, &apic));
+  return HasDeliverableInterrupt(apic);
 }
 
 absl::Status KvmVp::OnHypercall(ExitHandler& handler, bool from_signal_port) {
@@ -375,6 +430,7 @@ absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
 }
 
 absl::Status KvmVp::SetActivity(Activity activity) {
+  waits_masked_ = false;
   kvm_mp_state state{};
   switch (activity) {
     case Activity::kRunning: state.mp_state = KVM_MP_STATE_RUNNABLE; break;

@@ -84,7 +84,9 @@ class KvmVp : public Vp {
   absl::Status OnMmio(ExitHandler& handler);
   absl::Status OnMsr(ExitHandler& handler, bool write);
   absl::Status OnHypercall(ExitHandler& handler, bool from_signal_port);
-  absl::Status SleepIfInterruptible();
+  absl::Status Sleep();
+  absl::Status WaitMasked();
+  absl::StatusOr<bool> HasMaskedEvent() const;
   absl::Status InternalError() const;
 
   KvmPartition& partition_;
@@ -94,6 +96,7 @@ class KvmVp : public Vp {
   // VP thread only.
   kvm_sregs sregs_;
   bool sregs_valid_ = false;        // sregs_ is what the kernel has
+  bool waits_masked_ = false;        // in the guest idle state with RFLAGS.IF clear
   bool completion_pending_ = false;  // the last exit takes effect at the next KVM_RUN
   absl::optional<Exception> exception_;
   bool in_read_ = false;                        // the handler of a port or memory read is running

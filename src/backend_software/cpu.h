@@ -219,6 +219,7 @@ struct Cpu {
 
   // --- event delivery ---
   uint8_t halted = 0;           // backend::Activity
+  bool idle = false;            // halted such that an interrupt wakes even with RFLAGS.IF clear
   bool interrupt_shadow = false;
   bool nmi_blocked = false;
   bool nmi_pending = false;
@@ -364,7 +365,7 @@ struct Cpu {
   const Op* ContinueMiss();
   void UpdateMode();          // after any change of CS, SS, CR0, CR4, EFER, CPL, AC
   void UpdateStepping();      // after any change of TF, DR7 or the interrupt shadow
-  void Idle();                // sleeps from the next instruction on, until an interrupt can be delivered
+  void Idle();                // sleeps from the next instruction on, until an interrupt arrives, masked or not
   void LookAtApic();          // the VP itself changed what its APIC may deliver
   void InterruptsEnabled(bool shadow);  // IF went from 0 to 1
 

@@ -248,7 +248,7 @@ void Cpu::PhysicalWrite(uint64_t gpa, const uint8_t* data, int size) {
 }
 
 void Cpu::Idle() {
-  if (!(rflags & kFlagIf)) return;  // nothing could wake it
+  idle = true;
   halted = static_cast<uint8_t>(backend::Activity::kHalted);
   attention.fetch_or(kAttentionHalt, std::memory_order_relaxed);
 }

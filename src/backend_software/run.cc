@@ -15,6 +15,7 @@ bool IsHalted(const Cpu& c) { return c.halted != static_cast<uint8_t>(Activity::
 
 void WakeUp(Cpu& c) {
   c.halted = static_cast<uint8_t>(Activity::kRunning);
+  c.idle = false;
   c.attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
 }
 
@@ -77,7 +78,7 @@ void InjectPending(Cpu& c) {
 void DeliverEvents(Cpu& c) {
   chipset::LocalApic& apic = c.machine.apic(c.index);
   if (IsHalted(c)) {
-    const bool due = apic.PendingVector() >= 0 && (c.rflags & kFlagIf);
+    const bool due = apic.PendingVector() >= 0 && (c.idle || (c.rflags & kFlagIf));
     if (c.halted == static_cast<uint8_t>(Activity::kHalted) && (due || (c.nmi_pending && !c.nmi_blocked))) WakeUp(c);
     if (IsHalted(c)) return;
   }

@@ -41,6 +41,7 @@ void SoftwareVp::InjectException(const backend::Exception& exception) {
 
 absl::Status SoftwareVp::SetActivity(backend::Activity activity) {
   cpu_->halted = static_cast<uint8_t>(activity);
+  cpu_->idle = false;
   if (activity == backend::Activity::kRunning) {
     cpu_->attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
   } else {

@@ -69,7 +69,7 @@ void Cpu::Init() {
   base(kCs) = 0xFFFF0000;
   gdtr = idtr = TableRegister{};
   halted = static_cast<uint8_t>(backend::Activity::kRunning);
-  interrupt_shadow = nmi_blocked = nmi_pending = exception_pending = false;
+  idle = interrupt_shadow = nmi_blocked = nmi_pending = exception_pending = false;
   pending_debug = 0;
   delivering = -1;
   FlushTlb(false);

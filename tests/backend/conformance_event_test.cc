@@ -225,12 +225,17 @@ HVSDK_GUEST(IdleMsr, 64, R"(
     mov rbx, 0xFEE00000
     mov dword ptr [rbx + 0xF0], 0x1FF
     mov ecx, 0x400000F0
+    mov dword ptr [0x80010], 1
     rdmsr
     mov [0x80020], eax
+    mov eax, [0x80000]
+    mov [0x80024], eax
+    mov dword ptr [0x80010], 2
     sti
-    mov dword ptr [0x80010], 1
+    nop
+    mov dword ptr [0x80010], 3
 1:  rdmsr
-    cmp dword ptr [0x80000], 1
+    cmp dword ptr [0x80000], 2
     jb 1b
     out 0xF4, al
 )")
@@ -245,13 +250,29 @@ TEST_P(EventTest, AnMsrMayPutTheVpToSleep) {
     return MsrOutcome::kHalt;
   };
   VpThread thread(machine(), 0, recorder_);
-  ASSERT_TRUE(WaitForWord(0x80010, 1)) << "with interrupts off the read returns";
+  ASSERT_TRUE(WaitForWord(0x80010, 1));
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 0u);
+  EXPECT_EQ(machine().Read<uint32_t>(0x80010), 1u) << "it sleeps with interrupts off";
+  machine().partition().RequestInterrupt(VpIndex{0}, 0x41, false);
+  ASSERT_TRUE(WaitForWord(0x80010, 3)) << "an interrupt that is masked wakes it";
+  EXPECT_EQ(machine().Read<uint32_t>(0x80024), 0u) << "and is delivered when the guest allows it";
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 1u);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 1u);
   EXPECT_LT(reads, 20) << "it sleeps";
   machine().partition().RequestInterrupt(VpIndex{0}, 0x41, false);
   thread.WaitUntilDone();
   EXPECT_EQ(machine().Read<uint32_t>(0x80020), 0x77u);
+}
+
+TEST_P(EventTest, AVpThatSleepsMaskedCanBeStopped) {
+  machine().Start(Mode::kLong, IdleMsr());
+  recorder_.on_msr_read = [](Vp&, uint32_t, uint64_t&) { return MsrOutcome::kHalt; };
+  VpThread thread(machine(), 0, recorder_);
+  ASSERT_TRUE(WaitForWord(0x80010, 1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  thread.Join();
+  EXPECT_EQ(machine().Read<uint32_t>(0x80010), 1u);
 }
 
 HVSDK_GUEST(Nmi, 64, R"(

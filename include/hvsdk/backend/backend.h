@@ -68,7 +68,7 @@ enum class Gpr : uint8_t { kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8, 
 enum class MsrOutcome : uint8_t {
   kDone,
   kFault,  // #GP(0); the instruction has no effect
-  kHalt,   // done, and the VP then sleeps until an interrupt is pending for it (HV_X64_MSR_GUEST_IDLE)
+  kHalt,   // done, and the VP then sleeps until an interrupt arrives, even one that it masks (HV_X64_MSR_GUEST_IDLE)
 };
 
 enum class HypercallOutcome : uint8_t {
