@@ -112,9 +112,9 @@ BlockStatus PerformBlocking(int fd, const BlockRequest& request, uint64_t done_b
       return fdatasync(fd) == 0 ? BlockStatus::kOk : BlockStatusFromErrno(errno);
     case BlockOp::kDiscard:
       if (request.size_bytes == 0) return BlockStatus::kOk;
-      if (const int error = Allocate(fd, FALLOC_FL_PUNCH_HOLE, request); error != 0)
-        return BlockStatusFromErrno(error);
-      return BlockStatus::kOk;
+      if (const int error = Allocate(fd, FALLOC_FL_PUNCH_HOLE, request); error != EOPNOTSUPP)
+        return error == 0 ? BlockStatus::kOk : BlockStatusFromErrno(error);
+      return WriteZeroes(fd, request);  // what was discarded reads as zeroes, hole or not
     case BlockOp::kWriteZeroes:
       return request.size_bytes == 0 ? BlockStatus::kOk : WriteZeroes(fd, request);
   }

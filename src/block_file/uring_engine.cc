@@ -179,7 +179,7 @@ void UringEngine::Complete(BlockRequest& request, int result) {
   const bool is_transfer = request.op == BlockOp::kRead || request.op == BlockOp::kWrite;
   if (result < 0) {
     const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
-    const bool other_way = request.op == BlockOp::kWriteZeroes && result == -EOPNOTSUPP;
+    const bool other_way = result == -EOPNOTSUPP && (request.op == BlockOp::kWriteZeroes || request.op == BlockOp::kDiscard);
     if (retry || other_way) {
       slow_.Resume(fd, request, 0);
     } else {

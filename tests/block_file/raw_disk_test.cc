@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -267,6 +268,31 @@ TEST_P(RawDiskTest, AReadOnlyDiskStaysUntouched) {
   EXPECT_EQ(Run(*disk, request), BlockStatus::kOk);
   Fill(request, BlockOp::kFlush, 0, 0);
   EXPECT_EQ(Run(*disk, request), BlockStatus::kOk);
+}
+
+TEST_P(RawDiskTest, OpeningForWritingChangesNothing) {
+  // Blocks that were allocated ahead, behind the end, are the owner's.
+  const int fd = open(path_.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  const int allocated = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, kSize + (1 << 20));
+  const bool is_known = allocated == 0 || errno == EOPNOTSUPP;
+  close(fd);
+  ASSERT_TRUE(is_known);
+  // Long enough ago that no clock is too coarse to tell a change of the status apart.
+  const timespec times[2] = {{.tv_sec = 1000, .tv_nsec = 0}, {.tv_sec = 1000, .tv_nsec = 0}};
+  ASSERT_EQ(utimensat(AT_FDCWD, path_.c_str(), times, 0), 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  struct stat before;
+  ASSERT_EQ(stat(path_.c_str(), &before), 0);
+  Open().reset();
+  struct stat after;
+  ASSERT_EQ(stat(path_.c_str(), &after), 0);
+  EXPECT_EQ(after.st_size, before.st_size);
+  EXPECT_EQ(after.st_blocks, before.st_blocks);
+  EXPECT_EQ(after.st_mtim.tv_sec, before.st_mtim.tv_sec);
+  EXPECT_EQ(after.st_mtim.tv_nsec, before.st_mtim.tv_nsec);
+  EXPECT_EQ(after.st_ctim.tv_sec, before.st_ctim.tv_sec);
+  EXPECT_EQ(after.st_ctim.tv_nsec, before.st_ctim.tv_nsec);
 }
 
 TEST_P(RawDiskTest, OneWriterOrManyReaders) {

@@ -2,8 +2,9 @@
 // RawDisk: a BlockDevice whose medium is a file or a host block device, byte for byte.
 //
 // The file is locked while it is open: one writer, or any number of readers, on this host. Its size
-// is whole 512-byte blocks and does not change. Discarded blocks become holes in a file, which read
-// as zeroes; a block device offers no discard.
+// is whole 512-byte blocks and does not change. Nothing is written before the first request that
+// writes. Discarded blocks become holes in a file, which read as zeroes; discard is offered where the
+// file system is of a kind that has holes, and by no block device.
 //
 // Thread-safe. Nothing is in flight when a disk is destroyed.
 //
