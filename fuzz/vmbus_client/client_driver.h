@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -48,6 +49,11 @@ class ClientDriver {
         HVSDK_CHECK(signalled.state() == Channel::State::kOpen);
         if (driver.Take() % 8 == 0) driver.client_->Close(signalled);
       };
+      channel.on_end = [](void* self, Channel& ended) {
+        auto& driver = *static_cast<ClientDriver*>(self);
+        HVSDK_CHECK(!IsAlive(ended) && driver.opened_.erase(&ended) == 1);
+        if (driver.Take() % 8 == 0) driver.Open(ended);
+      };
     }
   }
 
@@ -56,13 +62,11 @@ class ClientDriver {
     client_->Connect();
     if (Take() % 8 != 0) Hear(hvdef::vmbus::MessageType::kVersionResponse, {1, 4}, 16);
     while (!input_.empty()) Step();
-    // Whatever was heard: a connection made anew works.
+    // Whatever was heard: a connection made anew works, and every opening has ended once.
     busy_ = false;
     client_->Connect();
-    for (const Channel& channel : channels_) {
-      HVSDK_CHECK(channel.state() != Channel::State::kOpen && channel.state() != Channel::State::kOpening &&
-                  channel.state() != Channel::State::kClosing);
-    }
+    HVSDK_CHECK(opened_.empty());
+    for (const Channel& channel : channels_) HVSDK_CHECK(!IsAlive(channel));
     HVSDK_CHECK(client_->state() == VmbusClient::State::kConnecting);
     Hear(hvdef::vmbus::MessageType::kVersionResponse, {1, 4}, 16);
     HVSDK_CHECK(client_->state() == VmbusClient::State::kConnected);
@@ -71,6 +75,20 @@ class ClientDriver {
   }
 
  private:
+  static bool IsAlive(const Channel& channel) {
+    return channel.state() == Channel::State::kOpening || channel.state() == Channel::State::kOpen ||
+           channel.state() == Channel::State::kClosing;
+  }
+  void Open(Channel& channel) {
+    offer_.channel_id = 1 + Take() % 3;
+    const uint8_t pages = Take() % 64;
+    const uint8_t outgoing_pages = Take() % 8;
+    const bool was_free = opened_.insert(&channel).second;
+    const bool opened = client_->Open(channel, offer_, {{nullptr, 1, pages}, outgoing_pages}, Take() % 4);
+    HVSDK_CHECK(was_free || !opened);
+    if (was_free && !opened) opened_.erase(&channel);
+  }
+
   uint8_t Take() {
     if (input_.empty()) return 0;
     const uint8_t byte = input_.front();
@@ -160,8 +178,7 @@ class ClientDriver {
       }
       case 14:
       case 15:
-        offer_.channel_id = 1 + Take() % 3;
-        (void)client_->Open(channel, offer_, {{nullptr, 1, Take() % 64u}, Take() % 8u}, Take() % 4);
+        Open(channel);
         break;
       case 16:
         client_->Close(channel);
@@ -196,6 +213,7 @@ class ClientDriver {
   std::unique_ptr<VmbusClient> client_;
   hvdef::vmbus::OfferChannel offer_{};
   Channel channels_[3];
+  std::set<const Channel*> opened_;
   Gpadl gpadls_[2];
   uint32_t last_gpadl_ = 0;
   uint64_t signals_ = 0;

@@ -91,14 +91,42 @@ StorageClient::StorageClient(VmbusClient& bus, Channel& channel, const ClientRin
   channel.on_signal = [](void* context, Channel&) {
     static_cast<StorageClient*>(context)->OnSignal();
   };
+  channel.on_end = [](void* context, Channel&) {
+    static_cast<StorageClient*>(context)->End(State::kEnded);
+  };
+}
+
+// Whatever waits for the provider waits no more.
+void StorageClient::End(State state) {
+  if (state_ == State::kEnded) return;
+  state_ = state;
+  control_in_flight_ = false;
+  if (subchannels_ == Subchannels::kRequested) subchannels_ = Subchannels::kRefused;
+  for (uint32_t place = 0; place < kMaxRequests; ++place) {
+    if (requests_[place] == nullptr) continue;
+    StorageRequest& request = Take(place);
+    request.lost = true;
+    request.srb_status = static_cast<uint8_t>(storvsc::SrbStatus::kRequestFlushed);
+    request.scsi_status = 0;
+    request.transferred = 0;
+    request.has_sense = false;
+    request.is_done = true;
+    if (request.on_done != nullptr) request.on_done(request.context, request);
+  }
+}
+
+bool StorageClient::Staged(RingStatus status) {
+  if (status == RingStatus::kCorrupt) End(State::kFailed);
+  return status == RingStatus::kOk;
 }
 
 void StorageClient::Start(Version newest) {
   if (state_ != State::kIdle) return;
-  state_ = NextVersion(static_cast<uint32_t>(newest) + 1, version_) &&
-                   SendControl(Operation::kBeginInitialization)
-               ? State::kStarting
-               : State::kFailed;
+  state_ = State::kStarting;
+  if (!NextVersion(static_cast<uint32_t>(newest) + 1, version_) ||
+      !SendControl(Operation::kBeginInitialization)) {
+    End(State::kFailed);
+  }
 }
 
 void StorageClient::StartSubchannel(const StorageClient& primary) {
@@ -115,7 +143,7 @@ size_t StorageClient::packet_bytes() const {
 }
 
 bool StorageClient::SendControl(Operation operation, uint16_t value) {
-  if (control_in_flight_) return false;
+  if (control_in_flight_ || is_over() || channel_.state() != Channel::State::kOpen) return false;
   storvsc::Packet packet = {};
   packet.header.operation = operation;
   packet.header.flags = storvsc::kFlagRequestCompletion;
@@ -123,7 +151,7 @@ bool StorageClient::SendControl(Operation operation, uint16_t value) {
   const RingStatus status =
       rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(kControlId, true), &packet,
                                   static_cast<uint32_t>(packet_bytes()));
-  if (status != RingStatus::kOk) return false;
+  if (!Staged(status)) return false;
   control_in_flight_ = true;
   waits_for_ = operation;
   Publish();
@@ -146,6 +174,7 @@ bool StorageClient::ResetBus() {
 
 bool StorageClient::Send(StorageRequest& request) {
   if (state_ != State::kReady || in_flight_ == kMaxRequests) return false;
+  if (channel_.state() != Channel::State::kOpen) return false;
   storvsc::Packet packet = {};
   packet.header.operation = Operation::kExecuteSrb;
   packet.header.flags = storvsc::kFlagRequestCompletion;
@@ -166,8 +195,9 @@ bool StorageClient::Send(StorageRequest& request) {
       request.data.byte_count != 0
           ? rings_.outgoing.StageGpaDirect(id, true, &request.data, 1, &packet, size)
           : rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, true), &packet, size);
-  if (status != RingStatus::kOk) return false;
+  if (!Staged(status)) return false;
   request.is_done = false;
+  request.lost = false;
   requests_[place] = &request;
   ++in_flight_;
   return true;
@@ -178,51 +208,74 @@ void StorageClient::Publish() {
 }
 
 void StorageClient::OnSignal() {
+  if (is_over()) return;
   rings_.incoming.Mask();
   for (;;) {
-    alignas(8) uint8_t buffer[128];
-    vmbus::Packet packet;
-    for (;;) {
-      const RingStatus status = rings_.incoming.Read(buffer, sizeof(buffer), packet);
-      if (status == RingStatus::kOk) {
-        OnPacket(packet);
-      } else if (status == RingStatus::kTooBig) {
-        decltype(rings_.incoming)::View view;  // nothing that we know is so long
-        if (rings_.incoming.Peek(view) != RingStatus::kOk) break;
-        rings_.incoming.Release(view);
-      } else {
-        break;
-      }
-    }
+    TakePackets();
+    if (is_over()) return;
     const vmbus::Armed armed = rings_.incoming.Arm();
     if (armed.signal == vmbus::Signal::kNeeded) bus_.Signal(channel_);
-    if (armed.may_sleep) return;
+    if (!armed.may_sleep) continue;
+    if (rings_.incoming.fault() != vmbus::RingFault::kNone) End(State::kFailed);
+    return;
+  }
+}
+
+void StorageClient::TakePackets() {
+  alignas(8) uint8_t buffer[128];
+  vmbus::Packet packet;
+  while (!is_over()) {  // a callback may end it
+    switch (rings_.incoming.Read(buffer, sizeof(buffer), packet)) {
+      case RingStatus::kOk:
+        OnPacket(packet);
+        break;
+      case RingStatus::kTooBig: {
+        // Nothing that we know is so long, so nobody looks inside.
+        decltype(rings_.incoming)::View view;
+        if (rings_.incoming.Peek(view) != RingStatus::kOk) return End(State::kFailed);
+        rings_.incoming.Release(view);
+        if (view.type() == hvdef::PacketType::kCompletion && WaitsFor(view.transaction_id()))
+          End(State::kFailed);
+        break;
+      }
+      case RingStatus::kCorrupt:
+        return End(State::kFailed);
+      case RingStatus::kEmpty:
+      case RingStatus::kFull:
+        return;
+    }
   }
 }
 
 void StorageClient::OnPacket(const vmbus::Packet& packet) {
   storvsc::Packet answer = {};
   const size_t size = packet.payload_size < sizeof(answer) ? packet.payload_size : sizeof(answer);
-  if (size < sizeof(answer.header)) return;
   __builtin_memcpy(&answer, packet.payload, size);
   if (packet.type == hvdef::PacketType::kDataInBand) {
     if (answer.header.operation == Operation::kEnumerateBus) ++bus_changes_;
     return;
   }
-  if (packet.type != hvdef::PacketType::kCompletion ||
-      answer.header.operation != Operation::kCompleteIo)
+  if (packet.type != hvdef::PacketType::kCompletion || !WaitsFor(packet.transaction_id))
     return;
-  if (packet.transaction_id == kControlId) {
+  const bool is_control = packet.transaction_id == kControlId;
+  const size_t least = is_control ? sizeof(answer.header) : storvsc::kPacketBytesV1;
+  if (size < least || answer.header.operation != Operation::kCompleteIo)
+    return End(State::kFailed);
+  if (is_control) {
     OnControl(answer);
-  } else if (size >= storvsc::kPacketBytesV1) {
+  } else {
     OnCompletion(packet.transaction_id, answer);
   }
+}
+
+bool StorageClient::WaitsFor(uint64_t id) const {
+  if (id == kControlId) return control_in_flight_;
+  return id != 0 && id <= kMaxRequests && requests_[id - 1] != nullptr;
 }
 
 // BEGIN_INITIALIZATION, QUERY_PROTOCOL_VERSION until one is agreed, QUERY_PROPERTIES,
 // END_INITIALIZATION.
 void StorageClient::OnControl(const storvsc::Packet& packet) {
-  if (!control_in_flight_) return;
   control_in_flight_ = false;
   const bool ok = packet.header.status == Status::kSuccess;
   if (waits_for_ == Operation::kCreateSubChannels) {
@@ -261,16 +314,19 @@ void StorageClient::OnControl(const storvsc::Packet& packet) {
     default:
       break;
   }
-  if (!goes_on) state_ = State::kFailed;
+  if (!goes_on) End(State::kFailed);
 }
 
-void StorageClient::OnCompletion(uint64_t id, const storvsc::Packet& packet) {
-  if (id == 0 || id > kMaxRequests || requests_[id - 1] == nullptr) return;
-  const auto place = static_cast<uint32_t>(id - 1);
+StorageRequest& StorageClient::Take(uint32_t place) {
   StorageRequest& request = *requests_[place];
   requests_[place] = nullptr;
   --in_flight_;
   free_[kMaxRequests - 1 - in_flight_] = place;
+  return request;
+}
+
+void StorageClient::OnCompletion(uint64_t id, const storvsc::Packet& packet) {
+  StorageRequest& request = Take(static_cast<uint32_t>(id - 1));
   request.srb_status = packet.scsi.srb_status;
   request.scsi_status = packet.scsi.scsi_status;
   request.transferred = packet.scsi.data_transfer_length < request.data.byte_count

@@ -75,6 +75,7 @@ bool VmbusClient::Poll() {
 // --- The connection. ---
 
 void VmbusClient::Connect() {
+  state_ = State::kDisconnected;
   ForgetAll();
   if (config_.interrupt_page != nullptr) __builtin_memset(config_.interrupt_page, 0, 4096);
   state_ = State::kConnecting;
@@ -284,6 +285,7 @@ bool VmbusClient::Open(Channel& channel, const wire::OfferChannel& offer, const 
   Channel fresh;
   fresh.context = channel.context;
   fresh.on_signal = channel.on_signal;
+  fresh.on_end = channel.on_end;
   channel = fresh;
   channel.offer_ = offer;
   channel.state_ = Channel::State::kOpening;
@@ -398,6 +400,7 @@ void VmbusClient::Leave(Channel& channel, Channel::State state) {
     next = gpadl->next_;
     if (gpadl->channel_ == &channel) Leave(*gpadl, Gpadl::State::kNone);
   }
+  if (channel.on_end != nullptr) channel.on_end(channel.context, channel);
 }
 
 Channel* VmbusClient::FindChannel(uint32_t channel_id) {
@@ -461,8 +464,8 @@ void VmbusClient::OnMessage(const void* payload, size_t size) {
   }
   if (type == MessageType::kUnloadResponse) {
     if (state_ != State::kUnloading || !unload_sent_) return;
-    ForgetAll();
     state_ = State::kDisconnected;
+    ForgetAll();
     return;
   }
   if (state_ != State::kConnected) return;

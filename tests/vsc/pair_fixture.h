@@ -111,6 +111,7 @@ class PairTest : public testing::Test {
     RingPages pages;
     uint64_t gpa = 0;
     int signals = 0;
+    int ends = 0;
 
     void Prepare(LoopbackChild& child, uint32_t pages_each) {
       gpa = child.AllocatePages(2 * pages_each);
@@ -118,6 +119,11 @@ class PairTest : public testing::Test {
       rings = ClientRings::Create(child.host(gpa), pages);
       channel.context = this;
       channel.on_signal = [](void* context, Channel&) { ++static_cast<ChildChannel*>(context)->signals; };
+      channel.on_end = [](void* context, Channel& ended) {
+        EXPECT_TRUE(ended.state() == Channel::State::kNone || ended.state() == Channel::State::kFailed ||
+                    ended.state() == Channel::State::kRescinded);
+        ++static_cast<ChildChannel*>(context)->ends;
+      };
     }
   };
   std::unique_ptr<ChildChannel> Open(uint32_t instance, uint32_t pages_each = 4, uint32_t target_vp = 1,

@@ -23,9 +23,11 @@ TEST_P(VersionTest, EchoCloseReopenUnload) {
   EXPECT_EQ(echo.last_open.target_vp, wire::HasChannelInterrupts(GetParam()) ? 1u : 0u);
   for (int i = 0; i < 50; ++i) ExpectEcho(*client, absl::StrCat("packet ", i));
   EXPECT_GE(client->signals, 50);
+  EXPECT_EQ(client->ends, 0);
   child_->client().Close(client->channel);
   Settle();
   EXPECT_EQ(client->channel.state(), Channel::State::kNone);
+  EXPECT_EQ(client->ends, 1);
   EXPECT_EQ(echo.closes, 1);
   Reopen(*client, 1, 1);
   const int signals = client->signals;
@@ -34,6 +36,7 @@ TEST_P(VersionTest, EchoCloseReopenUnload) {
   child_->client().Unload();
   Settle();
   EXPECT_EQ(child_->client().state(), VmbusClient::State::kDisconnected);
+  EXPECT_EQ(client->ends, 2);
   EXPECT_EQ(echo.closes, 2);
   EXPECT_FALSE(server_->version().has_value());
 }
@@ -104,6 +107,7 @@ TEST_F(PairTest, ProviderRefuses) {
   Boot();
   auto client = Open(1);
   EXPECT_EQ(client->channel.state(), Channel::State::kFailed);
+  EXPECT_EQ(client->ends, 1);
   EXPECT_EQ(echo.opens, 1);
   EXPECT_FALSE(channel->is_open());
   echo.accept = true;
@@ -168,6 +172,7 @@ TEST_F(PairTest, RescindWhileOpenAndReconnect) {
     channel.reset();
     Settle();
     EXPECT_EQ(client->channel.state(), Channel::State::kRescinded);
+    EXPECT_EQ(client->ends, round + 1);
     EXPECT_TRUE(child_->offers().empty());
     channel = *server_->OfferChannel(EchoOffer(1), echo, executor_);
     Settle();

@@ -8,7 +8,12 @@
 //
 // Thread-compatible: the caller keeps interrupts and everything else apart. Callbacks may send.
 //
-// The host is not trusted to be right: a completion that nobody waits for is ignored.
+// Every command ends: with the provider's answer, or without one (StorageRequest::lost) when the
+// client fails or its channel ends. A client serves one opening of its channel; the next has new
+// rings and gets a new client.
+//
+// The host is not trusted to be right: a completion that nobody waits for is ignored; a broken ring,
+// or an answer that is none, makes the client fail.
 //
 // Source: hvdef/storvsc.h; the order of the opening exchange is that of Linux' storvsc_drv.c.
 //
@@ -46,12 +51,13 @@ struct StorageRequest {
   uint32_t srb_flags = 0;
   vmbus::GpaBuffer data = {};  // byte_count 0: none
 
-  // Called when it is done, if set.
+  // Called when it is done, if set. The request is the caller's again.
   void* context = nullptr;
   void (*on_done)(void* context, StorageRequest& request) = nullptr;
 
   // The answer.
   bool is_done = false;
+  bool lost = false;        // no answer: the client failed, or its channel ended; kRequestFlushed
   uint8_t srb_status = 0;   // hvdef::storvsc::SrbStatus, and flags
   uint8_t scsi_status = 0;  // hvdef::scsi::Status
   uint32_t transferred = 0;
@@ -83,10 +89,13 @@ class StorageClient {
     kIdle,  // until Start
     kStarting,
     kReady,
-    kFailed,  // the provider speaks no version that we do, or breaks the protocol
+    // The provider speaks no version that we do, or broke the protocol or a ring. Close the channel:
+    // until it has ended the provider may still use the pages of commands that were lost.
+    kFailed,
+    kEnded,  // the channel is no more: closed, rescinded, or the bus was left
   };
 
-  // Takes the channel's signals. The rings are those the channel was opened with.
+  // Takes the channel's signals and its end. The rings are those the channel is opened with.
   StorageClient(VmbusClient& bus, Channel& channel, const ClientRings& rings);
   StorageClient(const StorageClient&) = delete;
   StorageClient& operator=(const StorageClient&) = delete;
@@ -107,12 +116,13 @@ class StorageClient {
   Subchannels subchannels() const { return subchannels_; }
 
   // Puts a command into the ring; Publish shows it and all before it to the provider. False: not
-  // ready, or no room at present; try again after a completion.
+  // ready, the channel is not open, or no room at present; then try again after a completion.
   [[nodiscard]] bool Send(StorageRequest& request);
   void Publish();
   uint32_t in_flight() const { return in_flight_; }
 
-  // Asks the provider to reset the bus, and says in reset_done() that it has.
+  // Asks the provider to reset the bus, and says in reset_done() that it has, unless state() tells
+  // of an end before.
   [[nodiscard]] bool ResetBus();
   bool reset_done() const { return reset_done_; }
 
@@ -126,10 +136,17 @@ class StorageClient {
   static constexpr uint64_t kControlId = uint64_t{1} << 32;
 
   [[nodiscard]] bool SendControl(hvdef::storvsc::Operation operation, uint16_t value = 0);
+  void TakePackets();
   void OnPacket(const vmbus::Packet& packet);
   void OnControl(const hvdef::storvsc::Packet& packet);
   void OnCompletion(uint64_t id, const hvdef::storvsc::Packet& packet);
   size_t packet_bytes() const;
+  bool is_over() const { return state_ == State::kFailed || state_ == State::kEnded; }
+  bool WaitsFor(uint64_t id) const;
+  StorageRequest& Take(uint32_t place);
+  void End(State state);
+  // False: there was no room. The client fails if the ring is broken.
+  bool Staged(vmbus::RingStatus status);
 
   VmbusClient& bus_;
   Channel& channel_;

@@ -101,9 +101,12 @@ class Channel {
   };
   State state() const { return state_; }
   const hvdef::vmbus::OfferChannel& offer() const { return offer_; }
-  // Called when the channel has opened and whenever the root signals.
   void* context = nullptr;
+  // Called when the channel has opened and whenever the root signals.
   void (*on_signal)(void* context, Channel& channel) = nullptr;
+  // Called once for each successful Open, when the channel has ended, whoever ended it: state() is kNone, kFailed or
+  // kRescinded. The channel may be opened again from in here.
+  void (*on_end)(void* context, Channel& channel) = nullptr;
 
  private:
   friend class VmbusClient;
