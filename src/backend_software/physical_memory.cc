@@ -30,7 +30,11 @@ absl::Status PhysicalMemory::Map(uint64_t gpa, absl::Span<uint8_t> host, bool wr
   if (table->size() == kMaxRegions || tables_.size() == kMaxChanges) {
     return absl::ResourceExhaustedError("no room for another memory region");
   }
-  page_states_.push_back(std::make_unique<PageState[]>(size >> kPageShift));
+  ZeroedArray<PageState> states = MakeZeroedArray<PageState>(size >> kPageShift);
+  if (states == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrFormat("no memory for the states of %d pages", size >> kPageShift));
+  }
+  page_states_.push_back(std::move(states));
   table->push_back({gpa, size, host.data(), writable, page_states_.back().get()});
   // The largest first: it answers nearly every look-up.
   std::stable_sort(table->begin(), table->end(),

@@ -23,14 +23,16 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "hvsdk/base/ids.h"
+#include "hvsdk/base/zeroed_array.h"
 
 namespace hvsdk::software {
 
+// Begins as zero bytes (ZeroedArray).
 struct PageState {
-  std::atomic<uint64_t> code_vps{0};   // a bit a VP that holds code of the page
-  std::atomic<uint64_t> write_vps{0};  // a bit a VP that may hold a fast write entry
-  std::atomic<uint64_t> granules{0};   // a bit for each 64 bytes that were decoded
-  std::atomic<uint8_t> dirty{0};       // written since the dirty log was last taken
+  std::atomic<uint64_t> code_vps;   // a bit a VP that holds code of the page
+  std::atomic<uint64_t> write_vps;  // a bit a VP that may hold a fast write entry
+  std::atomic<uint64_t> granules;   // a bit for each 64 bytes that were decoded
+  std::atomic<uint8_t> dirty;       // written since the dirty log was last taken
 };
 
 struct Region {
@@ -52,6 +54,7 @@ class PhysicalMemory {
  public:
   PhysicalMemory() : table_(new Table) { tables_.emplace_back(table_.load(std::memory_order_relaxed)); }
 
+  // InvalidArgument: not whole pages, or an overlap. ResourceExhausted: no room for another region, or for its page states.
   absl::Status Map(uint64_t gpa, absl::Span<uint8_t> host, bool writable);
   absl::Status Unmap(uint64_t gpa, uint64_t size_bytes);
 
@@ -77,7 +80,7 @@ class PhysicalMemory {
   std::atomic<Table*> table_;
   std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<Table>> tables_;
-  std::vector<std::unique_ptr<PageState[]>> page_states_;
+  std::vector<ZeroedArray<PageState>> page_states_;
   std::mutex code_mutex_;
 };
 

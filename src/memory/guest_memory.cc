@@ -2,6 +2,7 @@
 #include "hvsdk/memory/guest_memory.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "hvsdk/base/ids.h"
@@ -27,9 +28,13 @@ absl::Status GuestMemory::AddRange(uint64_t gpa, absl::Span<uint8_t> host) {
   if (overlaps_next || overlaps_previous) {
     return absl::InvalidArgumentError(absl::StrFormat("memory range %#x+%#x overlaps another", gpa, size));
   }
+  auto flags = MakeZeroedArray<std::atomic<uint8_t>>(size >> kPageShift);
+  if (flags == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrFormat("no memory for the flags of %d pages", size >> kPageShift));
+  }
   const auto index = after - ranges_.begin();
   ranges_.insert(after, Range{gpa, size, host.data()});
-  page_flags_.insert(page_flags_.begin() + index, std::make_unique<std::atomic<uint8_t>[]>(size >> kPageShift));
+  page_flags_.insert(page_flags_.begin() + index, std::move(flags));
   size_bytes_ += size;
   return absl::OkStatus();
 }

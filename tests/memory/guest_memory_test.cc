@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/memory/guest_memory.h"
 
+#include <sys/mman.h>
+
+#include <fstream>
 #include <random>
 #include <vector>
 
@@ -31,6 +34,23 @@ TEST_F(GuestMemoryTest, RejectsOverlapAndPartialPages) {
   EXPECT_FALSE(memory_.AddRange(kHigh * 2, absl::MakeSpan(page).first(100)).ok());
   EXPECT_FALSE(memory_.AddRange(~kPageSize + 1, absl::MakeSpan(page)).ok());
   EXPECT_TRUE(memory_.AddRange(kHigh - kPageSize, absl::MakeSpan(page)).ok());
+}
+
+// What a range costs beside its bytes is paid for where it is used.
+TEST_F(GuestMemoryTest, TakesLittleForPagesNobodyTouches) {
+  constexpr uint64_t kSize = uint64_t{1} << 38;
+  void* const reserved = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(reserved, MAP_FAILED);
+  const auto resident_bytes = [] {
+    uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages >> pages;  // the second
+    return pages * kPageSize;
+  };
+  const uint64_t before = resident_bytes();
+  ASSERT_TRUE(memory_.AddRange(2 * kHigh, absl::MakeSpan(static_cast<uint8_t*>(reserved), kSize)).ok());
+  ASSERT_TRUE(memory_.Fill(2 * kHigh + kSize - 1, 7, 1));
+  EXPECT_LT(resident_bytes() - before, 16u << 20);
+  munmap(reserved, kSize);
 }
 
 TEST_F(GuestMemoryTest, AccessesCrossRangesThatTouchAndNotGaps) {

@@ -22,12 +22,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "hvsdk/base/zeroed_array.h"
 
 namespace hvsdk {
 
@@ -53,7 +53,7 @@ class GuestMemory {
   GuestMemory& operator=(const GuestMemory&) = delete;
 
   // Makes `host` the memory at `gpa`. The bytes are borrowed and must outlive this object.
-  // InvalidArgument: not whole pages, overlap, or too many ranges.
+  // InvalidArgument: not whole pages, overlap, or too many ranges. ResourceExhausted: the host has no memory for their flags.
   absl::Status AddRange(uint64_t gpa, absl::Span<uint8_t> host);
 
   absl::Span<const Range> ranges() const { return ranges_; }
@@ -114,7 +114,7 @@ class GuestMemory {
   bool ForEachPiece(uint64_t gpa, uint64_t size_bytes, Visit visit) const;
 
   std::vector<Range> ranges_;
-  std::vector<std::unique_ptr<std::atomic<uint8_t>[]>> page_flags_;  // beside ranges_
+  std::vector<ZeroedArray<std::atomic<uint8_t>>> page_flags_;  // beside ranges_
   uint64_t size_bytes_ = 0;
   HostWriteObserver* observer_ = nullptr;
 };
