@@ -58,6 +58,8 @@ int FailBy(const absl::Status& status, absl::string_view what) {
 
 std::string BlamedFlag(LoadInput blame, const MachineConfig& config) {
   switch (blame) {
+    case LoadInput::kNone:
+      return "";
     case LoadInput::kKernel:
       return absl::StrCat("--kernel=", config.kernel());
     case LoadInput::kInitrd:
@@ -66,6 +68,8 @@ std::string BlamedFlag(LoadInput blame, const MachineConfig& config) {
       return "--cmdline";
     case LoadInput::kMemory:
       return absl::StrFormat("--memory=%dM", hvsdk::vmm::MemoryMib(config));
+    case LoadInput::kCpus:
+      return absl::StrFormat("--cpus=%d", hvsdk::vmm::Cpus(config));
   }
   return "";
 }
@@ -175,8 +179,8 @@ int RunMachine(const MachineConfig& config) {
     LoadInput blame{};
     const auto machine = Machine::Create(options, **loop, blame);
     if (!machine.ok()) {
-      const bool blamed = machine.status().code() == absl::StatusCode::kInvalidArgument;
-      return FailBy(machine.status(), blamed ? BlamedFlag(blame, config) : "");
+      if (blame == LoadInput::kNone) return Fail(kHostFailure, machine.status().message());
+      return FailBy(machine.status(), BlamedFlag(blame, config));
     }
     current = machine->get();
     if (first) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's pages behind a guest's memory. They are reserved, not allocated: a page costs the host something from its
-// first use on.
+// The host's pages behind a guest's memory. They are promised, not allocated: a page costs the host something from its first
+// use on.
 
 #ifndef HVSDK_SRC_VMM_HOST_MEMORY_H_
 #define HVSDK_SRC_VMM_HOST_MEMORY_H_
@@ -14,7 +14,8 @@ namespace hvsdk::vmm {
 
 class HostMemory {
  public:
-  // Zeroed, and aligned so that huge pages can back it. ResourceExhausted: the host has no such address range.
+  // Zeroed, and aligned so that huge pages can back it. InvalidArgument: more than the host has, and it
+  // makes no such promises (vm.overcommit_memory). ResourceExhausted: it refuses for another reason.
   static absl::StatusOr<HostMemory> Reserve(uint64_t size_bytes);
 
   HostMemory() = default;

@@ -4,6 +4,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <utility>
@@ -83,6 +84,7 @@ class PcMachine final : public Machine,
     HostThread thread;
   };
 
+  absl::Status OpenEngine(LoadInput& blame);
   absl::Status BuildMemory();
   absl::Status BuildPartition();
   absl::Status BuildChipset();
@@ -140,6 +142,7 @@ class PcMachine final : public Machine,
   HostMemory host_memory_;
   GuestMemory memory_;
   std::unique_ptr<backend::Partition> backend_;
+  std::vector<backend::CpuidEntry> supported_cpuid_;
   std::unique_ptr<partition::ReferenceClock> clock_;
   std::unique_ptr<LoopTimers> timers_;
   absl::optional<DeterministicRun> deterministic_;  // then there are no timers_
@@ -181,11 +184,11 @@ absl::Status PcMachine::Build(LoadInput& blame) {
     if (!options_.disks.empty()) return absl::UnimplementedError("a deterministic machine has no disks");
     deterministic_.emplace(*options_.instruction_time);
   }
+  RETURN_IF_ERROR(OpenEngine(blame));
   blame = LoadInput::kMemory;
-  ASSIGN_OR_RETURN(layout_, MemoryLayout::ForSize(options_.memory_bytes));
   RETURN_IF_ERROR(BuildMemory());
   RETURN_IF_ERROR(LoadGuest(blame));
-  blame = LoadInput::kMemory;
+  blame = LoadInput::kNone;
   RETURN_IF_ERROR(BuildPartition());
   RETURN_IF_ERROR(BuildChipset());
   RETURN_IF_ERROR(BuildVmbus());
@@ -193,11 +196,33 @@ absl::Status PcMachine::Build(LoadInput& blame) {
   return SetInitialState(initial_state_, *vps_[0].backend);
 }
 
+// What no processor of this engine could have is refused before anything is allocated for it.
+absl::Status PcMachine::OpenEngine(LoadInput& blame) {
+  blame = LoadInput::kCpus;
+  if (options_.cpus < 1 || options_.cpus > options_.backend->caps().max_vps) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s runs 1 to %d processors", options_.backend->name(),
+                                                      options_.backend->caps().max_vps));
+  }
+  blame = LoadInput::kMemory;
+  ASSIGN_OR_RETURN(layout_, MemoryLayout::ForSize(options_.memory_bytes));
+  blame = LoadInput::kNone;
+  ASSIGN_OR_RETURN(backend_, options_.backend->CreatePartition(memory_));
+  ASSIGN_OR_RETURN(supported_cpuid_, backend_->SupportedCpuid());
+  if (const uint32_t bits = PhysicalAddressBits(supported_cpuid_); bits < 64 && layout_.end() > uint64_t{1} << bits) {
+    blame = LoadInput::kMemory;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d MiB are more than the processor's %d address bits reach", options_.memory_bytes >> 20, bits));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status PcMachine::BuildMemory() {
   ASSIGN_OR_RETURN(host_memory_, HostMemory::Reserve(options_.memory_bytes));
   absl::Span<uint8_t> rest = host_memory_.bytes();
   for (const GpaRange& range : layout_.memory) {
-    RETURN_IF_ERROR(memory_.AddRange(range.gpa, rest.subspan(0, range.size_bytes)));
+    const absl::Span<uint8_t> host = rest.subspan(0, range.size_bytes);
+    RETURN_IF_ERROR(memory_.AddRange(range.gpa, host));
+    RETURN_IF_ERROR(backend_->MapMemory(range.gpa, host, backend::MapAccess::kReadWriteExecute));
     rest.remove_prefix(range.size_bytes);
   }
   return absl::OkStatus();
@@ -223,15 +248,6 @@ absl::Status PcMachine::LoadGuest(LoadInput& blame) {
 
 absl::Status PcMachine::BuildPartition() {
   const backend::BackendCaps& caps = options_.backend->caps();
-  if (options_.cpus > caps.max_vps) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%s runs at most %d processors", options_.backend->name(), caps.max_vps));
-  }
-  ASSIGN_OR_RETURN(backend_, options_.backend->CreatePartition(memory_));
-  for (const GuestMemory::Range& range : memory_.ranges()) {
-    RETURN_IF_ERROR(backend_->MapMemory(range.gpa, absl::MakeSpan(range.host, range.size_bytes),
-                                        backend::MapAccess::kReadWriteExecute));
-  }
   ASSIGN_OR_RETURN(clock_, partition::ReferenceClock::Create(*backend_, caps.tsc_frequency_hz));
   if (!deterministic_.has_value()) {
     ASSIGN_OR_RETURN(timers_, LoopTimers::Create(loop_, *clock_));
@@ -244,13 +260,8 @@ absl::Status PcMachine::BuildPartition() {
                                                      .timers = timers(),
                                                      .events = *this,
                                                      .vp_runtime = this}));
-  ASSIGN_OR_RETURN(std::vector<backend::CpuidEntry> supported, backend_->SupportedCpuid());
   const std::vector<backend::CpuidEntry> cpuid =
-      ComposeCpuid(std::move(supported), partition_->Cpuid(), options_.cpus);
-  if (const uint32_t bits = PhysicalAddressBits(cpuid); bits < 64 && layout_.end() > uint64_t{1} << bits) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d MiB are more than the processor's %d address bits reach", options_.memory_bytes >> 20, bits));
-  }
+      ComposeCpuid(std::move(supported_cpuid_), partition_->Cpuid(), options_.cpus);
   vps_.resize(options_.cpus);
   for (uint32_t i = 0; i < options_.cpus; ++i) {
     ASSIGN_OR_RETURN(vps_[i].backend, backend_->CreateVp(VpIndex{i}, i, cpuid));
@@ -290,7 +301,8 @@ absl::Status PcMachine::BuildVmbus() {
   ASSIGN_OR_RETURN(storage_, vsp::StorageController::Create(
                                  *vmbus_, loop_,
                                  {.instance_id = kStorageInstance,
-                                  .max_subchannels = static_cast<uint16_t>(options_.cpus - 1)}));
+                                  .max_subchannels = std::min<uint16_t>(
+                                      options_.cpus - 1, vsp::StorageController::kMaxSubchannels)}));
   for (size_t lun = 0; lun < options_.disks.size(); ++lun) {
     RETURN_IF_ERROR(storage_->Attach(static_cast<uint8_t>(lun), options_.disks[lun]));
   }

@@ -27,8 +27,6 @@ using storvsc::SrbStatus;
 
 namespace {
 
-constexpr uint16_t kMaxSubchannels = 256;
-
 // A name for a disk that has none: the controller's, and the LUN.
 std::array<uint8_t, 16> DiskId(const hvdef::Guid& controller, uint8_t lun) {
   std::array<uint8_t, 16> id;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -15,6 +16,8 @@
 #include "gtest/gtest.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/serial_console.h"
+#include "hvsdk/vsp/memory_disk.h"
+#include "hvsdk/vsp/storage.h"
 #include "tests/vmm/kernel_images.h"
 
 namespace hvsdk::vmm {
@@ -143,12 +146,29 @@ TEST_P(MachineTest, RefusesWhatItCannotBe) {
   const MemorySource kernel(image_);
   LoadInput blame;
   MachineOptions options{.backend = backend_.get(), .kernel = &kernel, .memory_bytes = 16 << 20};
-  options.cpus = backend_->caps().max_vps + 1;
-  EXPECT_FALSE(Machine::Create(options, *loop_, blame).ok());
+  for (const uint32_t cpus : {0u, backend_->caps().max_vps + 1}) {
+    options.cpus = cpus;
+    EXPECT_EQ(Machine::Create(options, *loop_, blame).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(blame, LoadInput::kCpus);
+  }
   options.cpus = 1;
   options.memory_bytes = 1 << 20;
   EXPECT_EQ(Machine::Create(options, *loop_, blame).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(blame, LoadInput::kMemory);
+}
+
+// More processors than a disk's channels can be.
+TEST_P(MachineTest, ManyProcessorsShareADisksChannels) {
+  image_ = MakePvhElf(true);
+  const MemorySource kernel(image_);
+  LoadInput blame;
+  const MachineOptions options{.backend = backend_.get(),
+                               .kernel = &kernel,
+                               .memory_bytes = 16 << 20,
+                               .cpus = std::min(backend_->caps().max_vps, vsp::StorageController::kMaxSubchannels + 2u),
+                               .disks = {std::make_shared<vsp::MemoryDisk>(std::vector<uint8_t>(4096))}};
+  const auto machine = Machine::Create(options, *loop_, blame);
+  EXPECT_TRUE(machine.ok()) << machine.status();
 }
 
 std::vector<std::string> Engines() {

@@ -64,8 +64,8 @@ struct InitialState {
   uint64_t rbx = 0;  // PVH: the start info
 };
 
-// Which of the inputs is to blame for a failure, so that a caller can name the flag or file.
-enum class LoadInput : uint8_t { kKernel, kInitrd, kCommandLine, kMemory };
+// Which of the inputs is to blame for a failure, so that a caller can name the flag or file. kNone: the host failed.
+enum class LoadInput : uint8_t { kNone, kKernel, kInitrd, kCommandLine, kMemory, kCpus };
 
 // Memory holds zeroes before the call. On an error its contents are unspecified, and `blame` says whose fault it is.
 // InvalidArgument: the kernel is of neither kind, damaged or truncated, or too old; command line or initial RAM disk are

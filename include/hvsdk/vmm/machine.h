@@ -76,8 +76,8 @@ struct MachineResult {
 class Machine {
  public:
   // Takes the machine to the point where its first processor would run. `loop` is not running.
-  // InvalidArgument: the kernel, the initial RAM disk, the command line or the memory size is at fault, as `blame` says.
-  // Others: the host refused something, and the message says what.
+  // InvalidArgument: the kernel, the initial RAM disk, the command line, the memory size or the number of processors is at fault, as
+  // `blame` says. Others: the host refused something, of which `blame` says what it was for.
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineOptions& options, EventLoop& loop,
                                                          LoadInput& blame);
   virtual ~Machine() = default;

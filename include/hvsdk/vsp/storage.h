@@ -53,6 +53,7 @@ struct StorageOptions {
 class StorageController {
  public:
   static constexpr uint8_t kMaxDisks = 64;
+  static constexpr uint16_t kMaxSubchannels = 256;
 
   // Puts the controller on the bus. The server and the executor outlive it. InvalidArgument: an
   // option is beyond its limits. Otherwise as vmbus::Server::OfferChannel.
