@@ -17,8 +17,18 @@ static_assert(sizeof(HostBuffer) == sizeof(iovec) &&
               offsetof(HostBuffer, data) == offsetof(iovec, iov_base) &&
               offsetof(HostBuffer, size_bytes) == offsetof(iovec, iov_len));
 
+BlockStatus Flush(int fd) {
+  int result;
+  do {
+    result = fdatasync(fd);
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? BlockStatus::kOk : BlockStatusFromErrno(errno);
+}
+
 BlockStatus Transfer(int fd, const BlockRequest& request, uint64_t done) {
   constexpr size_t kMaxPieces = 256;
+  bool dsync = request.op == BlockOp::kWrite && request.fua;
+  bool flush = false;
   while (done < request.size_bytes) {
     // The pieces behind what has been done already.
     iovec pieces[kMaxPieces];
@@ -37,15 +47,21 @@ BlockStatus Transfer(int fd, const BlockRequest& request, uint64_t done) {
     const off_t offset = static_cast<off_t>(request.offset_bytes + done);
     const ssize_t moved = request.op == BlockOp::kRead
                               ? preadv2(fd, pieces, count, offset, 0)
-                              : pwritev2(fd, pieces, count, offset, request.fua ? RWF_DSYNC : 0);
+                              : pwritev2(fd, pieces, count, offset, dsync ? RWF_DSYNC : 0);
     if (moved < 0) {
       if (errno == EINTR) continue;
+      if (errno == EOPNOTSUPP && dsync) {
+        // A kernel that does not know the flag.
+        dsync = false;
+        flush = true;
+        continue;
+      }
       return BlockStatusFromErrno(errno);
     }
     if (moved == 0) return BlockStatus::kIoError;  // the file has become shorter
     done += static_cast<uint64_t>(moved);
   }
-  return BlockStatus::kOk;
+  return flush ? Flush(fd) : BlockStatus::kOk;
 }
 
 int Allocate(int fd, int mode, const BlockRequest& request) {
@@ -80,8 +96,7 @@ BlockStatus WriteZeroes(int fd, const BlockRequest& request) {
         return status;
     }
   }
-  if (request.fua && fdatasync(fd) != 0) return BlockStatusFromErrno(errno);
-  return BlockStatus::kOk;
+  return request.fua ? Flush(fd) : BlockStatus::kOk;
 }
 
 }  // namespace
@@ -109,7 +124,7 @@ BlockStatus PerformBlocking(int fd, const BlockRequest& request, uint64_t done_b
     case BlockOp::kWrite:
       return Transfer(fd, request, done_bytes);
     case BlockOp::kFlush:
-      return fdatasync(fd) == 0 ? BlockStatus::kOk : BlockStatusFromErrno(errno);
+      return Flush(fd);
     case BlockOp::kDiscard:
       if (request.size_bytes == 0) return BlockStatus::kOk;
       if (const int error = Allocate(fd, FALLOC_FL_PUNCH_HOLE, request); error != EOPNOTSUPP)

@@ -16,7 +16,7 @@ absl::StatusOr<std::shared_ptr<FileEngine>> FileEngine::Create(FileEngineKind ki
     auto engine = internal::UringEngine::Create();
     if (engine.ok() || kind == FileEngineKind::kIoUring) return engine;
   }
-  return std::make_shared<internal::ThreadEngine>(kMaxThreads);
+  return internal::ThreadEngine::Create(kMaxThreads);
 }
 
 }  // namespace hvsdk

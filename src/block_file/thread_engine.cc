@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/check.h"
+#include "base/status_macros.h"
 #include "block_file/blocking_io.h"
 
 namespace hvsdk::internal {
@@ -18,6 +18,12 @@ uint64_t Pack(int fd, uint64_t done_bytes) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::shared_ptr<ThreadEngine>> ThreadEngine::Create(size_t max_threads) {
+  auto engine = std::shared_ptr<ThreadEngine>(new ThreadEngine(max_threads));
+  RETURN_IF_ERROR(engine->StartThread());
+  return engine;
+}
 
 ThreadEngine::~ThreadEngine() {
   {
@@ -53,9 +59,15 @@ void ThreadEngine::Push(int fd, BlockRequest& request, uint64_t done_bytes) {
   (last_ == nullptr ? first_ : last_->device_next) = &request;
   last_ = &request;
   if (++queued_ <= idle_ || threads_.size() == max_threads_) return;
+  // A host that has no more threads to give is not asked with every request.
+  if (!StartThread().ok()) max_threads_ = threads_.size();
+}
+
+absl::Status ThreadEngine::StartThread() {
   HostThread thread;
-  if (thread.Start("disk", [this] { Run(); }).ok()) threads_.push_back(std::move(thread));
-  HVSDK_CHECK(!threads_.empty());  // fewer will do, but not none
+  RETURN_IF_ERROR(thread.Start("disk", [this] { Run(); }));
+  threads_.push_back(std::move(thread));
+  return absl::OkStatus();
 }
 
 void ThreadEngine::Run() {

@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <iterator>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
+#include "base/status_macros.h"
 #include "block_file/blocking_io.h"
 
 namespace hvsdk::internal {
@@ -17,10 +20,39 @@ namespace {
 constexpr unsigned kSubmissionEntries = 256;
 constexpr unsigned kCompletionEntries = 4096;
 constexpr size_t kMaxPieces = 1024;  // UIO_MAXIOV
+constexpr int kMaxTries = 10;        // to submit, while nothing completes
 
 // io_uring wants iovec; HostBuffer has its layout (asserted in blocking_io.cc).
 const iovec* Pieces(const BlockRequest& request) {
   return reinterpret_cast<const iovec*>(request.buffers.data());
+}
+
+// Kernels got the operations one by one, and know no other way to tell which they have.
+bool HasOperations(io_uring& ring) {
+  constexpr int kOperations[] = {IORING_OP_NOP,   IORING_OP_READ,  IORING_OP_READV,    IORING_OP_WRITE,
+                                 IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
+  io_uring_probe* probe = io_uring_get_probe_ring(&ring);
+  if (probe == nullptr) return false;
+  const bool has_all = std::all_of(std::begin(kOperations), std::end(kOperations), [&](int op) {
+    return io_uring_opcode_supported(probe, op) != 0;
+  });
+  io_uring_free_probe(probe);
+  return has_all;
+}
+
+// The kernel would have had to wait, was interrupted or short of memory, or knows no such operation
+// on this file: a thread with ordinary system calls, which knows other ways, does better.
+bool IsForAThread(int result) {
+  switch (-result) {
+    case EAGAIN:
+    case EINTR:
+    case ECANCELED:
+    case ENOMEM:
+    case EOPNOTSUPP:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace
@@ -38,34 +70,38 @@ absl::StatusOr<std::shared_ptr<FileEngine>> UringEngine::Create() {
   }
   // Without it completions can be lost, or a request's piece list must outlive the call.
   constexpr unsigned kNeeded = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
-  if ((params.features & kNeeded) != kNeeded) {
-    io_uring_queue_exit(&engine->ring_);
-    engine->ring_.ring_fd = -1;
+  if ((params.features & kNeeded) != kNeeded || !HasOperations(engine->ring_)) {
     return absl::UnavailableError("io_uring is not available: this kernel's is too old");
   }
-  if (absl::Status started = engine->thread_.Start("disk", [e = engine.get()] { e->WaitForCompletions(); }); !started.ok()) {
-    io_uring_queue_exit(&engine->ring_);
-    return absl::UnavailableError(started.message());
-  }
+  ASSIGN_OR_RETURN(engine->slow_, ThreadEngine::Create(1));
+  RETURN_IF_ERROR(
+      engine->thread_.Start("disk", [e = engine.get()] { e->WaitForCompletions(); }));
   return engine;
 }
 
+UringEngine::UringEngine() { ring_.ring_fd = -1; }
+
 UringEngine::~UringEngine() {
-  if (!thread_.is_running()) return;
-  stop_.store(true, std::memory_order_relaxed);
-  {
-    // A request that completes at once gets the thread out of the kernel.
-    std::lock_guard lock(submit_mutex_);
-    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    io_uring_prep_nop(sqe);
-    io_uring_sqe_set_data(sqe, nullptr);
-    in_flight_.fetch_add(1, std::memory_order_release);
-    Deferred none;
-    SubmitPrepared(none);
+  if (ring_.ring_fd < 0) return;
+  if (thread_.is_running()) {
+    stop_.store(true, std::memory_order_relaxed);
+    // A request that completes at once gets the thread out of the kernel. Nothing else would, so a
+    // kernel that is short of memory is asked until it has some.
+    while (!SubmitNop()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    in_flight_.notify_one();
+    thread_.Join();
   }
-  in_flight_.notify_one();
-  thread_.Join();
   io_uring_queue_exit(&ring_);
+}
+
+bool UringEngine::SubmitNop() {
+  std::lock_guard lock(submit_mutex_);
+  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  io_uring_prep_nop(sqe);
+  io_uring_sqe_set_data(sqe, nullptr);
+  in_flight_.fetch_add(1, std::memory_order_release);
+  Deferred none;
+  return SubmitPrepared(none);
 }
 
 void UringEngine::Submit(int fd, absl::Span<BlockRequest* const> batch) {
@@ -77,7 +113,7 @@ void UringEngine::Submit(int fd, absl::Span<BlockRequest* const> batch) {
       const bool is_transfer = request->op == BlockOp::kRead || request->op == BlockOp::kWrite;
       if ((request->op == BlockOp::kWriteZeroes && request->fua) ||
           (is_transfer && request->buffers.empty())) {
-        slow_.Resume(fd, *request, 0);
+        slow_->Resume(fd, *request, 0);
       } else {
         Prepare(fd, *request, deferred);
       }
@@ -136,17 +172,41 @@ void UringEngine::Prepare(int fd, BlockRequest& request, Deferred& deferred) {
   in_flight_.fetch_add(1, std::memory_order_release);
 }
 
-void UringEngine::SubmitPrepared(Deferred& deferred) {
-  while (io_uring_sq_ready(&ring_) != 0) {
+bool UringEngine::SubmitPrepared(Deferred& deferred) {
+  for (int tries = 0; io_uring_sq_ready(&ring_) != 0;) {
     const int result = io_uring_submit(&ring_);
-    if (result >= 0 || result == -EINTR) continue;
+    if (result > 0 || result == -EINTR) continue;
     // The kernel is short of memory, or its completion queue overflowed: make room and try again.
-    HVSDK_CHECK(result == -EAGAIN || result == -EBUSY);
+    const bool may_pass = result == 0 || result == -EAGAIN || result == -EBUSY;
+    if (!may_pass || ++tries > kMaxTries) {
+      Withdraw(deferred);
+      return false;
+    }
     Done done[64];
     const unsigned count = Take(absl::MakeSpan(done));
     deferred.insert(deferred.end(), done, done + count);
-    if (count == 0) std::this_thread::yield();
+    if (count == 0) {
+      std::this_thread::yield();
+    } else {
+      tries = 0;
+    }
   }
+  return true;
+}
+
+void UringEngine::Withdraw(Deferred& deferred) {
+  // The kernel looks at the queue only when it is told to submit, which is under submit_mutex_.
+  io_uring_sq& queue = ring_.sq;
+  const unsigned head = *queue.khead;
+  const unsigned count = queue.sqe_tail - head;
+  for (unsigned i = 0; i < count; ++i) {
+    const io_uring_sqe& sqe = queue.sqes[(head + i) & *queue.kring_mask];
+    auto* request = reinterpret_cast<BlockRequest*>(static_cast<uintptr_t>(sqe.user_data));
+    if (request != nullptr) deferred.push_back({request, -EAGAIN});
+  }
+  queue.sqe_head = queue.sqe_tail = head;
+  *queue.ktail = head;
+  in_flight_.fetch_sub(count, std::memory_order_acq_rel);
 }
 
 unsigned UringEngine::Take(absl::Span<Done> done) {
@@ -178,15 +238,13 @@ void UringEngine::Complete(BlockRequest& request, int result) {
   const int fd = static_cast<int>(request.device_word);
   const bool is_transfer = request.op == BlockOp::kRead || request.op == BlockOp::kWrite;
   if (result < 0) {
-    const bool retry = result == -EAGAIN || result == -EINTR || result == -ECANCELED;
-    const bool other_way = result == -EOPNOTSUPP && (request.op == BlockOp::kWriteZeroes || request.op == BlockOp::kDiscard);
-    if (retry || other_way) {
-      slow_.Resume(fd, request, 0);
+    if (IsForAThread(result)) {
+      slow_->Resume(fd, request, 0);
     } else {
       request.on_complete(request, BlockStatusFromErrno(-result));
     }
   } else if (is_transfer && static_cast<uint64_t>(result) < request.size_bytes) {
-    slow_.Resume(fd, request, static_cast<uint64_t>(result));
+    slow_->Resume(fd, request, static_cast<uint64_t>(result));
   } else {
     request.on_complete(request, BlockStatus::kOk);
   }

@@ -27,7 +27,7 @@ class UringEngine : public FileEngine {
   void Submit(int fd, absl::Span<BlockRequest* const> batch) override;
 
  private:
-  UringEngine() = default;
+  UringEngine();
 
   struct Done {
     BlockRequest* request;
@@ -35,10 +35,14 @@ class UringEngine : public FileEngine {
   };
   using Deferred = std::vector<Done>;
 
-  // With submit_mutex_ held. What they must take out of a full completion queue is `deferred` until
-  // it is released.
+  // With submit_mutex_ held. What they must take out of a full completion queue, and what the kernel
+  // does not accept, is `deferred` until it is released.
   void Prepare(int fd, BlockRequest& request, Deferred& deferred);
-  void SubmitPrepared(Deferred& deferred);
+  // False: the kernel refused, and what it did not take was withdrawn.
+  bool SubmitPrepared(Deferred& deferred);
+  void Withdraw(Deferred& deferred);
+  // For the destructor: something that completes and is nobody's.
+  bool SubmitNop();
   // Takes completions out of the queue; returns how many.
   unsigned Take(absl::Span<Done> done);
   // Delivers all that have completed.
@@ -53,7 +57,7 @@ class UringEngine : public FileEngine {
   // while it is.
   std::atomic<uint32_t> in_flight_{0};
   std::atomic<bool> stop_{false};
-  ThreadEngine slow_{1};  // what io_uring does in part, or not at all
+  std::shared_ptr<ThreadEngine> slow_;  // for what io_uring does in part, or not at all
   HostThread thread_;
 };
 

@@ -31,7 +31,9 @@ enum class FileEngineKind : uint8_t { kAuto, kIoUring, kThreads };
 
 class FileEngine {
  public:
-  // Unavailable: this kernel has no io_uring, or forbids it. kAuto never fails for that reason.
+  // Unavailable: this kernel has no io_uring, forbids it, or lacks an operation. kAuto never fails for
+  // that reason. ResourceExhausted: the host has no thread to give. Once made, an engine does with
+  // what it has: whatever the host refuses later, every request completes.
   static absl::StatusOr<std::shared_ptr<FileEngine>> Create(FileEngineKind kind);
 
   virtual ~FileEngine() = default;

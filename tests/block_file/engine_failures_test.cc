@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the host may refuse an engine, refused on demand: this program is linked so that the system
+// functions below come here first. Every request must complete, whatever happens.
+
+#include <fcntl.h>
+#include <liburing.h>
+#include <pthread.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "hvsdk/block_file/raw_disk.h"
+
+namespace {
+
+// What happens instead of a call; 0: nothing special.
+struct Host {
+  std::atomic<bool> refuses_threads{false};
+  std::atomic<int> submit_error{0};
+  std::atomic<int> missing_operation{-1};
+  std::atomic<int> completion_error{0};  // of whatever the kernel did
+  std::atomic<bool> punches_no_holes{false};
+  std::atomic<bool> knows_no_dsync{false};
+  std::atomic<int> interrupted_flushes{0};  // to come
+  std::atomic<int> flushes{0};              // that were carried out
+} host;
+
+}  // namespace
+
+extern "C" {
+
+int __real_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                          void* (*body)(void*), void* argument) {
+  return host.refuses_threads ? EAGAIN : __real_pthread_create(thread, attributes, body, argument);
+}
+
+int __real_io_uring_submit(io_uring*);
+int __wrap_io_uring_submit(io_uring* ring) {
+  if (host.submit_error == 0) return __real_io_uring_submit(ring);
+  // The queue has been made visible to the kernel when it refuses.
+  *ring->sq.ktail = ring->sq.sqe_head = ring->sq.sqe_tail;
+  return -host.submit_error;
+}
+
+io_uring_probe* __real_io_uring_get_probe_ring(io_uring*);
+io_uring_probe* __wrap_io_uring_get_probe_ring(io_uring* ring) {
+  io_uring_probe* probe = __real_io_uring_get_probe_ring(ring);
+  if (probe != nullptr && host.missing_operation >= 0)
+    probe->ops[host.missing_operation].flags &= static_cast<uint16_t>(~IO_URING_OP_SUPPORTED);
+  return probe;
+}
+
+unsigned __real_io_uring_peek_batch_cqe(io_uring*, io_uring_cqe**, unsigned);
+unsigned __wrap_io_uring_peek_batch_cqe(io_uring* ring, io_uring_cqe** cqes, unsigned count) {
+  const unsigned ready = __real_io_uring_peek_batch_cqe(ring, cqes, count);
+  if (host.completion_error != 0) {
+    for (unsigned i = 0; i < ready; ++i) cqes[i]->res = -host.completion_error;
+  }
+  return ready;
+}
+
+int __real_fallocate(int, int, off_t, off_t);
+int __wrap_fallocate(int fd, int mode, off_t offset, off_t size) {
+  if (!host.punches_no_holes) return __real_fallocate(fd, mode, offset, size);
+  errno = EOPNOTSUPP;
+  return -1;
+}
+
+ssize_t __real_pwritev2(int, const iovec*, int, off_t, int);
+ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset, int flags) {
+  if (flags == 0 || !host.knows_no_dsync) return __real_pwritev2(fd, pieces, count, offset, flags);
+  errno = EOPNOTSUPP;
+  return -1;
+}
+
+int __real_fdatasync(int);
+int __wrap_fdatasync(int fd) {
+  if (host.interrupted_flushes > 0) {
+    --host.interrupted_flushes;
+    errno = EINTR;
+    return -1;
+  }
+  ++host.flushes;
+  return __real_fdatasync(fd);
+}
+
+}  // extern "C"
+
+namespace hvsdk {
+namespace {
+
+struct Waited : BlockRequest {
+  Waited() {
+    on_complete = [](BlockRequest& request, BlockStatus status) {
+      auto& self = static_cast<Waited&>(request);
+      self.status = status;
+      self.completions.fetch_add(1);
+      self.completions.notify_one();
+    };
+  }
+  BlockStatus Wait() {
+    completions.wait(0);
+    EXPECT_EQ(completions.exchange(0), 1);
+    return status;
+  }
+  HostBuffer buffer{};
+  std::vector<uint8_t> bytes;
+  BlockStatus status{};
+  std::atomic<int> completions{0};
+};
+
+class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
+ protected:
+  static constexpr uint64_t kSize = 4 << 20;
+  static constexpr size_t kPieceBytes = 4096;
+
+  void SetUp() override {
+    char path[] = "/tmp/hvsdk-engine-failures-XXXXXX";
+    const int fd = mkstemp(path);
+    ASSERT_GE(fd, 0);
+    path_ = path;
+    ASSERT_EQ(ftruncate(fd, kSize), 0);
+    close(fd);
+  }
+  void TearDown() override {
+    Mend();
+    disk_.reset();
+    unlink(path_.c_str());
+  }
+  static void Mend() {
+    host.refuses_threads = false;
+    host.submit_error = 0;
+    host.missing_operation = -1;
+    host.completion_error = 0;
+    host.punches_no_holes = false;
+    host.knows_no_dsync = false;
+    host.interrupted_flushes = 0;
+  }
+  static bool IsMissing(const absl::Status& status) {
+    return GetParam() == FileEngineKind::kIoUring && absl::IsUnavailable(status);
+  }
+
+  void Open() {
+    auto engine = FileEngine::Create(GetParam());
+    if (IsMissing(engine.status())) GTEST_SKIP() << engine.status();
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    auto disk = RawDisk::Open(path_, {}, *engine);
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    disk_ = *disk;
+  }
+  static void Fill(Waited& request, BlockOp op, uint64_t offset, uint64_t size, uint8_t value = 0) {
+    request.op = op;
+    request.fua = false;
+    request.offset_bytes = offset;
+    request.size_bytes = size;
+    request.buffers = {};
+    if (op != BlockOp::kRead && op != BlockOp::kWrite) return;
+    request.bytes.assign(size, value);
+    request.buffer = {request.bytes.data(), size};
+    request.buffers = absl::MakeConstSpan(&request.buffer, 1);
+  }
+  BlockStatus Run(Waited& request) {
+    BlockRequest* one = &request;
+    disk_->Submit({&one, 1});
+    return request.Wait();
+  }
+  // Writes more pieces than the queue holds with one call, and reads them back with another.
+  void WriteAndReadBack(uint8_t first) {
+    std::vector<Waited> requests(700);
+    std::vector<BlockRequest*> batch;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      Fill(requests[i], BlockOp::kWrite, i * kPieceBytes, kPieceBytes,
+           static_cast<uint8_t>(first + i));
+      batch.push_back(&requests[i]);
+    }
+    disk_->Submit(batch);
+    for (Waited& request : requests) ASSERT_EQ(request.Wait(), BlockStatus::kOk);
+    for (Waited& request : requests) {
+      request.op = BlockOp::kRead;
+      std::fill(request.bytes.begin(), request.bytes.end(), 0);
+    }
+    disk_->Submit(batch);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      ASSERT_EQ(requests[i].Wait(), BlockStatus::kOk);
+      ASSERT_EQ(requests[i].bytes,
+                std::vector<uint8_t>(kPieceBytes, static_cast<uint8_t>(first + i)));
+    }
+  }
+
+  std::string path_;
+  std::shared_ptr<RawDisk> disk_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Engines, EngineFailuresTest,
+                         testing::Values(FileEngineKind::kIoUring, FileEngineKind::kThreads),
+                         [](const auto& info) {
+                           return info.param == FileEngineKind::kIoUring ? "IoUring" : "Threads";
+                         });
+
+TEST_P(EngineFailuresTest, WithoutAThreadThereIsNoEngine) {
+  host.refuses_threads = true;
+  const auto engine = FileEngine::Create(GetParam());
+  if (IsMissing(engine.status())) GTEST_SKIP() << engine.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(engine.status())) << engine.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(FileEngine::Create(FileEngineKind::kAuto).status()));
+}
+
+TEST_P(EngineFailuresTest, NoMoreThreadsWillDo) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  host.refuses_threads = true;
+  host.completion_error = EAGAIN;  // io_uring leaves it all to its thread
+  WriteAndReadBack(1);
+}
+
+TEST_P(EngineFailuresTest, WhatTheRingDoesNotTakeIsDoneByAThread) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  uint8_t first = 1;
+  for (const int error : {ENOMEM, EAGAIN, EBUSY, ENXIO, EINVAL}) {
+    host.submit_error = error;
+    ASSERT_NO_FATAL_FAILURE(WriteAndReadBack(first)) << std::strerror(error);
+    host.submit_error = 0;
+    ASSERT_NO_FATAL_FAILURE(WriteAndReadBack(static_cast<uint8_t>(first + 1)));
+    first = static_cast<uint8_t>(first + 2);
+  }
+}
+
+TEST_P(EngineFailuresTest, WhatTheRingCannotDoIsDoneByAThread) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  for (const int error : {ENOMEM, EOPNOTSUPP, EINTR}) {
+    host.completion_error = error;
+    ASSERT_NO_FATAL_FAILURE(WriteAndReadBack(static_cast<uint8_t>(error))) << std::strerror(error);
+  }
+}
+
+TEST_P(EngineFailuresTest, AKernelThatLacksAnOperationMeansThreads) {
+  for (const int operation : {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_FALLOCATE}) {
+    host.missing_operation = operation;
+    const auto engine = FileEngine::Create(GetParam());
+    EXPECT_EQ(engine.ok(), GetParam() == FileEngineKind::kThreads);
+    EXPECT_EQ(absl::IsUnavailable(engine.status()), GetParam() == FileEngineKind::kIoUring);
+    const auto any = FileEngine::Create(FileEngineKind::kAuto);
+    ASSERT_TRUE(any.ok()) << any.status();
+    EXPECT_EQ((*any)->name(), "threads");
+  }
+}
+
+TEST_P(EngineFailuresTest, WhereThereAreNoHolesADiscardWritesZeroes) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  if (!disk_->info().can_discard) GTEST_SKIP() << "no discard on this file system";
+  Waited request;
+  Fill(request, BlockOp::kWrite, 0, kSize, 0xAB);
+  ASSERT_EQ(Run(request), BlockStatus::kOk);
+  host.punches_no_holes = true;
+  host.completion_error = EOPNOTSUPP;
+  Fill(request, BlockOp::kDiscard, 4096, 3 << 20);
+  EXPECT_EQ(Run(request), BlockStatus::kOk);
+  Mend();
+  Fill(request, BlockOp::kRead, 0, kSize, 1);
+  ASSERT_EQ(Run(request), BlockStatus::kOk);
+  for (size_t i = 0; i < kSize; ++i)
+    ASSERT_EQ(request.bytes[i], i >= 4096 && i < 4096 + (3 << 20) ? 0 : 0xAB) << i;
+}
+
+TEST_P(EngineFailuresTest, WithoutDsyncAForcedWriteIsFlushed) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  host.knows_no_dsync = true;
+  host.completion_error = EOPNOTSUPP;
+  host.flushes = 0;
+  Waited request;
+  Fill(request, BlockOp::kWrite, 0, 4096, 0xAB);
+  request.fua = true;
+  EXPECT_EQ(Run(request), BlockStatus::kOk);
+  EXPECT_EQ(host.flushes, 1);
+}
+
+TEST_P(EngineFailuresTest, AnInterruptedFlushIsTriedAgain) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  host.interrupted_flushes = 3;
+  host.completion_error = EINTR;
+  host.flushes = 0;
+  Waited request;
+  Fill(request, BlockOp::kFlush, 0, 0);
+  EXPECT_EQ(Run(request), BlockStatus::kOk);
+  EXPECT_EQ(host.flushes, 1);
+}
+
+}  // namespace
+}  // namespace hvsdk
