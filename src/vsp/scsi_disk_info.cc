@@ -3,7 +3,9 @@
 // named.
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstring>
+#include <iterator>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/string_view.h"
@@ -38,13 +40,48 @@ class Builder {
     std::memcpy(bytes_ + size_, from, size_bytes);
     size_ += size_bytes;
   }
-  uint8_t* data() { return bytes_; }
+  const uint8_t* data() const { return bytes_; }
   size_t size() const { return size_; }
 
  private:
   uint8_t bytes_[N];
   size_t size_ = 0;
 };
+
+// What a MODE SENSE wants to know of a page (SPC-4 6.14.1).
+enum PageControl : uint8_t { kCurrent, kChangeable, kDefault, kSaved };
+
+constexpr uint8_t kModePages[] = {scsi::kModePageErrorRecovery, scsi::kModePageCaching,
+                                  scsi::kModePageControl};
+using ModePageBytes = Builder<sizeof(scsi::ModePageCaching)>;
+
+// A mode page; empty if there is no such page. The write cache is on by default, and the one thing
+// that can be changed.
+ModePageBytes ModePage(uint8_t code, PageControl control, bool write_cache) {
+  ModePageBytes out;
+  if (code == scsi::kModePageErrorRecovery) {
+    scsi::ModePageErrorRecovery page = {};
+    page.page = code;
+    page.length = sizeof(page) - 2;
+    out.Add(page);
+  } else if (code == scsi::kModePageCaching) {
+    scsi::ModePageCaching page = {};
+    page.page = code;
+    page.length = sizeof(page) - 2;
+    if (control != kCurrent || write_cache) page.flags = scsi::kCachingWriteCacheEnabled;
+    out.Add(page);
+  } else if (code == scsi::kModePageControl) {
+    scsi::ModePageControl page = {};
+    page.page = code;
+    page.length = sizeof(page) - 2;
+    if (control != kChangeable) {
+      page.flags3 = scsi::kControlUnrestrictedReordering;
+      page.busy_timeout_100ms = 0xFFFF;  // no limit
+    }
+    out.Add(page);
+  }
+  return out;
+}
 
 void CopyPadded(char* to, size_t size_bytes, const char* text) {
   std::memset(to, ' ', size_bytes);
@@ -216,58 +253,40 @@ void ScsiDisk::ReadCapacity16(ScsiCommand& command) {
   command.Return(&data, sizeof(data), LoadBigEndian<uint32_t>(command.cdb + 10));
 }
 
+scsi::ModeBlockDescriptor ScsiDisk::BlockDescriptor() const {
+  scsi::ModeBlockDescriptor descriptor = {};
+  descriptor.blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks_, UINT32_MAX));
+  descriptor.block_bytes = info_.logical_block_bytes;
+  return descriptor;
+}
+
 // 6.14, 6.15.
 void ScsiDisk::ModeSense(ScsiCommand& command, bool ten) {
   const bool no_descriptors = (command.cdb[1] & 0x08) != 0;
-  const uint8_t control = command.cdb[2] >> 6;  // 0: current, 1: changeable, 2: default, 3: saved
+  const auto control = static_cast<PageControl>(command.cdb[2] >> 6);
   const uint8_t page = command.cdb[2] & 0x3F;
   const uint8_t subpage = command.cdb[3];
   const size_t allocation = ten ? LoadBigEndian<uint16_t>(command.cdb + 7) : command.cdb[4];
-  if (control == 3) {
+  if (control == kSaved) {
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
                  Asc::kSavingParametersNotSupported);
     return;
   }
   const bool all = page == scsi::kModePageAll;
-  const bool known = all || page == scsi::kModePageErrorRecovery ||
-                     page == scsi::kModePageCaching || page == scsi::kModePageControl;
-  if (!known || (subpage != 0 && !(all && subpage == scsi::kModeSubpageAll))) {
+  const bool known =
+      std::find(std::begin(kModePages), std::end(kModePages), page) != std::end(kModePages);
+  if ((!all && !known) || (subpage != 0 && !(all && subpage == scsi::kModeSubpageAll))) {
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     return;
   }
-  const bool changeable = control == 1;
   Builder<128> pages;
-  if (!no_descriptors) {
-    scsi::ModeBlockDescriptor descriptor = {};
-    descriptor.blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks_, UINT32_MAX));
-    descriptor.block_bytes = info_.logical_block_bytes;
-    pages.Add(descriptor);
-  }
+  if (!no_descriptors) pages.Add(BlockDescriptor());
   const uint8_t descriptor_bytes = static_cast<uint8_t>(pages.size());
-  if (all || page == scsi::kModePageErrorRecovery) {
-    scsi::ModePageErrorRecovery recovery = {};
-    recovery.page = scsi::kModePageErrorRecovery;
-    recovery.length = sizeof(recovery) - 2;
-    pages.Add(recovery);
-  }
-  if (all || page == scsi::kModePageCaching) {
-    scsi::ModePageCaching caching = {};
-    caching.page = scsi::kModePageCaching;
-    caching.length = sizeof(caching) - 2;
-    // On by default, and the one thing that may be changed.
-    const bool enabled = control != 0 || write_cache_.load(std::memory_order_relaxed);
-    if (enabled) caching.flags = scsi::kCachingWriteCacheEnabled;
-    pages.Add(caching);
-  }
-  if (all || page == scsi::kModePageControl) {
-    scsi::ModePageControl control_page = {};
-    control_page.page = scsi::kModePageControl;
-    control_page.length = sizeof(control_page) - 2;
-    if (!changeable) {
-      control_page.flags3 = scsi::kControlUnrestrictedReordering;
-      control_page.busy_timeout_100ms = 0xFFFF;  // no limit
-    }
-    pages.Add(control_page);
+  const bool write_cache = write_cache_.load(std::memory_order_relaxed);
+  for (uint8_t code : kModePages) {
+    if (!all && page != code) continue;
+    const ModePageBytes bytes = ModePage(code, control, write_cache);
+    pages.AddBytes(bytes.data(), bytes.size());
   }
   const uint8_t device_specific =
       static_cast<uint8_t>(scsi::kModeDpoFua | (info_.read_only ? scsi::kModeWriteProtected : 0));
@@ -310,28 +329,39 @@ ScsiStep ScsiDisk::ModeSelect(ScsiCommand& command, bool ten) {
     return fail(Asc::kParameterListLengthError);
   CopyFromBuffers(command.data, 0, list, list_bytes);
   const size_t descriptor_bytes = ten ? LoadBigEndian<uint16_t>(list + 6) : list[3];
-  if (descriptor_bytes != 0 && descriptor_bytes != sizeof(scsi::ModeBlockDescriptor)) {
-    return fail(Asc::kInvalidFieldInParameterList);
+  if (descriptor_bytes > list_bytes - header_bytes) return fail(Asc::kParameterListLengthError);
+  const bool long_descriptors = ten && (list[4] & 0x01) != 0;  // LONGLBA
+  if (long_descriptors) return fail(Asc::kInvalidFieldInParameterList);
+  if (descriptor_bytes != 0) {
+    // SBC-3 6.4.2: the blocks of the disk can be told, and not changed. Their number may be left
+    // open (0) or be as many as there are (all ones).
+    scsi::ModeBlockDescriptor wanted;
+    if (descriptor_bytes != sizeof(wanted)) return fail(Asc::kInvalidFieldInParameterList);
+    std::memcpy(static_cast<void*>(&wanted), list + header_bytes, sizeof(wanted));
+    const scsi::ModeBlockDescriptor current = BlockDescriptor();
+    const bool is_same_count =
+        wanted.blocks == 0 || wanted.blocks == current.blocks || wanted.blocks == UINT32_MAX;
+    if (!is_same_count || wanted.block_bytes != current.block_bytes)
+      return fail(Asc::kInvalidFieldInParameterList);
   }
-  bool enabled = write_cache_.load(std::memory_order_relaxed);
-  const bool was_enabled = enabled;
+  const bool was_enabled = write_cache_.load(std::memory_order_relaxed);
+  bool enabled = was_enabled;
   for (size_t at = header_bytes + descriptor_bytes; at < list_bytes;) {
     if (list_bytes - at < 2 || list_bytes - at < 2u + list[at + 1])
       return fail(Asc::kParameterListLengthError);
-    const uint8_t page = list[at] & 0x7F;
-    scsi::ModePageCaching caching;
-    if (page == scsi::kModePageCaching && list[at + 1] == sizeof(caching) - 2) {
-      std::memcpy(&caching, list + at, sizeof(caching));
-      const bool rest_is_zero =
-          (caching.flags & ~scsi::kCachingWriteCacheEnabled) == 0 &&
-          std::all_of(std::begin(caching.reserved), std::end(caching.reserved),
-                      [](uint8_t byte) { return byte == 0; });
-      if (!rest_is_zero) return fail(Asc::kInvalidFieldInParameterList);
-      enabled = (caching.flags & scsi::kCachingWriteCacheEnabled) != 0;
-    } else {
-      return fail(Asc::kInvalidFieldInParameterList);
+    const uint8_t code = list[at] & 0x7F;
+    const ModePageBytes current = ModePage(code, kCurrent, was_enabled);
+    const ModePageBytes changeable = ModePage(code, kChangeable, was_enabled);
+    const size_t page_bytes = 2u + list[at + 1];
+    if (current.size() != page_bytes) return fail(Asc::kInvalidFieldInParameterList);
+    for (size_t i = 2; i < page_bytes; ++i) {
+      const uint8_t differs = list[at + i] ^ current.data()[i];
+      if ((differs & ~changeable.data()[i]) != 0) return fail(Asc::kInvalidFieldInParameterList);
     }
-    at += 2u + list[at + 1];
+    if (code == scsi::kModePageCaching)
+      enabled = (list[at + offsetof(scsi::ModePageCaching, flags)] &
+                 scsi::kCachingWriteCacheEnabled) != 0;
+    at += page_bytes;
   }
   write_cache_.store(enabled, std::memory_order_relaxed);
   command.transferred = static_cast<uint32_t>(list_bytes);

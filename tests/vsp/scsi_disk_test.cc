@@ -320,6 +320,71 @@ TEST_F(ScsiDiskTest, SwitchingTheWriteCacheOffFlushesAndForcesWrites) {
               SenseKey::kIllegalRequest, Asc::kParameterListLengthError);
 }
 
+TEST_F(ScsiDiskTest, ModeSelectChangesNothingButTheWriteCache) {
+  // What MODE SENSE (10) returns can be sent back: a header, the blocks, and all pages.
+  std::vector<uint8_t> all(8 + 8 + 12 + 20 + 12);
+  ExpectGood(In({0x5A, 0, 0x3F, 0, 0, 0, 0, 0, uint8_t(all.size()), 0}, all),
+             static_cast<uint32_t>(all.size()));
+  all[0] = all[1] = 0;  // reserved here
+  const auto select = [&](const std::vector<uint8_t>& list, size_t size_bytes) {
+    std::vector<uint8_t> data = list;
+    return Out({0x55, 0x10, 0, 0, 0, 0, 0, 0, uint8_t(size_bytes), 0}, data);
+  };
+  const auto expect_refused = [&](const std::vector<uint8_t>& list) {
+    ExpectSense(select(list, list.size()), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+                Asc::kInvalidFieldInParameterList);
+  };
+  ExpectGood(select(all, all.size()), static_cast<uint32_t>(all.size()));
+
+  // Another number of blocks, or blocks of another size, is no disk of ours.
+  EXPECT_EQ(scsi::LoadBigEndian<uint32_t>(&all[8]), kBlocks);
+  for (const size_t byte : {4, 8, 10, 11, 12, 13, 14, 15}) {  // 4: long block descriptors
+    std::vector<uint8_t> other = all;
+    other[byte] ^= 0x05;
+    expect_refused(other);
+  }
+  for (const uint8_t open : {0x00, 0xFF}) {  // unchanged; as many as there are
+    std::vector<uint8_t> other = all;
+    std::fill(other.begin() + 8, other.begin() + 12, open);
+    ExpectGood(select(other, other.size()), static_cast<uint32_t>(all.size()));
+  }
+  for (const uint8_t bigger : {0x02, 0x10}) {  // 512, 4096; with one page, and with none
+    std::vector<uint8_t> one = {0, 0, 0, 8, 0, 0, 0, 0, 0, 0, bigger, 0, 8, 18, 4, 0};
+    one.resize(4 + 8 + 20);
+    for (const uint8_t size : {32, 12}) {
+      const Answer answer = Out({0x15, 0x10, 0, 0, size, 0}, one);
+      if (bigger == 0x02) {
+        ExpectGood(answer, size);
+      } else {
+        ExpectSense(answer, SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+                    Asc::kInvalidFieldInParameterList);
+      }
+    }
+  }
+  std::vector<uint8_t> no_size = all;
+  std::fill(no_size.begin() + 8, no_size.begin() + 16, uint8_t{0});
+  expect_refused(no_size);
+  ExpectSense(select(all, 8 + 7), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kParameterListLengthError);
+
+  // No bit of a page but WCE can be changed.
+  for (size_t byte = 16; byte < all.size(); ++byte) {
+    for (int bit = 0; bit < 8; ++bit) {
+      const bool is_wce = byte == 16 + 12 + 2 && bit == 2;
+      const bool is_ps = bit == 7 && (byte == 16 || byte == 28 || byte == 48);  // reserved here
+      if (is_wce || is_ps || byte == 17 || byte == 29 || byte == 49) continue;  // lengths
+      std::vector<uint8_t> other = all;
+      other[byte] = static_cast<uint8_t>(other[byte] ^ 1 << bit);
+      SCOPED_TRACE(testing::Message() << "byte " << byte << " bit " << bit);
+      expect_refused(other);
+    }
+  }
+  EXPECT_TRUE(medium_->ops.empty());
+  all[16 + 12 + 2] ^= 4;
+  ExpectGood(select(all, all.size()), static_cast<uint32_t>(all.size()));
+  EXPECT_EQ(medium_->ops.back().op, BlockOp::kFlush);
+}
+
 TEST_F(ScsiDiskTest, ReadsAndWritesOfEveryLength) {
   std::vector<uint8_t> block(512 * 3);
   for (auto& byte : block) byte = static_cast<uint8_t>(random_());

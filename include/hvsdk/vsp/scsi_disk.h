@@ -29,6 +29,7 @@
 #include "absl/types/span.h"
 #include "hvsdk/base/block_device.h"
 #include "hvsdk/hvdef/scsi.h"
+#include "hvsdk/hvdef/scsi_data.h"
 #include "hvsdk/hvdef/storvsc.h"
 
 namespace hvsdk::vsp {
@@ -98,6 +99,7 @@ class ScsiDisk {
   void RequestSense(ScsiCommand& command);
   void ReadCapacity10(ScsiCommand& command);
   void ReadCapacity16(ScsiCommand& command);
+  hvdef::scsi::ModeBlockDescriptor BlockDescriptor() const;
   void ModeSense(ScsiCommand& command, bool ten);
   [[nodiscard]] ScsiStep ModeSelect(ScsiCommand& command, bool ten);
 
