@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -32,6 +33,7 @@ constexpr uint8_t kByteCheckMask = 0x06;
 constexpr uint8_t kByteCheckCompare = 0x02;
 constexpr uint8_t kWriteSameAnchor = 0x10;
 constexpr uint8_t kWriteSameUnmap = 0x08;
+constexpr uint8_t kWriteSameAddressData = 0x06;  // PBDATA, LBDATA: obsolete
 constexpr uint8_t kWriteSameNoData = 0x01;
 
 bool IsZero(const std::vector<uint8_t>& bytes) {
@@ -41,7 +43,9 @@ bool IsZero(const std::vector<uint8_t>& bytes) {
 }  // namespace
 
 struct ScsiWork {
-  enum class Kind : uint8_t { kVerify, kWriteSame, kUnmap } kind;
+  enum class Kind : uint8_t { kReadMedium, kVerify, kWriteSame, kUnmap } kind;
+  bool flush_first = false;  // what is read must have reached the medium
+  bool flush_last = false;   // what was discarded must stay so
   bool nothing_read = true;  // VERIFY: `buffer` holds no bytes of the medium yet
   bool compare = false;      // with the initiator's bytes
   uint64_t lba = 0;          // what remains to be done
@@ -188,6 +192,7 @@ ScsiStep ScsiDisk::Dispatch(ScsiCommand& command) {
       // The medium does not spin. Stopping it writes out what is cached, and the unit stays ready
       // (5.25).
       if ((cdb[4] & 0x02) != 0) break;  // LOEJ: it cannot be ejected
+      if ((cdb[4] & 0xF0) != 0) break;  // POWER CONDITION: there are none
       if ((cdb[4] & 0x01) == 0) return Flush(command);
       command.Succeed();
       return ScsiStep::kDone;
@@ -272,12 +277,21 @@ ScsiStep ScsiDisk::ReadOrWrite(ScsiCommand& command, BlockOp op, BlockRange rang
     return ScsiStep::kDone;
   }
   command.op = op;
-  command.fua = is_write && ((has_flags && (command.cdb[1] & kFua) != 0) ||
-                             !write_cache_.load(std::memory_order_relaxed));
+  const bool forced = has_flags && (command.cdb[1] & kFua) != 0;
+  command.fua = is_write && (forced || !write_cache_.load(std::memory_order_relaxed));
   command.offset_bytes = range.lba << block_shift_;
   command.size_bytes = size_bytes;
   command.buffers = TrimBuffers(command.data, size_bytes);
   command.transferred = static_cast<uint32_t>(size_bytes);
+  if (!is_write && forced && !info_.read_only) {
+    // SBC-3, FUA of READ: what a cache has that the medium has not is written before it is read.
+    command.work = std::make_unique<ScsiWork>();
+    command.work->kind = ScsiWork::Kind::kReadMedium;
+    command.work->flush_first = true;
+    command.work->lba = range.lba;
+    command.work->blocks = range.blocks;
+    return NextStep(command);
+  }
   return ScsiStep::kSubmit;
 }
 
@@ -295,6 +309,7 @@ ScsiStep ScsiDisk::Verify(ScsiCommand& command, BlockRange range, bool compare) 
   }
   command.work = std::make_unique<ScsiWork>();
   command.work->kind = ScsiWork::Kind::kVerify;
+  command.work->flush_first = !info_.read_only;
   command.work->compare = compare;
   command.work->lba = range.lba;
   command.work->blocks = range.blocks;
@@ -309,9 +324,12 @@ ScsiStep ScsiDisk::WriteSame(ScsiCommand& command, BlockRange range) {
   const bool sixteen = scsi::CdbBytes(command.cdb[0]) == 16;
   const bool no_data = sixteen && (flags & kWriteSameNoData) != 0;
   const uint64_t limit = kMaxWriteSameBytes >> block_shift_;
-  if ((flags & (kProtectMask | kWriteSameAnchor)) != 0 || range.blocks == 0 ||
-      range.blocks > limit) {
-    // Zero blocks would mean "to the end of the disk"; VPD page 0xB0 says that we refuse it (WSNZ).
+  const bool unmap = (flags & kWriteSameUnmap) != 0;
+  const bool can_unmap = info_.can_discard && info_.discard_reads_zeroes;
+  if ((flags & (kProtectMask | kWriteSameAnchor | kWriteSameAddressData)) != 0 ||
+      (unmap && !can_unmap) || range.blocks == 0 || range.blocks > limit) {
+    // VPD page 0xB2 says whether UNMAP is known (LBPWS, LBPWS10). Zero blocks would mean "to the end
+    // of the disk"; page 0xB0 says that we refuse it (WSNZ).
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     return ScsiStep::kDone;
   }
@@ -331,9 +349,14 @@ ScsiStep ScsiDisk::WriteSame(ScsiCommand& command, BlockRange range) {
   }
   command.fua = !write_cache_.load(std::memory_order_relaxed);
   if (IsZero(work->buffer)) {
-    const bool discard =
-        (flags & kWriteSameUnmap) != 0 && info_.can_discard && info_.discard_reads_zeroes;
-    command.op = discard ? BlockOp::kDiscard : BlockOp::kWriteZeroes;
+    if (unmap) {
+      work->kind = ScsiWork::Kind::kUnmap;
+      work->flush_last = command.fua;
+      work->ranges.emplace_back(range.lba, range.blocks);
+      command.work = std::move(work);
+      return NextStep(command);
+    }
+    command.op = BlockOp::kWriteZeroes;
     command.offset_bytes = range.lba << block_shift_;
     command.size_bytes = range.blocks << block_shift_;
     command.buffers = {};
@@ -401,7 +424,7 @@ ScsiStep ScsiDisk::Unmap(ScsiCommand& command) {
     return ScsiStep::kDone;
   }
   command.transferred = static_cast<uint32_t>(list_bytes);
-  command.fua = false;
+  work->flush_last = total != 0 && !write_cache_.load(std::memory_order_relaxed);
   command.work = std::move(work);
   return NextStep(command);
 }
@@ -410,6 +433,7 @@ ScsiStep ScsiDisk::Flush(ScsiCommand& command) {
   command.op = BlockOp::kFlush;
   command.fua = false;
   command.buffers = {};
+  command.offset_bytes = 0;
   command.size_bytes = 0;
   return ScsiStep::kSubmit;
 }
@@ -417,10 +441,24 @@ ScsiStep ScsiDisk::Flush(ScsiCommand& command) {
 // One submission of a command of many succeeded, or none was made yet: prepares the next one.
 ScsiStep ScsiDisk::NextStep(ScsiCommand& command) {
   ScsiWork& work = *command.work;
+  if (std::exchange(work.flush_first, false)) return Flush(command);
   switch (work.kind) {
+    case ScsiWork::Kind::kReadMedium:
+      if (work.blocks == 0) break;
+      command.op = BlockOp::kRead;
+      command.offset_bytes = work.lba << block_shift_;
+      command.size_bytes = work.blocks << block_shift_;
+      command.buffers = TrimBuffers(command.data, command.size_bytes);
+      work.blocks = 0;
+      return ScsiStep::kSubmit;
+
     case ScsiWork::Kind::kUnmap:
-      if (work.ranges.empty()) break;
+      if (work.ranges.empty()) {
+        if (std::exchange(work.flush_last, false)) return Flush(command);
+        break;
+      }
       command.op = BlockOp::kDiscard;
+      command.fua = false;
       command.offset_bytes = work.ranges.back().first << block_shift_;
       command.size_bytes = work.ranges.back().second << block_shift_;
       command.buffers = {};

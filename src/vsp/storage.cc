@@ -196,14 +196,17 @@ class StorageController::Core : private StorageChannelHost, private Task {
       scsi::LunListHeader header;
       scsi::Be64 luns[kMaxDisks];
     } list = {};
+    // SELECT REPORT: all, or only well known ones, of which there are none (SPC-4 6.33).
+    const uint8_t select = command.cdb[2];
     uint32_t count = 0;
     for (uint32_t lun = 0; lun < kMaxDisks; ++lun) {
       if (request.path_id != 0 || request.target_id != 0 || disks_[lun] == nullptr) continue;
+      if (select == 1) continue;
       list.luns[count++] = uint64_t{lun} << 48;  // peripheral device addressing (SAM-5 4.7.7.2)
     }
     list.header.length = count * 8;
     const uint32_t allocation = scsi::LoadBigEndian<uint32_t>(command.cdb + 6);
-    if (allocation < 16) {
+    if (allocation < 16 || select > 2) {
       command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
       return;
     }

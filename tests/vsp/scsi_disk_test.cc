@@ -418,6 +418,37 @@ TEST_F(ScsiDiskTest, ForceUnitAccessReachesTheDevice) {
               Asc::kInvalidFieldInCdb);  // protection information
 }
 
+TEST_F(ScsiDiskTest, AForcedReadComesFromTheMedium) {
+  using Op = WatchedDisk::Op;
+  const auto contents = medium_->Contents();
+  for (const auto& cdb : {Rw10(0x28, 9, 3, 0x08), Rw12(0xA8, 9, 3, 0x08), Rw16(0x88, 9, 3, 0x18)}) {
+    medium_->ops.clear();
+    std::vector<uint8_t> data(4 * 512, 0xEE);
+    ExpectGood(In(cdb, data), 3 * 512);
+    EXPECT_THAT(medium_->ops, ElementsAre(Op{BlockOp::kFlush, false, 0, 0},
+                                          Op{BlockOp::kRead, false, 9 * 512, 3 * 512}))
+        << "what is in a cache is written out before it is read";
+    EXPECT_EQ(std::memcmp(data.data(), &contents[9 * 512], 3 * 512), 0);
+    EXPECT_EQ(data[3 * 512], 0xEE);
+  }
+  medium_->ops.clear();
+  std::vector<uint8_t> block(512);
+  medium_->fail_next = BlockStatus::kIoError;
+  ExpectSense(In(Rw10(0x28, 0, 1, 0x08), block), SrbStatus::kError, SenseKey::kMediumError,
+              Asc::kWriteError);
+  EXPECT_EQ(medium_->ops.size(), 1u) << "what cannot be written out is not read";
+  ExpectGood(In(Rw10(0x28, 0, 0, 0x08), block), 0);
+  ExpectGood(In(Rw10(0x28, 0, 1, 0x10), block), 512);  // DPO alone
+  EXPECT_EQ(medium_->ops.back().op, BlockOp::kRead);
+  EXPECT_EQ(medium_->ops.size(), 2u);
+
+  BlockInfo info = MemoryDisk::DefaultInfo();
+  info.read_only = true;
+  Make(info);
+  ExpectGood(In(Rw10(0x28, 0, 1, 0x08), block), 512);
+  EXPECT_EQ(medium_->ops.size(), 1u) << "a disk that is never written has nothing to write out";
+}
+
 TEST_F(ScsiDiskTest, AnAddressBeyondTheEndIsNamed) {
   std::vector<uint8_t> data(512 * 2);
   for (const auto& cdb :
@@ -534,6 +565,55 @@ TEST_F(ScsiDiskTest, WriteSame) {
               Asc::kWriteError);
 }
 
+TEST_F(ScsiDiskTest, WriteSameUnmapsOnlyWhereThePageSaysSo) {
+  std::vector<uint8_t> zeroes(512);
+  for (const bool can_discard : {false, true}) {
+    BlockInfo info = MemoryDisk::DefaultInfo();
+    info.can_discard = can_discard;
+    info.discard_reads_zeroes = false;
+    Make(info);
+    std::vector<uint8_t> page(8);
+    ExpectGood(In({0x12, 1, 0xB2, 0, 8, 0}, page), 8);
+    EXPECT_EQ(page[5] & 0x60, 0) << "neither LBPWS nor LBPWS10";
+    for (const auto& cdb : {Rw10(0x41, 20, 100, 0x08), Rw16(0x93, 20, 100, 0x08)}) {
+      ExpectSense(Out(cdb, zeroes), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+                  Asc::kInvalidFieldInCdb);
+    }
+    EXPECT_TRUE(medium_->ops.empty());
+    ExpectGood(Out(Rw16(0x93, 20, 100), zeroes), 512);
+    EXPECT_EQ(medium_->ops.back().op, BlockOp::kWriteZeroes);
+  }
+}
+
+TEST_F(ScsiDiskTest, WriteSameDoesNotWriteAddresses) {
+  std::vector<uint8_t> pattern(512, 7);
+  for (const uint8_t flag : {0x02, 0x04}) {  // LBDATA, PBDATA: each block its own contents
+    for (const auto& cdb : {Rw10(0x41, 20, 2, flag), Rw16(0x93, 20, 2, flag)}) {
+      ExpectSense(Out(cdb, pattern), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+                  Asc::kInvalidFieldInCdb);
+    }
+  }
+  EXPECT_TRUE(medium_->ops.empty());
+}
+
+TEST_F(ScsiDiskTest, WithoutWriteCacheADiscardIsOnTheMediumToo) {
+  using Op = WatchedDisk::Op;
+  std::vector<uint8_t> list = {0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0,
+                               0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0};
+  ExpectGood(Out({0x15, 0x10, 0, 0, 24, 0}, list), 24);  // WCE off
+  medium_->ops.clear();
+  std::vector<uint8_t> zeroes(512);
+  ExpectGood(Out(Rw16(0x93, 20, 4, 0x08), zeroes), 512);
+  EXPECT_THAT(medium_->ops, ElementsAre(Op{BlockOp::kDiscard, false, 20 * 512, 4 * 512},
+                                        Op{BlockOp::kFlush, false, 0, 0}));
+  medium_->ops.clear();
+  std::vector<uint8_t> ranges(8 + 16);
+  ranges[1] = 6 + 16, ranges[3] = 16, ranges[8 + 7] = 100, ranges[8 + 11] = 4;
+  ExpectGood(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, ranges), 24);
+  EXPECT_THAT(medium_->ops, ElementsAre(Op{BlockOp::kDiscard, false, 100 * 512, 4 * 512},
+                                        Op{BlockOp::kFlush, false, 0, 0}));
+}
+
 TEST_F(ScsiDiskTest, Unmap) {
   std::vector<uint8_t> list(8 + 16 * 2);
   list[1] = 6 + 32, list[3] = 32;
@@ -561,10 +641,11 @@ TEST_F(ScsiDiskTest, Unmap) {
 
 TEST_F(ScsiDiskTest, Verify) {
   ExpectGood(None(Rw10(0x2F, 0, 1000)), 0);
-  EXPECT_EQ(medium_->ops.size(), 8u) << "the medium is read, 64 KiB at a time";
+  EXPECT_EQ(medium_->ops.size(), 9u) << "the medium is read, 64 KiB at a time";
+  EXPECT_EQ(medium_->ops.front().op, BlockOp::kFlush) << "and not what has yet to reach it";
   medium_->fail_next = BlockStatus::kIoError;
   ExpectSense(None(Rw10(0x2F, 0, 1000)), SrbStatus::kError, SenseKey::kMediumError,
-              Asc::kUnrecoveredReadError);
+              Asc::kWriteError);
   const auto contents = medium_->Contents();
   std::vector<uint8_t> same(contents.begin() + 100 * 512, contents.begin() + 400 * 512);
   ExpectGood(Out(Rw10(0x2F, 100, 300, 0x02), same), 300 * 512);
@@ -576,6 +657,13 @@ TEST_F(ScsiDiskTest, Verify) {
               SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
   ExpectGood(Out(Rw10(0x2E, 100, 300, 0x02), same), 300 * 512);  // write, then compare
   EXPECT_EQ(std::memcmp(&medium_->Contents()[100 * 512], same.data(), same.size()), 0);
+  BlockInfo info = MemoryDisk::DefaultInfo();
+  info.read_only = true;
+  Make(info);
+  medium_->fail_next = BlockStatus::kIoError;
+  ExpectSense(None(Rw10(0x2F, 0, 1000)), SrbStatus::kError, SenseKey::kMediumError,
+              Asc::kUnrecoveredReadError);
+  EXPECT_EQ(medium_->ops.size(), 1u);
 }
 
 TEST_F(ScsiDiskTest, OtherCommands) {
@@ -585,8 +673,10 @@ TEST_F(ScsiDiskTest, OtherCommands) {
   EXPECT_TRUE(medium_->ops.empty());
   ExpectGood(None({0x1B, 0, 0, 0, 0, 0}), 0);
   EXPECT_EQ(medium_->ops.back().op, BlockOp::kFlush) << "stopping the unit writes out its cache";
-  ExpectSense(None({0x1B, 0, 0, 0, 2, 0}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-              Asc::kInvalidFieldInCdb);
+  for (const uint8_t refused : {0x02, 0x30, 0x11}) {  // ejecting; standby; active
+    ExpectSense(None({0x1B, 0, 0, 0, refused, 0}), SrbStatus::kInvalidRequest,
+                SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  }
   ExpectSense(None({0x5E, 0, 0, 0, 0, 0, 0, 0, 0, 0}), SrbStatus::kInvalidRequest,
               SenseKey::kIllegalRequest, Asc::kInvalidOpCode);
   ExpectSense(None({0xFF}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,

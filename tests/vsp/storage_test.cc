@@ -288,6 +288,12 @@ TEST_F(StorageTest, LunsAreToldApart) {
   EXPECT_EQ(list[9], 0);
   EXPECT_EQ(list[17], 5);
   EXPECT_EQ(list[25], 63);
+  request.cdb[2] = 1;  // well known units only
+  ASSERT_TRUE(Run(*opened->client, request).ok());
+  EXPECT_EQ(request.transferred, 8u);
+  request.cdb[2] = 3;
+  EXPECT_EQ(Run(*opened->client, request).srb_status & 0x3F, kInvalidRequest);
+  request.cdb[2] = 0;
   request.target_id = 1;  // nothing there, and it says so without an error
   ASSERT_TRUE(Run(*opened->client, request).ok());
   EXPECT_EQ(request.transferred, 8u);
