@@ -39,6 +39,7 @@ gdt_pointer:
 entry32:
   cli
   cld
+  mov [start_info], ebx
   mov esp, offset stack_top
   // Page directories: 2048 pages of 2 MiB, present, writable.
   mov edi, offset page_directories
@@ -212,9 +213,12 @@ CallHypervisorXmm:
   pop rbx
   ret
 
-// Where a second processor begins: says so, and sleeps.
+// Where a second processor begins: says so, and which one it is, and sleeps.
 .global ApEntry
 ApEntry:
+  mov ecx, 0x40000002           // HV_X64_MSR_VP_INDEX
+  rdmsr
+  mov [rip + ap_vp_index], eax
   mov dword ptr [rip + ap_started], 1
 4:
   cli
@@ -223,9 +227,11 @@ ApEntry:
 
 .data
 .balign 8
-.global probe_resume, hypercall_entry, ap_started
+.global probe_resume, hypercall_entry, ap_started, ap_vp_index, start_info
 probe_resume: .quad 0
 hypercall_entry: .quad 0
 ap_started: .quad 0
+ap_vp_index: .quad -1
+start_info: .quad 0
 
 .section .note.GNU-stack, "", @progbits

@@ -6,7 +6,7 @@
 namespace {
 
 constexpr uint64_t kLocalApic = 0xFEE00000;
-constexpr uint32_t kApicEoi = 0xB0, kApicSpurious = 0xF0, kApicTaskPriority = 0x80;
+constexpr uint32_t kApicSpurious = 0xF0;
 constexpr uint8_t kSpuriousVector = 0xFF;
 constexpr uint8_t kFirstInterrupt = 32;
 
@@ -15,8 +15,7 @@ constexpr uint16_t kSleepControlPort = 0x600;
 constexpr uint8_t kSleepEnable = 1 << 5, kSleepTypeOff = 5 << 2;
 
 volatile uint32_t counts[256];
-
-void WriteApic(uint32_t offset, uint32_t value) { *reinterpret_cast<volatile uint32_t*>(kLocalApic + offset) = value; }
+volatile bool leave_in_service;
 
 // Intel SDM volume 3, 6.14.1 "64-Bit Mode IDT".
 struct Gate {
@@ -41,12 +40,13 @@ extern "C" {
 
 extern uint8_t interrupt_stubs[];
 extern volatile uint64_t probe_resume;
+extern const uint64_t start_info;
 
 void OnInterrupt(Frame* frame) {
   const auto vector = static_cast<uint8_t>(frame->vector);
   if (vector >= kFirstInterrupt) {
     counts[vector] = counts[vector] + 1;
-    if (vector != kSpuriousVector) WriteApic(kApicEoi, 0);
+    if (vector != kSpuriousVector && !leave_in_service) WriteApic(kApicEoi, 0);
     return;
   }
   constexpr uint8_t kUndefinedOpcode = 6, kGeneralProtection = 13;
@@ -64,6 +64,10 @@ void OnInterrupt(Frame* frame) {
 }
 
 }  // extern "C"
+
+uint32_t ReadApic(uint32_t offset) { return *reinterpret_cast<volatile uint32_t*>(kLocalApic + offset); }
+void WriteApic(uint32_t offset, uint32_t value) { *reinterpret_cast<volatile uint32_t*>(kLocalApic + offset) = value; }
+void LeaveInService(bool leave) { leave_in_service = leave; }
 
 void StartInterrupts() {
   constexpr uint16_t kPresentInterruptGate = 0x8E00;
@@ -84,6 +88,20 @@ void StartInterrupts() {
 }
 
 uint32_t InterruptCount(uint8_t vector) { return counts[vector]; }
+
+bool CommandLineHas(const char* word) {
+  constexpr uint32_t kCommandLinePointer = 24;  // in hvm_start_info (Xen, "x86/HVM direct boot ABI")
+  const uint64_t address = *reinterpret_cast<const uint64_t*>(start_info + kCommandLinePointer);
+  if (address == 0) return false;
+  for (auto* text = reinterpret_cast<const char*>(address); *text != '\0';) {
+    const char* wanted = word;
+    while (*wanted != '\0' && *text == *wanted) ++text, ++wanted;
+    if (*wanted == '\0' && (*text == '\0' || *text == ' ')) return true;
+    while (*text != '\0' && *text != ' ') ++text;
+    while (*text == ' ') ++text;
+  }
+  return false;
+}
 
 void PowerOff() {
   for (;;) OutByte(kSleepControlPort, kSleepEnable | kSleepTypeOff);

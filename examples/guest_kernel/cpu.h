@@ -52,8 +52,20 @@ inline bool MsrFaultsOnRead(uint32_t msr) {
 
 // Takes all vectors, enables the local APIC and interrupts.
 void StartInterrupts();
+// Registers of the local APIC, by their offset (Intel SDM volume 3, "Local APIC Register Address Map").
+inline constexpr uint32_t kApicTaskPriority = 0x80, kApicEoi = 0xB0, kApicCommand = 0x300, kApicCommandHigh = 0x310;
+uint32_t ReadApic(uint32_t offset);
+void WriteApic(uint32_t offset, uint32_t value);
+// From now on, interrupts are left in service; whoever wants the next one ends them.
+void LeaveInService(bool leave);
 // How often a vector has come.
 uint32_t InterruptCount(uint8_t vector);
+
+// Whether the kernel's command line has the word.
+bool CommandLineHas(const char* word);
+// The one thing in which engines differ: a KVM that emulates has neither the APIC's MSRs nor an in-service register that holds
+// anything back. Whoever starts the machine knows which it is, and requires the rest of all others.
+inline bool RequiresWholeApic() { return CommandLineHas("require-whole-apic"); }
 
 [[noreturn]] void PowerOff();
 

@@ -9,7 +9,7 @@ namespace hvdef = hvsdk::hvdef;
 
 extern "C" {
 extern uint64_t boot_pml4[], boot_gdt[];
-extern volatile uint32_t ap_started;
+extern volatile uint32_t ap_started, ap_vp_index;
 void ApEntry();
 }
 
@@ -125,13 +125,62 @@ void TestInterruptCalls() {
   CheckEqual(Call(CallCode::kAssertVirtualInterrupt, assert_input), HvStatus::kInvalidPartitionId,
              "HvCallAssertVirtualInterrupt: another partition");
 
-  hvdef::RetargetDeviceInterruptInput retarget = {
-      hvdef::kPartitionIdSelf, 0xDEAD, {hvdef::kInterruptSourceMsi, 0, 0xFEE00000, 0x40}, 0, kIpiVector, 0, 1};
-  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, retarget), HvStatus::kInvalidParameter,
+}
+
+// The machine's loopback device (hvsdk/vmm/loopback_ports.h) interrupts when its connection is signalled; the flag is the MSI's data.
+void TestRetarget() {
+  constexpr uint32_t kConnection = 0x10010;
+  constexpr uint64_t kDevice = 0x10000;
+  constexpr uint8_t kMsiVector = 0x42;
+  const auto signal = [] { return FastCall(CallCode::kSignalEvent, kConnection | uint64_t{kMsiVector} << 32, 0); };
+  const auto arrives_at = [&](uint8_t vector) {
+    const uint32_t before = InterruptCount(vector), other = InterruptCount(kMsiVector);
+    return signal() == HvStatus::kSuccess && Arrives(vector, before) &&
+           InterruptCount(kMsiVector) == other + (vector == kMsiVector ? 1 : 0);
+  };
+  Check(arrives_at(kMsiVector), "HvCallRetargetDeviceInterrupt: before it, the interrupt goes where its message says");
+
+  const hvdef::RetargetDeviceInterruptInput good = {
+      hvdef::kPartitionIdSelf, kDevice, {hvdef::kInterruptSourceMsi, 0, 0xFEE00000, kMsiVector}, 0, kIpiVector, 0, 1};
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, good), HvStatus::kSuccess, "HvCallRetargetDeviceInterrupt: another vector");
+  Check(arrives_at(kIpiVector), "HvCallRetargetDeviceInterrupt: arrives there, and there alone");
+  struct {
+    hvdef::RetargetDeviceInterruptInput header;
+    uint64_t valid_banks;
+    uint64_t bank;
+  } set = {good, 1, 1};
+  set.header.vector = kIpiVector + 1;
+  set.header.flags = hvdef::kInterruptTargetProcessorSet;
+  set.header.mask_or_format = 0;
+  const Control two_words{Word(CallCode::kRetargetDeviceInterrupt, false, 2)};
+  CheckEqual(Call(two_words, &set, sizeof(set)).status, HvStatus::kSuccess, "HvCallRetargetDeviceInterrupt: to a set of one bank");
+  Check(arrives_at(kIpiVector + 1), "HvCallRetargetDeviceInterrupt: arrives");
+
+  auto bad = good;
+  bad.device_id = 0xDEAD;
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, bad), HvStatus::kInvalidParameter,
              "HvCallRetargetDeviceInterrupt: a device there is not");
-  retarget.partition_id = 77;
-  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, retarget), HvStatus::kInvalidPartitionId,
+  bad = good;
+  bad.partition_id = 77;
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, bad), HvStatus::kInvalidPartitionId,
              "HvCallRetargetDeviceInterrupt: another partition");
+  bad = good;
+  bad.vector = 15;
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, bad), HvStatus::kInvalidParameter,
+             "HvCallRetargetDeviceInterrupt: a vector below 16");
+  bad = good;
+  bad.flags = 4;
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, bad), HvStatus::kInvalidParameter,
+             "HvCallRetargetDeviceInterrupt: unknown flags");
+  bad = good;
+  bad.mask_or_format = 0;
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, bad), HvStatus::kInvalidParameter,
+             "HvCallRetargetDeviceInterrupt: to nobody");
+  bad = good;
+  bad.entry.source = 7;
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, bad), HvStatus::kInvalidParameter,
+             "HvCallRetargetDeviceInterrupt: an unknown kind of interrupt");
+  Check(arrives_at(kIpiVector + 1), "HvCallRetargetDeviceInterrupt: what failed changed nothing");
 }
 
 void TestRegisterCalls() {
@@ -237,6 +286,7 @@ void TestProcessorCalls() {
   start.vp_index = 1;
   CheckEqual(Call(CallCode::kStartVirtualProcessor, start), HvStatus::kSuccess, "HvCallStartVirtualProcessor: the second");
   Check(WaitUntil([] { return ap_started != 0; }), "HvCallStartVirtualProcessor: it runs");
+  CheckEqual<uint64_t>(ap_vp_index, 1, "MSR VP_INDEX: 1 on the second processor");
   CheckEqual(Call(CallCode::kStartVirtualProcessor, start), HvStatus::kInvalidVpState,
              "HvCallStartVirtualProcessor: not twice");
 
@@ -254,6 +304,7 @@ void TestHypercalls() {
   TestConvention();
   TestFlush();
   TestInterruptCalls();
+  TestRetarget();
   TestRegisterCalls();
   TestMessageCalls();
   TestProcessorCalls();

@@ -25,6 +25,7 @@ inline bool HasPrivilege(uint64_t wanted) {
   const Cpuid features(cpuid::kFeatures);
   return ((uint64_t{features.ebx} << 32 | features.eax) & wanted) == wanted;
 }
+inline bool HasFeature(uint32_t wanted) { return (Cpuid(cpuid::kFeatures).edx & wanted) == wanted; }
 
 extern "C" {
 uint64_t CallHypervisor(uint64_t control, uint64_t input, uint64_t output);

@@ -16,6 +16,7 @@ void KernelMain() {
   StartInterrupts();
   TestCpuid();
   TestMsrs();
+  TestApic();
   TestHypercalls();
   TestOverlays();
   TestSynic();
@@ -23,6 +24,7 @@ void KernelMain() {
   TestClocks();
   TestVmbusVersions();
   TestDisk();
+  TestHypercallLock();
   Finish();
   PowerOff();
 }

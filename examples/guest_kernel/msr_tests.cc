@@ -7,11 +7,6 @@
 
 namespace {
 
-// An MSR that a privilege governs answers if the partition possesses it and faults if not.
-void CheckReadable(uint32_t index, uint64_t wanted, const char* what) {
-  Check(MsrFaultsOnRead(index) == !HasPrivilege(wanted), what);
-}
-
 bool Holds(uint32_t index, uint64_t value) { return TryWriteMsr(index, value) && ReadMsr(index) == value; }
 
 void TestHypercallMsrs() {
@@ -64,21 +59,31 @@ void TestMsrs() {
   TestHypercallMsrs();
   Check(!MsrFaultsOnRead(msr::kVpIndex) && ReadMsr(msr::kVpIndex) == 0, "MSR VP_INDEX: 0 on the first processor");
   Check(!TryWriteMsr(msr::kVpIndex, 1), "MSR VP_INDEX: faults on write");
-  CheckReadable(msr::kReset, privilege::kAccessResetReg, "MSR RESET: as CPUID says");
-  Check(ReadMsr(msr::kReset) == 0, "MSR RESET: reads as zero");
-  CheckReadable(msr::kVpRuntime, privilege::kAccessVpRuntimeReg, "MSR VP_RUNTIME: as CPUID says");
-  const uint64_t runtime = ReadMsr(msr::kVpRuntime);
-  Check(ReadMsr(msr::kVpRuntime) >= runtime, "MSR VP_RUNTIME: does not go back");
+  Check(!MsrFaultsOnRead(msr::kReset) && ReadMsr(msr::kReset) == 0, "MSR RESET: reads as zero");
+  Check(TryWriteMsr(msr::kReset, 0), "MSR RESET: zero does nothing");
+  const uint64_t runtime = ReadMsr(msr::kVpRuntime), start = Now();
+  uint64_t later = runtime;
+  bool forward = true;
+  Check(!MsrFaultsOnRead(msr::kVpRuntime) && WaitUntil([&] {
+          const uint64_t now = ReadMsr(msr::kVpRuntime);
+          forward = forward && now >= later;
+          later = now;
+          return later >= runtime + kMillisecond;
+        }) && forward,
+        "MSR VP_RUNTIME: grows while the processor runs, and does not go back");
+  // By at most the time that passed; the two are read one after the other, and counted by different clocks.
+  Check(later - runtime <= (Now() - start) * 5 / 4 + kMillisecond, "MSR VP_RUNTIME: is no faster than time");
+  Check(!TryWriteMsr(msr::kVpRuntime, 1), "MSR VP_RUNTIME: faults on write");
   Check(!MsrFaultsOnRead(msr::kTimeRefCount), "MSR TIME_REF_COUNT: readable");
   Check(!TryWriteMsr(msr::kTimeRefCount, 0), "MSR TIME_REF_COUNT: faults on write");
   Check(ReadMsr(msr::kReferenceTsc) == 0, "MSR REFERENCE_TSC: disabled at first");
-  CheckReadable(msr::kTscFrequency, privilege::kAccessFrequencyRegs, "MSR TSC_FREQUENCY: as CPUID says");
-  CheckReadable(msr::kApicFrequency, privilege::kAccessFrequencyRegs, "MSR APIC_FREQUENCY: as CPUID says");
+  Check(ReadMsr(msr::kTscFrequency) != 0 && ReadMsr(msr::kApicFrequency) != 0, "MSR TSC_FREQUENCY, APIC_FREQUENCY: readable");
   Check(!TryWriteMsr(msr::kTscFrequency, 1) && !TryWriteMsr(msr::kApicFrequency, 1),
         "MSR TSC_FREQUENCY, APIC_FREQUENCY: fault on write");
-  CheckReadable(msr::kTpr, privilege::kAccessIntrCtrlRegs, "MSR TPR: as CPUID says");
-  CheckReadable(msr::kIcr, privilege::kAccessIntrCtrlRegs, "MSR ICR: as CPUID says");
-  Check(TryWriteMsr(msr::kEoi, 0) == HasPrivilege(privilege::kAccessIntrCtrlRegs), "MSR EOI: as CPUID says");
+  const bool apic_msrs = HasPrivilege(privilege::kAccessIntrCtrlRegs);
+  Check(MsrFaultsOnRead(msr::kTpr) == !apic_msrs, "MSR TPR: as CPUID says");
+  Check(MsrFaultsOnRead(msr::kIcr) == !apic_msrs, "MSR ICR: as CPUID says");
+  Check(TryWriteMsr(msr::kEoi, 0) == apic_msrs, "MSR EOI: as CPUID says");
   Check(ReadMsr(msr::kVpAssistPage) == 0, "MSR VP_ASSIST_PAGE: disabled at first");
   TestSynicMsrs();
   TestTimerMsrs();
@@ -86,7 +91,21 @@ void TestMsrs() {
   for (uint32_t i = 0; i <= msr::kCrashP4 - msr::kCrashP0; ++i) {
     Check(Holds(msr::kCrashP0 + i, 0x1234 + i), "MSR CRASH_P: holds a value:", i);
   }
-  Check((ReadMsr(msr::kCrashCtl) & msr::kCrashNotify) != 0, "MSR CRASH_CTL: offers notification");
+  constexpr uint64_t kCrash = msr::kCrashNotify | msr::kCrashMessage;
+  Check((ReadMsr(msr::kCrashCtl) & kCrash) == kCrash, "MSR CRASH_CTL: offers notification and a message");
+  Check(TryWriteMsr(msr::kCrashCtl, msr::kCrashMessage) && (ReadMsr(msr::kCrashCtl) & kCrash) == kCrash,
+        "MSR CRASH_CTL: a write that does not notify has no effect");
   Check(MsrFaultsOnRead(0x40000004) && !TryWriteMsr(0x40000004, 0), "MSR 0x40000004: nothing there, faults");
   Check(MsrFaultsOnRead(msr::kLast) && !TryWriteMsr(msr::kLast, 0), "MSR 0x400001FF: nothing there, faults");
+}
+
+// The register is immutable once locked (TLFS, "Establishing the Hypercall Interface"), so this comes last.
+void TestHypercallLock() {
+  static Page elsewhere;
+  const uint64_t locked = ReadMsr(msr::kHypercall) | msr::kHypercallLocked;
+  Check(TryWriteMsr(msr::kHypercall, locked) && ReadMsr(msr::kHypercall) == locked, "MSR HYPERCALL: locked");
+  Check(!TryWriteMsr(msr::kHypercall, elsewhere.gpa() | msr::kPageEnable) && !TryWriteMsr(msr::kHypercall, 0) &&
+            ReadMsr(msr::kHypercall) == locked,
+        "MSR HYPERCALL: faults when it is to change after that");
+  CheckEqual(FastCall(CallCode::kNotifyLongSpinWait, 1, 0), HvStatus::kSuccess, "MSR HYPERCALL: and the page still works");
 }

@@ -6,6 +6,7 @@
 
 void TestCpuid();
 void TestMsrs();           // before anything is enabled; leaves the hypercall page in place
+void TestApic();
 void TestHypercalls();
 void TestOverlays();       // leaves the SynIC started
 void TestSynic();
@@ -13,5 +14,6 @@ void TestTimers();
 void TestClocks();
 void TestVmbusVersions();
 void TestDisk();
+void TestHypercallLock();
 
 #endif  // HVSDK_EXAMPLES_GUEST_KERNEL_TESTS_H_

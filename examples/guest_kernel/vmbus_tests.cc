@@ -108,15 +108,23 @@ void TestVmbusVersions() {
   }
 }
 
-void TestDisk() {
-  constexpr uint32_t kRingPages = 8;
-  static Page rings[2 * kRingPages];
-  static Page data;
-  static Offers offers;
-  static vsc::Channel channel;
-  constexpr uint32_t kSint = vmbus::kMessageSint;
+namespace {
 
-  VmbusClient client(ConfigFor(vmbus::Version::kV3_0, vmbus::kNewestVersion, kSint, &offers));
+constexpr uint32_t kRingPages = 8;
+constexpr uint32_t kSint = vmbus::kMessageSint;
+Page rings[2 * kRingPages];
+Page data;
+
+void TestDiskIn(vmbus::Version version) {
+  Print("# the disk by VMBus ");
+  PrintNumber(static_cast<uint32_t>(version) >> 16);
+  Print(".");
+  PrintNumber(static_cast<uint32_t>(version) & 0xFFFF);
+  Print("\n");
+  __builtin_memset(rings, 0, sizeof(rings));
+  Offers offers;
+  vsc::Channel channel;
+  VmbusClient client(ConfigFor(version, version, kSint, &offers));
   if (!Check(Connect(client, kSint) && TakeOffers(client, kSint, offers) && offers.has_disk, "disk: its controller is offered")) {
     return;
   }
@@ -124,24 +132,24 @@ void TestDisk() {
                                 .outgoing_pages = kRingPages};
   const vsc::ClientRings ends = vsc::ClientRings::Create(rings, pages);
   const bool asked = client.Open(channel, offers.disk, pages);
-  Check(asked && ServeUntil(client, kSint, [] { return channel.state() != vsc::Channel::State::kOpening; }) &&
+  Check(asked && ServeUntil(client, kSint, [&] { return channel.state() != vsc::Channel::State::kOpening; }) &&
             channel.state() == vsc::Channel::State::kOpen,
         "disk: its channel opens");
 
   const uint32_t before = InterruptCount(SintVector(kSint));
-  static vsc::StorageClient disk(client, channel, ends);
+  vsc::StorageClient disk(client, channel, ends);
   disk.Start();
-  Check(ServeUntil(client, kSint, [] { return disk.state() != vsc::StorageClient::State::kStarting; }) &&
+  Check(ServeUntil(client, kSint, [&] { return disk.state() != vsc::StorageClient::State::kStarting; }) &&
             disk.state() == vsc::StorageClient::State::kReady,
         "disk: the provider speaks our version");
 
-  static vsc::StorageRequest request;
+  vsc::StorageRequest request;
   const uint64_t pfn = data.pfn();
   const auto run = [&](uint32_t bytes) {
     request.data = {bytes, 0, &pfn};
     if (!disk.Send(request)) return false;
     disk.Publish();
-    return ServeUntil(client, kSint, [] { return request.is_done; });
+    return ServeUntil(client, kSint, [&] { return request.is_done; });
   };
   // The first commands may be told of events before (SPC-4, unit attention); those are not failures.
   bool ready = false;
@@ -162,6 +170,16 @@ void TestDisk() {
   request.SetRead(uint64_t{1} << 50, 1);
   Check(run(512) && !request.ok(), "disk: a sector beyond its end is refused");
   client.Close(channel);
-  Check(ServeUntil(client, kSint, [] { return channel.state() == vsc::Channel::State::kNone; }), "disk: its channel closes");
+  Check(ServeUntil(client, kSint, [&] { return channel.state() == vsc::Channel::State::kNone; }), "disk: its channel closes");
   Check(Unload(client, kSint), "VMBus: unloaded at the end");
+}
+
+}  // namespace
+
+// Once in each way that VMBus has had of signalling: a page for both directions, a page for the child's, neither; and the newest.
+void TestDisk() {
+  for (const vmbus::Version version :
+       {vmbus::Version::kV0_13, vmbus::Version::kV1_1, vmbus::Version::kV2_4, vmbus::kNewestVersion}) {
+    TestDiskIn(version);
+  }
 }
