@@ -252,23 +252,34 @@ void VmbusClient::OnGpadlCreated(const wire::GpadlCreated& message) {
   Gpadl* const gpadl = FindGpadl(message.gpadl_id);
   if (gpadl == nullptr || gpadl->state_ != Gpadl::State::kCreating) return;
   Channel& channel = *gpadl->channel_;
-  const bool is_ring = gpadl == &channel.ring_;
-  if (message.status < 0) {
-    Leave(*gpadl, Gpadl::State::kFailed);
-    if (is_ring) Leave(channel, channel.close_wanted_ ? Channel::State::kNone : Channel::State::kFailed);
+  if (message.status >= 0) {
+    gpadl->state_ = Gpadl::State::kCreated;
+    (void)Drive(channel);
     return;
   }
-  gpadl->state_ = Gpadl::State::kCreated;
-  if (is_ring) (void)Drive(channel);
+  const bool is_ring = gpadl == &channel.ring_;
+  Leave(*gpadl, Gpadl::State::kFailed);
+  if (is_ring) {
+    Leave(channel, channel.close_wanted_ ? Channel::State::kNone : Channel::State::kFailed);
+  } else {
+    LeaveIfTornDown(channel);
+  }
 }
 
 void VmbusClient::OnGpadlTorndown(const wire::GpadlTorndown& message) {
   Gpadl* const gpadl = FindGpadl(message.gpadl_id);
   if (gpadl == nullptr || gpadl->state_ != Gpadl::State::kTearingDown || !gpadl->teardown_sent_) return;
-  Channel& channel = *gpadl->channel_;
-  const bool is_ring = gpadl == &channel.ring_;
   Leave(*gpadl, Gpadl::State::kNone);
-  if (is_ring) Leave(channel, channel.refused_ ? Channel::State::kFailed : Channel::State::kNone);
+  LeaveIfTornDown(*gpadl->channel_);
+}
+
+// A channel that closes, or was refused, lasts until the root has let go of all that was lent for it.
+void VmbusClient::LeaveIfTornDown(Channel& channel) {
+  if (channel.state_ != Channel::State::kClosing && !channel.refused_) return;
+  for (const Gpadl* gpadl = gpadls_; gpadl != nullptr; gpadl = gpadl->next_) {
+    if (gpadl->channel_ == &channel) return;
+  }
+  Leave(channel, channel.refused_ ? Channel::State::kFailed : Channel::State::kNone);
 }
 
 // --- Channels. ---
@@ -331,8 +342,12 @@ bool VmbusClient::Drive(Channel& channel) {
       channel.close_sent_ = Post(MessageType::kCloseChannel, wire::ChannelMessage{{}, channel_id});
       if (!channel.close_sent_) return false;
     }
-    if (channel.ring_.state_ == Gpadl::State::kCreated) BeginTeardown(channel.ring_);
-    return Drive(channel.ring_);
+    // Whatever was lent for the channel goes with it. What is still being made goes when it is.
+    for (Gpadl* gpadl = gpadls_; gpadl != nullptr; gpadl = gpadl->next_) {
+      if (gpadl->channel_ != &channel) continue;
+      if (gpadl->state_ == Gpadl::State::kCreated) BeginTeardown(*gpadl);
+      if (!Drive(*gpadl)) return false;
+    }
   }
   return true;
 }
@@ -395,7 +410,7 @@ void VmbusClient::Leave(Channel& channel, Channel::State state) {
   }
   channel.next_ = nullptr;
   channel.state_ = state;
-  // The root has let go of whatever was lent for this channel.
+  // After a rescind, or when the connection ends, the root has let go of whatever was lent for this channel.
   for (Gpadl *gpadl = gpadls_, *next = nullptr; gpadl != nullptr; gpadl = next) {
     next = gpadl->next_;
     if (gpadl->channel_ == &channel) Leave(*gpadl, Gpadl::State::kNone);

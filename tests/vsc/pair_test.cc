@@ -296,6 +296,33 @@ TEST_F(PairTest, LentBuffersAndTheirTeardown) {
   EXPECT_EQ(gpadl.state(), Gpadl::State::kNone);
 }
 
+TEST_F(PairTest, CloseTakesLentBuffersBack) {
+  Echo echo;
+  echo.finish_close = false;
+  auto channel = *server_->OfferChannel(EchoOffer(1), echo, executor_);
+  Boot();
+  auto client = Open(1);
+  Gpadl leased, unused;
+  for (Gpadl* gpadl : {&leased, &unused}) {
+    ASSERT_TRUE(
+        child_->client().CreateGpadl(*gpadl, client->channel, {nullptr, child_->AllocatePages(2) / kPageSize, 2}));
+  }
+  Settle();
+  echo.lease = channel->AcquireGpadl(leased.id());
+  child_->client().Close(client->channel);
+  Settle();
+  EXPECT_EQ(unused.state(), Gpadl::State::kNone);
+  channel->FinishClose();
+  Settle();
+  EXPECT_EQ(leased.state(), Gpadl::State::kNone);
+  EXPECT_EQ(client->channel.state(), Channel::State::kNone);
+  EXPECT_EQ(client->ends, 1);
+  EXPECT_FALSE(static_cast<bool>(channel->AcquireGpadl(leased.id())));  // the root has forgotten them, too
+  Reopen(*client, 1);
+  EXPECT_FALSE(static_cast<bool>(channel->AcquireGpadl(unused.id())));
+  ExpectEcho(*client, "again");
+}
+
 TEST_F(PairTest, UnloadTakesLentBuffersBack) {
   Echo echo;
   auto channel = *server_->OfferChannel(EchoOffer(1), echo, executor_);

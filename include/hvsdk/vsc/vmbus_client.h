@@ -96,7 +96,7 @@ class Channel {
     kOpening,
     kOpen,
     kFailed,     // the root refused; the ring is the caller's again
-    kClosing,    // until the root gives the ring back; then kNone
+    kClosing,    // until the root gives the ring and all other memory back; then kNone
     kRescinded,  // the device is gone; the ring is the caller's again
   };
   State state() const { return state_; }
@@ -174,7 +174,7 @@ class VmbusClient {
   // borrowed until it is open. False: the client is not connected, or the pages cannot be two rings.
   [[nodiscard]] bool Open(Channel& channel, const hvdef::vmbus::OfferChannel& offer, const RingPages& ring,
                           uint32_t target_vp = 0, const void* user_data = nullptr, uint32_t user_data_size = 0);
-  // Closes it and takes the ring back. Other GPADLs of the channel are torn down before.
+  // Closes it and takes back the ring and the channel's GPADLs, those that are still being made included.
   void Close(Channel& channel);
   // Moves its interrupts, from version 4.1 on. False: not in this version or state, or an earlier move still waits.
   [[nodiscard]] bool Modify(Channel& channel, uint32_t target_vp);
@@ -215,6 +215,7 @@ class VmbusClient {
   void ForgetAll();
   void Leave(Channel& channel, Channel::State state);
   void Leave(Gpadl& gpadl, Gpadl::State state);
+  void LeaveIfTornDown(Channel& channel);
   Channel* FindChannel(uint32_t channel_id);
   Gpadl* FindGpadl(uint32_t gpadl_id);
   void TakeFlags(uint64_t* words, size_t word_count, bool from_page);
