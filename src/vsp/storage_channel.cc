@@ -21,8 +21,9 @@ using vmbus::RingStatus;
 
 namespace {
 
-// Packets taken before other work of the executor gets its turn.
-constexpr uint32_t kPacketsPerTurn = 1024;
+// Packets taken, and steps of commands that have many, before other work of the executor gets its
+// turn.
+constexpr uint32_t kWorkPerTurn = 1024;
 
 // The channel that Process runs for on this thread: it looks at completions itself before it
 // returns.
@@ -142,8 +143,8 @@ void StorageChannel::Process() {
   if (channel_ == nullptr) return;
   t_processing = this;
   if (is_accepting_) channel_->incoming().Mask();
-  for (uint32_t taken = 0;;) {
-    TakeCompleted();
+  for (uint32_t work = 0;;) {
+    work += TakeCompleted();
     SubmitBatch();
     if (!is_accepting_) {
       t_processing = nullptr;
@@ -151,17 +152,15 @@ void StorageChannel::Process() {
       return;
     }
     const bool has_room = SendAnswers();
-    uint32_t packets = 0;
-    if (has_room && taken < kPacketsPerTurn) {
-      packets = ReadPackets(kPacketsPerTurn - taken);
+    if (has_room && work < kWorkPerTurn) {
+      work += ReadPackets(kWorkPerTurn - work);
       SubmitBatch();
-      taken += packets;
     }
-    if (completed_.load(std::memory_order_acquire) != nullptr ||
-        (answered_first_ != nullptr && has_room))
-      continue;
+    const bool has_more = completed_.load(std::memory_order_acquire) != nullptr ||
+                          (answered_first_ != nullptr && has_room);
+    if (has_more && work < kWorkPerTurn) continue;
     channel_->Publish();
-    if (taken >= kPacketsPerTurn) {
+    if (work >= kWorkPerTurn) {
       executor_.Schedule(*this);
       break;
     }
@@ -176,8 +175,8 @@ void StorageChannel::Process() {
   t_processing = nullptr;
 }
 
-void StorageChannel::TakeCompleted() {
-  if (completed_.load(std::memory_order_relaxed) == nullptr) return;
+uint32_t StorageChannel::TakeCompleted() {
+  if (completed_.load(std::memory_order_relaxed) == nullptr) return 0;
   Slot* newest = completed_.exchange(
       nullptr, std::memory_order_acquire);  // pairs with the push in OnBlockComplete
   Slot* oldest = nullptr;
@@ -187,13 +186,18 @@ void StorageChannel::TakeCompleted() {
     oldest = newest;
     newest = next;
   }
+  uint32_t steps = 0;
   while (oldest != nullptr) {
     Slot& slot = *oldest;
     oldest = oldest->next;
     // A command of many steps ends here when the channel closes.
     const bool goes_on = is_accepting_ || slot.work == nullptr;
-    Advance(slot, goes_on ? slot.disk->disk.Continue(slot, slot.outcome) : ScsiStep::kDone);
+    const ScsiStep step =
+        goes_on ? slot.disk->disk.Continue(slot, slot.outcome) : ScsiStep::kDone;
+    if (step == ScsiStep::kSubmit) ++steps;
+    Advance(slot, step);
   }
+  return steps;
 }
 
 // Sends the command on to the disk, or to the guest.

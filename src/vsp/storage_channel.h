@@ -83,7 +83,8 @@ class StorageChannel : public vmbus::ChannelHandler, private Task {
   void Run() override;
 
   void Process();
-  void TakeCompleted();
+  // Returns how many commands it sent on to their next step.
+  uint32_t TakeCompleted();
   // False: the ring towards the guest is full, and the rest waits.
   bool SendAnswers();
   bool Stage(uint64_t transaction_id, const hvdef::storvsc::Packet& packet, size_t size_bytes,

@@ -438,6 +438,46 @@ TEST_F(StorageTest, ClosingWaitsForTheDisk) {
   EXPECT_TRUE(reads[0].ok());
 }
 
+TEST_F(StorageTest, AnEndlessCommandLeavesOthersTheirTurn) {
+  // A disk that is as quick as a page cache, and large.
+  class Quick : public BlockDevice {
+   public:
+    Quick() { info_.size_bytes = uint64_t{1} << 50; }
+    const BlockInfo& info() const override { return info_; }
+    void Submit(absl::Span<BlockRequest* const> batch) override {
+      for (BlockRequest* request : batch) {
+        // The end, for a provider that does not stop by itself.
+        const bool is_enough = ++requests > 100000;
+        request->on_complete(*request, is_enough ? BlockStatus::kIoError : BlockStatus::kOk);
+      }
+    }
+    uint32_t requests = 0;
+
+   private:
+    BlockInfo info_;
+  };
+  Make();
+  auto disk = std::make_shared<Quick>();
+  ASSERT_TRUE(storage_->Attach(0, disk).ok());
+  auto opened = OpenReady();
+  vsc::StorageRequest verify;
+  verify.SetTestUnitReady();
+  verify.cdb[0] = 0x8F, verify.cdb[10] = 0xFF, verify.cdb_length = 16;  // 2 TiB
+  ASSERT_TRUE(opened->client->Send(verify));
+  opened->client->Publish();
+  for (int turn = 0; turn < 10; ++turn) {
+    const uint32_t before = disk->requests;
+    ASSERT_TRUE(executor_.RunOne());
+    ASSERT_LE(disk->requests - before, 2000u);
+  }
+  EXPECT_GT(disk->requests, 0u);
+  EXPECT_FALSE(verify.is_done);
+  child_->client().Close(opened->channel);
+  Pump();
+  EXPECT_EQ(opened->channel.state(), vsc::Channel::State::kNone);
+  EXPECT_LT(disk->requests, 50000u);
+}
+
 TEST_F(StorageTest, ADestroyedControllerWaitsForTheDisk) {
   Make();
   auto disk = std::make_shared<HoldingDisk>(Pattern(1 << 20));
