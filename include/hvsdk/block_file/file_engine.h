@@ -7,7 +7,9 @@
 // Submit. A helper thread delivers what completes later; it sleeps while nothing is in flight.
 //
 // A flush is fdatasync, a write with `fua` is RWF_DSYNC, a discard punches a hole: what was
-// acknowledged is on the disk as far as the host's file system promises it.
+// acknowledged is on the disk as far as the host's file system promises it. A full disk, a quota and
+// a limit on the size of files are kNoSpace; that the limit (RLIMIT_FSIZE) does not end the program is
+// the program's to say, by ignoring SIGXFSZ.
 //
 // Thread-safe. Nothing is in flight when an engine is destroyed.
 //
