@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <vector>
 
 #include "hvsdk/base/queue_executor.h"
@@ -19,15 +18,21 @@ class EchoProvider : public vmbus::ChannelHandler {
   bool OnOpen(vmbus::Channel&) override { return true; }
   void OnClose(vmbus::Channel& channel) override { channel.FinishClose(); }
   void OnSignal(vmbus::Channel& channel) override {
-    alignas(8) uint8_t buffer[4096];
+    alignas(8) uint8_t buffer[2048];
     vmbus::Packet packet;
-    do {
-      while (channel.incoming().Read(buffer, sizeof(buffer), packet) == vmbus::RingStatus::kOk) {
-        (void)channel.outgoing().StageInBand(vmbus::PacketHeader::Completion(packet.transaction_id), packet.payload,
-                                             packet.payload_size);
+    for (int turn = 0; turn < 256; ++turn) {
+      if (!channel.WaitForRoom(vmbus::PacketSize(sizeof(buffer)))) return;  // we are called when there is
+      const vmbus::RingStatus status = channel.incoming().Read(buffer, sizeof(buffer), packet);
+      if (status == vmbus::RingStatus::kOk) {
+        const auto header = vmbus::PacketHeader::Completion(packet.transaction_id);
+        (void)channel.outgoing().StageInBand(header, packet.payload, packet.payload_size);  // it fits
+        continue;
       }
       channel.Publish();
-    } while (!channel.Arm());
+      if (status != vmbus::RingStatus::kEmpty || channel.Arm()) return;
+    }
+    channel.Publish();
+    channel.Wake();  // a guest that sends without end waits for its turn
   }
 };
 
@@ -49,8 +54,7 @@ int main() {
   // The child's side.
   vsc::LoopbackChild child(hypervisor, memory);
   const auto settle = [&] {  // lets both sides work until neither has anything to do
-    while (child.Poll() | (executor.RunUntilIdle() != 0)) {
-    }
+    while (child.Poll() | (executor.RunUntilIdle() != 0)) continue;
   };
   child.Connect();
   settle();
@@ -71,5 +75,6 @@ int main() {
   vmbus::Packet answer;
   if (rings.incoming.Read(buffer, sizeof(buffer), answer) != vmbus::RingStatus::kOk) return 1;
   const auto version = static_cast<uint32_t>(child.client().version());
-  std::printf("VMBus %u.%u: the root answers \"%s\"\n", version >> 16, version & 0xFFFF, answer.payload);
+  std::printf("VMBus %u.%u: the root answers \"%.*s\"\n", version >> 16, version & 0xFFFF,
+              static_cast<int>(answer.payload_size), answer.payload);
 }

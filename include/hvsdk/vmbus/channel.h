@@ -16,21 +16,29 @@
 // Threads: everything here runs on the executor that the channel was offered with, so a provider needs no lock. Only
 // Wake may be called from anywhere.
 //
-// A provider that finds a ring broken (RingStatus::kCorrupt) leaves it alone until the guest closes the channel.
+// What a guest may do to a provider: fill one ring and not empty the other, refill the ring while it is read, write what is no
+// packet or too long a one. So a provider reads no request that it has no room to answer, gives others a turn after some
+// packets, and leaves a ring alone that is broken (RingStatus::kCorrupt) or whose packets are too long, until the guest closes it.
 //
 //   class Echo : public ChannelHandler {
 //     bool OnOpen(Channel&) override { return true; }
 //     void OnClose(Channel& channel) override { channel.FinishClose(); }
 //     void OnSignal(Channel& channel) override {
-//       alignas(8) uint8_t buffer[4096];
+//       alignas(8) uint8_t buffer[2048];
 //       Packet packet;
-//       do {
-//         while (channel.incoming().Read(buffer, sizeof(buffer), packet) == RingStatus::kOk) {
+//       for (int turn = 0; turn < 256; ++turn) {
+//         if (!channel.WaitForRoom(PacketSize(sizeof(buffer)))) return;  // OnSignal comes when there is room
+//         const RingStatus status = channel.incoming().Read(buffer, sizeof(buffer), packet);
+//         if (status == RingStatus::kOk) {
 //           (void)channel.outgoing().StageInBand(PacketHeader::Completion(packet.transaction_id), packet.payload,
-//                                                packet.payload_size);
+//                                                packet.payload_size);  // fits
+//           continue;
 //         }
 //         channel.Publish();
-//       } while (!channel.Arm());
+//         if (status != RingStatus::kEmpty || channel.Arm()) return;
+//       }
+//       channel.Publish();
+//       channel.Wake();  // the rest in a turn of its own
 //     }
 //   };
 
@@ -136,6 +144,16 @@ class Channel : private PortHandler, private Task {
   }
   // Publishes what is staged in the outgoing ring, and signals if need be.
   void Publish() { SignalGuest(outgoing_.Publish()); }
+  // Whether the outgoing ring has room for a packet that takes `packet_size` bytes (see PacketSize). False: the guest is asked
+  // to signal when it has made room, so OnSignal comes then; what is staged is published, and what was read given back. A ring
+  // that can never have such room (at most its size less 8 bytes) is one to refuse in OnOpen.
+  bool WaitForRoom(uint32_t packet_size) {
+    if (outgoing_.free_bytes() >= packet_size) return true;
+    Publish();
+    if (outgoing_.WaitForRoom(packet_size) == RingStatus::kOk) return true;
+    SignalGuest(incoming_.Commit());
+    return false;
+  }
   // Arms the incoming ring, and signals if need be. True: nothing is left to read, and OnSignal will come.
   bool Arm() {
     const Armed armed = incoming_.Arm();

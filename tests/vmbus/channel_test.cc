@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loop that hvsdk/vmbus/channel.h, README.md and docs/tutorial.md teach, against guests that do not read, never stop, or send
+// what is too long.
+
+#include "hvsdk/vmbus/channel.h"
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "tests/vsc/pair_fixture.h"
+
+namespace hvsdk::vsc {
+namespace {
+
+constexpr uint32_t kLongest = 2048;
+constexpr int kPerTurn = 256;
+
+class CarefulEcho : public vmbus::ChannelHandler {
+ public:
+  bool OnOpen(vmbus::Channel&) override { return true; }
+  void OnClose(vmbus::Channel& channel) override { channel.FinishClose(); }
+  void OnSignal(vmbus::Channel& channel) override {
+    ++turns;
+    alignas(8) uint8_t buffer[kLongest];
+    vmbus::Packet packet;
+    for (int turn = 0; turn < kPerTurn; ++turn) {
+      if (!channel.WaitForRoom(vmbus::PacketSize(sizeof(buffer)))) {
+        ++waits;
+        return;
+      }
+      const vmbus::RingStatus status = channel.incoming().Read(buffer, sizeof(buffer), packet);
+      if (status == vmbus::RingStatus::kOk) {
+        EXPECT_EQ(channel.outgoing().StageInBand(vmbus::PacketHeader::Completion(packet.transaction_id), packet.payload,
+                                                 packet.payload_size),
+                  vmbus::RingStatus::kOk);
+        ++answers;
+        if (on_answer) on_answer();
+        continue;
+      }
+      channel.Publish();
+      if (status != vmbus::RingStatus::kEmpty || channel.Arm()) return;
+    }
+    channel.Publish();
+    channel.Wake();
+  }
+
+  int turns = 0, waits = 0, answers = 0;
+  std::function<void()> on_answer;
+};
+
+class CarefulProviderTest : public PairTest {
+ protected:
+  CarefulProviderTest() {
+    auto channel = server_->OfferChannel(EchoOffer(1), echo_, executor_);
+    EXPECT_TRUE(channel.ok());
+    channel_ = *std::move(channel);
+    Boot();
+    client_ = Open(1);
+  }
+  // False: the ring is full.
+  bool Send(uint64_t id, uint32_t size) {
+    const std::vector<uint8_t> payload(size, static_cast<uint8_t>(id));
+    return client_->rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, true), payload.data(), size) ==
+           vmbus::RingStatus::kOk;
+  }
+  void Publish() {
+    if (client_->rings.outgoing.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(client_->channel);
+  }
+  // Takes what has come; each answer is the next one, and whole.
+  void TakeAnswers() {
+    alignas(8) uint8_t buffer[2 * kLongest];
+    vmbus::Packet packet;
+    while (client_->rings.incoming.Read(buffer, sizeof(buffer), packet) == vmbus::RingStatus::kOk) {
+      EXPECT_EQ(packet.transaction_id, ++taken_);
+      EXPECT_EQ(packet.payload[packet.payload_size / 2], static_cast<uint8_t>(taken_));
+    }
+    if (client_->rings.incoming.Arm().signal == vmbus::Signal::kNeeded) child_->client().Signal(client_->channel);
+  }
+
+  CarefulEcho echo_;
+  std::unique_ptr<vmbus::Channel> channel_;
+  std::unique_ptr<ChildChannel> client_;
+  uint64_t taken_ = 0;
+};
+
+TEST_F(CarefulProviderTest, NoAnswerIsLostToAChildThatReadsLate) {
+  uint64_t sent = 0;
+  for (int round = 0; round < 20; ++round) {
+    // Until both rings are full.
+    for (bool more = true; more;) {
+      more = false;
+      while (Send(sent + 1, 1000)) ++sent, more = true;
+      Publish();
+      Settle();
+    }
+    EXPECT_LT(taken_, sent);
+    EXPECT_LT(static_cast<uint64_t>(echo_.answers), sent) << "requests wait in their ring";
+    for (uint64_t before = ~uint64_t{0}; before != taken_;) {
+      before = taken_;
+      TakeAnswers();
+      Settle();
+    }
+    ASSERT_EQ(taken_, sent) << "the signal for room brings the provider back";
+  }
+  EXPECT_GE(echo_.waits, 20);
+}
+
+TEST_F(CarefulProviderTest, AChildThatNeverStopsGetsOneTurnAtATime) {
+  uint64_t sent = 0;
+  Send(++sent, 8);
+  bool others_ran = false;
+  struct Other : Task {
+    explicit Other(bool& ran) : ran(ran) {}
+    void Run() override { ran = true; }
+    bool& ran;
+  } other(others_ran);
+  // Refills the ring, and empties the other, from within the provider's loop.
+  echo_.on_answer = [&] {
+    if (sent == 1) executor_.Schedule(other);
+    if (!others_ran) {
+      Send(++sent, 8);
+      Publish();
+    }
+    channel_->Publish();
+    TakeAnswers();
+    if (sent > 10 * kPerTurn) others_ran = true;  // or this test would not end
+  };
+  Publish();
+  Settle();
+  EXPECT_TRUE(others_ran);
+  EXPECT_LE(sent, 2u * kPerTurn) << "another task had to wait";
+  EXPECT_EQ(taken_, sent);
+}
+
+TEST_F(CarefulProviderTest, APacketThatIsTooLongEndsTheReading) {
+  ASSERT_TRUE(Send(1, kLongest + 8));
+  ASSERT_TRUE(Send(2, 8));
+  Publish();
+  Settle();  // comes to an end
+  EXPECT_EQ(echo_.answers, 0);
+  EXPECT_LE(echo_.turns, 3);
+  EXPECT_EQ(client_->channel.state(), Channel::State::kOpen);
+}
+
+}  // namespace
+}  // namespace hvsdk::vsc
