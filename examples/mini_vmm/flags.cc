@@ -116,7 +116,7 @@ struct Setting {
 };
 
 absl::StatusOr<Setting> ParseArgument(absl::string_view argument) {
-  if (argument.substr(0, 2) != "--") return Invalid(argument, "not a flag; --help lists them");
+  if (argument.substr(0, 2) != "--") return Invalid(absl::StrCat("\"", argument, "\""), "not a flag; --help lists them");
   const size_t equals = argument.find('=');
   const absl::string_view name = argument.substr(2, equals == argument.npos ? argument.npos : equals - 2);
   const bool has_value = equals != argument.npos;
@@ -129,6 +129,7 @@ absl::StatusOr<Setting> ParseArgument(absl::string_view argument) {
     if (has_value && value.empty() && name != "cmdline") return Invalid(shown, "the value is empty");
     return Setting{&flag, value};
   }
+  if (name == "help") return Invalid("--help", "takes no value");
   return Invalid(absl::StrCat("--", name), "no such flag; --help lists them");
 }
 
@@ -143,6 +144,11 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
   if (!read.ok()) return Invalid(shown, read.message());
   absl::StatusOr<MachineConfig> config = hvsdk::vmm::ParseMachineConfig(text);
   if (!config.ok()) return Invalid(shown, config.status().message());
+  // By itself, so that a flag's mistake is not put down to the file. The kernel alone may be left to a flag.
+  MachineConfig complete = *config;
+  if (complete.kernel().empty()) complete.set_kernel("named by a flag");
+  const absl::Status valid = hvsdk::vmm::ValidateMachineConfig(complete);
+  if (!valid.ok()) return Invalid(shown, valid.message());
   return config;
 }
 
@@ -151,7 +157,6 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
 absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
   Flags flags;
   std::vector<Setting> settings;
-  std::string config_path;
   for (int i = 1; i < argc; ++i) {
     const absl::string_view argument = argv[i];
     if (argument == "--help" || argument == "-h") {
@@ -161,13 +166,13 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
     absl::StatusOr<Setting> setting = ParseArgument(argument);
     if (!setting.ok()) return setting.status();
     if (setting->flag->apply == nullptr) {
-      config_path = std::string(setting->value);
+      flags.config_path = std::string(setting->value);
     } else {
       settings.push_back(*setting);
     }
   }
-  if (!config_path.empty()) {
-    absl::StatusOr<MachineConfig> config = ReadConfigFile(config_path);
+  if (!flags.config_path.empty()) {
+    absl::StatusOr<MachineConfig> config = ReadConfigFile(flags.config_path);
     if (!config.ok()) return config.status();
     flags.config = *std::move(config);
   }
@@ -178,10 +183,7 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
   if (flags.config.cmdline().empty()) flags.config.set_cmdline("console=ttyS0 quiet");
   if (!flags.config.has_serial()) flags.config.mutable_serial()->set_stdio(true);
   const absl::Status status = hvsdk::vmm::ValidateMachineConfig(flags.config);
-  if (!status.ok()) {
-    return config_path.empty() ? absl::InvalidArgumentError(absl::StrCat("--", status.message()))
-                               : Invalid(absl::StrCat("--config=", config_path), status.message());
-  }
+  if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
   return flags;
 }
 

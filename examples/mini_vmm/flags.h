@@ -13,6 +13,7 @@ namespace mini_vmm {
 
 struct Flags {
   bool help = false;
+  std::string config_path;  // empty: no configuration file
   hvsdk::vmm::MachineConfig config;
 };
 

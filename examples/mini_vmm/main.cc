@@ -2,23 +2,25 @@
 // mini_vmm: boots a guest from the command line. docs/mini_vmm.md describes the flags, the configuration file and the exit
 // status.
 
+#include <errno.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/optional.h"
+#include "files.h"
 #include "flags.h"
-#include "output_file.h"
 #include "hvsdk/backend_software/software_backend.h"
-#include "hvsdk/block_file/raw_disk.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/machine.h"
 #include "hvsdk/vmm/serial_console.h"
@@ -41,8 +43,17 @@ enum ExitStatus : int {
   kSignalBase = 128,
 };
 
+// One line, whatever bytes the user's names have.
 int Fail(ExitStatus status, absl::string_view message) {
-  absl::FPrintF(stderr, "mini_vmm: %s\n", message);
+  std::string line;
+  for (const char c : message) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) {
+      absl::StrAppendFormat(&line, "\\x%02x", c);
+    } else {
+      line += c;
+    }
+  }
+  absl::FPrintF(stderr, "mini_vmm: %s\n", line);
   return status;
 }
 
@@ -97,32 +108,21 @@ int OpenSignals() {
   return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-int RunMachine(const MachineConfig& config) {
+// Machines one after another, for a guest that resets. Returns the exit status.
+int RunMachine(const Flags& flags) {
+  const MachineConfig& config = flags.config;
+  const int signal_fd = OpenSignals();
+  Files files;
+  if (const absl::Status opened = OpenFiles(flags, files); !opened.ok()) return FailBy(opened, "");
+
   hvsdk::vmm::MachineOptions options;
+  options.kernel = files.kernel.get();
+  options.initrd = files.initrd.get();
   options.command_line = config.cmdline();
   options.memory_bytes = uint64_t{hvsdk::vmm::MemoryMib(config)} << 20;
   options.cpus = hvsdk::vmm::Cpus(config);
+  options.disks = files.disks;
   options.loopback_ports = config.loopback_ports();
-
-  const auto kernel = hvsdk::vmm::OpenFileSource(config.kernel());
-  if (!kernel.ok()) return FailBy(kernel.status(), absl::StrCat("--kernel=", config.kernel()));
-  options.kernel = kernel->get();
-  std::unique_ptr<hvsdk::vmm::ByteSource> initrd;
-  if (!config.initrd().empty()) {
-    auto opened = hvsdk::vmm::OpenFileSource(config.initrd());
-    if (!opened.ok()) return FailBy(opened.status(), absl::StrCat("--initrd=", config.initrd()));
-    initrd = *std::move(opened);
-    options.initrd = initrd.get();
-  }
-  if (config.disks_size() != 0) {
-    const auto engine = hvsdk::FileEngine::Create(hvsdk::FileEngineKind::kAuto);
-    if (!engine.ok()) return FailBy(engine.status(), "--disk");
-    for (const hvsdk::vmm::DiskConfig& disk : config.disks()) {
-      auto opened = hvsdk::RawDisk::Open(disk.path(), {.read_only = disk.read_only()}, *engine);
-      if (!opened.ok()) return FailBy(opened.status(), "--disk");
-      options.disks.push_back(*std::move(opened));
-    }
-  }
 
   std::string note;
   hvsdk::backend::InstructionTime instruction_time;
@@ -136,9 +136,8 @@ int RunMachine(const MachineConfig& config) {
   if (!note.empty()) absl::FPrintF(stderr, "mini_vmm: %s\n", note);
   options.backend = backend->get();
 
-  const int signal_fd = OpenSignals();
   auto loop = hvsdk::vmm::EventLoop::Create();
-  if (!loop.ok()) return FailBy(loop.status(), "");
+  if (!loop.ok()) return Fail(kHostFailure, loop.status().message());
   Machine* current = nullptr;
   int exit_signal = 0;
   absl::Status watched = (*loop)->Watch(signal_fd, EPOLLIN, [&](uint32_t) {
@@ -147,12 +146,13 @@ int RunMachine(const MachineConfig& config) {
     exit_signal = static_cast<int>(info.ssi_signo);
     current->Stop();
   });
-  if (!watched.ok()) return FailBy(watched, "");
+  if (!watched.ok()) return Fail(kHostFailure, watched.message());
 
   const bool stdio = config.serial().stdio();
   absl::optional<hvsdk::vmm::SerialConsole> console;
-  if (stdio || !config.serial().file().empty()) {
+  if (stdio || files.serial.is_open()) {
     hvsdk::vmm::SerialConsole::Options to;
+    to.output_fd = files.serial.fd();
     if (stdio) {
       to.input_fd = STDIN_FILENO;
       to.output_fd = STDOUT_FILENO;
@@ -161,58 +161,61 @@ int RunMachine(const MachineConfig& config) {
     console.emplace(**loop, std::move(to));
     options.serial = &*console;
   }
-
-  // Nothing is written before the first machine is there, so that a mistake changes nothing.
-  OutputFile serial_file, trace_file;
-  if (!config.serial().file().empty()) {
-    const absl::Status opened = serial_file.Open(config.serial().file());
-    if (!opened.ok()) return FailBy(opened, absl::StrCat("--serial=", config.serial().file()));
-    console->SetOutput(serial_file.fd());
-  }
   absl::optional<hvsdk::vmm::Tracer> tracer;
-  if (!config.trace().empty()) {
-    const absl::Status opened = trace_file.Open(config.trace());
-    if (!opened.ok()) return FailBy(opened, absl::StrCat("--trace=", config.trace()));
-    options.tracer = &tracer.emplace();
-  }
+  if (files.trace.is_open()) options.tracer = &tracer.emplace();
+
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
-  for (bool first = true;; first = false) {
-    LoadInput blame{};
-    const auto machine = Machine::Create(options, **loop, blame);
-    if (!machine.ok()) {
-      if (blame == LoadInput::kNone) return Fail(kHostFailure, machine.status().message());
-      return FailBy(machine.status(), BlamedFlag(blame, config));
-    }
-    current = machine->get();
-    if (first) {
-      if (serial_file.is_open()) serial_file.Commit();
-      if (trace_file.is_open()) {
-        trace_file.Commit();
-        tracer->Start(trace_file.fd());
+  const auto run_until_end = [&]() -> int {
+    for (bool first = true;; first = false) {
+      LoadInput blame{};
+      const auto machine = Machine::Create(options, **loop, blame);
+      if (!machine.ok()) {
+        terminal.reset();
+        if (blame == LoadInput::kNone) return Fail(kHostFailure, machine.status().message());
+        return FailBy(machine.status(), BlamedFlag(blame, config));
       }
-      if (stdio) terminal.emplace();
+      current = machine->get();
+      // Nothing is written before the first machine is there, so that a mistake changes nothing.
+      if (first) {
+        if (files.serial.is_open()) files.serial.Commit();
+        if (files.trace.is_open()) {
+          files.trace.Commit();
+          tracer->Start(files.trace.fd());
+        }
+        if (stdio) terminal.emplace();
+      }
+      const hvsdk::vmm::MachineResult result = current->Run();
+      if (config.deterministic()) {
+        absl::FPrintF(stderr, "mini_vmm: %d instructions, state hash %016x\n", result.instructions, result.state_hash);
+      }
+      switch (result.outcome) {
+        case Outcome::kPoweredOff:
+          return kPoweredOff;
+        case Outcome::kStopped:
+          return exit_signal != 0 ? kSignalBase + exit_signal : kPoweredOff;
+        case Outcome::kCrashed:
+          terminal.reset();
+          ReportCrash(result.crash);
+          return kCrashed;
+        case Outcome::kHostFailure:
+          terminal.reset();
+          return Fail(kHostFailure, result.status.message());
+        case Outcome::kReset:
+          if (config.no_reboot() || config.deterministic()) return kReset;
+          break;
+      }
     }
-    const hvsdk::vmm::MachineResult result = current->Run();
-    if (config.deterministic()) {
-      absl::FPrintF(stderr, "mini_vmm: %d instructions, state hash %016x\n", result.instructions, result.state_hash);
-    }
-    switch (result.outcome) {
-      case Outcome::kPoweredOff:
-        return kPoweredOff;
-      case Outcome::kStopped:
-        return exit_signal != 0 ? kSignalBase + exit_signal : kPoweredOff;
-      case Outcome::kCrashed:
-        terminal.reset();
-        ReportCrash(result.crash);
-        return kCrashed;
-      case Outcome::kHostFailure:
-        terminal.reset();
-        return Fail(kHostFailure, result.status.message());
-      case Outcome::kReset:
-        if (config.no_reboot() || config.deterministic()) return kReset;
-        break;
-    }
+  };
+  int status = run_until_end();
+  terminal.reset();
+  // Output that was lost is a failure, however well the guest ended.
+  if (const absl::Status written = console.has_value() ? console->output_status() : absl::OkStatus(); !written.ok()) {
+    status = Fail(kHostFailure, absl::StrCat("--serial=", stdio ? "stdio" : config.serial().file(), ": ", written.message()));
   }
+  if (const absl::Status written = tracer.has_value() ? tracer->Finish() : absl::OkStatus(); !written.ok()) {
+    status = Fail(kHostFailure, absl::StrCat("--trace=", config.trace(), ": ", written.message()));
+  }
+  return status;
 }
 
 int Main(int argc, char** argv) {
@@ -220,9 +223,9 @@ int Main(int argc, char** argv) {
   if (!flags.ok()) return Fail(kUserMistake, flags.status().message());
   if (flags->help) {
     absl::FPrintF(stdout, "%s", HelpText());
-    return 0;
+    return fflush(stdout) == 0 ? kPoweredOff : Fail(kHostFailure, absl::StrCat("--help: ", strerror(errno)));
   }
-  return RunMachine(flags->config);
+  return RunMachine(*flags);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
@@ -12,11 +13,17 @@ namespace mini_vmm {
 
 absl::Status OutputFile::Open(const std::string& path) {
   path_ = path;
-  constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOCTTY;
+  // Not blocking: a FIFO would wait for a reader.
+  constexpr int kFlags = O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
   fd_ = open(path.c_str(), kFlags | O_CREAT | O_EXCL, 0666);
   created_ = fd_ >= 0;
   if (fd_ < 0 && errno == EEXIST) fd_ = open(path.c_str(), kFlags);
-  if (fd_ < 0) return absl::InvalidArgumentError(absl::StrCat("cannot be written: ", strerror(errno)));
+  if (struct stat info; fd_ < 0 && errno == ENXIO && stat(path.c_str(), &info) == 0 && S_ISFIFO(info.st_mode)) {
+    return absl::InvalidArgumentError("nobody reads from this pipe");
+  }
+  if (fd_ < 0 || fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) & ~O_NONBLOCK) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot be written: ", strerror(errno)));
+  }
   return absl::OkStatus();
 }
 

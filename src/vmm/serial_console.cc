@@ -83,6 +83,7 @@ void SerialConsole::WriteOutput(bool wait) {
       output_.erase(0, static_cast<size_t>(written));
     } else if (errno != EINTR && errno != EAGAIN) {
       output_gone_ = true;
+      if (errno != EPIPE) output_status_ = absl::ErrnoToStatus(errno, "cannot be written");
     }
   }
 }

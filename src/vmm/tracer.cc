@@ -19,6 +19,19 @@ uint64_t MonotonicNs() {
   return uint64_t{1'000'000'000} * static_cast<uint64_t>(now.tv_sec) + static_cast<uint64_t>(now.tv_nsec);
 }
 
+// All of `text`, at an offset of a file or where a pipe stands.
+absl::Status WriteAll(int fd, absl::string_view text, bool positioned, uint64_t offset) {
+  while (!text.empty()) {
+    const ssize_t written = positioned ? pwrite(fd, text.data(), text.size(), static_cast<off_t>(offset))
+                                       : write(fd, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return absl::ErrnoToStatus(errno, "cannot be written");
+    text.remove_prefix(static_cast<size_t>(written));
+    offset += static_cast<uint64_t>(written);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 Tracer::Tracer() : start_ns_(MonotonicNs()) {
@@ -29,10 +42,11 @@ Tracer::Tracer() : start_ns_(MonotonicNs()) {
 void Tracer::Start(int fd) {
   std::lock_guard lock(mutex_);
   fd_ = fd;
+  positioned_ = lseek(fd, 0, SEEK_CUR) >= 0;
   FlushLocked();
 }
 
-Tracer::~Tracer() { Flush(); }
+Tracer::~Tracer() { Finish().IgnoreError(); }
 
 uint64_t Tracer::NowNs() const { return MonotonicNs() - start_ns_; }
 
@@ -82,32 +96,32 @@ void Tracer::Add(absl::string_view event) {
   pending_.append(event.data(), event.size());
 }
 
-bool Tracer::Flush() {
+absl::Status Tracer::Flush() {
   std::lock_guard lock(mutex_);
   FlushLocked();
-  return !failed_;
+  return status_;
 }
 
-// Overwrites the closing bracket of the last time, in one write.
+absl::Status Tracer::Finish() {
+  std::lock_guard lock(mutex_);
+  FlushLocked();
+  if (fd_ >= 0 && !positioned_ && status_.ok()) status_ = WriteAll(fd_, kClosing, false, 0);
+  fd_ = -1;
+  return status_;
+}
+
+// In a file, overwrites the closing bracket of the last time.
 void Tracer::FlushLocked() {
   if (fd_ < 0) return;
-  if (pending_.empty() || failed_) {
-    pending_.clear();
-    return;
-  }
-  const size_t size = pending_.size();
-  pending_.append(kClosing.data(), kClosing.size());
-  ssize_t written;
-  do {
-    written = pwrite(fd_, pending_.data(), pending_.size(), static_cast<off_t>(end_));
-  } while (written < 0 && errno == EINTR);
-  if (written == static_cast<ssize_t>(pending_.size())) {
-    end_ += size;
-  } else {
-    // The disk is full, say. What was there before becomes whole again, and it stays at that.
-    failed_ = true;
-    if (ftruncate(fd_, static_cast<off_t>(end_)) == 0 && end_ != 0) {
-      (void)!pwrite(fd_, kClosing.data(), kClosing.size(), static_cast<off_t>(end_));
+  if (!pending_.empty() && status_.ok()) {
+    const size_t size = pending_.size();
+    if (positioned_) pending_.append(kClosing.data(), kClosing.size());
+    status_ = WriteAll(fd_, pending_, positioned_, end_);
+    if (status_.ok()) {
+      end_ += size;
+    } else if (positioned_ && ftruncate(fd_, static_cast<off_t>(end_)) == 0 && end_ != 0) {
+      // The disk is full, say. What was there before becomes whole again, and it stays at that.
+      WriteAll(fd_, kClosing, true, end_).IgnoreError();
     }
   }
   pending_.clear();

@@ -13,6 +13,7 @@ import os
 import pty
 import re
 import select
+import struct
 import subprocess
 import sys
 import tempfile
@@ -432,7 +433,15 @@ def bad_input(context):
     precious = write('precious', b'do not touch')
     unknown = write('unknown.textproto', b'kernel: "k"\nflux_capacitor: 1\n')
     wrong = write('wrong.textproto', b'kernel: "k" cpus: "two"\n')
+    config = write('good.textproto', b'kernel: "%s" cpus: 1 memory_mib: 64\n' % kernel.encode())
+    no_cpus = write('no_cpus.textproto', b'kernel: "%s" cpus: 0\n' % kernel.encode())
+    twice = write('twice.textproto', b'kernel: "a" kernel: "b"\n')
+    hard_link, loop, fifo = context.path('link'), context.path('loop'), context.path('fifo')
+    os.link(disk_image, hard_link)
+    os.symlink(loop, loop)
+    os.mkfifo(fifo)
     missing, folder = context.path('missing'), context.folder
+    long_name = 'x' * 5000
     k = f'--kernel={kernel}'
     engine = [f'--backend={context.backend}']
     mistakes = [
@@ -470,6 +479,33 @@ def bad_input(context):
         ([k, f'--config={missing}'], missing),
         ([f'--config={unknown}'], 'flux_capacitor'),
         ([f'--config={wrong}'], wrong),
+        ([f'--config={no_cpus}', '--cpus=2'], no_cpus),
+        ([f'--config={twice}'], twice),
+        ([f'--config={config}', '--cpus=0'], 'mini_vmm: --cpus: '),
+        ([f'--config={config}', '--backend=quantum'], 'mini_vmm: --backend: '),
+        *[([*before_it, f'--{flag}={path}'], f'mini_vmm: --{flag}')
+          for flag in ('kernel', 'initrd', 'disk', 'config', 'serial', 'trace')
+          for before_it in [[k] if flag != 'kernel' else []]
+          for path in ('', folder, loop, long_name, f'{folder}/{long_name}', f'{kernel}/below', '/dev/tty', fifo, 'a\nb/c', b'\xff/c')
+          if not (path == '/dev/tty' and flag in ('serial', 'trace'))],
+        # A file in two roles, in one of which it would be written.
+        ([k, f'--serial={precious}', f'--trace={precious}'], '--trace'),
+        ([k, f'--serial={context.path("both")}', f'--trace={context.path("both")}'], '--trace'),
+        ([k, f'--serial={kernel}'], '--serial'),
+        ([k, f'--trace={kernel}'], '--trace'),
+        ([k, f'--initrd={precious}', f'--trace={precious}'], '--trace'),
+        ([f'--config={config}', f'--trace={config}'], '--trace'),
+        ([k, f'--disk={disk_image}', f'--trace={disk_image}'], '--trace'),
+        ([k, f'--disk={disk_image},readonly', f'--serial={hard_link}'], '--serial'),
+        ([k, f'--disk={disk_image}', f'--disk={hard_link}'], f'--disk={hard_link}'),
+        ([k, f'--disk={disk_image},readonly', f'--disk={disk_image}'], f'--disk={disk_image}'),
+        ([f'--kernel={disk_image}', f'--disk={disk_image}'], '--disk'),
+        (['--help=1'], '--help: takes'),
+        ([''], '""'),
+        (['-'], '"-"'),
+        (['--'], '--'),
+        (['-kernel=x'], '-kernel'),
+        ([b'--\xff=1'], '--'),
         ([k, f'--serial={folder}/no/such/folder/log'], '--serial'),
         ([k, f'--trace={folder}/no/such/folder/trace'], '--trace'),
         ([k, f'--serial={precious}', f'--trace={folder}/no/such/folder/trace'], '--trace'),
@@ -482,6 +518,7 @@ def bad_input(context):
         expect(result.status == 2, f'{flags}: exit status {result.status} instead of 2', result.err)
         expect(result.out == '', f'{flags}: standard output', result.out)
         expect(re.fullmatch(r'mini_vmm: [^\n]+\n', result.err), f'{flags}: not one line', result.err)
+        expect(len(result.err) < 2 * len(long_name), f'{flags}: a long line', result.err)
         expect(name in result.err, f'{flags}: does not name {name}', result.err)
         expect(sorted(os.listdir(folder)) == before, f'{flags}: left files behind', os.listdir(folder))
     with open(precious, 'rb') as file:
@@ -489,6 +526,88 @@ def bad_input(context):
     print(f'  {len(mistakes)} mistakes')
     result = context.vmm('--help')
     expect(result.status == 0 and '--kernel=FILE' in result.out and result.err == '', 'help', result.out, result.err)
+
+
+def tiny_guest(text, then):
+    """An ELF file with a PVH entry point that prints `text`, and then: powers off, resets, or spins."""
+    base, entry = 0x100000, 0x100200
+    def out(port, value):
+        return b'\x66\xba' + port.to_bytes(2, 'little') + b'\xb0' + bytes([value]) + b'\xee'  # mov dx, port; mov al, value; out
+    ends = {'power_off': out(0x600, 0x34), 'reset': out(0x602, 1), 'spin': b''}
+    code = b''.join(out(0x3F8, byte) for byte in text) + ends[then] + b'\xeb\xfe'
+    note = struct.pack('<III4sQ', 4, 8, 18, b'Xen', entry)  # XEN_ELFNOTE_PHYS32_ENTRY
+    header = struct.pack('<16sHHIQQQIHHHHHH', b'\x7fELF\x02\x01\x01', 2, 62, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    size = 0x200 + len(code)
+    load = struct.pack('<IIQQQQQQ', 1, 5, 0, base, base, size, size, 4096)
+    notes = struct.pack('<IIQQQQQQ', 4, 4, 0x100, 0, 0, len(note), len(note), 4)
+    return (header + load + notes).ljust(0x100, b'\0') + note.ljust(0x100, b'\0') + code
+
+
+@case
+def outputs(context):
+    """Where output can go, and what is said when it is lost."""
+    def guest(text, then):
+        with open(context.path(then), 'wb') as file:
+            file.write(tiny_guest(text, then))
+        return [f'--kernel={context.path(then)}', '--backend=software', '--memory=16M', '--cpus=1']
+
+    power_off, reset = guest(b'hello\n', 'power_off'), [*guest(b'hello\n', 'reset'), '--no-reboot']
+    log = context.path('log')
+    full = 'No space left on device'
+    for flags, status, err in [
+            (power_off, 0, ''),
+            (reset, 10, ''),
+            ([*power_off, '--serial=/dev/null', '--trace=/dev/null'], 0, ''),
+            ([*power_off, '--serial=/dev/full'], 3, f'mini_vmm: --serial=/dev/full: cannot be written: {full}\n'),
+            ([*reset, '--serial=/dev/full'], 3, f'mini_vmm: --serial=/dev/full: cannot be written: {full}\n'),
+            ([*power_off, f'--serial={log}', '--trace=/dev/full'], 3,
+             f'mini_vmm: --trace=/dev/full: cannot be written: {full}\n'),
+            ([*power_off, '--serial=/dev/full', '--deterministic'], 3,
+             re.compile(fr'mini_vmm: \d+ instructions, .*\nmini_vmm: --serial=/dev/full: .*{full}\n')),
+            (['--serial=/dev/full', '--trace=/dev/full', *power_off], 3,
+             re.compile(fr'mini_vmm: --serial=/dev/full: .*{full}\nmini_vmm: --trace=/dev/full: .*{full}\n'))]:
+        result = context.vmm(*flags, timeout=60).expect_status(status)
+        expect(result.err == err if isinstance(err, str) else err.fullmatch(result.err), f'{flags}: standard error', result.err)
+    with open(log, 'rb') as file:
+        expect(file.read() == b'hello\n', 'the serial file has not what the guest said')
+    with open('/dev/full', 'wb') as nowhere:
+        for flags in power_off, ['--help']:
+            done = subprocess.run([context.mini_vmm, *flags], stdin=subprocess.DEVNULL, stdout=nowhere, stderr=subprocess.PIPE,
+                                  timeout=60, check=False)
+            expect(done.returncode == 3 and full.encode() in done.stderr, f'{flags}: into a full disk', done)
+
+    # A trace that goes through a pipe, to be packed, say.
+    fifo = context.path('fifo')
+    os.mkfifo(fifo)
+    with subprocess.Popen(['cat', fifo], stdout=subprocess.PIPE) as reader:
+        until = time.monotonic() + 60
+        writer = None
+        while writer is None:
+            try:
+                writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)  # possible once cat reads
+            except OSError:
+                expect(time.monotonic() < until, 'cat does not open the pipe')
+                time.sleep(0.01)
+        try:
+            result = context.vmm(*power_off, f'--trace={fifo}', timeout=60).expect_status(0)
+        finally:
+            os.close(writer)
+        trace = reader.stdout.read()
+    expect(len(json.loads(trace)) > 5 and result.err == '', 'not a trace', trace, result.err)
+
+    # A signal ends the machine, and what was written is whole.
+    disk = context.path('disk.img')
+    with open(disk, 'wb') as file:
+        file.truncate(1 << 20)
+    trace = context.path('trace')
+    with subprocess.Popen([context.mini_vmm, *guest(b'x', 'spin'), f'--disk={disk}', f'--trace={trace}'], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        expect(process.stdout.read(1) == b'x', 'the guest does not start')
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        expect(process.returncode == 128 + 15 and err == b'', 'SIGTERM', process.returncode, err)
+    with open(trace, 'rb') as file:
+        expect(len(json.load(file)) > 3, 'not a trace')
 
 
 def main():

@@ -50,7 +50,7 @@ TEST_F(TracerTest, WritesEvents) {
   const uint64_t start = tracer.NowNs();
   tracer.Span(3, "exit", "port read", start, R"("address":"0x3f8")");
   tracer.Instant(Tracer::kVmbusTrack, "vmbus", "unload", "");
-  EXPECT_TRUE(tracer.Flush());
+  EXPECT_TRUE(tracer.Flush().ok());
   const auto events = Events();
   ASSERT_EQ(events.size(), 4u);
   EXPECT_EQ(events[1].fields().at("args").struct_value().fields().at("name").string_value(), "VP 3");
@@ -67,7 +67,7 @@ TEST_F(TracerTest, AnyTextIsEscaped) {
   Tracer tracer;
   tracer.Start(fd_);
   tracer.Instant(0, "test", text, R"("m":)" + Tracer::Quote(text));
-  tracer.Flush();
+  EXPECT_TRUE(tracer.Flush().ok());
   const auto events = Events();
   ASSERT_EQ(events.size(), 2u);
 }
@@ -84,7 +84,7 @@ TEST_F(TracerTest, IsValidAfterEveryWrite) {
       tracer->Instant(random() % 4, "test", std::string(random() % 3000, 'x'), "");
       ++written;
     }
-    tracer->Flush();
+    ASSERT_TRUE(tracer->Flush().ok());
     ASSERT_EQ(Events().size(), written);
   }
 }
@@ -114,9 +114,46 @@ TEST_F(TracerTest, FullDisk) {
   Tracer tracer;
   tracer.Start(fd_);
   for (int i = 0; i < 5000; ++i) tracer.Instant(0, "test", "event", "");
-  EXPECT_FALSE(tracer.Flush());
+  EXPECT_EQ(tracer.Flush(), absl::ErrnoToStatus(EFBIG, "cannot be written"));
   setrlimit(RLIMIT_FSIZE, &before);
+  tracer.Instant(0, "test", "event", "");
+  EXPECT_EQ(tracer.Finish(), absl::ErrnoToStatus(EFBIG, "cannot be written")) << "the first error stays";
   EXPECT_GT(Events().size(), 100u);
+}
+
+// The document ends when the trace does.
+TEST_F(TracerTest, Pipe) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  std::string text;
+  std::thread reader([&] {
+    char piece[4096];
+    for (ssize_t got; (got = read(ends[0], piece, sizeof(piece))) > 0;) text.append(piece, got);
+  });
+  {
+    Tracer tracer;
+    tracer.Start(ends[1]);
+    for (int i = 0; i < 5000; ++i) tracer.Instant(0, "test", "event", "");
+    EXPECT_TRUE(tracer.Flush().ok());
+    EXPECT_TRUE(tracer.Finish().ok());
+    tracer.Instant(0, "test", "too late", "");
+  }
+  close(ends[1]);
+  reader.join();
+  close(ends[0]);
+  EXPECT_EQ(pwrite(fd_, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+  EXPECT_EQ(Events().size(), 5001u);
+}
+
+TEST_F(TracerTest, PipeWithoutAReader) {
+  signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  close(ends[0]);
+  Tracer tracer;
+  tracer.Start(ends[1]);
+  EXPECT_EQ(tracer.Finish(), absl::ErrnoToStatus(EPIPE, "cannot be written"));
+  close(ends[1]);
 }
 
 }  // namespace

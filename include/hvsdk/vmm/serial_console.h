@@ -12,7 +12,7 @@
 #include <string>
 
 #include "absl/functional/any_invocable.h"
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/chipset/uart16550.h"
 #include "hvsdk/vmm/event_loop.h"
@@ -29,8 +29,8 @@ class SerialEndpoint : public Task {
   virtual bool waiting() const = 0;
 };
 
-// Writes to a descriptor and reads from another. A receiver that is slow is waited for without blocking; one that is
-// gone (EPIPE) gets nothing more.
+// Writes to a descriptor and reads from another. A receiver that is slow is waited for without blocking; one that fails or is
+// gone gets nothing more.
 class SerialConsole final : public SerialEndpoint {
  public:
   struct Options {
@@ -50,6 +50,9 @@ class SerialConsole final : public SerialEndpoint {
   void Detach() override;
   bool waiting() const override { return waiting_; }
 
+  // Why output was lost: the error of the first write that failed. A reader that went away (EPIPE) wants no more, and is none.
+  absl::Status output_status() const { return output_status_; }
+
  private:
   void Run() override;
   void WriteOutput(bool wait);
@@ -65,6 +68,7 @@ class SerialConsole final : public SerialEndpoint {
   std::string output_;           // taken from the port, not yet written
   bool waiting_ = false;         // for the receiver
   bool output_gone_ = false;
+  absl::Status output_status_;
   bool reading_ = false;
   bool escaped_ = false;         // Ctrl-A was the last byte
   std::deque<uint8_t> pending_;  // typed, not yet taken by the port

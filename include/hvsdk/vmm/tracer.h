@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tracer: writes what happens in a machine as a Chrome trace, which ui.perfetto.dev and chrome://tracing open.
 //
-// The file is streamed: at most 64 KiB of events wait in memory, and after each write it is a whole JSON document, so a
-// trace can be opened even if its program was killed. Text from a guest is escaped; nothing it does makes invalid JSON.
+// The trace is streamed: at most 64 KiB of events wait in memory. A file is a whole JSON document after each write, so it can be
+// opened even if its program was killed; a pipe gets the end of the document from Finish. Text from a guest is escaped; nothing
+// it does makes invalid JSON.
 //
 // Thread-safe. Cost of an event: formatting it under a lock, and a system call each few hundred events.
 //
@@ -22,6 +23,7 @@
 #include <mutex>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 
 namespace hvsdk::vmm {
@@ -36,8 +38,8 @@ class Tracer {
   Tracer(const Tracer&) = delete;
   Tracer& operator=(const Tracer&) = delete;
 
-  // Writes to `fd` from now on, an empty regular file that outlives the tracer. Until then nothing is written, and what is
-  // more than 64 KiB is forgotten. Once.
+  // Writes to `fd` from now on, an empty file or a pipe that outlives the tracer. Until then nothing is written, and what is
+  // more than 64 KiB is forgotten. Once. A pipe's reader that is slow makes the callers of the functions below wait.
   void Start(int fd);
 
   // Since the tracer was made.
@@ -50,8 +52,10 @@ class Tracer {
   // Something that happened now.
   void Instant(uint32_t track, absl::string_view category, absl::string_view name, absl::string_view arguments);
 
-  // Writes what waits in memory. False: an earlier write failed, and the trace is not complete.
-  bool Flush();
+  // Writes what waits in memory. The error of the first write that failed, after which nothing was written.
+  absl::Status Flush();
+  // Flushes and ends the document; what is added later is forgotten. The destructor does it, too.
+  absl::Status Finish();
 
   // `text` as a JSON string with its quotes.
   static std::string Quote(absl::string_view text);
@@ -64,8 +68,9 @@ class Tracer {
   std::mutex mutex_;  // guards what follows
   int fd_ = -1;
   std::string pending_;
-  uint64_t end_ = 0;  // of the events in the file; the closing bracket stands there
-  bool failed_ = false;
+  bool positioned_ = false;  // fd_ is a file, not a pipe
+  uint64_t end_ = 0;         // of the events that were written; in a file the closing bracket stands there
+  absl::Status status_;      // of the first write that failed
 };
 
 }  // namespace hvsdk::vmm
