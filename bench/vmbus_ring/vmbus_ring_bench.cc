@@ -5,7 +5,10 @@
 // Names: what/payload size. scripts/bench-ring prints the ratios.
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "bench/vmbus_ring/minimal_ring.h"
@@ -23,20 +26,58 @@ constexpr uint32_t kDataPages = 64;  // 256 KiB, a usual size for a storage chan
 constexpr uint32_t kRingBytes = kDataPages * hvdef::kRingPageSize;
 constexpr uint32_t kBatch = 32;
 
-struct Buffers {
-  explicit Buffers(uint32_t size) : from(size + 64, 0x5A), to(size + 4096) {}
-  alignas(64) std::vector<uint8_t> from;
-  alignas(64) std::vector<uint8_t> to;
+// Bytes that begin a cache line, whatever the heap does.
+class AlignedBytes {
+ public:
+  AlignedBytes(uint32_t size, uint8_t value)
+      : size_((size + 63) / 64 * 64), bytes_(static_cast<uint8_t*>(std::aligned_alloc(64, size_))) {
+    if (bytes_ == nullptr) std::abort();
+    std::memset(bytes_.get(), value, size_);
+  }
+  uint8_t* data() { return bytes_.get(); }
+  uint32_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* bytes) const { std::free(bytes); }
+  };
+  uint32_t size_;
+  std::unique_ptr<uint8_t, Free> bytes_;
 };
 
-struct Pair {
-  Pair() : ring(kDataPages), writer(ring.memory()), reader(ring.memory()) {
-    if (!ring.is_valid() || writer.Attach() != RingStatus::kOk || reader.Attach() != RingStatus::kOk) std::abort();
+struct Buffers {
+  explicit Buffers(uint32_t size) : from(size + 64, 0x5A), to(size + 4096, 0) {}
+  AlignedBytes from;
+  AlignedBytes to;
+};
+
+// The same pages, reached in each way that hvsdk/vmbus/ring/memory.h has.
+struct Pages {
+  Pages() : ring(kDataPages) {
+    if (!ring.is_valid()) std::abort();
+    for (uint32_t i = 0; i <= kDataPages; ++i) list.push_back(ring.base() + i * hvdef::kRingPageSize);
+  }
+  template <typename Memory>
+  Memory As() const {
+    if constexpr (std::is_same_v<Memory, MirroredMemory>) return ring.memory();
+    if constexpr (std::is_same_v<Memory, FlatMemory>) return {list[0], list[1], kRingBytes};
+    if constexpr (std::is_same_v<Memory, PagedMemory>) return {list.data(), kDataPages};
+    if constexpr (std::is_same_v<Memory, EitherMemory>) return EitherMemory(PagedMemory(list.data(), kDataPages));
   }
   OwnedRing ring;
-  RingWriter<MirroredMemory> writer;
-  RingReader<MirroredMemory> reader;
+  std::vector<uint8_t*> list;
 };
+
+template <typename Memory>
+struct PairOf {
+  PairOf() : writer(pages.As<Memory>()), reader(pages.As<Memory>()) {
+    if (writer.Attach() != RingStatus::kOk || reader.Attach() != RingStatus::kOk) std::abort();
+  }
+  Pages pages;
+  RingWriter<Memory> writer;
+  RingReader<Memory> reader;
+};
+using Pair = PairOf<MirroredMemory>;
 
 void Count(benchmark::State& state, uint32_t payload, uint32_t packets) {
   state.SetItemsProcessed(state.iterations() * packets);
@@ -100,10 +141,11 @@ void MinimalBatch(benchmark::State& state) {
 }
 
 // Written by copy, read by copy, committed packet by packet at both ends.
-void Ring(benchmark::State& state) {
+template <typename Memory>
+void RingIn(benchmark::State& state) {
   const auto size = static_cast<uint32_t>(state.range(0));
   Buffers buffers(size);
-  Pair pair;
+  PairOf<Memory> pair;
   Packet packet;
   uint64_t signals = 0, id = 0;
   for (auto _ : state) {
@@ -119,6 +161,12 @@ void Ring(benchmark::State& state) {
   benchmark::DoNotOptimize(signals);
   Count(state, size, 1);
 }
+
+void Ring(benchmark::State& state) { RingIn<MirroredMemory>(state); }
+void RingFlat(benchmark::State& state) { RingIn<FlatMemory>(state); }
+void RingPaged(benchmark::State& state) { RingIn<PagedMemory>(state); }
+// What a channel of vmbus::Server has where guest memory is mapped once.
+void RingEitherPaged(benchmark::State& state) { RingIn<EitherMemory>(state); }
 
 void RingBatch(benchmark::State& state) {
   const auto size = static_cast<uint32_t>(state.range(0));
@@ -256,6 +304,9 @@ void BatchSizes(benchmark::internal::Benchmark* benchmark) {
 BENCHMARK(Memcpy)->Apply(Sizes);
 BENCHMARK(Minimal)->Apply(Sizes);
 BENCHMARK(Ring)->Apply(Sizes);
+BENCHMARK(RingFlat)->Apply(Sizes);
+BENCHMARK(RingPaged)->Apply(Sizes);
+BENCHMARK(RingEitherPaged)->Apply(Sizes);
 BENCHMARK(RingReadInPlace)->Apply(Sizes);
 BENCHMARK(RingInPlace)->Apply(Sizes);
 BENCHMARK(MinimalBatch)->Apply(BatchSizes);
