@@ -38,7 +38,7 @@ absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
     const absl::string_view option = parts[i];
     if (option == "readonly") {
       disk.set_read_only(true);
-    } else if (option.substr(0, 7) == "format=") {
+    } else if (option.substr(0, 7) == "format=" && option.size() > 7) {
       disk.set_format(std::string(option.substr(7)));
     } else {
       return absl::InvalidArgumentError(absl::StrFormat("unknown option \"%s\"", option));

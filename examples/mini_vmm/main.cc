@@ -3,6 +3,7 @@
 // status.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -95,6 +96,15 @@ void ReportCrash(const hvsdk::partition::CrashReport& crash) {
   }
   if (text.back() != '\n') text += '\n';
   (void)!write(STDERR_FILENO, text.data(), text.size());
+}
+
+// A standard descriptor that is closed would be the next file that is opened, and the console's output would go into a disk.
+void OpenStandardDescriptors() {
+  int fd;
+  do {
+    fd = open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) close(fd);
 }
 
 // Signals that ask the program to end, as a descriptor. Blocked in every thread from here on.
@@ -219,6 +229,7 @@ int RunMachine(const Flags& flags) {
 }
 
 int Main(int argc, char** argv) {
+  OpenStandardDescriptors();
   const absl::StatusOr<Flags> flags = ParseFlags(argc, argv);
   if (!flags.ok()) return Fail(kUserMistake, flags.status().message());
   if (flags->help) {

@@ -461,6 +461,9 @@ def bad_input(context):
         ([k, f'--disk={empty}'], empty),
         ([k, f'--disk={disk_image},format=vhdx'], 'vhdx'),
         ([k, f'--disk={disk_image},colour=red'], 'colour'),
+        ([k, f'--disk={disk_image},format='], 'format='),
+        ([k, f'--disk={disk_image},'], '--disk'),
+        ([k, *[f'--disk={disk_image},readonly'] * 65], '--disk: more than 64'),
         ([k, f'--disk={disk_image}', f'--disk={disk_image}'], disk_image),
         *[([k, f'--memory={size}'], '--memory')
           for size in ('0', '1M', 'lots', '-1M', '1.5G', '512', '99999999T', '5T', '19M', '0x200M', '', '4097G')],
@@ -595,10 +598,19 @@ def outputs(context):
         trace = reader.stdout.read()
     expect(len(json.loads(trace)) > 5 and result.err == '', 'not a trace', trace, result.err)
 
-    # A signal ends the machine, and what was written is whole.
+    # Closed standard descriptors are nobody's: not a disk's.
     disk = context.path('disk.img')
     with open(disk, 'wb') as file:
         file.truncate(1 << 20)
+    for closed in ['>&-', '2>&-', '<&-', '<&- >&-', '<&- >&- 2>&-']:
+        for flags, status in (power_off, 0), ([*power_off, '--memory=2M', '--cpus=999'], 2):
+            done = subprocess.run(['sh', '-c', f'exec "$@" {closed}', 'sh', context.mini_vmm, f'--disk={disk}', *flags], timeout=60,
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+            expect(done.returncode == status, f'{closed}: exit status {done.returncode}', done.stderr)
+            with open(disk, 'rb') as file:
+                expect(file.read() == bytes(1 << 20), f'{closed}: output went into the disk')
+
+    # A signal ends the machine, and what was written is whole.
     trace = context.path('trace')
     with subprocess.Popen([context.mini_vmm, *guest(b'x', 'spin'), f'--disk={disk}', f'--trace={trace}'], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
