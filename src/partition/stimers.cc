@@ -50,26 +50,22 @@ MsrOutcome Stimers::WriteMsr(uint32_t msr, uint64_t value) {
   const uint32_t offset = msr - msr::kStimer0Config;
   if (offset >= 2 * hvdef::kStimerCount) return MsrOutcome::kFault;
   const uint32_t index = offset / 2;
-  absl::optional<Signal> signal;
-  {
-    std::lock_guard lock(mutex_);
-    Stimer& stimer = stimers_[index];
-    if (offset % 2 == 0) {
-      if ((value & msr::kStimerReservedMask) != 0) return MsrOutcome::kFault;
-      stimer.config = HasTarget(value) ? value : value & ~msr::kStimerEnable;
-    } else {
-      stimer.count = value;
-      if (value == 0) {
-        stimer.config &= ~msr::kStimerEnable;
-      } else if ((stimer.config & msr::kStimerAutoEnable) != 0 && HasTarget(stimer.config)) {
-        stimer.config |= msr::kStimerEnable;
-      }
+  std::lock_guard lock(mutex_);
+  Stimer& stimer = stimers_[index];
+  if (offset % 2 == 0) {
+    if ((value & msr::kStimerReservedMask) != 0) return MsrOutcome::kFault;
+    stimer.config = HasTarget(value) ? value : value & ~msr::kStimerEnable;
+  } else {
+    stimer.count = value;
+    if (value == 0) {
+      stimer.config &= ~msr::kStimerEnable;
+    } else if ((stimer.config & msr::kStimerAutoEnable) != 0 && HasTarget(stimer.config)) {
+      stimer.config |= msr::kStimerEnable;
     }
-    if ((stimer.config & msr::kStimerEnable) == 0) synic_.CancelTimerMessage(index);
-    Start(stimer);
-    signal = ExpireIfDue(stimer);
   }
-  if (signal.has_value()) Deliver(index, *signal);
+  if ((stimer.config & msr::kStimerEnable) == 0) synic_.CancelTimerMessage(index);
+  Start(stimer);
+  ExpireIfDue(index);
   return MsrOutcome::kDone;
 }
 
@@ -88,28 +84,31 @@ void Stimers::Start(Stimer& stimer) {
 }
 
 void Stimers::OnTimer(uint32_t index) {
-  absl::optional<Signal> signal;
-  {
-    std::lock_guard lock(mutex_);
-    signal = ExpireIfDue(stimers_[index]);
-  }
-  if (signal.has_value()) Deliver(index, *signal);
+  std::lock_guard lock(mutex_);
+  ExpireIfDue(index);
 }
 
-absl::optional<Stimers::Signal> Stimers::ExpireIfDue(Stimer& stimer) {
+// Signals with the lock held, so that nothing comes from a timer after it was disabled.
+void Stimers::ExpireIfDue(uint32_t index) {
+  Stimer& stimer = stimers_[index];
   const uint64_t now = clock_.Now100ns();
   // Not due: a timer that ran for an earlier programming; the present one is armed.
-  if (stimer.fire_100ns == kNever || now < stimer.fire_100ns) return absl::nullopt;
-  const Signal signal{stimer.config, stimer.deadline_100ns};
+  if (stimer.fire_100ns == kNever || now < stimer.fire_100ns) return;
+  const uint64_t expiration_100ns = stimer.deadline_100ns;
+  bool on_time = true;
   if ((stimer.config & msr::kStimerPeriodic) == 0) {
     stimer.config &= ~msr::kStimerEnable;
     stimer.fire_100ns = kNever;
-    return signal;
+  } else {
+    on_time = ScheduleNextPeriod(stimer, now);
+    stimer.timer->Arm(stimer.fire_100ns);
   }
-  const bool skip = !ScheduleNextPeriod(stimer, now);
-  stimer.timer->Arm(stimer.fire_100ns);
-  if (skip) return absl::nullopt;
-  return signal;
+  if (!on_time) return;
+  if ((stimer.config & msr::kStimerDirect) != 0) {
+    backend_.RequestInterrupt(vp_, VectorOf(stimer.config), /*auto_eoi=*/false);
+  } else {
+    synic_.PostTimerMessage(index, SintOf(stimer.config), expiration_100ns);
+  }
 }
 
 // Sets the next deadline. False: this signal comes so late that it is skipped.
@@ -128,14 +127,6 @@ bool Stimers::ScheduleNextPeriod(Stimer& stimer, uint64_t now_100ns) {
   }
   stimer.fire_100ns = std::max(stimer.fire_100ns, now_100ns + kMinSpacing100ns);
   return on_time;
-}
-
-void Stimers::Deliver(uint32_t index, const Signal& signal) {
-  if ((signal.config & msr::kStimerDirect) != 0) {
-    backend_.RequestInterrupt(vp_, VectorOf(signal.config), /*auto_eoi=*/false);
-  } else {
-    synic_.PostTimerMessage(index, SintOf(signal.config), signal.expiration_100ns);
-  }
 }
 
 void Stimers::Reset() {

@@ -19,7 +19,6 @@
 #include <memory>
 #include <mutex>
 
-#include "absl/types/optional.h"
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/clock.h"
 #include "hvsdk/hvdef/message.h"
@@ -50,17 +49,10 @@ class Stimers {
         0;  // when it fires; later than nominal where missed signals are made up for
     std::unique_ptr<Timer> timer;
   };
-  // What an expiry does once the lock is released.
-  struct Signal {
-    uint64_t config;
-    uint64_t expiration_100ns;
-  };
-
   void OnTimer(uint32_t index);
   void Start(Stimer& stimer);
-  absl::optional<Signal> ExpireIfDue(Stimer& stimer);
+  void ExpireIfDue(uint32_t index);
   bool ScheduleNextPeriod(Stimer& stimer, uint64_t now_100ns);
-  void Deliver(uint32_t index, const Signal& signal);
 
   backend::Partition& backend_;
   Synic& synic_;
