@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/status_macros.h"
+#include "hvsdk/hvdef/privilege.h"
 
 namespace hvsdk::vmm {
 
@@ -16,6 +17,7 @@ struct PartitionHypervisor::Port final : partition::PortHandler {
     return handler->OnMessage(message_type, payload);
   }
   hvdef::HvStatus OnEvent(uint16_t flag) override {
+    if (flag != 0) return hvdef::HvStatus::kInvalidParameter;  // it has one
     handler->OnEvent(flag);
     return hvdef::HvStatus::kSuccess;
   }
@@ -54,6 +56,8 @@ void PartitionHypervisor::AddShortcut(Port& port) {
   constexpr uint32_t kFirstChannelConnection = 0x1000;  // SINT in bits 12 to 15
   const partition::Environment& environment = partition_.environment();
   if (!environment.caps.signal_event_fd || ToInt(port.connection) < kFirstChannelConnection) return;
+  // The engine asks for no privilege.
+  if ((partition_.privileges() & hvdef::privilege::kSignalEvents) == 0) return;
   const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd < 0) return;
   const bool watched = loop_.Watch(fd, EPOLLIN, [&port, fd](uint32_t) {
