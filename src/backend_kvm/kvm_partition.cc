@@ -209,6 +209,7 @@ absl::StatusOr<std::unique_ptr<Vp>> KvmPartition::CreateVp(VpIndex index, uint32
     RETURN_IF_ERROR(EnableCap(vcpu, KVM_CAP_HYPERV_ENFORCE_CPUID, 1, "KVM_CAP_HYPERV_ENFORCE_CPUID"));
   }
 
+  uint8_t physical_bits = 36;  // without the leaf that tells
   std::vector<kvm_cpuid_entry2> entries;
   entries.reserve(cpuid.size());
   for (const CpuidEntry& entry : cpuid) {
@@ -224,12 +225,13 @@ absl::StatusOr<std::unique_ptr<Vp>> KvmPartition::CreateVp(VpIndex index, uint32
     if (out.function == 1) out.ebx = (out.ebx & 0x00FFFFFF) | apic_id << 24;
     if (out.function == 0xB || out.function == 0x1F) out.edx = apic_id;
     if (out.function == 0x8000001E) out.eax = apic_id;
+    if (out.function == 0x80000008) physical_bits = std::min(out.eax & 0xFF, 52u);
     entries.push_back(out);
   }
   RETURN_IF_ERROR(SetCpuid(vcpu, entries));
   RETURN_IF_ERROR(AdoptTsc(vcpu));
 
-  ASSIGN_OR_RETURN(std::unique_ptr<KvmVp> vp, KvmVp::Create(*this, std::move(vcpu), index, apic_id));
+  ASSIGN_OR_RETURN(std::unique_ptr<KvmVp> vp, KvmVp::Create(*this, std::move(vcpu), index, apic_id, physical_bits));
   vps_[ToInt(index)].store(vp.get(), std::memory_order_release);
   return vp;
 }

@@ -128,6 +128,9 @@ constexpr uint64_t kEventPending = 1;
 constexpr uint64_t kInterruptionErrorCode = 1u << 4;
 constexpr uint64_t kExceptionErrorCode = 1u << 8;
 constexpr unsigned kVectorShift = 16;
+constexpr uint8_t kNmiVector = 2;
+// #DF, #TS, #NP, #SS, #GP, #PF, #AC, #CP, #VC, #SX (APM volume 2, 8.2).
+constexpr uint32_t kVectorsWithErrorCode = 0x60227D00;
 constexpr unsigned kErrorCodeShift = 32;
 
 RegisterValue PendingInterruption(const kvm_vcpu_events& events) {
@@ -152,7 +155,9 @@ bool SetPendingInterruption(kvm_vcpu_events& events, uint64_t value) {
   const uint8_t vector = static_cast<uint8_t>(value >> kVectorShift);
   switch (value >> 1 & 7) {
     case kException:
-      if (vector > 31) return false;
+      // What a processor would not enter the guest with.
+      if (vector > 31 || vector == kNmiVector) return false;
+      if ((value & kInterruptionErrorCode) != 0 && (kVectorsWithErrorCode >> vector & 1) == 0) return false;
       events.exception.injected = 1;
       events.exception.pending = 0;
       events.exception.nr = vector;

@@ -44,10 +44,10 @@ bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd vcpu, VpIndex index,
-                                                     uint32_t apic_id) {
+                                                     uint32_t apic_id, uint8_t physical_bits) {
   void* run = ::mmap(nullptr, partition.host().run_size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get(), 0);
   if (run == MAP_FAILED) return KvmError("mmap of the vCPU", errno);
-  std::unique_ptr<KvmVp> vp(new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id));
+  std::unique_ptr<KvmVp> vp(new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id, physical_bits));
   // From here on the kernel leaves the general registers in the shared page at each exit.
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vp->vcpu_, KVM_GET_REGS, &vp->run_->s.regs.regs));
   vp->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
@@ -55,8 +55,8 @@ absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd
   return vp;
 }
 
-KvmVp::KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id)
-    : Vp(index, apic_id), partition_(partition), vcpu_(std::move(vcpu)), run_(run) {}
+KvmVp::KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits)
+    : Vp(index, apic_id), partition_(partition), vcpu_(std::move(vcpu)), run_(run), physical_bits_(physical_bits) {}
 
 KvmVp::~KvmVp() {
   partition_.RemoveVp(index());
@@ -429,6 +429,17 @@ absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
   return absl::OkStatus();
 }
 
+absl::StatusOr<Activity> KvmVp::GetActivity() {
+  kvm_mp_state state;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_MP_STATE, &state));
+  switch (state.mp_state) {
+    case KVM_MP_STATE_UNINITIALIZED:
+    case KVM_MP_STATE_INIT_RECEIVED: return Activity::kWaitForSipi;
+    case KVM_MP_STATE_HALTED: return Activity::kHalted;
+    default: return waits_masked_ ? Activity::kHalted : Activity::kRunning;
+  }
+}
+
 absl::Status KvmVp::SetActivity(Activity activity) {
   waits_masked_ = false;
   kvm_mp_state state{};
@@ -443,7 +454,8 @@ absl::Status KvmVp::SetActivity(Activity activity) {
 Translation KvmVp::TranslateGva(uint64_t gva, TranslateAccess access, bool user) {
   const absl::StatusOr<const kvm_sregs*> sregs = Sregs();
   if (!sregs.ok()) return {};
-  const PagingState state = {(*sregs)->cr0, (*sregs)->cr3, (*sregs)->cr4, (*sregs)->efer, regs().rflags};
+  const PagingState state = {(*sregs)->cr0, (*sregs)->cr3, (*sregs)->cr4, (*sregs)->efer, regs().rflags,
+                             physical_bits_};
   return WalkPageTables(partition_.memory(), state, gva, access, user);
 }
 

@@ -36,7 +36,7 @@ namespace hvsdk::backend::kvm {
 class KvmVp : public Vp {
  public:
   static absl::StatusOr<std::unique_ptr<KvmVp>> Create(KvmPartition& partition, Fd vcpu, VpIndex index,
-                                                       uint32_t apic_id);
+                                                       uint32_t apic_id, uint8_t physical_bits);
   ~KvmVp() override;
 
   absl::StatusOr<StopReason> Run(ExitHandler& handler) override;
@@ -48,6 +48,7 @@ class KvmVp : public Vp {
   absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                             absl::Span<const hvdef::RegisterValue> values) override;
   void InjectException(const Exception& exception) override;
+  absl::StatusOr<Activity> GetActivity() override;
   absl::Status SetActivity(Activity activity) override;
   Translation TranslateGva(uint64_t gva, TranslateAccess access, bool user) override;
 
@@ -62,7 +63,7 @@ class KvmVp : public Vp {
   // Whether Run goes on.
   enum class Next { kRun, kTripleFault };
 
-  KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id);
+  KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits);
 
   const kvm_regs& regs() const { return run_->s.regs.regs; }
   kvm_regs& ChangeRegs();
@@ -92,6 +93,7 @@ class KvmVp : public Vp {
   KvmPartition& partition_;
   const Fd vcpu_;
   kvm_run* const run_;
+  const uint8_t physical_bits_;  // of an address, as its CPUID says
 
   // VP thread only.
   kvm_sregs sregs_;

@@ -21,6 +21,8 @@ constexpr uint64_t kUser = 4;
 constexpr uint64_t kLarge = 0x80;
 constexpr uint64_t kNoExecute = uint64_t{1} << 63;
 constexpr uint64_t kAddress = 0x000FFFFFFFFFF000;
+constexpr uint32_t kReservedPse = 1u << 21;
+constexpr uint64_t kLargeFlags = 0x1FFF;  // of a large page: flags, and PAT in bit 12; the rest below its size is reserved
 
 // What the entries on the way allow, all together.
 struct Rights {
@@ -54,6 +56,7 @@ Translation Walk32(const GuestMemory& memory, const PagingState& state, uint32_t
   rights.writable = entry & kWritable;
   rights.user = entry & kUser;
   if ((entry & kLarge) && (state.cr4 & kCr4Pse)) {
+    if (entry & kReservedPse) return {.reserved_bits = true};
     // PSE-36: bits 20:13 are bits 39:32 of the address.
     const uint64_t base = (entry & 0xFFC00000) | (uint64_t{(entry >> 13) & 0xFF} << 32);
     return Judge(state, base | (gva & 0x3FFFFF), rights, access, user);
@@ -87,19 +90,26 @@ Translation WalkPageTables(const GuestMemory& memory, const PagingState& state, 
     table = state.cr3 & 0xFFFFFFE0;
   }
   Rights rights;
+  const uint64_t above_address = ~uint64_t{0} << state.physical_bits;
+  const uint64_t reserved = (above_address & (long_mode ? kAddress : ~kNoExecute)) | (nx ? 0 : kNoExecute);
   for (; level >= 1; --level) {
     const int shift = 12 + 9 * (level - 1);
-    const uint64_t index = (gva >> shift) & (!long_mode && level == 3 ? 3 : 511);
+    const bool pae_pointer = level == 3 && !long_mode;
+    const uint64_t index = (gva >> shift) & (pae_pointer ? 3 : 511);
     uint64_t entry;
     if (!memory.ReadObject(table + index * 8, entry) || !(entry & kPresent)) return {};
-    if (long_mode || level < 3) {  // the four PAE directory pointers carry no rights
+    const bool large = level > 1 && !pae_pointer && (entry & kLarge) != 0;
+    const uint64_t offset = (uint64_t{1} << shift) - 1;
+    // A PAE directory pointer carries no rights, and the processor checked it when CR3 was loaded.
+    if (!pae_pointer) {
+      if ((entry & reserved) != 0 || (large && (level > 3 || (entry & offset & ~kLargeFlags) != 0))) {
+        return {.reserved_bits = true};
+      }
       rights.writable &= (entry & kWritable) != 0;
       rights.user &= (entry & kUser) != 0;
       rights.no_execute |= nx && (entry & kNoExecute) != 0;
     }
-    const bool leaf = level == 1 || ((entry & kLarge) != 0 && (level == 2 || (level == 3 && long_mode)));
-    if (leaf) {
-      const uint64_t offset = (uint64_t{1} << shift) - 1;
+    if (level == 1 || large) {
       return Judge(state, (entry & kAddress & ~offset) | (gva & offset), rights, access, user);
     }
     table = entry & kAddress;

@@ -14,7 +14,8 @@ namespace hvsdk::backend::kvm {
 
 struct PagingState {
   uint64_t cr0, cr3, cr4, efer;
-  uint64_t rflags;  // AC lifts SMAP
+  uint64_t rflags;        // AC lifts SMAP
+  uint8_t physical_bits;  // of an address; above them entries have reserved bits
 };
 
 Translation WalkPageTables(const GuestMemory& memory, const PagingState& state, uint64_t gva, TranslateAccess access,

@@ -168,6 +168,8 @@ struct Fault {
 
 inline constexpr uint32_t kAccessRead = 0, kAccessWrite = 2, kAccessExecute = 16;  // page-fault error bits
 
+inline constexpr uint32_t kFaultPresent = 1, kFaultUser = 4, kFaultReserved = 8, kFaultFetch = 16;
+
 // Result of a walk of the guest's page tables.
 struct Walk {
   bool allowed = false;

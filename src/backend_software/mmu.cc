@@ -15,10 +15,11 @@ enum PteBit : uint64_t {
   kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 32, kDirty = 64, kLarge = 128, kGlobal = 256,
   kNoExecute = uint64_t{1} << 63,
 };
-constexpr uint32_t kFaultPresent = 1, kFaultUser = 4, kFaultReserved = 8, kFaultFetch = 16;
 
 constexpr uint64_t kAddressMask = ((uint64_t{1} << kPhysicalAddressBits) - 1) & ~(kPageSize - 1);
 constexpr uint64_t kReservedMask = 0x000FFFFFFFFFF000 & ~kAddressMask;
+constexpr uint64_t kPaeReservedMask = 0x7FF0000000000000;  // the guest's own in long mode
+constexpr uint64_t kPseReservedMask = 1u << 21;
 
 constexpr uint64_t PageOf(uint64_t linear) { return linear & ~(kPageSize - 1); }
 
@@ -77,7 +78,7 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
       seen[depth++] = {host, entry, page.state};
       const bool pae_pointer = now == 3 && !IsLong();
       if (wide && ((entry & kReservedMask) || (!nx && (entry & kNoExecute) && !pae_pointer) ||
-                   (now == 4 && (entry & kLarge)))) {
+                   (level == 3 && !pae_pointer && (entry & kPaeReservedMask)) || (now == 4 && (entry & kLarge)))) {
         walk.error |= kFaultPresent | kFaultReserved;
         return walk;
       }
@@ -86,7 +87,7 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
       if (now == 1 || large) {
         leaf = entry;
         if (large) {
-          if (wide && (entry & (((uint64_t{1} << shift) - 1) & ~uint64_t{0x1FFF}))) {
+          if (entry & (wide ? ((uint64_t{1} << shift) - 1) & ~uint64_t{0x1FFF} : kPseReservedMask)) {
             walk.error |= kFaultPresent | kFaultReserved;
             return walk;
           }

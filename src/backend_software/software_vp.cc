@@ -60,6 +60,7 @@ backend::Translation SoftwareVp::TranslateGva(uint64_t gva, backend::TranslateAc
   const TlbMode as = user ? kTlbUser : (c.cr4 & kCr4Smap) && !(c.rflags & kFlagAc) ? kTlbSupervisor : kTlbSupervisorUserAccess;
   const Walk walk = c.WalkPages(gva, kind, as, false);
   result.present = walk.present;
+  result.reserved_bits = (walk.error & kFaultReserved) != 0;
   if (!walk.present) return result;
   result.gpa = walk.gpa | (gva & (kPageSize - 1));
   result.writable = walk.writable;

@@ -28,6 +28,7 @@ class SoftwareVp final : public backend::Vp {
   absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                             absl::Span<const hvdef::RegisterValue> values) override;
   void InjectException(const backend::Exception& exception) override;
+  absl::StatusOr<backend::Activity> GetActivity() override { return static_cast<backend::Activity>(cpu_->halted); }
   absl::Status SetActivity(backend::Activity activity) override;
   backend::Translation TranslateGva(uint64_t gva, backend::TranslateAccess access, bool user) override;
 

@@ -267,6 +267,7 @@ HvStatus HypercallHandlers::TranslateVirtualAddress(Caller& caller,
     }
   });
   const auto result = [&] {
+    if (found.reserved_bits) return hvdef::TranslateResult::kInvalidPageTableFlags;
     if (!found.present) return hvdef::TranslateResult::kPageNotPresent;
     if (violation) return hvdef::TranslateResult::kPrivilegeViolation;
     if (partition_.environment_.memory.Pointer(found.gpa, 1) == nullptr)
@@ -386,16 +387,12 @@ HvStatus HypercallHandlers::StartVirtualProcessor(Caller& caller,
   HvStatus status = HvStatus::kSuccess;
   vp->RunOn(&CallingVp(caller), [&] {
     const absl::StatusOr<backend::Activity> activity = vp->backend_.GetActivity();
-    const bool waits =
-        activity.ok() ? *activity == backend::Activity::kWaitForSipi : !vp->seen_running();
-    if (!waits) {
+    if (!activity.ok() || *activity != backend::Activity::kWaitForSipi) {
       status = HvStatus::kInvalidVpState;
     } else if (!vp->backend_.SetRegisters(kNames, values).ok()) {
       status = HvStatus::kInvalidRegisterValue;
     } else if (!vp->backend_.SetActivity(backend::Activity::kRunning).ok()) {
       status = HvStatus::kInvalidVpState;
-    } else {
-      vp->seen_running_.store(true, std::memory_order_relaxed);
     }
   });
   return status;

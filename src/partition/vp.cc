@@ -32,12 +32,10 @@ Vp::Vp(Partition& partition, backend::Vp& backend)
 Vp::~Vp() = default;
 
 MsrOutcome Vp::OnMsrRead(uint32_t msr, uint64_t& value) {
-  seen_running_.store(true, std::memory_order_relaxed);
   return ReadMsr(msr, value);
 }
 
 MsrOutcome Vp::OnMsrWrite(uint32_t msr, uint64_t value) {
-  seen_running_.store(true, std::memory_order_relaxed);
   return WriteMsr(msr, value);
 }
 
@@ -93,7 +91,6 @@ MsrOutcome Vp::WriteMsr(uint32_t msr, uint64_t value) {
 }
 
 HypercallOutcome Vp::OnHypercall(hypercall::CallRecord* record) {
-  seen_running_.store(true, std::memory_order_relaxed);
   // Acquire pairs with the release in WriteHypercall. Without the page there is no way to call but
   // to copy its code.
   if ((partition_.hypercall_.load(std::memory_order_acquire) & msr::kPageEnable) == 0) {
@@ -122,7 +119,6 @@ void Vp::Reset() {
   partition_.overlays_->Remove(*assist_page_);
   if (assist_page_->bytes() != nullptr) std::memset(assist_page_->bytes(), 0, kPageSize);
   vp_assist_page_ = 0;
-  seen_running_.store(false, std::memory_order_relaxed);
 }
 
 }  // namespace hvsdk::partition

@@ -295,6 +295,49 @@ TEST_P(StateTest, TranslationsInLongMode) {
   EXPECT_EQ(machine().Read<uint64_t>(kPte + 0x40 * 8), 0x123000u | 1) << "no accessed bit";
 }
 
+TEST_P(StateTest, TranslationsThroughReservedBits) {
+  constexpr uint64_t kPte = kFirstPageTableGpa, kPde = kFirstPageTableGpa - 0x1000, kNoExecute = uint64_t{1} << 63;
+  const auto is_reserved = [&](uint64_t gva) {
+    const Translation t = machine().vp().TranslateGva(gva, TranslateAccess::kRead, false);
+    EXPECT_FALSE(t.present && t.reserved_bits);
+    return t.reserved_bits;
+  };
+  machine().Start(Mode::kLong, kCodeGpa);
+  machine().Write<uint64_t>(kPte + 0x40 * 8, 0x123000 | 7 | kNoExecute);
+  EXPECT_TRUE(is_reserved(0x40000)) << "no execute without EFER.NXE";
+  machine().Set(RegisterName::kEfer, 0xD01);
+  EXPECT_FALSE(is_reserved(0x40000));
+  machine().Write<uint64_t>(kPte + 0x40 * 8, 0x123000 | 7 | uint64_t{1} << 51);
+  EXPECT_TRUE(is_reserved(0x40000)) << "above the physical address";
+  machine().Write<uint64_t>(kPte + 0x40 * 8, 0x123000 | 7 | uint64_t{1} << 52);
+  EXPECT_FALSE(is_reserved(0x40000)) << "the guest's own";
+  machine().Write<uint64_t>(kPte + 0x40 * 8, (0x123000 | 7 | uint64_t{1} << 51) & ~uint64_t{1});
+  EXPECT_FALSE(is_reserved(0x40000)) << "not present";
+  const uint64_t pde = machine().Read<uint64_t>(kPde + 3 * 8);
+  ASSERT_EQ(pde & 0x81, 0x81u) << "a 2 MiB page";
+  EXPECT_FALSE(is_reserved(0x654321));
+  machine().Write<uint64_t>(kPde + 3 * 8, pde | 1u << 12);
+  EXPECT_FALSE(is_reserved(0x654321)) << "PAT";
+  machine().Write<uint64_t>(kPde + 3 * 8, pde | 1u << 13);
+  EXPECT_TRUE(is_reserved(0x654321)) << "inside the large page";
+  machine().Write<uint64_t>(kPde + 3 * 8, pde);
+  const uint64_t pml4e = machine().Read<uint64_t>(kPml4Gpa);
+  machine().Write<uint64_t>(kPml4Gpa, pml4e | 0x80);
+  EXPECT_TRUE(is_reserved(0x654321)) << "no page is so large";
+  machine().Write<uint64_t>(kPml4Gpa, pml4e);
+}
+
+TEST_P(StateTest, TheActivityIsToldAsItWasSet) {
+  machine().Start(Mode::kLong, kCodeGpa);
+  Vp& vp = machine().vp();
+  for (const Activity activity : {Activity::kHalted, Activity::kWaitForSipi, Activity::kRunning}) {
+    ASSERT_TRUE(vp.SetActivity(activity).ok());
+    const absl::StatusOr<Activity> got = vp.GetActivity();
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_EQ(*got, activity);
+  }
+}
+
 TEST_P(StateTest, TranslationsOutsideLongMode) {
   machine().Start(Mode::kReal, kCodeGpa);
   Translation t = machine().vp().TranslateGva(0x12345, TranslateAccess::kWrite, false);
@@ -315,6 +358,8 @@ TEST_P(StateTest, TranslationsOutsideLongMode) {
   t = machine().vp().TranslateGva(0x00412345, TranslateAccess::kWrite, false);
   EXPECT_TRUE(t.present && t.writable && !t.user);
   EXPECT_EQ(t.gpa, 0x00812345u);
+  machine().Write<uint32_t>(0x20004, 0x00800000 | 0x83 | 1u << 21);
+  EXPECT_TRUE(machine().vp().TranslateGva(0x00412345, TranslateAccess::kRead, false).reserved_bits);
   EXPECT_FALSE(machine().vp().TranslateGva(0x56000, TranslateAccess::kRead, false).present);
 
   // PAE.
@@ -327,6 +372,8 @@ TEST_P(StateTest, TranslationsOutsideLongMode) {
   t = machine().vp().TranslateGva(0x00212345, TranslateAccess::kWrite, true);
   EXPECT_TRUE(t.present && t.writable && t.user && !t.privilege_violation);
   EXPECT_EQ(t.gpa, 0x00612345u);
+  machine().Write<uint64_t>(0x23000 + 8, 0x00600000 | 0x87 | uint64_t{1} << 52);
+  EXPECT_TRUE(machine().vp().TranslateGva(0x00212345, TranslateAccess::kRead, true).reserved_bits);
 }
 
 }  // namespace

@@ -116,6 +116,7 @@ enum class TranslateAccess : uint8_t { kRead = 1, kWrite = 2, kExecute = 4 };
 // What a walk of the guest's page tables found.
 struct Translation {
   bool present = false;    // gpa is valid
+  bool reserved_bits = false;  // not present, because an entry on the way has bits set that must be clear
   uint64_t gpa = 0;
   bool writable = false;   // for the privilege the walk was made with
   bool user = false;
@@ -153,8 +154,7 @@ class Vp {
 
   virtual void InjectException(const Exception& exception) = 0;
   virtual absl::Status SetActivity(Activity activity) = 0;
-  // Unimplemented: the engine cannot tell.
-  virtual absl::StatusOr<Activity> GetActivity() { return absl::UnimplementedError("activity is not known"); }
+  virtual absl::StatusOr<Activity> GetActivity() = 0;
 
   // Walks the page tables with the VP's current control registers, without setting accessed or dirty bits.
   // `user` makes it a user-mode access, else it is a supervisor's.

@@ -74,9 +74,6 @@ class Vp {
   // that VPs may call each other at once. `work` must be short and must not call RunOn itself.
   void RunOn(Vp* caller, absl::FunctionRef<void()> work);
 
-  // Whether the guest has run on this VP since it was created or reset, as far as an exit showed.
-  bool seen_running() const { return seen_running_.load(std::memory_order_relaxed); }
-
  private:
   friend class HypercallHandlers;
   friend class Partition;
@@ -92,7 +89,6 @@ class Vp {
   const std::unique_ptr<Mailbox> mailbox_;
   const std::unique_ptr<Overlay> assist_page_;
   uint64_t vp_assist_page_ = 0;
-  std::atomic<bool> seen_running_{false};  // relaxed: a hint to other VPs
 };
 
 }  // namespace hvsdk::partition
