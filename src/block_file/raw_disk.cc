@@ -87,6 +87,11 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path,
                     O_NONBLOCK;  // a FIFO must not make us wait
   OwnedFd fd(open(path.c_str(), flags));
   if (fd.get() < 0) return SystemError(path, errno);
+  // Before anything is judged: who has it locked may be about to change its size.
+  if (!Lock(fd.get(), options.read_only)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("disk '", path, "': is in use by another program or machine"));
+  }
   struct stat status;
   if (fstat(fd.get(), &status) != 0) return SystemError(path, errno);
   // On a file it would keep io_uring from waiting where the file system cannot tell beforehand that it must.
@@ -119,10 +124,6 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path,
   if (info.size_bytes % info.logical_block_bytes != 0) {
     return Error(path, absl::StrCat("its size, ", info.size_bytes, " bytes, is not a multiple of ",
                                     info.logical_block_bytes));
-  }
-  if (!Lock(fd.get(), options.read_only)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("disk '", path, "': is in use by another program or machine"));
   }
   return std::shared_ptr<RawDisk>(new RawDisk(fd.Release(), std::move(info), std::move(engine)));
 }

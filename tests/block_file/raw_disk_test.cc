@@ -308,6 +308,22 @@ TEST_P(RawDiskTest, OneWriterOrManyReaders) {
   EXPECT_FALSE(OpenStatus(path_).ok());
 }
 
+TEST_P(RawDiskTest, AFileThatSomebodyIsMakingIsInUse) {
+  const int fd = open(path_.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  ASSERT_EQ(fcntl(fd, F_OFD_SETLK, &lock), 0);
+  for (const off_t size : {off_t{0}, off_t{1000}}) {
+    ASSERT_EQ(ftruncate(fd, size), 0);
+    EXPECT_THAT(OpenStatus(path_).message(), HasSubstr("is in use"));
+  }
+  ASSERT_EQ(ftruncate(fd, kSize), 0);
+  close(fd);
+  EXPECT_TRUE(OpenStatus(path_).ok());
+}
+
 TEST_P(RawDiskTest, OpeningErrorsNameTheFile) {
   const absl::Status missing = OpenStatus("/nonexistent/disk.img");
   EXPECT_TRUE(absl::IsNotFound(missing));

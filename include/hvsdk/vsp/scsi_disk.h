@@ -5,8 +5,8 @@
 // Start decodes a command. Either it is done at once, or the command, which is a BlockRequest, has
 // been filled in for the device: submit it, alone or in a batch, and give the outcome to Continue,
 // which again is done or wants another submission. A read or a write takes one submission, straight
-// between the device and the caller's buffers, without a copy or an allocation; UNMAP, WRITE SAME,
-// VERIFY and MODE SELECT may take several.
+// between the device and the caller's buffers, without a copy or an allocation; a READ that is forced
+// to the medium, UNMAP, WRITE SAME, VERIFY and MODE SELECT may take several.
 //
 // Thread-safe for different commands; a command is one thread's at a time. The command's data may
 // be memory that a guest is changing meanwhile.
