@@ -37,6 +37,7 @@ class ClientDriver {
       static_cast<ClientDriver*>(self)->offer_ = offer;
     };
     config.handlers.on_rescind = [](void* self, uint32_t channel_id) {
+      HVSDK_CHECK(channel_id >= 1 && channel_id <= hvdef::vmbus::kMaxChannelId);
       static_cast<ClientDriver*>(self)->client_->Release(channel_id);
     };
     config.interrupt_page = page_.data() + (-reinterpret_cast<uintptr_t>(page_.data()) & 4095);

@@ -20,6 +20,8 @@ uint64_t RangeWord(const PageList& pages, uint32_t index) {
   return index == 0 ? uint64_t{pages.page_count} * 4096 : PageNumber(pages, index - 1);
 }
 
+bool IsChannelId(uint32_t channel_id) { return channel_id != 0 && channel_id <= wire::kMaxChannelId; }
+
 template <typename T>
 bool Parse(const void* payload, size_t size, T& to) {
   if (size < sizeof(T)) return false;
@@ -289,7 +291,8 @@ bool VmbusClient::Open(Channel& channel, const wire::OfferChannel& offer, const 
   const bool is_free = channel.state_ == Channel::State::kNone || channel.state_ == Channel::State::kFailed ||
                        channel.state_ == Channel::State::kRescinded;
   const uint32_t pages = ring.pages.page_count;
-  if (state_ != State::kConnected || !is_free || FindChannel(offer.channel_id) != nullptr) return false;
+  if (state_ != State::kConnected || !is_free) return false;
+  if (!IsChannelId(offer.channel_id) || FindChannel(offer.channel_id) != nullptr) return false;
   if (pages > kMaxPages || ring.outgoing_pages < 2 || pages < 4 || ring.outgoing_pages > pages - 2) return false;
   if (user_data_size > wire::kUserDefinedSize) return false;
 
@@ -386,7 +389,7 @@ void VmbusClient::Signal(Channel& channel) {
 }
 
 void VmbusClient::Release(uint32_t channel_id) {
-  if (state_ != State::kConnected || channel_id > wire::kMaxChannelId || FindChannel(channel_id) != nullptr) return;
+  if (state_ != State::kConnected || !IsChannelId(channel_id) || FindChannel(channel_id) != nullptr) return;
   releases_[channel_id / 64] |= uint64_t{1} << channel_id % 64;
   (void)SendReleases();
 }
@@ -486,13 +489,15 @@ void VmbusClient::OnMessage(const void* payload, size_t size) {
   if (state_ != State::kConnected) return;
   switch (type) {
     case MessageType::kOfferChannel:
-      if (Parse(payload, size, message.offer) && message.offer.channel_id != 0 &&
-          message.offer.channel_id <= wire::kMaxChannelId && handlers.on_offer != nullptr) {
+      if (Parse(payload, size, message.offer) && IsChannelId(message.offer.channel_id) &&
+          handlers.on_offer != nullptr) {
         handlers.on_offer(handlers.context, message.offer);
       }
       break;
     case MessageType::kRescindOffer:
-      if (Parse(payload, size, message.channel)) OnRescind(message.channel.channel_id);
+      if (Parse(payload, size, message.channel) && IsChannelId(message.channel.channel_id)) {
+        OnRescind(message.channel.channel_id);
+      }
       break;
     case MessageType::kAllOffersDelivered:
       if (handlers.on_all_offers != nullptr) handlers.on_all_offers(handlers.context);

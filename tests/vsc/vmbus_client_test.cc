@@ -76,5 +76,41 @@ TEST(VmbusClientCloseTest, SendsWhatTheRootWasTooBusyToTake) {
   EXPECT_EQ(channel.state(), Channel::State::kNone);
 }
 
+// --- Rescinds. ---
+
+TEST(VmbusClientRescindTest, OnlyOfIdsThatExist) {
+  ScriptedRoot root;
+  root.Connect();
+  Channel channel;
+  for (const uint32_t id : {0u, 2048u, 0xFFFFFFFFu}) {
+    root.Say(MessageType::kRescindOffer, wire::ChannelMessage{{}, id});
+    EXPECT_FALSE(root.client.Open(channel, ScriptedRoot::Offer(id), {{nullptr, 16, 4}, 2}));
+  }
+  EXPECT_THAT(root.rescinded, IsEmpty());
+  for (const uint32_t id : {1u, 2047u}) root.Say(MessageType::kRescindOffer, wire::ChannelMessage{{}, id});
+  EXPECT_THAT(root.rescinded, ElementsAre(1u, 2047u));
+}
+
+TEST(VmbusClientRescindTest, EndsTheChannelBeforeTheHandlerHears) {
+  ScriptedRoot root;
+  root.Connect();
+  Channel channel;
+  channel.context = &root;
+  channel.on_end = [](void* context, Channel& ended) {
+    EXPECT_EQ(ended.state(), Channel::State::kRescinded);
+    EXPECT_THAT(static_cast<ScriptedRoot*>(context)->rescinded, IsEmpty());
+  };
+  ASSERT_TRUE(root.Open(channel, 5));
+  root.TakePosted();
+  root.client.Release(5);  // in use
+  EXPECT_THAT(root.TakePosted(), IsEmpty());
+  root.Say(MessageType::kRescindOffer, wire::ChannelMessage{{}, 5});
+  EXPECT_EQ(channel.state(), Channel::State::kRescinded);
+  EXPECT_THAT(root.rescinded, ElementsAre(5u));
+  EXPECT_THAT(root.TakePosted(), IsEmpty());  // nothing to close
+  root.client.Release(5);
+  EXPECT_THAT(root.TakePosted(), ElementsAre(MessageType::kRelidReleased));
+}
+
 }  // namespace
 }  // namespace hvsdk::vsc

@@ -45,8 +45,9 @@ struct Hypercalls {
 struct ClientHandlers {
   void* context = nullptr;
   void (*on_offer)(void* context, const hvdef::vmbus::OfferChannel& offer) = nullptr;
-  // The device is gone. Close the channel if it is open; then Release gives the channel id back, and the device may be
-  // offered anew.
+  // The device is gone. Its channel, if it was opened, has ended (on_end was called, it is kRescinded) and its memory is the
+  // caller's again: there is nothing to close. Release gives the channel id back; then the device may be offered anew. The
+  // id is in range, but the client does not remember offers: ignore one that was not offered or is gone already.
   void (*on_rescind)(void* context, uint32_t channel_id) = nullptr;
   void (*on_all_offers)(void* context) = nullptr;
   // A connection to a host's socket was refused.
@@ -182,7 +183,7 @@ class VmbusClient {
   bool modify_failed(const Channel& channel) const { return channel.modify_failed_; }
   // Tells the root that its packets are there, or that there is room for its own.
   void Signal(Channel& channel);
-  // Gives up a channel id: of an offer that nobody wants, or after a rescind when the channel is closed.
+  // Gives up a channel id: of an offer that nobody wants, or after a rescind. Nothing happens while its channel is in use.
   void Release(uint32_t channel_id);
 
   // Lends a buffer for a channel's packets to refer to.
