@@ -64,7 +64,7 @@ class ClientDriver {
     if (Take() % 8 != 0) Hear(hvdef::vmbus::MessageType::kVersionResponse, {1, 4}, 16);
     while (!input_.empty()) Step();
     // Whatever was heard: a connection made anew works, and every opening has ended once.
-    busy_ = false;
+    post_status_ = hvdef::HvStatus::kSuccess;
     client_->Connect();
     HVSDK_CHECK(opened_.empty());
     for (const Channel& channel : channels_) HVSDK_CHECK(!IsAlive(channel));
@@ -101,7 +101,7 @@ class ClientDriver {
     HVSDK_CHECK(size >= 8 && size <= hvdef::vmbus::kMaxMessageSize);
     uint8_t copy[hvdef::vmbus::kMaxMessageSize];
     std::memcpy(copy, bytes, size);  // the sanitizer sees that all of it is there
-    if (busy_) return hvdef::HvStatus::kInsufficientBuffers;
+    if (post_status_ != hvdef::HvStatus::kSuccess) return post_status_;
     uint32_t type;
     std::memcpy(&type, copy, sizeof(type));
     if (type == static_cast<uint32_t>(hvdef::vmbus::MessageType::kGpadlHeader)) std::memcpy(&last_gpadl_, copy + 12, 4);
@@ -195,8 +195,19 @@ class ClientDriver {
         client_->Signal(channel);
         break;
       case 20:
-        busy_ = Take() % 4 == 0;
+        switch (Take() % 32) {
+          case 0:
+            post_status_ = hvdef::HvStatus::kAccessDenied;  // final
+            break;
+          case 1:
+            post_status_ = hvdef::HvStatus::kInvalidConnectionId;
+            break;
+          default:
+            post_status_ = Take() % 4 == 0 ? hvdef::HvStatus::kInsufficientBuffers : hvdef::HvStatus::kSuccess;
+            break;
+        }
         (void)client_->Poll();
+        if (post_status_ == hvdef::HvStatus::kAccessDenied) post_status_ = hvdef::HvStatus::kSuccess;
         break;
       case 21: {
         const uint8_t what = Take() % 32;
@@ -218,7 +229,7 @@ class ClientDriver {
   Gpadl gpadls_[2];
   uint32_t last_gpadl_ = 0;
   uint64_t signals_ = 0;
-  bool busy_ = false;
+  hvdef::HvStatus post_status_ = hvdef::HvStatus::kSuccess;
 };
 
 }  // namespace hvsdk::vsc

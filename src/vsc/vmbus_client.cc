@@ -20,6 +20,11 @@ uint64_t RangeWord(const PageList& pages, uint32_t index) {
   return index == 0 ? uint64_t{pages.page_count} * 4096 : PageNumber(pages, index - 1);
 }
 
+// The only refusals that pass by themselves.
+bool IsBusy(HvStatus status) {
+  return status == HvStatus::kInsufficientBuffers || status == HvStatus::kInsufficientMemory;
+}
+
 bool IsChannelId(uint32_t channel_id) { return channel_id != 0 && channel_id <= wire::kMaxChannelId; }
 
 template <typename T>
@@ -34,8 +39,16 @@ bool Parse(const void* payload, size_t size, T& to) {
 // --- Sending. ---
 
 bool VmbusClient::Post(const void* message, size_t size) {
-  return config_.hypercalls.post_message(config_.hypercalls.context, connection_, message,
-                                         static_cast<uint32_t>(size)) == HvStatus::kSuccess;
+  const HvStatus status = config_.hypercalls.post_message(config_.hypercalls.context, connection_, message,
+                                                          static_cast<uint32_t>(size));
+  // Once connected, a host that is sent too much may answer with an invalid connection id (Linux, vmbus_post_msg).
+  if (!IsBusy(status) && status != HvStatus::kSuccess && status != HvStatus::kInvalidConnectionId) Fail();
+  return status == HvStatus::kSuccess;
+}
+
+void VmbusClient::Fail() {
+  state_ = State::kFailed;
+  ForgetAll(Channel::State::kFailed);
 }
 
 template <typename T>
@@ -78,7 +91,7 @@ bool VmbusClient::Poll() {
 
 void VmbusClient::Connect() {
   state_ = State::kDisconnected;
-  ForgetAll();
+  ForgetAll(Channel::State::kNone);
   if (config_.interrupt_page != nullptr) __builtin_memset(config_.interrupt_page, 0, 4096);
   state_ = State::kConnecting;
   version_ = config_.newest_version;
@@ -111,9 +124,10 @@ bool VmbusClient::SendContact() {
       contact_sent_ = true;
       return true;
     }
-    if (status != HvStatus::kInvalidConnectionId) return false;
+    if (IsBusy(status)) return false;
+    if (status != HvStatus::kInvalidConnectionId) break;
   }
-  state_ = State::kFailed;
+  Fail();
   return true;
 }
 
@@ -143,8 +157,8 @@ void VmbusClient::Unload() {
   (void)Poll();
 }
 
-void VmbusClient::ForgetAll() {
-  while (channels_ != nullptr) Leave(*channels_, Channel::State::kNone);
+void VmbusClient::ForgetAll(Channel::State state) {
+  while (channels_ != nullptr) Leave(*channels_, state);
   while (gpadls_ != nullptr) Leave(*gpadls_, Gpadl::State::kNone);
   __builtin_memset(releases_, 0, sizeof(releases_));
   offers_wanted_ = false;
@@ -483,7 +497,7 @@ void VmbusClient::OnMessage(const void* payload, size_t size) {
   if (type == MessageType::kUnloadResponse) {
     if (state_ != State::kUnloading || !unload_sent_) return;
     state_ = State::kDisconnected;
-    ForgetAll();
+    ForgetAll(Channel::State::kNone);
     return;
   }
   if (state_ != State::kConnected) return;

@@ -112,5 +112,69 @@ TEST(VmbusClientRescindTest, EndsTheChannelBeforeTheHandlerHears) {
   EXPECT_THAT(root.TakePosted(), ElementsAre(MessageType::kRelidReleased));
 }
 
+// --- A hypervisor that does not take messages. ---
+
+using hvdef::HvStatus;
+
+TEST(VmbusClientRefusalTest, BusyPasses) {
+  for (const HvStatus status : {HvStatus::kInsufficientBuffers, HvStatus::kInsufficientMemory}) {
+    ScriptedRoot root;
+    root.post_status = status;
+    root.client.Connect();
+    EXPECT_FALSE(root.client.Poll());
+    EXPECT_EQ(root.client.state(), VmbusClient::State::kConnecting);
+    root.post_status = HvStatus::kSuccess;
+    root.Connect();
+    root.post_status = status;
+    root.client.RequestOffers();
+    EXPECT_FALSE(root.client.Poll());
+    EXPECT_EQ(root.client.state(), VmbusClient::State::kConnected);
+    root.post_status = HvStatus::kSuccess;
+    root.TakePosted();
+    EXPECT_TRUE(root.client.Poll());
+    EXPECT_THAT(root.TakePosted(), ElementsAre(MessageType::kRequestOffers));
+  }
+}
+
+TEST(VmbusClientRefusalTest, AnInvalidConnectionPassesOnceConnected) {
+  ScriptedRoot root;
+  root.Connect();
+  root.post_status = HvStatus::kInvalidConnectionId;
+  root.client.RequestOffers();
+  EXPECT_EQ(root.client.state(), VmbusClient::State::kConnected);
+  root.client.Connect();  // but no version's connection is there
+  EXPECT_EQ(root.client.state(), VmbusClient::State::kFailed);
+}
+
+TEST(VmbusClientRefusalTest, AnyOtherIsFinal) {
+  for (const HvStatus status : {HvStatus::kAccessDenied, HvStatus::kInvalidParameter, HvStatus::kInvalidHypercallCode}) {
+    ScriptedRoot root;
+    root.post_status = status;
+    root.client.Connect();
+    EXPECT_EQ(root.client.state(), VmbusClient::State::kFailed);
+
+    root.post_status = HvStatus::kSuccess;
+    root.Connect();
+    int ends = 0;
+    Channel open, opening;
+    open.context = opening.context = &ends;
+    open.on_end = opening.on_end = [](void* context, Channel& channel) {
+      EXPECT_EQ(channel.state(), Channel::State::kFailed);
+      ++*static_cast<int*>(context);
+    };
+    ASSERT_TRUE(root.Open(open, 5));
+    ASSERT_TRUE(root.client.Open(opening, ScriptedRoot::Offer(6), {{nullptr, 32, 4}, 2}));
+    root.post_status = status;
+    root.SayGpadlCreated(root.last_gpadl(), 6);  // open-channel follows
+    EXPECT_EQ(root.client.state(), VmbusClient::State::kFailed);
+    EXPECT_EQ(ends, 2);
+    EXPECT_TRUE(root.client.Poll());
+    root.post_status = HvStatus::kSuccess;
+    root.Connect();
+    EXPECT_EQ(root.client.state(), VmbusClient::State::kConnected);
+    EXPECT_TRUE(root.Open(open, 5));
+  }
+}
+
 }  // namespace
 }  // namespace hvsdk::vsc

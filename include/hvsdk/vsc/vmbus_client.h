@@ -5,7 +5,7 @@
 // Freestanding: no heap, no exceptions, no RTTI, no library but memcpy and memset; a guest kernel links it as it is.
 // Nothing here waits: each call sends what it can and returns; answers come in through OnMessage and OnEvents, which
 // the guest's interrupt handler (or a polling loop) calls, and show in state(). A message that the root is too busy to
-// take is kept; Poll sends it again.
+// take (HV_STATUS_INSUFFICIENT_BUFFERS, _INSUFFICIENT_MEMORY) is kept; Poll sends it again. Any other refusal is final.
 //
 // Channels and GPADLs are objects of the caller's that the client links together while they are in use; they may be
 // reused, and must stay where they are. Up to 2047 channels.
@@ -96,7 +96,7 @@ class Channel {
     kNone,
     kOpening,
     kOpen,
-    kFailed,     // the root refused; the ring is the caller's again
+    kFailed,     // the root refused, and the ring is the caller's again; or the client failed
     kClosing,    // until the root gives the ring and all other memory back; then kNone
     kRescinded,  // the device is gone; the ring is the caller's again
   };
@@ -153,7 +153,9 @@ class VmbusClient {
     kDisconnected,
     kConnecting,
     kConnected,
-    kFailed,     // no version in common
+    // No version in common, or the hypervisor refuses our messages for good. All channels are kFailed then; memory that was lent
+    // may still be the root's, until a new connection is made.
+    kFailed,
     kUnloading,  // until the root has let go of everything; then kDisconnected
   };
 
@@ -213,7 +215,8 @@ class VmbusClient {
   bool SendPages(Gpadl& gpadl);
   void BeginGpadl(Gpadl& gpadl, Channel& channel, const PageList& pages);
   void BeginTeardown(Gpadl& gpadl);
-  void ForgetAll();
+  void Fail();
+  void ForgetAll(Channel::State state);
   void Leave(Channel& channel, Channel::State state);
   void Leave(Gpadl& gpadl, Gpadl::State state);
   void LeaveIfTornDown(Channel& channel);
