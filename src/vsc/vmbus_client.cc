@@ -66,6 +66,7 @@ bool VmbusClient::Poll() {
     case State::kConnecting:
       return SendContact();
     case State::kUnloading:
+      if (!wire::HasUnload(version_)) break;
       if (!unload_sent_) unload_sent_ = Post(MessageType::kUnload, wire::EmptyMessage{});
       return unload_sent_;
     case State::kConnected:
@@ -83,6 +84,10 @@ bool VmbusClient::Poll() {
   for (Channel *channel = channels_, *next = nullptr; channel != nullptr; channel = next) {
     next = channel->next_;
     if (!Drive(*channel)) return false;
+  }
+  if (state_ == State::kUnloading && channels_ == nullptr) {
+    state_ = State::kDisconnected;
+    ForgetAll(Channel::State::kNone);
   }
   return true;
 }
@@ -105,8 +110,7 @@ bool VmbusClient::SendContact() {
   for (size_t i = sizeof(wire::kVersions) / sizeof(wire::kVersions[0]); i-- > 0;) {
     const wire::Version version = wire::kVersions[i];
     if (version > version_ || version < config_.oldest_version) continue;
-    const bool wants_page = !wire::HasChannelInterrupts(version);
-    if (wants_page && config_.interrupt_page == nullptr) break;
+    if (!wire::HasChannelInterrupts(version) && config_.interrupt_page == nullptr) break;
     version_ = version;
     connection_ = wire::HasMessageConnectionId(version) ? wire::kMessageConnectionId4 : wire::kMessageConnectionId;
     wire::InitiateContact message = {};
@@ -115,7 +119,7 @@ bool VmbusClient::SendContact() {
     message.target_message_vp = config_.message_vp;
     if (wire::HasMessageConnectionId(version)) {
       message.interrupt_page_or_target = config_.message_sint;
-    } else if (wants_page) {
+    } else if (config_.interrupt_page != nullptr) {
       message.interrupt_page_or_target = config_.interrupt_page_gpa;
     }
     const HvStatus status =
@@ -154,6 +158,9 @@ void VmbusClient::Unload() {
   if (state_ != State::kConnected) return;
   state_ = State::kUnloading;
   unload_sent_ = false;
+  if (!wire::HasUnload(version_)) {
+    for (Channel* channel = channels_; channel != nullptr; channel = channel->next_) CloseSoon(*channel);
+  }
   (void)Poll();
 }
 
@@ -202,7 +209,7 @@ void VmbusClient::TeardownGpadl(Gpadl& gpadl) {
 }
 
 bool VmbusClient::Drive(Gpadl& gpadl) {
-  if (state_ != State::kConnected) return false;
+  if (!is_talking()) return false;
   if (gpadl.state_ == Gpadl::State::kCreating) return SendPages(gpadl);
   if (gpadl.state_ == Gpadl::State::kTearingDown && !gpadl.teardown_sent_) {
     gpadl.teardown_sent_ = Post(MessageType::kGpadlTeardown,
@@ -329,7 +336,7 @@ bool VmbusClient::Open(Channel& channel, const wire::OfferChannel& offer, const 
 }
 
 bool VmbusClient::Drive(Channel& channel) {
-  if (state_ != State::kConnected) return false;
+  if (!is_talking()) return false;
   const uint32_t channel_id = channel.offer_.channel_id;
   if (channel.state_ == Channel::State::kOpening && channel.ring_.state_ == Gpadl::State::kCreated) {
     if (channel.close_wanted_ && !channel.open_sent_) {  // changed its mind in time
@@ -370,12 +377,15 @@ bool VmbusClient::Drive(Channel& channel) {
 }
 
 void VmbusClient::Close(Channel& channel) {
-  if (channel.state_ == Channel::State::kOpening) {
-    channel.close_wanted_ = true;
-  } else if (channel.state_ == Channel::State::kOpen) {
-    channel.state_ = Channel::State::kClosing;
-    (void)Drive(channel);
-  }
+  if (CloseSoon(channel)) (void)Drive(channel);
+}
+
+// True: there is something to be said at once.
+bool VmbusClient::CloseSoon(Channel& channel) {
+  if (channel.state_ == Channel::State::kOpening) channel.close_wanted_ = true;
+  if (channel.state_ != Channel::State::kOpen) return false;
+  channel.state_ = Channel::State::kClosing;
+  return true;
 }
 
 bool VmbusClient::Modify(Channel& channel, uint32_t target_vp) {
@@ -391,15 +401,15 @@ bool VmbusClient::Modify(Channel& channel, uint32_t target_vp) {
 void VmbusClient::Signal(Channel& channel) {
   if (channel.state_ != Channel::State::kOpen) return;
   const Hypercalls& calls = config_.hypercalls;
-  if (wire::HasChannelConnections(version_)) {
-    (void)calls.signal_event(calls.context, channel.offer_.connection_id);
-    return;
+  const bool has_connection = wire::HasChannelConnections(version_);
+  const bool is_dedicated = has_connection && (channel.offer_.is_dedicated_interrupt & 1) != 0;
+  if (!is_dedicated && config_.interrupt_page != nullptr) {
+    const uint32_t bit = channel.offer_.channel_id;
+    // Release pairs with the root's exchange: whoever sees the bit sees the packet.
+    __atomic_fetch_or(config_.interrupt_page + wire::kInterruptPageToRoot + bit / 8, uint8_t(1 << bit % 8),
+                      __ATOMIC_RELEASE);
   }
-  const uint32_t bit = channel.offer_.channel_id;
-  // Release pairs with the root's exchange: whoever sees the bit sees the packet.
-  __atomic_fetch_or(config_.interrupt_page + wire::kInterruptPageToRoot + bit / 8, uint8_t(1 << bit % 8),
-                    __ATOMIC_RELEASE);
-  (void)calls.signal_event(calls.context, wire::kEventConnectionId);
+  (void)calls.signal_event(calls.context, has_connection ? channel.offer_.connection_id : wire::kEventConnectionId);
 }
 
 void VmbusClient::Release(uint32_t channel_id) {
@@ -500,7 +510,7 @@ void VmbusClient::OnMessage(const void* payload, size_t size) {
     ForgetAll(Channel::State::kNone);
     return;
   }
-  if (state_ != State::kConnected) return;
+  if (!is_talking()) return;
   switch (type) {
     case MessageType::kOfferChannel:
       if (Parse(payload, size, message.offer) && IsChannelId(message.offer.channel_id) &&
@@ -536,6 +546,7 @@ void VmbusClient::OnMessage(const void* payload, size_t size) {
     default:
       break;
   }
+  if (state_ == State::kUnloading) (void)Poll();  // perhaps that was the last
 }
 
 void VmbusClient::OnEvents(uint64_t* words, size_t word_count) { TakeFlags(words, word_count, false); }

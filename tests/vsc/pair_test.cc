@@ -38,7 +38,7 @@ TEST_P(VersionTest, EchoCloseReopenUnload) {
   EXPECT_EQ(child_->client().state(), VmbusClient::State::kDisconnected);
   EXPECT_EQ(client->ends, 2);
   EXPECT_EQ(echo.closes, 2);
-  EXPECT_FALSE(server_->version().has_value());
+  EXPECT_EQ(server_->version().has_value(), !wire::HasUnload(GetParam()));  // nobody told it
 }
 
 INSTANTIATE_TEST_SUITE_P(All, VersionTest, testing::ValuesIn(wire::kVersions), [](const auto& info) {

@@ -176,5 +176,78 @@ TEST(VmbusClientRefusalTest, AnyOtherIsFinal) {
   }
 }
 
+// --- Old versions. ---
+
+TEST(VmbusClientVersionTest, UnloadIsSentFromVersion3On) {
+  for (const wire::Version version : wire::kVersions) {
+    ScriptedRoot root(version);
+    root.Connect();
+    ASSERT_EQ(root.client.version(), version);
+    Channel channel;
+    ASSERT_TRUE(root.Open(channel, 5));
+    root.TakePosted();
+    root.client.Unload();
+    EXPECT_EQ(root.client.state(), VmbusClient::State::kUnloading);
+    if (version >= wire::Version::kV3_0) {
+      EXPECT_THAT(root.TakePosted(), ElementsAre(MessageType::kUnload));
+      root.Say(MessageType::kUnloadResponse, wire::EmptyMessage{});
+    } else {
+      EXPECT_THAT(root.TakePosted(), ElementsAre(MessageType::kCloseChannel, MessageType::kGpadlTeardown));
+      EXPECT_FALSE(root.client.Open(channel, ScriptedRoot::Offer(6), {{nullptr, 16, 4}, 2}));
+      root.SayTorndown(root.last_gpadl());
+    }
+    EXPECT_EQ(root.client.state(), VmbusClient::State::kDisconnected);
+    EXPECT_EQ(channel.state(), Channel::State::kNone);
+    root.TakePosted();
+
+    root.Connect();
+    root.client.Unload();  // with nothing open
+    if (version < wire::Version::kV3_0) {
+      EXPECT_EQ(root.client.state(), VmbusClient::State::kDisconnected);
+      EXPECT_THAT(root.TakePosted(), ElementsAre(MessageType::kInitiateContact));
+    }
+  }
+}
+
+TEST(VmbusClientVersionTest, OldUnloadEndsAChannelThatIsOpening) {
+  ScriptedRoot root(wire::Version::kV2_4);
+  root.Connect();
+  Channel channel;
+  ASSERT_TRUE(root.client.Open(channel, ScriptedRoot::Offer(5), {{nullptr, 16, 4}, 2}));
+  root.client.Unload();
+  root.SayGpadlCreated(root.last_gpadl(), 5);
+  root.SayTorndown(root.last_gpadl());
+  EXPECT_EQ(root.client.state(), VmbusClient::State::kDisconnected);
+  EXPECT_EQ(channel.state(), Channel::State::kNone);
+}
+
+TEST(VmbusClientVersionTest, SignalsSetABitUnlessTheInterruptIsDedicated) {
+  for (const wire::Version version : wire::kVersions) {
+    for (const uint16_t dedicated : {0, 1}) {
+      ScriptedRoot root(version);
+      root.Connect();
+      wire::OfferChannel offer = ScriptedRoot::Offer(11);
+      offer.is_dedicated_interrupt = dedicated;
+      Channel channel;
+      ASSERT_TRUE(root.Open(channel, offer));
+      root.client.Signal(channel);
+      const bool own_connection = version >= wire::Version::kV1_1;
+      EXPECT_THAT(root.signalled, ElementsAre(own_connection ? 0x200Bu : wire::kEventConnectionId));
+      EXPECT_EQ(root.interrupt_page[wire::kInterruptPageToRoot + 1], own_connection && dedicated != 0 ? 0 : 1 << 3);
+    }
+  }
+}
+
+TEST(VmbusClientVersionTest, TheRootLearnsOfTheInterruptPage) {
+  for (const wire::Version version : wire::kVersions) {
+    ScriptedRoot root(version);
+    root.client.Connect();
+    wire::InitiateContact contact;
+    ASSERT_EQ(root.posted.back().size(), sizeof(contact));
+    std::memcpy(&contact, root.posted.back().data(), sizeof(contact));
+    EXPECT_EQ(contact.interrupt_page_or_target, version < wire::Version::kV5_0 ? 0x1000 : wire::kMessageSint);
+  }
+}
+
 }  // namespace
 }  // namespace hvsdk::vsc

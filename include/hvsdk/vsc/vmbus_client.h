@@ -144,7 +144,8 @@ class VmbusClient {
     hvdef::vmbus::Version newest_version = hvdef::vmbus::kNewestVersion;
     uint32_t message_vp = 0;  // whose message slot answers come to, from version 3.0 on
     uint8_t message_sint = hvdef::vmbus::kMessageSint;
-    // A zeroed page for versions before 2.4; without one those are not tried.
+    // A zeroed page for versions before 2.4; without one those are not tried. Up to 4.1 the root is told of it, too, for
+    // channels without an interrupt of their own.
     uint8_t* interrupt_page = nullptr;
     uint64_t interrupt_page_gpa = 0;
   };
@@ -170,7 +171,8 @@ class VmbusClient {
   void Connect();
   // Asks for offers; later ones come by themselves. Once a connection.
   void RequestOffers();
-  // Leaves the bus: all channels and GPADLs are the caller's again.
+  // Leaves the bus: when it has, all channels and GPADLs are the caller's again. Before version 3.0 there is no message for
+  // this, and the client closes its channels instead.
   void Unload();
 
   // Lends the ring and opens a channel. It must be kNone, kFailed or kRescinded. `user_data`, up to 120 bytes, is
@@ -207,11 +209,16 @@ class VmbusClient {
   bool Post(const void* message, size_t size);
   template <typename T>
   bool Post(hvdef::vmbus::MessageType type, T message);
+  // Whether channels and GPADLs may still send and hear: connected, or leaving a host that knows no Unload.
+  bool is_talking() const {
+    return state_ == State::kConnected || (state_ == State::kUnloading && !hvdef::vmbus::HasUnload(version_));
+  }
   bool SendContact();
   bool SendReleases();
   // What an object still has to say. False: the root is too busy.
   bool Drive(Channel& channel);
   bool Drive(Gpadl& gpadl);
+  bool CloseSoon(Channel& channel);
   bool SendPages(Gpadl& gpadl);
   void BeginGpadl(Gpadl& gpadl, Channel& channel, const PageList& pages);
   void BeginTeardown(Gpadl& gpadl);
