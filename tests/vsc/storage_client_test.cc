@@ -6,7 +6,11 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <random>
 
+#include "fuzz/storvsc/storvsc_harness.h"
+#include "tests/random_seed.h"
+#include "tests/test_scale.h"
 #include "tests/vsp/storage_fixture.h"
 
 namespace hvsdk::vsp {
@@ -193,6 +197,20 @@ TEST_F(StorageClientTest, WorksAgainOnANewOpening) {
   request.data = buffer.gpa_buffer();
   Run(client(), request);
   EXPECT_FALSE(request.lost);
+}
+
+// Random hosts. The harness checks that each command, and the channel, ends once.
+TEST(StorageClientRandomTest, AHostileHost) {
+  std::mt19937_64 random(TestSeed());
+  const uint32_t rounds = ScaledCount(20000);
+  for (uint32_t round = 0; round < rounds; ++round) {
+    std::vector<uint8_t> bytes(800);
+    for (size_t at = 0; at < bytes.size(); at += 8) {
+      const uint64_t word = random();
+      std::memcpy(&bytes[at], &word, 8);
+    }
+    vsc::StorvscHarness(bytes).Run();
+  }
 }
 
 }  // namespace
