@@ -87,6 +87,7 @@ void StorageRequest::SetSynchronizeCache() {
 StorageClient::StorageClient(VmbusClient& bus, Channel& channel, const ClientRings& rings)
     : bus_(bus), channel_(channel), rings_(rings) {
   for (uint32_t i = 0; i < kMaxRequests; ++i) free_[i] = kMaxRequests - 1 - i;
+  if (!rings_.is_valid()) state_ = State::kFailed;
   channel.context = this;
   channel.on_signal = [](void* context, Channel&) {
     static_cast<StorageClient*>(context)->OnSignal();

@@ -9,8 +9,6 @@ using wire::MessageType;
 
 namespace {
 
-constexpr uint32_t kMaxPages = 8190;  // a range buffer is less than 64 KiB
-
 uint64_t PageNumber(const PageList& pages, uint32_t index) {
   return pages.pfns != nullptr ? pages.pfns[index] : pages.first_pfn + index;
 }
@@ -196,7 +194,7 @@ void VmbusClient::BeginTeardown(Gpadl& gpadl) {
 bool VmbusClient::CreateGpadl(Gpadl& gpadl, Channel& channel, const PageList& pages) {
   const bool is_free = gpadl.state_ == Gpadl::State::kNone || gpadl.state_ == Gpadl::State::kFailed;
   if (channel.state_ != Channel::State::kOpen || !is_free) return false;
-  if (pages.page_count == 0 || pages.page_count > kMaxPages) return false;
+  if (pages.page_count == 0 || pages.page_count > kMaxGpadlPages) return false;
   BeginGpadl(gpadl, channel, pages);
   (void)Drive(gpadl);
   return true;
@@ -311,11 +309,9 @@ bool VmbusClient::Open(Channel& channel, const wire::OfferChannel& offer, const 
                        const void* user_data, uint32_t user_data_size) {
   const bool is_free = channel.state_ == Channel::State::kNone || channel.state_ == Channel::State::kFailed ||
                        channel.state_ == Channel::State::kRescinded;
-  const uint32_t pages = ring.pages.page_count;
   if (state_ != State::kConnected || !is_free) return false;
   if (!IsChannelId(offer.channel_id) || FindChannel(offer.channel_id) != nullptr) return false;
-  if (pages > kMaxPages || ring.outgoing_pages < 2 || pages < 4 || ring.outgoing_pages > pages - 2) return false;
-  if (user_data_size > wire::kUserDefinedSize) return false;
+  if (!ring.is_valid() || user_data_size > wire::kUserDefinedSize) return false;
 
   Channel fresh;
   fresh.context = channel.context;

@@ -3,8 +3,15 @@
 
 #include "hvsdk/vsc/vmbus_client.h"
 
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "hvsdk/vsc/client_rings.h"
+#include "hvsdk/vsc/storage_client.h"
 #include "tests/vsc/scripted_root.h"
 
 namespace hvsdk::vsc {
@@ -247,6 +254,45 @@ TEST(VmbusClientVersionTest, TheRootLearnsOfTheInterruptPage) {
     std::memcpy(&contact, root.posted.back().data(), sizeof(contact));
     EXPECT_EQ(contact.interrupt_page_or_target, version < wire::Version::kV5_0 ? 0x1000 : wire::kMessageSint);
   }
+}
+
+// --- Rings. ---
+
+TEST(ClientRingsTest, PagesThatAreNotTwoRingsAreLeftAlone) {
+  constexpr uint32_t kPages = 4;
+  struct Case {
+    uint32_t page_count, outgoing_pages;
+  };
+  for (const Case& bad : {Case{kPages, kPages}, Case{kPages, kPages + 1}, Case{kPages, kPages - 1}, Case{kPages, 1},
+                          Case{kPages, 0}, Case{3, 2}, Case{0, 0}, Case{kPages, 0xFFFFFFFF}, Case{0xFFFFFFFF, 2},
+                          Case{kMaxGpadlPages + 1, 2}}) {
+    SCOPED_TRACE(testing::Message() << bad.page_count << " pages, " << bad.outgoing_pages << " outgoing");
+    const std::unique_ptr<uint8_t, void (*)(void*)> memory(
+        static_cast<uint8_t*>(std::aligned_alloc(4096, (kPages + 2) * 4096)), std::free);
+    std::memset(memory.get(), 0xEE, (kPages + 2) * 4096);
+    const RingPages pages = {{nullptr, 16, bad.page_count}, bad.outgoing_pages};
+    ClientRings rings = ClientRings::Create(memory.get(), pages);
+    EXPECT_FALSE(rings.is_valid());
+    EXPECT_EQ(std::count(memory.get(), memory.get() + (kPages + 2) * 4096, 0xEE), (kPages + 2) * 4096);
+    EXPECT_EQ(rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(1, false), "12345678", 8),
+              vmbus::RingStatus::kCorrupt);
+    alignas(8) uint8_t buffer[64];
+    vmbus::Packet packet;
+    EXPECT_EQ(rings.incoming.Read(buffer, sizeof(buffer), packet), vmbus::RingStatus::kCorrupt);
+    ScriptedRoot root;
+    root.Connect();
+    Channel channel;
+    EXPECT_FALSE(root.client.Open(channel, ScriptedRoot::Offer(5), pages));
+    StorageClient disk(root.client, channel, rings);
+    EXPECT_EQ(disk.state(), StorageClient::State::kFailed);
+    disk.Start();
+    disk.OnSignal();
+    EXPECT_EQ(disk.state(), StorageClient::State::kFailed);
+  }
+  EXPECT_FALSE(ClientRings::Create(nullptr, {{nullptr, 16, 4}, 2}).is_valid());
+  EXPECT_FALSE(ClientRings().is_valid());
+  alignas(4096) static uint8_t memory[kPages * 4096];
+  EXPECT_TRUE(ClientRings::Create(memory, {{nullptr, 16, kPages}, 2}).is_valid());
 }
 
 }  // namespace

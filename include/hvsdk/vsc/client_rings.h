@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // ClientRings: both rings of a channel, from the child's side, over memory that is one piece. Freestanding.
 //
+// Pages that cannot be two rings (RingPages::is_valid) make rings that are not valid: they touch no memory, and whatever is
+// asked of them that says so answers kCorrupt. VmbusClient::Open refuses such pages, too.
+//
 //   RingPages ring = {.pages = {.first_pfn = gpa / 4096, .page_count = 32}, .outgoing_pages = 16};
 //   auto rings = ClientRings::Create(memory, ring);   // then client.Open(channel, offer, ring)
 
@@ -21,19 +24,31 @@ struct ClientRings {
   vmbus::RingWriter<vmbus::FlatMemory> outgoing;  // the root reads it
   vmbus::RingReader<vmbus::FlatMemory> incoming;  // the root writes it
 
+  // Both ends are attached, and the root has broken neither. Not if made by the default constructor.
+  bool is_valid() const {
+    return outgoing.memory().size() != 0 && outgoing.fault() == vmbus::RingFault::kNone &&
+           incoming.fault() == vmbus::RingFault::kNone;
+  }
+
   // Clears the control pages at `memory`, where the pages of `ring` are, and attaches to both rings. Before Open.
   static ClientRings Create(void* memory, const RingPages& ring) {
+    ClientRings rings;
+    if (memory == nullptr || !ring.is_valid()) {
+      // Without data both attach to nothing, and are broken for good.
+      (void)rings.outgoing.Attach();
+      (void)rings.incoming.Attach();
+      return rings;
+    }
     constexpr uint32_t kPage = hvdef::kRingPageSize;
     auto* const out = static_cast<uint8_t*>(memory);
     uint8_t* const in = out + uint64_t{ring.outgoing_pages} * kPage;
     __builtin_memset(out, 0, kPage);
     __builtin_memset(in, 0, kPage);
-    ClientRings rings;
     rings.outgoing = vmbus::RingWriter<vmbus::FlatMemory>(
         vmbus::FlatMemory(out, out + kPage, (ring.outgoing_pages - 1) * kPage));
     rings.incoming = vmbus::RingReader<vmbus::FlatMemory>(
         vmbus::FlatMemory(in, in + kPage, (ring.pages.page_count - ring.outgoing_pages - 1) * kPage));
-    (void)rings.outgoing.Attach();
+    (void)rings.outgoing.Attach();  // is_valid() tells
     (void)rings.incoming.Attach();
     return rings;
   }

@@ -95,7 +95,8 @@ class StorageClient {
     kEnded,  // the channel is no more: closed, rescinded, or the bus was left
   };
 
-  // Takes the channel's signals and its end. The rings are those the channel is opened with.
+  // Takes the channel's signals and its end. The rings are those the channel is opened with; with
+  // invalid ones the client is kFailed from the start.
   StorageClient(VmbusClient& bus, Channel& channel, const ClientRings& rings);
   StorageClient(const StorageClient&) = delete;
   StorageClient& operator=(const StorageClient&) = delete;

@@ -54,8 +54,10 @@ struct ClientHandlers {
   void (*on_tl_connect_result)(void* context, const hvdef::vmbus::TlConnectResult& result) = nullptr;
 };
 
+inline constexpr uint32_t kMaxGpadlPages = 8190;  // a range buffer is less than 64 KiB
+
 // Guest pages to lend: a list, or `page_count` pages in a row from `first_pfn`. Borrowed until the GPADL is made. At
-// most 8190.
+// most kMaxGpadlPages.
 struct PageList {
   const uint64_t* pfns = nullptr;  // nullptr: in a row
   uint64_t first_pfn = 0;
@@ -133,6 +135,12 @@ class Channel {
 struct RingPages {
   PageList pages;
   uint32_t outgoing_pages = 0;
+
+  // Each ring has a control page and a page of data at least, and a GPADL can hold them.
+  constexpr bool is_valid() const {
+    const uint32_t count = pages.page_count;
+    return outgoing_pages >= 2 && count >= 4 && count <= kMaxGpadlPages && outgoing_pages <= count - 2;
+  }
 };
 
 class VmbusClient {
