@@ -323,6 +323,82 @@ TEST_F(PairTest, CloseTakesLentBuffersBack) {
   ExpectEcho(*client, "again");
 }
 
+// Takes packets and never answers, so that whatever it signals is about room. As many as it is told, or all.
+class Sink : public vmbus::ChannelHandler {
+ public:
+  bool OnOpen(vmbus::Channel&) override { return true; }
+  void OnClose(vmbus::Channel& channel) override { channel.FinishClose(); }
+  void OnSignal(vmbus::Channel& channel) override {
+    alignas(8) uint8_t buffer[512];
+    vmbus::Packet packet;
+    while (quota != 0 && channel.incoming().Read(buffer, sizeof(buffer), packet) == vmbus::RingStatus::kOk) {
+      --quota;
+      ++packets;
+    }
+    if (arms) {
+      (void)channel.Arm();
+    } else {
+      channel.SignalGuest(channel.incoming().Commit());
+    }
+  }
+
+  bool arms = true;
+  uint32_t quota = 0;
+  uint32_t packets = 0;
+};
+
+// The child's ring is full and it waits for room: the root signals when there is as much as it asked for, not before, and
+// once, however it gives room back.
+TEST_F(PairTest, TheRootSignalsWhenThereIsRoom) {
+  Sink sink;
+  auto channel = *server_->OfferChannel(EchoOffer(1), sink, executor_);
+  Boot();
+  auto client = Open(1);
+  ASSERT_EQ(client->channel.state(), Channel::State::kOpen);
+  ASSERT_TRUE(client->rings.incoming.PeerSignalsRoom());
+  constexpr uint32_t kPayload = 256;
+  constexpr uint32_t kPacket = vmbus::PacketSize(kPayload);
+  const uint8_t payload[kPayload] = {};
+  uint64_t sent = 0;
+  const auto fill = [&] {
+    vmbus::RingStatus status;
+    while ((status = client->rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(sent, false), payload, kPayload)) ==
+           vmbus::RingStatus::kOk) {
+      ++sent;
+    }
+    ASSERT_EQ(status, vmbus::RingStatus::kFull);
+    if (client->rings.outgoing.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(client->channel);
+    Settle();
+  };
+  for (const bool arms : {true, false, true, false}) {
+    SCOPED_TRACE(arms ? "Arm" : "Commit");
+    sink.arms = arms;
+    ASSERT_NO_FATAL_FAILURE(fill());
+    // Room for three packets is wanted.
+    ASSERT_EQ(client->rings.outgoing.WaitForRoom(3 * kPacket), vmbus::RingStatus::kFull);
+    const int signals = client->signals;
+    for (const uint32_t quota : {1u, 1u}) {
+      sink.quota = quota;
+      channel->Wake();
+      Settle();
+      EXPECT_EQ(client->signals, signals);
+    }
+    sink.quota = 2;
+    channel->Wake();
+    Settle();
+    EXPECT_EQ(client->signals, signals + 1);
+    sink.quota = 1;
+    channel->Wake();
+    Settle();
+    EXPECT_EQ(client->signals, signals + 1);  // told once
+    EXPECT_EQ(client->rings.outgoing.WaitForRoom(3 * kPacket), vmbus::RingStatus::kOk);
+  }
+  sink.quota = 0xFFFFFFFF;
+  channel->Wake();
+  Settle();
+  EXPECT_EQ(sink.packets, sent);
+}
+
 TEST_F(PairTest, UnloadTakesLentBuffersBack) {
   Echo echo;
   auto channel = *server_->OfferChannel(EchoOffer(1), echo, executor_);

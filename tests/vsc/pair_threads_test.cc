@@ -80,6 +80,58 @@ TEST_F(ThreadsTest, EchoWithoutALostWakeUp) {
   StopWorkers();
 }
 
+// The child sends without pause into a small ring and, whenever that is full, waits for the root's signal and for nothing else.
+TEST_F(ThreadsTest, AFullRingWithoutALostWakeUp) {
+  struct Sink : vmbus::ChannelHandler {
+    bool OnOpen(vmbus::Channel&) override { return true; }
+    void OnClose(vmbus::Channel& channel) override { channel.FinishClose(); }
+    void OnSignal(vmbus::Channel& channel) override {
+      alignas(8) uint8_t buffer[512];
+      vmbus::Packet packet;
+      do {
+        while (channel.incoming().Read(buffer, sizeof(buffer), packet) == vmbus::RingStatus::kOk) {
+          in_order = in_order && packet.transaction_id == packets++;
+          if (packets % 7 == 0) channel.SignalGuest(channel.incoming().Commit());
+        }
+      } while (!channel.Arm());
+    }
+    std::atomic<bool> in_order{true};
+    std::atomic<uint64_t> packets{0};
+  } sink;
+  auto channel = *server_->OfferChannel(EchoOffer(1), sink, executors_[0]);
+  child_ = std::make_unique<LoopbackChild>(hypervisor_, memory_, hvdef::vmbus::kNewestVersion, 1);
+  child_->Connect();
+  ASSERT_TRUE(PollUntil([&] { return child_->client().state() == VmbusClient::State::kConnected; }));
+  child_->client().RequestOffers();
+  ASSERT_TRUE(PollUntil([&] { return child_->all_offers_delivered(); }));
+  ChildChannel client;
+  client.Prepare(*child_, 2);
+  ASSERT_TRUE(child_->client().Open(client.channel, *child_->FindOffer(EchoOffer(1).instance_id), client.pages, 1));
+  ASSERT_TRUE(PollUntil([&] { return client.channel.state() == Channel::State::kOpen; }));
+  constexpr uint64_t kPackets = 20000;
+  const uint8_t payload[200] = {};
+  int waits = 0;
+  for (uint64_t id = 0; id < kPackets;) {
+    auto& ring = client.rings.outgoing;
+    const auto status = ring.StageInBand(vmbus::PacketHeader::InBand(id, false), payload, sizeof(payload));
+    if (status == vmbus::RingStatus::kOk) {
+      ++id;
+      continue;
+    }
+    ASSERT_EQ(status, vmbus::RingStatus::kFull);
+    if (ring.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(client.channel);
+    const int signals = client.signals;
+    if (ring.WaitForRoom(vmbus::PacketSize(sizeof(payload))) == vmbus::RingStatus::kOk) continue;
+    ++waits;
+    ASSERT_TRUE(PollUntil([&] { return client.signals != signals; })) << "lost wake-up at packet " << id;
+  }
+  if (client.rings.outgoing.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(client.channel);
+  ASSERT_TRUE(PollUntil([&] { return sink.packets == kPackets; }));
+  EXPECT_TRUE(sink.in_order);
+  EXPECT_GT(waits, 0);
+  StopWorkers();
+}
+
 // The host offers and rescinds on the executors' threads while the child opens and closes.
 TEST_F(ThreadsTest, ComingsAndGoings) {
   const uint32_t seed = TestSeed();
