@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "hvsdk/hvdef/guid.h"
 #include "hvsdk/hvdef/vmbus.h"
+#include "hvsdk/hvdef/vmbus_ring.h"
 
 namespace hvsdk::hvdef {
 namespace {
@@ -128,7 +129,7 @@ TEST(VmbusWireTest, OpenResult) {
 TEST(VmbusWireTest, Gpadl) {
   EXPECT_EQ(Bytes(GpadlHeader{Header(MessageType::kGpadlHeader), 1, 0xE1E10, 0x0118, 1}),
             (std::vector<int>{8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0x10, 0x1E, 0x0E, 0, 0x18, 0x01, 1, 0}));
-  EXPECT_EQ(Bytes(GpaRangeHeader{0x3000, 0x10}), (std::vector<int>{0, 0x30, 0, 0, 0x10, 0, 0, 0}));
+  EXPECT_EQ(Bytes(GpaRange{0x3000, 0x10}), (std::vector<int>{0, 0x30, 0, 0, 0x10, 0, 0, 0}));
   EXPECT_EQ(Bytes(GpadlBody{Header(MessageType::kGpadlBody), 1, 0xE1E10}),
             (std::vector<int>{9, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0x10, 0x1E, 0x0E, 0}));
   EXPECT_EQ(Bytes(GpadlCreated{Header(MessageType::kGpadlCreated), 1, 2, 0}),

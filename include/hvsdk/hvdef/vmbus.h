@@ -195,8 +195,8 @@ static_assert(sizeof(OpenResult) == 20);
 static_assert(offsetof(OpenResult, channel_id) == 8 && offsetof(OpenResult, open_id) == 12);
 static_assert(offsetof(OpenResult, status) == 16);
 
-// Followed by the first words of a range buffer of range_buffer_bytes: range_count times {uint32_t byte_count, uint32_t
-// byte_offset, uint64_t pfn for each page that byte_offset and byte_count span}.
+// Followed by the first words of a range buffer of range_buffer_bytes: range_count times a GpaRange (vmbus_ring.h) and an
+// 8-byte page number for each page that it touches, as in a packet.
 struct GpadlHeader {
   ChannelMessageHeader header;
   uint32_t channel_id;
@@ -218,12 +218,6 @@ struct GpadlBody {
 static_assert(sizeof(GpadlBody) == 16);
 static_assert(offsetof(GpadlBody, message_number) == 8 && offsetof(GpadlBody, gpadl_id) == 12);
 inline constexpr size_t kMaxGpadlBodyWords = (kMaxMessageSize - sizeof(GpadlBody)) / 8;
-
-struct GpaRangeHeader {
-  uint32_t byte_count;
-  uint32_t byte_offset;  // within the first page
-};
-static_assert(sizeof(GpaRangeHeader) == 8 && offsetof(GpaRangeHeader, byte_offset) == 4);
 
 struct GpadlCreated {
   ChannelMessageHeader header;
