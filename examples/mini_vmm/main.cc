@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -105,6 +106,14 @@ void OpenStandardDescriptors() {
     fd = open("/dev/null", O_RDWR);
   } while (fd >= 0 && fd <= STDERR_FILENO);
   if (fd >= 0) close(fd);
+}
+
+// Processors are descriptors on some engines, and there may be more of them than a shell's usual limit allows.
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 // Signals that ask the program to end, as a descriptor. Blocked in every thread from here on.
@@ -230,6 +239,7 @@ int RunMachine(const Flags& flags) {
 
 int Main(int argc, char** argv) {
   OpenStandardDescriptors();
+  RaiseDescriptorLimit();
   const absl::StatusOr<Flags> flags = ParseFlags(argc, argv);
   if (!flags.ok()) return Fail(kUserMistake, flags.status().message());
   if (flags->help) {

@@ -547,6 +547,23 @@ def tiny_guest(text, then):
 
 
 @case
+def many_processors(context):
+    """As many as the flags or the engine take, with a disk, whose channels are fewer."""
+    kernel, disk = context.path('kernel'), context.path('disk.img')
+    with open(kernel, 'wb') as file:
+        file.write(tiny_guest(b'hello\n', 'power_off'))
+    with open(disk, 'wb') as file:
+        file.truncate(1 << 20)
+    flags = [f'--kernel={kernel}', f'--disk={disk}', f'--backend={context.backend}', '--memory=16M']
+    result = context.vmm(*flags, '--cpus=1024')
+    if limit := re.fullmatch(r'mini_vmm: --cpus=1024: \w+ runs 1 to (\d+) processors\n', result.err):
+        expect(result.status == 2, f'exit status {result.status}', result.err)
+        result = context.vmm(*flags, f'--cpus={limit[1]}')
+    result.expect_status(0)
+    expect(result.out == 'hello\n' and result.err == '', 'the guest', result.out, result.err)
+
+
+@case
 def outputs(context):
     """Where output can go, and what is said when it is lost."""
     def guest(text, then):
