@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where work runs that must not run on the caller's stack: an event loop in a machine, a plain queue in a test.
+//
+// An Executor is thread-safe: Schedule and Drain from anywhere. A Task belongs to one executor, never runs twice at a time, and
+// costs no allocation to schedule.
+//
+//   struct Refill : Task {
+//     void Run() override { ... }                // on the executor
+//   } refill;
+//   executor.Schedule(refill), executor.Schedule(refill);   // at least one run begins after this
+//   executor.Drain(refill);                      // before it is destroyed
 
 #ifndef HVSDK_BASE_EXECUTOR_H_
 #define HVSDK_BASE_EXECUTOR_H_

@@ -1,6 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // A device on a port or MMIO bus: it answers reads and writes at offsets of its own. What it is mapped at is bound
 // elsewhere (bus.h), so that the same device serves any machine.
+//
+// Thread-safe: VPs call from their own threads, several at once. An access has 1 to 64 bytes and lies within the mapping.
+//
+//   class Beeper : public ByteDevice {
+//    public:
+//     absl::string_view Name() const override { return "beeper"; }
+//    protected:
+//     uint8_t ReadByte(uint64_t) override { return tone_; }
+//     void WriteByte(uint64_t, uint8_t value) override { tone_ = value; }
+//     std::atomic<uint8_t> tone_{0};
+//   };
+//   RETURN_IF_ERROR(ports.Map(0x61, 1, &beeper));
 
 #ifndef HVSDK_CHIPSET_DEVICE_H_
 #define HVSDK_CHIPSET_DEVICE_H_
@@ -12,8 +24,7 @@
 
 namespace hvsdk::chipset {
 
-// Called by VP threads, several at once: an implementation is thread-safe. Offset and data are the guest's choice
-// within the mapping; no value of them is an error of ours.
+// Offset and data are the guest's choice within the mapping; no value of them is an error of ours.
 class Device {
  public:
   virtual ~Device() = default;

@@ -2,6 +2,16 @@
 // The root's ends of ports and connections: who receives what the guest sends, and who is told that
 // a message slot has room. Source: TLFS, chapter "Inter-Partition Communication", "Ports and
 // Connections".
+//
+// Handlers are thread-safe: each is called on the thread of the VP that sends, several at once.
+//
+//   struct Doorbell : PortHandler {
+//     hvdef::HvStatus OnEvent(uint16_t) override { return ++rings, hvdef::HvStatus::kSuccess; }
+//     std::atomic<int> rings{0};
+//   } doorbell;
+//   RETURN_IF_ERROR(partition.RegisterPort(ConnectionId{0x20000}, &doorbell));
+//   ...
+//   partition.UnregisterPort(ConnectionId{0x20000});  // before the handler is destroyed
 
 #ifndef HVSDK_PARTITION_PORT_H_
 #define HVSDK_PARTITION_PORT_H_
@@ -14,8 +24,8 @@
 
 namespace hvsdk::partition {
 
-// Receives what the guest sends to a connection. Called on the sending VP's thread with no lock
-// held; several VPs may call at once. The status is the guest's answer.
+// Receives what the guest sends to a connection. Called with no lock held. The status is the
+// guest's answer.
 class PortHandler {
  public:
   virtual ~PortHandler() = default;

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // All that VMBus' root side needs of a hypervisor: post a message, set an event flag, and be told of the same from the
 // guest. The vmm library binds it to a partition; a test or an in-process pair binds it to a queue, and no CPU is needed.
+//
+// Limits are the SynIC's: messages of at most 240 bytes, 16 SINTs, 2048 event flags each (TLFS, "Inter-Partition Communication").
+//
+// Thread-safe. Handlers are called on the thread of the VP that sends, several at once.
+//
+//   LoopbackHypervisor hypervisor(vp_count);                   // or what vmm::Machine has
+//   Server server(memory, hypervisor, {});
+//   hypervisor.PostMessage(VpIndex{0}, Sint{2}, 1, payload);   // what the server does to reach the guest
 
 #ifndef HVSDK_VMBUS_HYPERVISOR_H_
 #define HVSDK_VMBUS_HYPERVISOR_H_

@@ -10,6 +10,14 @@
 // Thread-compatible.
 //
 // Source: hvdef/vmbus.h. The states of a channel are drawn in docs/vmbus.md.
+//
+//   ServerCore core(memory, {.vp_count = 4});
+//   ASSIGN_OR_RETURN(const OfferId id, core.AddOffer(offer));
+//   core.OnMessage(from_the_guest);
+//   for (Notice notice; core.TakeNotice(notice);) {
+//     if (notice.kind == Notice::Kind::kOpen) core.CompleteOpen(notice.offer, true);
+//   }
+//   for (; const OutgoingMessage* message = core.FirstMessage(); core.PopMessage()) Post(*message);
 
 #ifndef HVSDK_VMBUS_SERVER_CORE_H_
 #define HVSDK_VMBUS_SERVER_CORE_H_

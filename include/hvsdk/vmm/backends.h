@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engines by name. This library is the only one that knows the concrete ones.
+// The engines by name. This library is the only one that knows the concrete ones. Thread-safe.
+//
+//   std::string note;
+//   ASSIGN_OR_RETURN(std::unique_ptr<backend::Backend> backend, CreateBackend("auto", &note));
+//   if (!note.empty()) std::cerr << note << '\n';
 
 #ifndef HVSDK_VMM_BACKENDS_H_
 #define HVSDK_VMM_BACKENDS_H_

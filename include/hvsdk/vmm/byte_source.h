@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where a loader reads an image from: a file, or bytes in memory for a test. Read in pieces, so that a large kernel goes
 // from the file straight into the guest's memory.
+//
+// Thread-compatible; what is read is the host's file, which is checked like any input by whoever parses it.
+//
+//   ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> kernel, OpenFileSource("vmlinuz"));
+//   uint8_t magic[4];
+//   RETURN_IF_ERROR(kernel->Read(0x202, absl::MakeSpan(magic)));
 
 #ifndef HVSDK_VMM_BYTE_SOURCE_H_
 #define HVSDK_VMM_BYTE_SOURCE_H_
