@@ -62,7 +62,6 @@ struct Pages {
     if constexpr (std::is_same_v<Memory, MirroredMemory>) return ring.memory();
     if constexpr (std::is_same_v<Memory, FlatMemory>) return {list[0], list[1], kRingBytes};
     if constexpr (std::is_same_v<Memory, PagedMemory>) return {list.data(), kDataPages};
-    if constexpr (std::is_same_v<Memory, EitherMemory>) return EitherMemory(PagedMemory(list.data(), kDataPages));
   }
   OwnedRing ring;
   std::vector<uint8_t*> list;
@@ -164,9 +163,7 @@ void RingIn(benchmark::State& state) {
 
 void Ring(benchmark::State& state) { RingIn<MirroredMemory>(state); }
 void RingFlat(benchmark::State& state) { RingIn<FlatMemory>(state); }
-void RingPaged(benchmark::State& state) { RingIn<PagedMemory>(state); }
-// What a channel of vmbus::Server has where guest memory is mapped once.
-void RingEitherPaged(benchmark::State& state) { RingIn<EitherMemory>(state); }
+void RingPaged(benchmark::State& state) { RingIn<PagedMemory>(state); }  // what a channel of vmbus::Server has
 
 void RingBatch(benchmark::State& state) {
   const auto size = static_cast<uint32_t>(state.range(0));
@@ -306,7 +303,6 @@ BENCHMARK(Minimal)->Apply(Sizes);
 BENCHMARK(Ring)->Apply(Sizes);
 BENCHMARK(RingFlat)->Apply(Sizes);
 BENCHMARK(RingPaged)->Apply(Sizes);
-BENCHMARK(RingEitherPaged)->Apply(Sizes);
 BENCHMARK(RingReadInPlace)->Apply(Sizes);
 BENCHMARK(RingInPlace)->Apply(Sizes);
 BENCHMARK(MinimalBatch)->Apply(BatchSizes);

@@ -119,9 +119,9 @@ void Channel::HandleNotice(const Notice& notice) {
 bool Channel::Open(const Notice& notice) {
   const auto pages = notice.ring->pages();
   const uint32_t downstream = notice.open.downstream_page_offset;
-  incoming_ = IncomingRing(EitherMemory(PagedMemory(pages.data(), downstream - 1)));
+  incoming_ = IncomingRing(PagedMemory(pages.data(), downstream - 1));
   const auto outgoing_pages = static_cast<uint32_t>(pages.size()) - downstream;
-  outgoing_ = OutgoingRing(EitherMemory(PagedMemory(pages.data() + downstream, outgoing_pages - 1)));
+  outgoing_ = OutgoingRing(PagedMemory(pages.data() + downstream, outgoing_pages - 1));
   if (incoming_.Attach() != RingStatus::kOk || outgoing_.Attach() != RingStatus::kOk) return false;
   if (!hypervisor_.RegisterPort(ConnectionId{notice.open.connection_id}, this).ok()) return false;
   open_ = notice.open;

@@ -116,8 +116,8 @@ class GpadlLease {
 class Channel : private PortHandler, private Task {
  public:
   // What the guest writes, and what it reads. The pages are guest memory, wherever they are.
-  using IncomingRing = RingReader<EitherMemory>;
-  using OutgoingRing = RingWriter<EitherMemory>;
+  using IncomingRing = RingReader<PagedMemory>;
+  using OutgoingRing = RingWriter<PagedMemory>;
 
   // Rescinds the offer. The handler is not called any more, whatever state the channel was in; the provider has ended
   // its transfers and given up its leases. On the executor, but not from within the handler's functions; or on any

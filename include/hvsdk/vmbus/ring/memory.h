@@ -161,19 +161,15 @@ class PagedMemory {
       const uint32_t offset = start_ + at;
       return size <= hvdef::kRingPageSize - offset % hvdef::kRingPageSize ? Byte(offset) : nullptr;
     }
-    [[gnu::noinline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
-      auto* in = static_cast<const uint8_t*>(from);
-      ForEachPiece(at, size, [&](uint8_t* bytes, uint32_t piece) {
-        internal::CopyBytes(bytes, in, piece);
-        in += piece;
-      });
+    [[gnu::always_inline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
+      uint8_t* const run = Run(at, size);
+      if (run == nullptr) [[unlikely]] return CopyInPieces(at, from, size);
+      internal::CopyBytes(run, from, size);
     }
-    [[gnu::noinline]] void CopyOut(uint32_t at, void* to, uint32_t size) const {
-      auto* out = static_cast<uint8_t*>(to);
-      ForEachPiece(at, size, [&](uint8_t* bytes, uint32_t piece) {
-        internal::CopyBytes(out, bytes, piece);
-        out += piece;
-      });
+    [[gnu::always_inline]] void CopyOut(uint32_t at, void* to, uint32_t size) const {
+      const uint8_t* const run = Run(at, size);
+      if (run == nullptr) [[unlikely]] return CopyOutPieces(at, to, size);
+      internal::CopyBytes(to, run, size);
     }
     void Store64(uint32_t at, uint64_t value) const { internal::StoreWord(Byte(start_ + at), value); }
     uint64_t Load64(uint32_t at) const { return internal::LoadWord(Byte(start_ + at)); }
@@ -181,6 +177,20 @@ class PagedMemory {
    private:
     friend class PagedMemory;
     Position(uint8_t* const* pages, uint32_t size, uint32_t start) : pages_(pages), size_(size), start_(start) {}
+    [[gnu::noinline]] void CopyInPieces(uint32_t at, const void* from, uint32_t size) const {
+      auto* in = static_cast<const uint8_t*>(from);
+      ForEachPiece(at, size, [&](uint8_t* bytes, uint32_t piece) {
+        internal::CopyBytes(bytes, in, piece);
+        in += piece;
+      });
+    }
+    [[gnu::noinline]] void CopyOutPieces(uint32_t at, void* to, uint32_t size) const {
+      auto* out = static_cast<uint8_t*>(to);
+      ForEachPiece(at, size, [&](uint8_t* bytes, uint32_t piece) {
+        internal::CopyBytes(out, bytes, piece);
+        out += piece;
+      });
+    }
     uint8_t* Byte(uint32_t offset) const {
       offset = offset >= size_ ? offset - size_ : offset;
       return pages_[1 + offset / hvdef::kRingPageSize] + offset % hvdef::kRingPageSize;
