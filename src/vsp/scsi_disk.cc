@@ -276,12 +276,8 @@ ScsiStep ScsiDisk::ReadOrWrite(ScsiCommand& command, BlockOp op, BlockRange rang
     command.Succeed();
     return ScsiStep::kDone;
   }
-  command.op = op;
   const bool forced = has_flags && (command.cdb[1] & kFua) != 0;
   command.fua = is_write && (forced || !write_cache_.load(std::memory_order_relaxed));
-  command.offset_bytes = range.lba << block_shift_;
-  command.size_bytes = size_bytes;
-  command.buffers = TrimBuffers(command.data, size_bytes);
   command.transferred = static_cast<uint32_t>(size_bytes);
   if (!is_write && forced && !info_.read_only) {
     // SBC-3, FUA of READ: what a cache has that the medium has not is written before it is read.
@@ -292,6 +288,15 @@ ScsiStep ScsiDisk::ReadOrWrite(ScsiCommand& command, BlockOp op, BlockRange rang
     command.work->blocks = range.blocks;
     return NextStep(command);
   }
+  return Transfer(command, op, range);
+}
+
+// The blocks from or to the initiator's buffers.
+ScsiStep ScsiDisk::Transfer(ScsiCommand& command, BlockOp op, BlockRange range) {
+  command.op = op;
+  command.offset_bytes = range.lba << block_shift_;
+  command.size_bytes = range.blocks << block_shift_;
+  command.buffers = TrimBuffers(command.data, command.size_bytes);
   return ScsiStep::kSubmit;
 }
 
@@ -445,12 +450,7 @@ ScsiStep ScsiDisk::NextStep(ScsiCommand& command) {
   switch (work.kind) {
     case ScsiWork::Kind::kReadMedium:
       if (work.blocks == 0) break;
-      command.op = BlockOp::kRead;
-      command.offset_bytes = work.lba << block_shift_;
-      command.size_bytes = work.blocks << block_shift_;
-      command.buffers = TrimBuffers(command.data, command.size_bytes);
-      work.blocks = 0;
-      return ScsiStep::kSubmit;
+      return Transfer(command, BlockOp::kRead, {work.lba, std::exchange(work.blocks, 0)});
 
     case ScsiWork::Kind::kUnmap:
       if (work.ranges.empty()) {

@@ -16,6 +16,7 @@
 
 #include "gtest/gtest.h"
 #include "hvsdk/block_file/raw_disk.h"
+#include "tests/block_file/waited_request.h"
 
 namespace {
 
@@ -96,26 +97,6 @@ int __wrap_fdatasync(int fd) {
 namespace hvsdk {
 namespace {
 
-struct Waited : BlockRequest {
-  Waited() {
-    on_complete = [](BlockRequest& request, BlockStatus status) {
-      auto& self = static_cast<Waited&>(request);
-      self.status = status;
-      self.completions.fetch_add(1);
-      self.completions.notify_one();
-    };
-  }
-  BlockStatus Wait() {
-    completions.wait(0);
-    EXPECT_EQ(completions.exchange(0), 1);
-    return status;
-  }
-  HostBuffer buffer{};
-  std::vector<uint8_t> bytes;
-  BlockStatus status{};
-  std::atomic<int> completions{0};
-};
-
 class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
  protected:
   static constexpr uint64_t kSize = 4 << 20;
@@ -155,7 +136,7 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
     ASSERT_TRUE(disk.ok()) << disk.status();
     disk_ = *disk;
   }
-  static void Fill(Waited& request, BlockOp op, uint64_t offset, uint64_t size, uint8_t value = 0) {
+  static void Fill(WaitedRequest& request, BlockOp op, uint64_t offset, uint64_t size, uint8_t value = 0) {
     request.op = op;
     request.fua = false;
     request.offset_bytes = offset;
@@ -163,17 +144,17 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
     request.buffers = {};
     if (op != BlockOp::kRead && op != BlockOp::kWrite) return;
     request.bytes.assign(size, value);
-    request.buffer = {request.bytes.data(), size};
-    request.buffers = absl::MakeConstSpan(&request.buffer, 1);
+    request.pieces = {{request.bytes.data(), size}};
+    request.buffers = request.pieces;
   }
-  BlockStatus Run(Waited& request) {
+  BlockStatus Run(WaitedRequest& request) {
     BlockRequest* one = &request;
     disk_->Submit({&one, 1});
     return request.Wait();
   }
   // Writes more pieces than the queue holds with one call, and reads them back with another.
   void WriteAndReadBack(uint8_t first) {
-    std::vector<Waited> requests(700);
+    std::vector<WaitedRequest> requests(700);
     std::vector<BlockRequest*> batch;
     for (size_t i = 0; i < requests.size(); ++i) {
       Fill(requests[i], BlockOp::kWrite, i * kPieceBytes, kPieceBytes,
@@ -181,8 +162,8 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
       batch.push_back(&requests[i]);
     }
     disk_->Submit(batch);
-    for (Waited& request : requests) ASSERT_EQ(request.Wait(), BlockStatus::kOk);
-    for (Waited& request : requests) {
+    for (WaitedRequest& request : requests) ASSERT_EQ(request.Wait(), BlockStatus::kOk);
+    for (WaitedRequest& request : requests) {
       request.op = BlockOp::kRead;
       std::fill(request.bytes.begin(), request.bytes.end(), 0);
     }
@@ -258,7 +239,7 @@ TEST_P(EngineFailuresTest, WhereThereAreNoHolesADiscardWritesZeroes) {
   ASSERT_NO_FATAL_FAILURE(Open());
   if (disk_ == nullptr) return;
   if (!disk_->info().can_discard) GTEST_SKIP() << "no discard on this file system";
-  Waited request;
+  WaitedRequest request;
   Fill(request, BlockOp::kWrite, 0, kSize, 0xAB);
   ASSERT_EQ(Run(request), BlockStatus::kOk);
   host.punches_no_holes = true;
@@ -278,7 +259,7 @@ TEST_P(EngineFailuresTest, WithoutDsyncAForcedWriteIsFlushed) {
   host.knows_no_dsync = true;
   host.completion_error = EOPNOTSUPP;
   host.flushes = 0;
-  Waited request;
+  WaitedRequest request;
   Fill(request, BlockOp::kWrite, 0, 4096, 0xAB);
   request.fua = true;
   EXPECT_EQ(Run(request), BlockStatus::kOk);
@@ -291,7 +272,7 @@ TEST_P(EngineFailuresTest, AnInterruptedFlushIsTriedAgain) {
   host.interrupted_flushes = 3;
   host.completion_error = EINTR;
   host.flushes = 0;
-  Waited request;
+  WaitedRequest request;
   Fill(request, BlockOp::kFlush, 0, 0);
   EXPECT_EQ(Run(request), BlockStatus::kOk);
   EXPECT_EQ(host.flushes, 1);

@@ -18,32 +18,13 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/block_file/waited_request.h"
 #include "tests/random_seed.h"
 
 namespace hvsdk {
 namespace {
 
 using testing::HasSubstr;
-
-struct Waited : BlockRequest {
-  Waited() {
-    on_complete = [](BlockRequest& request, BlockStatus status) {
-      auto& self = static_cast<Waited&>(request);
-      self.status = status;
-      self.completions.fetch_add(1);
-      self.completions.notify_one();
-    };
-  }
-  BlockStatus Wait() {
-    completions.wait(0);
-    EXPECT_EQ(completions.exchange(0), 1);
-    return status;
-  }
-  std::vector<HostBuffer> pieces;
-  std::vector<uint8_t> bytes;
-  BlockStatus status{};
-  std::atomic<int> completions{0};
-};
 
 class RawDiskTest : public testing::TestWithParam<FileEngineKind> {
  protected:
@@ -73,7 +54,7 @@ class RawDiskTest : public testing::TestWithParam<FileEngineKind> {
   absl::Status OpenStatus(const std::string& path, bool read_only = false) {
     return RawDisk::Open(path, {.read_only = read_only, .id = {}, .serial = {}}, engine_).status();
   }
-  static void Fill(Waited& request, BlockOp op, uint64_t offset, uint64_t size, size_t piece = 0) {
+  static void Fill(WaitedRequest& request, BlockOp op, uint64_t offset, uint64_t size, size_t piece = 0) {
     request.op = op;
     request.offset_bytes = offset;
     request.size_bytes = size;
@@ -87,7 +68,7 @@ class RawDiskTest : public testing::TestWithParam<FileEngineKind> {
     }
     request.buffers = request.pieces;
   }
-  static BlockStatus Run(BlockDevice& disk, Waited& request) {
+  static BlockStatus Run(BlockDevice& disk, WaitedRequest& request) {
     BlockRequest* one = &request;
     disk.Submit({&one, 1});
     return request.Wait();
@@ -114,7 +95,7 @@ TEST_P(RawDiskTest, WritesReachTheFileAndReadsComeBack) {
   auto disk = Open();
   EXPECT_EQ(disk->info().size_bytes, kSize);
   EXPECT_FALSE(disk->info().read_only);
-  Waited request;
+  WaitedRequest request;
   for (const size_t piece : {0u, 512u, 1000u, 40u}) {  // 40: more pieces than one system call takes
     Fill(request, BlockOp::kWrite, 512 * 3, 64 << 10, piece);
     for (size_t i = 0; i < request.bytes.size(); ++i)
@@ -138,11 +119,11 @@ TEST_P(RawDiskTest, WritesReachTheFileAndReadsComeBack) {
 
 TEST_P(RawDiskTest, ZeroesAndHoles) {
   auto disk = Open();
-  Waited request;
+  WaitedRequest request;
   Fill(request, BlockOp::kWrite, 0, 1 << 20);
   std::fill(request.bytes.begin(), request.bytes.end(), 0xAB);
   ASSERT_EQ(Run(*disk, request), BlockStatus::kOk);
-  Waited zero;
+  WaitedRequest zero;
   for (const bool fua : {false, true}) {
     Fill(zero, BlockOp::kWriteZeroes, 4096 + fua * 65536, 8192);
     zero.fua = fua;
@@ -175,7 +156,7 @@ TEST_P(RawDiskTest, AgreesWithAByteArrayUnderManyThreadsAndBatches) {
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       std::mt19937_64 random(seed + t);
-      std::vector<Waited> requests(16);
+      std::vector<WaitedRequest> requests(16);
       for (int round = 0; round < 60; ++round) {
         // A batch of requests that do not overlap: one in each sixteenth of the thread's share.
         std::vector<BlockRequest*> batch;
@@ -183,7 +164,7 @@ TEST_P(RawDiskTest, AgreesWithAByteArrayUnderManyThreadsAndBatches) {
           const uint64_t part = kShare / requests.size();
           const uint64_t size = 512 * (1 + random() % (part / 512));
           const uint64_t offset = i * part + random() % (part - size + 1) / 512 * 512;
-          Waited& request = requests[i];
+          WaitedRequest& request = requests[i];
           const int kind = static_cast<int>(random() % 8);
           Fill(request,
                kind < 4   ? BlockOp::kRead
@@ -201,7 +182,7 @@ TEST_P(RawDiskTest, AgreesWithAByteArrayUnderManyThreadsAndBatches) {
           batch.push_back(&request);
         }
         disk->Submit(batch);
-        for (Waited& request : requests) {
+        for (WaitedRequest& request : requests) {
           ASSERT_EQ(request.Wait(), BlockStatus::kOk);
           if (request.op == BlockOp::kRead) {
             ASSERT_EQ(std::memcmp(request.bytes.data(),
@@ -222,7 +203,7 @@ TEST_P(RawDiskTest, AgreesWithAByteArrayUnderManyThreadsAndBatches) {
 
 TEST_P(RawDiskTest, MoreRequestsThanTheQueueHolds) {
   auto disk = Open();
-  std::vector<Waited> requests(1000);
+  std::vector<WaitedRequest> requests(1000);
   std::vector<BlockRequest*> batch;
   for (size_t i = 0; i < requests.size(); ++i) {
     Fill(requests[i], BlockOp::kWrite, i * 4096, 4096);
@@ -238,7 +219,7 @@ TEST_P(RawDiskTest, MoreRequestsThanTheQueueHolds) {
 
 TEST_P(RawDiskTest, RefusesWhatDoesNotFit) {
   auto disk = Open();
-  std::vector<Waited> requests(5);
+  std::vector<WaitedRequest> requests(5);
   Fill(requests[0], BlockOp::kRead, kSize - 512, 512);
   Fill(requests[1], BlockOp::kRead, kSize - 512, 1024);
   Fill(requests[2], BlockOp::kRead, 256, 512);
@@ -259,7 +240,7 @@ TEST_P(RawDiskTest, AReadOnlyDiskStaysUntouched) {
   auto disk = Open({.read_only = true, .id = {}, .serial = {}});
   EXPECT_TRUE(disk->info().read_only);
   EXPECT_FALSE(disk->info().can_discard);
-  Waited request;
+  WaitedRequest request;
   for (const BlockOp op : {BlockOp::kWrite, BlockOp::kWriteZeroes, BlockOp::kDiscard}) {
     Fill(request, op, 0, 512);
     EXPECT_EQ(Run(*disk, request), BlockStatus::kReadOnly);
@@ -342,7 +323,7 @@ TEST_P(RawDiskTest, OpeningErrorsNameTheFile) {
 TEST_P(RawDiskTest, AFileThatShrinksFailsReads) {
   auto disk = Open();
   ASSERT_EQ(truncate(path_.c_str(), 4096), 0);
-  Waited request;
+  WaitedRequest request;
   Fill(request, BlockOp::kRead, 0, 8192);
   EXPECT_EQ(Run(*disk, request), BlockStatus::kIoError);
   Fill(request, BlockOp::kRead, 0, 4096);
@@ -357,7 +338,7 @@ TEST_P(RawDiskTest, NoSpaceIsToldApart) {
   rlimit small = before;
   small.rlim_cur = 8192;
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  Waited request;
+  WaitedRequest request;
   Fill(request, BlockOp::kWrite, 65536, 4096);
   const BlockStatus status = Run(*disk, request);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);

@@ -106,6 +106,7 @@ class ScsiDisk {
   // Commands that touch the medium (scsi_disk.cc).
   [[nodiscard]] ScsiStep Dispatch(ScsiCommand& command);
   [[nodiscard]] ScsiStep ReadOrWrite(ScsiCommand& command, BlockOp op, BlockRange range);
+  [[nodiscard]] ScsiStep Transfer(ScsiCommand& command, BlockOp op, BlockRange range);
   [[nodiscard]] ScsiStep Verify(ScsiCommand& command, BlockRange range, bool compare);
   [[nodiscard]] ScsiStep WriteSame(ScsiCommand& command, BlockRange range);
   [[nodiscard]] ScsiStep Unmap(ScsiCommand& command);
