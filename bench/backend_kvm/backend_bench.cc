@@ -60,7 +60,8 @@ std::function<void()> AnswerExits(TestMachine&, Recorder& recorder) {
 // As a dispatcher must: in which mode and at which privilege is the caller?
 std::function<void()> CheckCaller(TestMachine&, Recorder& recorder) {
   recorder.on_hypercall = [](Vp& vp) {
-    const hvdef::RegisterName names[] = {hvdef::RegisterName::kCs, hvdef::RegisterName::kCr0, hvdef::RegisterName::kEfer};
+    const hvdef::RegisterName names[] = {hvdef::RegisterName::kCs, hvdef::RegisterName::kCr0,
+                                         hvdef::RegisterName::kEfer};
     hvdef::RegisterValue values[3];
     if (!vp.GetRegisters(names, values).ok()) return HypercallOutcome::kUndefinedOpcode;
     vp.SetGpr(Gpr::kRax, 0);
@@ -140,9 +141,8 @@ void Run(benchmark::State& state, Backend& backend, const Case& c) {
       break;
     }
   }
-  state.counters["time_per_operation"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * kOperations,
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["time_per_operation"] = benchmark::Counter(static_cast<double>(state.iterations()) * kOperations,
+                                                            benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
   clean_up();
 }
 
@@ -162,9 +162,9 @@ int main(int argc, char** argv) {
     for (const Case& c : kCases) {
       const bool signals = std::string(c.name) == "signal_by_kernel";
       if (signals && !reference.caps().signal_event_fd) continue;
-      benchmark::RegisterBenchmark((engine.name + "/" + c.name).c_str(),
-                                   [&reference, &c](benchmark::State& state) { Run(state, reference, c); })
-          ->Unit(benchmark::kMicrosecond);
+      benchmark::RegisterBenchmark((engine.name + "/" + c.name).c_str(), [&reference, &c](benchmark::State& state) {
+        Run(state, reference, c);
+      })->Unit(benchmark::kMicrosecond);
     }
   }
   benchmark::Initialize(&argc, argv);

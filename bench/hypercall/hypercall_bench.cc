@@ -16,15 +16,12 @@ using hvdef::CallCode;
 using hvdef::Control;
 
 struct NullPort : partition::PortHandler {
-  hvdef::HvStatus OnMessage(uint32_t, absl::Span<const uint8_t>) override {
-    return hvdef::HvStatus::kSuccess;
-  }
+  hvdef::HvStatus OnMessage(uint32_t, absl::Span<const uint8_t>) override { return hvdef::HvStatus::kSuccess; }
   hvdef::HvStatus OnEvent(uint16_t) override { return hvdef::HvStatus::kSuccess; }
 };
 
 // Calls `control` over and over; it must succeed.
-void Run(benchmark::State& state, FakeMachine& machine, Control control, uint64_t rdx,
-         uint64_t r8) {
+void Run(benchmark::State& state, FakeMachine& machine, Control control, uint64_t rdx, uint64_t r8) {
   fake::FakeVp& vp = *machine.fake_vps[0];
   machine.backend.StopRecording();
   for (auto _ : state) {
@@ -90,8 +87,7 @@ void BM_FlushList(benchmark::State& state) {
   const uint16_t reps = static_cast<uint16_t>(state.range(0));
   const hvdef::FlushVirtualAddressInput input{};  // nobody: the cost of the list alone
   std::memcpy(&machine.host[FakeMachine::kInput], &input, sizeof(input));
-  Run(state, machine, Make(CallCode::kFlushVirtualAddressList, false, 0, reps), FakeMachine::kInput,
-      0);
+  Run(state, machine, Make(CallCode::kFlushVirtualAddressList, false, 0, reps), FakeMachine::kInput, 0);
   state.SetItemsProcessed(state.iterations() * reps);
 }
 BENCHMARK(BM_FlushList)->Name("Rep/FlushVirtualAddressList")->Arg(1)->Arg(64)->Arg(500);
@@ -101,8 +97,7 @@ void BM_ApicIds(benchmark::State& state) {
   const uint16_t reps = static_cast<uint16_t>(state.range(0));
   const hvdef::GetVpIndexFromApicIdInput input{.partition_id = hvdef::kPartitionIdSelf};
   std::memcpy(&machine.host[FakeMachine::kInput], &input, sizeof(input));
-  Run(state, machine, Make(CallCode::kGetVpIndexFromApicId, false, 0, reps), FakeMachine::kInput,
-      FakeMachine::kOutput);
+  Run(state, machine, Make(CallCode::kGetVpIndexFromApicId, false, 0, reps), FakeMachine::kInput, FakeMachine::kOutput);
   state.SetItemsProcessed(state.iterations() * reps);
 }
 BENCHMARK(BM_ApicIds)->Name("RepWithOutput/GetVpIndexFromApicId")->Arg(1)->Arg(64)->Arg(512);

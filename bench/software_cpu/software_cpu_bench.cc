@@ -63,10 +63,16 @@ class Exits final : public backend::ExitHandler {
     }
     ports_.Write(port, data);
   }
-  void OnMmioRead(backend::Vp&, uint64_t, absl::Span<uint8_t> data) override { std::memset(data.data(), 0xFF, data.size()); }
+  void OnMmioRead(backend::Vp&, uint64_t, absl::Span<uint8_t> data) override {
+    std::memset(data.data(), 0xFF, data.size());
+  }
   void OnMmioWrite(backend::Vp&, uint64_t, absl::Span<const uint8_t>) override {}
-  backend::MsrOutcome OnMsrRead(backend::Vp&, uint32_t msr, uint64_t& value) override { return vp_.OnMsrRead(msr, value); }
-  backend::MsrOutcome OnMsrWrite(backend::Vp&, uint32_t msr, uint64_t value) override { return vp_.OnMsrWrite(msr, value); }
+  backend::MsrOutcome OnMsrRead(backend::Vp&, uint32_t msr, uint64_t& value) override {
+    return vp_.OnMsrRead(msr, value);
+  }
+  backend::MsrOutcome OnMsrWrite(backend::Vp&, uint32_t msr, uint64_t value) override {
+    return vp_.OnMsrWrite(msr, value);
+  }
   backend::HypercallOutcome OnHypercall(backend::Vp&) override { return vp_.OnHypercall(); }
 
   bool faulted = false;
@@ -82,13 +88,16 @@ T Must(absl::StatusOr<T> value) {
   std::fprintf(stderr, "software_cpu_bench: %s\n", value.status().ToString().c_str());
   std::exit(3);
 }
-void Must(const absl::Status& status) { (void)Must(absl::StatusOr<int>(status.ok() ? absl::StatusOr<int>(0) : status)); }
+void Must(const absl::Status& status) {
+  (void)Must(absl::StatusOr<int>(status.ok() ? absl::StatusOr<int>(0) : status));
+}
 
 // A machine with one VP about to run a program.
 class Bench {
  public:
   Bench(const backend::SoftwareOptions& options, absl::Span<const uint8_t> program)
-      : engine_(Must(backend::CreateSoftwareBackend(options))), machine_(Must(TestMachine::Create(*engine_))),
+      : engine_(Must(backend::CreateSoftwareBackend(options))),
+        machine_(Must(TestMachine::Create(*engine_))),
         clock_(Must(partition::ReferenceClock::Create(machine_->partition(), engine_->caps().tsc_frequency_hz))),
         partition_(Must(partition::Partition::Create({}, {.backend = machine_->partition(),
                                                           .caps = engine_->caps(),
@@ -96,7 +105,8 @@ class Bench {
                                                           .clock = *clock_,
                                                           .timers = timers_,
                                                           .events = events_}))),
-        vp_(Must(partition_->AddVp(machine_->vp()))), exits_(*vp_, ports_) {
+        vp_(Must(partition_->AddVp(machine_->vp()))),
+        exits_(*vp_, ports_) {
     Must(ports_.Map(0x3F8, 8, &device_));
     Must(partition_->RegisterPort(ConnectionId{0x10001}, &port_));
     vp_->OnMsrWrite(hvdef::msr::kGuestOsId, 0x8100'0006'0001'0000);

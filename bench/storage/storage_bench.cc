@@ -52,8 +52,7 @@ class CachedFile {
     const int fd = mkstemp(path);
     path_ = path;
     std::vector<char> chunk(1 << 20, 'x');
-    for (uint64_t at = 0; at < kFileBytes; at += chunk.size())
-      HVSDK_CHECK(write(fd, chunk.data(), chunk.size()) > 0);
+    for (uint64_t at = 0; at < kFileBytes; at += chunk.size()) HVSDK_CHECK(write(fd, chunk.data(), chunk.size()) > 0);
     close(fd);
   }
   ~CachedFile() { unlink(path_.c_str()); }
@@ -63,8 +62,7 @@ class CachedFile {
   std::string path_;
 };
 
-std::shared_ptr<RawDisk> OpenDisk(const CachedFile& file, FileEngineKind kind,
-                                  benchmark::State& state) {
+std::shared_ptr<RawDisk> OpenDisk(const CachedFile& file, FileEngineKind kind, benchmark::State& state) {
   auto engine = FileEngine::Create(kind);
   if (!engine.ok()) {
     state.SkipWithError(std::string(engine.status().message()).c_str());
@@ -77,8 +75,7 @@ std::shared_ptr<RawDisk> OpenDisk(const CachedFile& file, FileEngineKind kind,
 class Pair {
  public:
   explicit Pair(std::shared_ptr<BlockDevice> disk)
-      : bytes_(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free),
-        hypervisor_(1) {
+      : bytes_(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free), hypervisor_(1) {
     std::memset(bytes_.get(), 0, kMemoryBytes);
     HVSDK_CHECK(memory_.AddRange(0, absl::MakeSpan(bytes_.get(), kMemoryBytes)).ok());
     server_ = std::make_unique<vmbus::Server>(memory_, hypervisor_, vmbus::ServerOptions{});
@@ -94,11 +91,10 @@ class Pair {
     Pump();
     constexpr uint32_t kRingPages = 33;
     const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
-    const vsc::RingPages ring = {
-        .pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
-        .outgoing_pages = kRingPages};
-    client_ = std::make_unique<vsc::StorageClient>(
-        child_->client(), channel_, vsc::ClientRings::Create(child_->host(gpa), ring));
+    const vsc::RingPages ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
+                                 .outgoing_pages = kRingPages};
+    client_ = std::make_unique<vsc::StorageClient>(child_->client(), channel_,
+                                                   vsc::ClientRings::Create(child_->host(gpa), ring));
     HVSDK_CHECK(child_->client().Open(channel_, *child_->FindOffer(kInstance), ring));
     Pump();
     client_->Start();
@@ -150,21 +146,16 @@ void RunProvider(benchmark::State& state, std::shared_ptr<BlockDevice> disk) {
   state.SetItemsProcessed(state.iterations() * depth);
 }
 
-void BM_ProviderNullDisk(benchmark::State& state) {
-  RunProvider(state, std::make_shared<NullDisk>());
-}
+void BM_ProviderNullDisk(benchmark::State& state) { RunProvider(state, std::make_shared<NullDisk>()); }
 BENCHMARK(BM_ProviderNullDisk)->Arg(1)->Arg(32);
 
 void BM_ProviderFile(benchmark::State& state) {
   CachedFile file;
-  if (auto disk = OpenDisk(file, static_cast<FileEngineKind>(state.range(1)), state))
-    RunProvider(state, disk);
+  if (auto disk = OpenDisk(file, static_cast<FileEngineKind>(state.range(1)), state)) RunProvider(state, disk);
 }
 BENCHMARK(BM_ProviderFile)
     ->ArgNames({"depth", "engine"})
-    ->ArgsProduct({{1, 32},
-                   {static_cast<int>(FileEngineKind::kIoUring),
-                    static_cast<int>(FileEngineKind::kThreads)}})
+    ->ArgsProduct({{1, 32}, {static_cast<int>(FileEngineKind::kIoUring), static_cast<int>(FileEngineKind::kThreads)}})
     ->UseRealTime();
 
 // RawDisk without the provider.
@@ -204,9 +195,7 @@ void BM_RawDisk(benchmark::State& state) {
 }
 BENCHMARK(BM_RawDisk)
     ->ArgNames({"depth", "engine"})
-    ->ArgsProduct({{1, 32},
-                   {static_cast<int>(FileEngineKind::kIoUring),
-                    static_cast<int>(FileEngineKind::kThreads)}})
+    ->ArgsProduct({{1, 32}, {static_cast<int>(FileEngineKind::kIoUring), static_cast<int>(FileEngineKind::kThreads)}})
     ->UseRealTime();
 
 // Yardstick: one system call a read.
@@ -216,8 +205,7 @@ void BM_PlainPread(benchmark::State& state) {
   std::vector<uint8_t> bytes(kReadBytes);
   std::mt19937_64 random(1);
   for (auto _ : state) {
-    HVSDK_CHECK(pread(fd, bytes.data(), kReadBytes,
-                      random() % (kFileBytes / kReadBytes) * kReadBytes) == kReadBytes);
+    HVSDK_CHECK(pread(fd, bytes.data(), kReadBytes, random() % (kFileBytes / kReadBytes) * kReadBytes) == kReadBytes);
   }
   state.SetItemsProcessed(state.iterations());
   close(fd);

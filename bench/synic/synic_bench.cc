@@ -22,9 +22,7 @@ void BM_Message(benchmark::State& state) {
   machine.EnableSynic();
   const std::vector<uint8_t> payload(state.range(0));
   for (auto _ : state) {
-    if (machine.partition->PostMessage(VpIndex{0}, Sint{2}, 1, payload) !=
-        hvdef::HvStatus::kSuccess)
-      std::abort();
+    if (machine.partition->PostMessage(VpIndex{0}, Sint{2}, 1, payload) != hvdef::HvStatus::kSuccess) std::abort();
     machine.EmptySlot(2);
   }
 }
@@ -37,9 +35,7 @@ void BM_QueuedMessage(benchmark::State& state) {
   const std::vector<uint8_t> payload(240);
   machine.partition->PostMessage(VpIndex{0}, Sint{2}, 1, payload);
   for (auto _ : state) {
-    if (machine.partition->PostMessage(VpIndex{0}, Sint{2}, 1, payload) !=
-        hvdef::HvStatus::kSuccess)
-      std::abort();
+    if (machine.partition->PostMessage(VpIndex{0}, Sint{2}, 1, payload) != hvdef::HvStatus::kSuccess) std::abort();
     machine.EmptySlot(2);
     machine.Write(msr::kEom, 0);
   }
@@ -52,8 +48,7 @@ void BM_Event(benchmark::State& state) {
   machine.EnableSynic();
   std::atomic_ref<uint64_t> flags(*machine.memory.Word<uint64_t>(FakeMachine::FlagsPage(0) + 512));
   for (auto _ : state) {
-    if (machine.partition->SignalEvent(VpIndex{0}, Sint{2}, 5) != hvdef::HvStatus::kSuccess)
-      std::abort();
+    if (machine.partition->SignalEvent(VpIndex{0}, Sint{2}, 5) != hvdef::HvStatus::kSuccess) std::abort();
     flags.store(0, std::memory_order_relaxed);
   }
 }
@@ -62,8 +57,7 @@ BENCHMARK(BM_Event)->Name("EventFlag/Clear");
 void BM_EventSet(benchmark::State& state) {
   FakeMachine machine;
   machine.EnableSynic();
-  for (auto _ : state)
-    benchmark::DoNotOptimize(machine.partition->SignalEvent(VpIndex{0}, Sint{2}, 5));
+  for (auto _ : state) benchmark::DoNotOptimize(machine.partition->SignalEvent(VpIndex{0}, Sint{2}, 5));
 }
 BENCHMARK(BM_EventSet)->Name("EventFlag/AlreadySet");
 

@@ -38,8 +38,8 @@ void BM_ServerCoreGpadl(benchmark::State& state) {
   (void)core.OnMessage(Message("initiate-contact version=5.3 target=2"));
   (void)core.OnMessage(Message("request-offers"));
   while (core.FirstMessage() != nullptr) core.PopMessage();
-  const auto lend = Message(
-      "gpadl-header channel=1 gpadl=1 bytes=136 ranges=1 words=0x10000,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16");
+  const auto lend =
+      Message("gpadl-header channel=1 gpadl=1 bytes=136 ranges=1 words=0x10000,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16");
   const auto take_back = Message("gpadl-teardown channel=1 gpadl=1");
   for (auto _ : state) {
     (void)core.OnMessage(lend);

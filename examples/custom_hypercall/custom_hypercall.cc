@@ -30,8 +30,7 @@ class Calculator {
   }
 };
 
-constexpr std::array kCalls{
-    hypercall::Describe<&Calculator::Multiply>(0x7001, "ExampleCallMultiply")};
+constexpr std::array kCalls{hypercall::Describe<&Calculator::Multiply>(0x7001, "ExampleCallMultiply")};
 
 // To use it: partition->hypercalls().Add<Calculator>(kCalls, calculator);
 
@@ -77,10 +76,8 @@ class Guest : public backend::ExitHandler, public partition::PartitionEvents {
 };
 
 hvdef::RegisterValue FlatSegment(uint16_t selector, uint16_t type) {
-  const hvdef::SegmentRegister segment{.base = 0,
-                                       .limit = 0xFFFFFFFF,
-                                       .selector = selector,
-                                       .attributes = static_cast<uint16_t>(0xC090 | type)};
+  const hvdef::SegmentRegister segment{
+      .base = 0, .limit = 0xFFFFFFFF, .selector = selector, .attributes = static_cast<uint16_t>(0xC090 | type)};
   hvdef::RegisterValue value;
   std::memcpy(&value, &segment, sizeof(value));
   return value;
@@ -95,16 +92,14 @@ absl::Status Run(backend::Backend& engine, Numbers numbers) {
   auto engine_partition = engine.CreatePartition(memory);
   if (!engine_partition.ok()) return engine_partition.status();
   if (absl::Status status =
-          (*engine_partition)
-              ->MapMemory(0, absl::MakeSpan(host), backend::MapAccess::kReadWriteExecute);
+          (*engine_partition)->MapMemory(0, absl::MakeSpan(host), backend::MapAccess::kReadWriteExecute);
       !status.ok()) {
     return status;
   }
 
   Guest guest;
   Calculator calculator;
-  auto clock =
-      partition::ReferenceClock::Create(**engine_partition, engine.caps().tsc_frequency_hz);
+  auto clock = partition::ReferenceClock::Create(**engine_partition, engine.caps().tsc_frequency_hz);
   if (!clock.ok()) return clock.status();
   FakeClock no_time;  // this guest sets no timer
   FakeTimerQueue timers(no_time);
@@ -117,9 +112,7 @@ absl::Status Run(backend::Backend& engine, Numbers numbers) {
                                                      .timers = timers,
                                                      .events = guest});
   if (!partition.ok()) return partition.status();
-  if (absl::Status status = (*partition)->hypercalls().Add<Calculator>(kCalls, calculator);
-      !status.ok())
-    return status;
+  if (absl::Status status = (*partition)->hypercalls().Add<Calculator>(kCalls, calculator); !status.ok()) return status;
   for (const auto& leaf : (*partition)->Cpuid()) cpuid->push_back(leaf);
   auto engine_vp = (*engine_partition)->CreateVp(VpIndex{0}, /*apic_id=*/0, *cpuid);
   if (!engine_vp.ok()) return engine_vp.status();
@@ -131,15 +124,14 @@ absl::Status Run(backend::Backend& engine, Numbers numbers) {
   constexpr uint64_t kProtectedMode = 0x11, kFixedFlag = 2;
   constexpr std::array kNames{Name::kCr0, Name::kCs,  Name::kDs,  Name::kEs,
                               Name::kSs,  Name::kRip, Name::kRsp, Name::kRflags};
-  const std::array<hvdef::RegisterValue, kNames.size()> values{
-      hvdef::RegisterValue{kProtectedMode, 0},
-      FlatSegment(0x08, 0xB),
-      FlatSegment(0x10, 0x3),
-      FlatSegment(0x10, 0x3),
-      FlatSegment(0x10, 0x3),
-      {0x1000, 0},
-      {0x8000, 0},
-      {kFixedFlag, 0}};
+  const std::array<hvdef::RegisterValue, kNames.size()> values{hvdef::RegisterValue{kProtectedMode, 0},
+                                                               FlatSegment(0x08, 0xB),
+                                                               FlatSegment(0x10, 0x3),
+                                                               FlatSegment(0x10, 0x3),
+                                                               FlatSegment(0x10, 0x3),
+                                                               {0x1000, 0},
+                                                               {0x8000, 0},
+                                                               {kFixedFlag, 0}};
   if (absl::Status status = (*engine_vp)->SetRegisters(kNames, values); !status.ok()) return status;
   auto reason = (*engine_vp)->Run(guest);
   if (!reason.ok()) return reason.status();
@@ -147,11 +139,8 @@ absl::Status Run(backend::Backend& engine, Numbers numbers) {
   uint64_t product = 0;
   if (!memory.ReadObject(0x4000, product)) return absl::InternalError("no output");
   std::printf("%llu * %llu = %llu, status %d\n", static_cast<unsigned long long>(numbers.a),
-              static_cast<unsigned long long>(numbers.b), static_cast<unsigned long long>(product),
-              guest.status);
-  return guest.status == 0 && product == numbers.a * numbers.b
-             ? absl::OkStatus()
-             : absl::InternalError("wrong answer");
+              static_cast<unsigned long long>(numbers.b), static_cast<unsigned long long>(product), guest.status);
+  return guest.status == 0 && product == numbers.a * numbers.b ? absl::OkStatus() : absl::InternalError("wrong answer");
 }
 
 int main(int argc, char** argv) {

@@ -49,7 +49,8 @@ void TestApic() {
         "APIC: TPR is written and read back");
 
   uint32_t before = InterruptCount(kLowVector);
-  Check(WriteCommand(0, kToSelf | kLowVector) && Comes(kLowVector, before), "APIC: ICR interrupts oneself by the shorthand");
+  Check(WriteCommand(0, kToSelf | kLowVector) && Comes(kLowVector, before),
+        "APIC: ICR interrupts oneself by the shorthand");
   before = InterruptCount(kLowVector);
   Check(WriteCommand(0, kLowVector) && Comes(kLowVector, before), "APIC: ICR interrupts oneself by the APIC's id");
   Check((ReadApic(kApicCommand) & 0xFF) == kLowVector, "APIC: ICR holds what was sent");
@@ -67,6 +68,7 @@ void TestApic() {
   LeaveInService(false);
   ok = ok && WriteCommand(0, kToSelf | kLowVector);
   const bool holds = StaysAway(kLowVector, before + 1);
-  Check(ok && (holds || !RequiresWholeApic()), "APIC: an interrupt in service holds back the next, if the APIC is whole");
+  Check(ok && (holds || !RequiresWholeApic()),
+        "APIC: an interrupt in service holds back the next, if the APIC is whole");
   Check(EndInterrupt() && Comes(kLowVector, before + 1), "APIC: EOI lets it come");
 }

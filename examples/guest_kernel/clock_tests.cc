@@ -63,5 +63,6 @@ void TestClocks() {
   Wait(20 * kMillisecond);
   const uint64_t time = Now() - t0, cycles = ReadTsc() - c0;
   const uint64_t expected = ReadMsr(msr::kTscFrequency) / 1000 * time / 10'000;
-  Check(expected != 0 && cycles > expected / 2 && cycles < expected * 2, "clock: the TSC runs at the frequency it is said to");
+  Check(expected != 0 && cycles > expected / 2 && cycles < expected * 2,
+        "clock: the TSC runs at the frequency it is said to");
 }

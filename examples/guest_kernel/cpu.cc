@@ -74,7 +74,7 @@ void StartInterrupts() {
   constexpr uint64_t kStubSize = 16;
   for (uint64_t vector = 0; vector < 256; ++vector) {
     const uint64_t stub = reinterpret_cast<uint64_t>(interrupt_stubs) + vector * kStubSize;
-    gates[vector] = {static_cast<uint16_t>(stub), 0x08, kPresentInterruptGate, static_cast<uint16_t>(stub >> 16),
+    gates[vector] = {static_cast<uint16_t>(stub),       0x08, kPresentInterruptGate, static_cast<uint16_t>(stub >> 16),
                      static_cast<uint32_t>(stub >> 32), 0};
   }
   struct [[gnu::packed]] {

@@ -23,7 +23,9 @@ inline uint8_t InByte(uint16_t port) {
 }
 
 struct Cpuid {
-  explicit Cpuid(uint32_t leaf) { asm volatile("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(leaf), "c"(0)); }
+  explicit Cpuid(uint32_t leaf) {
+    asm volatile("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(leaf), "c"(0));
+  }
   uint32_t eax, ebx, ecx, edx;
 };
 

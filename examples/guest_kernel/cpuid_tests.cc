@@ -24,15 +24,20 @@ void TestCpuid() {
   Check(!HasPrivilege(privilege::kCreatePartitions), "CPUID 0x40000003: a child does not create partitions");
   Check(HasFeature(cpuid::kFeatureFrequencyMsrs) && HasPrivilege(privilege::kAccessFrequencyRegs),
         "CPUID 0x40000003: frequency MSRs");
-  Check(HasFeature(cpuid::kFeatureGuestIdle) && HasPrivilege(privilege::kAccessGuestIdleReg), "CPUID 0x40000003: idle MSR");
-  Check(HasPrivilege(privilege::kAccessVpRuntimeReg | privilege::kAccessResetReg), "CPUID 0x40000003: runtime and reset");
+  Check(HasFeature(cpuid::kFeatureGuestIdle) && HasPrivilege(privilege::kAccessGuestIdleReg),
+        "CPUID 0x40000003: idle MSR");
+  Check(HasPrivilege(privilege::kAccessVpRuntimeReg | privilege::kAccessResetReg),
+        "CPUID 0x40000003: runtime and reset");
   Check(HasPrivilege(privilege::kAccessVpRegisters | privilege::kStartVirtualProcessor),
         "CPUID 0x40000003: registers and start of processors");
   Check(HasPrivilege(privilege::kEnableExtendedHypercalls), "CPUID 0x40000003: extended hypercalls");
-  Check(HasFeature(cpuid::kFeatureXmmInput | cpuid::kFeatureXmmOutput), "CPUID 0x40000003: hypercalls in XMM registers");
+  Check(HasFeature(cpuid::kFeatureXmmInput | cpuid::kFeatureXmmOutput),
+        "CPUID 0x40000003: hypercalls in XMM registers");
   Check(HasFeature(cpuid::kFeatureCrashMsrs | cpuid::kFeatureHypercallMsrLock),
         "CPUID 0x40000003: crash MSRs and a hypercall page that can be locked");
-  Check(HasFeature(cpuid::kFeatureSintPolling | cpuid::kFeatureDirectTimers), "CPUID 0x40000003: polled SINTs and direct timers");
-  Check(HasPrivilege(privilege::kAccessIntrCtrlRegs) || !RequiresWholeApic(), "CPUID 0x40000003: APIC MSRs, if the APIC is whole");
+  Check(HasFeature(cpuid::kFeatureSintPolling | cpuid::kFeatureDirectTimers),
+        "CPUID 0x40000003: polled SINTs and direct timers");
+  Check(HasPrivilege(privilege::kAccessIntrCtrlRegs) || !RequiresWholeApic(),
+        "CPUID 0x40000003: APIC MSRs, if the APIC is whole");
   Check(Cpuid(cpuid::kLimits).eax >= 1, "CPUID 0x40000005: one virtual processor at least");
 }

@@ -22,7 +22,8 @@ Page input, output;
 HvStatus Raw(uint64_t control, uint64_t input_gpa, uint64_t output_gpa = 0) {
   return hvdef::ResultStatus(CallHypervisor(control, input_gpa, output_gpa));
 }
-constexpr uint64_t Word(CallCode code, bool fast = false, uint16_t variable = 0, uint16_t reps = 0, uint16_t start = 0) {
+constexpr uint64_t Word(CallCode code, bool fast = false, uint16_t variable = 0, uint16_t reps = 0,
+                        uint16_t start = 0) {
   return Control::Make(static_cast<uint16_t>(code), fast, variable, reps, start).value;
 }
 bool Arrives(uint8_t vector, uint32_t before) {
@@ -80,8 +81,8 @@ void TestFlush() {
   } ex = {{0, hvdef::kFlushAllVirtualAddressSpaces, {0, 1}}, 1, 0x1000};
   CheckEqual(Call(Control{Word(CallCode::kFlushVirtualAddressSpaceEx, false, 1)}, &ex, 40).status, HvStatus::kSuccess,
              "HvCallFlushVirtualAddressSpaceEx: a set of one bank");
-  CheckEqual(Call(Control{Word(CallCode::kFlushVirtualAddressListEx, false, 1, 1)}, &ex, 48).status,
-             HvStatus::kSuccess, "HvCallFlushVirtualAddressListEx: a set of one bank, one range");
+  CheckEqual(Call(Control{Word(CallCode::kFlushVirtualAddressListEx, false, 1, 1)}, &ex, 48).status, HvStatus::kSuccess,
+             "HvCallFlushVirtualAddressListEx: a set of one bank, one range");
   uint64_t registers[14] = {0, hvdef::kFlushAllVirtualAddressSpaces, 0, 1, 1};
   CheckEqual(hvdef::ResultStatus(CallHypervisorXmm(Word(CallCode::kFlushVirtualAddressSpaceEx, true, 1), registers)),
              HvStatus::kSuccess, "HvCallFlushVirtualAddressSpaceEx: in XMM registers");
@@ -124,7 +125,6 @@ void TestInterruptCalls() {
   assert_input.partition_id = 77;
   CheckEqual(Call(CallCode::kAssertVirtualInterrupt, assert_input), HvStatus::kInvalidPartitionId,
              "HvCallAssertVirtualInterrupt: another partition");
-
 }
 
 // The machine's loopback device (hvsdk/vmm/loopback_ports.h) interrupts when its connection is signalled; the flag is the MSI's data.
@@ -142,7 +142,8 @@ void TestRetarget() {
 
   const hvdef::RetargetDeviceInterruptInput good = {
       hvdef::kPartitionIdSelf, kDevice, {hvdef::kInterruptSourceMsi, 0, 0xFEE00000, kMsiVector}, 0, kIpiVector, 0, 1};
-  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, good), HvStatus::kSuccess, "HvCallRetargetDeviceInterrupt: another vector");
+  CheckEqual(Call(CallCode::kRetargetDeviceInterrupt, good), HvStatus::kSuccess,
+             "HvCallRetargetDeviceInterrupt: another vector");
   Check(arrives_at(kIpiVector), "HvCallRetargetDeviceInterrupt: arrives there, and there alone");
   struct {
     hvdef::RetargetDeviceInterruptInput header;
@@ -153,7 +154,8 @@ void TestRetarget() {
   set.header.flags = hvdef::kInterruptTargetProcessorSet;
   set.header.mask_or_format = 0;
   const Control two_words{Word(CallCode::kRetargetDeviceInterrupt, false, 2)};
-  CheckEqual(Call(two_words, &set, sizeof(set)).status, HvStatus::kSuccess, "HvCallRetargetDeviceInterrupt: to a set of one bank");
+  CheckEqual(Call(two_words, &set, sizeof(set)).status, HvStatus::kSuccess,
+             "HvCallRetargetDeviceInterrupt: to a set of one bank");
   Check(arrives_at(kIpiVector + 1), "HvCallRetargetDeviceInterrupt: arrives");
 
   auto bad = good;
@@ -187,7 +189,8 @@ void TestRegisterCalls() {
   struct {
     hvdef::VpRegistersInput header;
     hvdef::RegisterName names[2];
-  } get = {{hvdef::kPartitionIdSelf, hvdef::kVpIndexSelf, 0, {}}, {hvdef::RegisterName::kCr3, hvdef::RegisterName::kVpIndex}};
+  } get = {{hvdef::kPartitionIdSelf, hvdef::kVpIndexSelf, 0, {}},
+           {hvdef::RegisterName::kCr3, hvdef::RegisterName::kVpIndex}};
   hvdef::RegisterValue values[2] = {};
   const Control two{Word(CallCode::kGetVpRegisters, false, 0, 2)};
   const CallResult got = Call(two, &get, sizeof(get), values, sizeof(values));
@@ -197,7 +200,8 @@ void TestRegisterCalls() {
   get.header.vp_index = 4000;
   CheckEqual(Call(two, &get, sizeof(get)).status, HvStatus::kInvalidVpIndex, "HvCallGetVpRegisters: no such processor");
   get.header = {77, hvdef::kVpIndexSelf, 0, {}};
-  CheckEqual(Call(two, &get, sizeof(get)).status, HvStatus::kInvalidPartitionId, "HvCallGetVpRegisters: another partition");
+  CheckEqual(Call(two, &get, sizeof(get)).status, HvStatus::kInvalidPartitionId,
+             "HvCallGetVpRegisters: another partition");
   get.header = {hvdef::kPartitionIdSelf, hvdef::kVpIndexSelf, 0, {}};
   get.names[1] = static_cast<hvdef::RegisterName>(0x7FFFFFFF);
   const CallResult unknown = Call(two, &get, sizeof(get));
@@ -213,10 +217,12 @@ void TestRegisterCalls() {
   Check(Call(one, &set, sizeof(set)).status == HvStatus::kSuccess && ReadMsr(msr::kCrashP0) == 0xC0FFEE,
         "HvCallSetVpRegisters: a synthetic register is the MSR");
   set.element.name = static_cast<uint32_t>(hvdef::RegisterName::kVpIndex);
-  CheckEqual(Call(one, &set, sizeof(set)).status, HvStatus::kInvalidParameter, "HvCallSetVpRegisters: one that only reads");
+  CheckEqual(Call(one, &set, sizeof(set)).status, HvStatus::kInvalidParameter,
+             "HvCallSetVpRegisters: one that only reads");
 
   hvdef::TranslateVirtualAddressInput translate = {hvdef::kPartitionIdSelf, hvdef::kVpIndexSelf, 0,
-                                                   hvdef::kTranslateValidateRead | hvdef::kTranslateValidateWrite, input.pfn()};
+                                                   hvdef::kTranslateValidateRead | hvdef::kTranslateValidateWrite,
+                                                   input.pfn()};
   hvdef::TranslateVirtualAddressOutput translated = {};
   const Control plain{Word(CallCode::kTranslateVirtualAddress)};
   const CallResult found = Call(plain, &translate, sizeof(translate), &translated, sizeof(translated));
@@ -233,7 +239,8 @@ void TestRegisterCalls() {
 
 void TestMessageCalls() {
   hvdef::PostMessageInput post = {0xABCDEF, 0, 1, 8, {}};
-  CheckEqual(Call(CallCode::kPostMessage, post), HvStatus::kInvalidConnectionId, "HvCallPostMessage: no such connection");
+  CheckEqual(Call(CallCode::kPostMessage, post), HvStatus::kInvalidConnectionId,
+             "HvCallPostMessage: no such connection");
   post.payload_size = 241;
   CheckEqual(Call(CallCode::kPostMessage, post), HvStatus::kInvalidParameter, "HvCallPostMessage: more than 240 bytes");
   post.payload_size = 8;
@@ -255,9 +262,11 @@ void TestProcessorCalls() {
   } const ids = {{hvdef::kPartitionIdSelf, 0, {}}, {0, 0xFFFF}};
   uint32_t index[2] = {0xFF, 0xFF};
   const CallResult known = Call(Control{Word(CallCode::kGetVpIndexFromApicId, false, 0, 1)}, &ids, 20, index, 4);
-  Check(known.status == HvStatus::kSuccess && known.reps == 1 && index[0] == 0, "HvCallGetVpIndexFromApicId: the first");
+  Check(known.status == HvStatus::kSuccess && known.reps == 1 && index[0] == 0,
+        "HvCallGetVpIndexFromApicId: the first");
   const CallResult unknown = Call(Control{Word(CallCode::kGetVpIndexFromApicId, false, 0, 2)}, &ids, sizeof(ids));
-  Check(unknown.status == HvStatus::kInvalidParameter && unknown.reps == 1, "HvCallGetVpIndexFromApicId: one there is not");
+  Check(unknown.status == HvStatus::kInvalidParameter && unknown.reps == 1,
+        "HvCallGetVpIndexFromApicId: one there is not");
 
   static Page stack;
   hvdef::StartVirtualProcessorInput start = {};
@@ -284,7 +293,8 @@ void TestProcessorCalls() {
   context.cr4 = 0x620;
   context.pat = 0x0007040600070406;
   start.vp_index = 1;
-  CheckEqual(Call(CallCode::kStartVirtualProcessor, start), HvStatus::kSuccess, "HvCallStartVirtualProcessor: the second");
+  CheckEqual(Call(CallCode::kStartVirtualProcessor, start), HvStatus::kSuccess,
+             "HvCallStartVirtualProcessor: the second");
   Check(WaitUntil([] { return ap_started != 0; }), "HvCallStartVirtualProcessor: it runs");
   CheckEqual<uint64_t>(ap_vp_index, 1, "MSR VP_INDEX: 1 on the second processor");
   CheckEqual(Call(CallCode::kStartVirtualProcessor, start), HvStatus::kInvalidVpState,

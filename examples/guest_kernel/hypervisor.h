@@ -40,13 +40,15 @@ struct CallResult {
   HvStatus status;
   uint16_t reps;
 };
-CallResult Call(Control control, const void* input, uint32_t input_size, void* output = nullptr, uint32_t output_size = 0);
+CallResult Call(Control control, const void* input, uint32_t input_size, void* output = nullptr,
+                uint32_t output_size = 0);
 template <typename Input>
 HvStatus Call(CallCode code, const Input& input) {
   return Call(Control::Make(static_cast<uint16_t>(code)), &input, sizeof(input)).status;
 }
 inline HvStatus FastCall(CallCode code, uint64_t first, uint64_t second) {
-  return hvsdk::hvdef::ResultStatus(CallHypervisor(Control::Make(static_cast<uint16_t>(code), true).value, first, second));
+  return hvsdk::hvdef::ResultStatus(
+      CallHypervisor(Control::Make(static_cast<uint16_t>(code), true).value, first, second));
 }
 
 // In 100 ns units, by the counter MSR.

@@ -11,7 +11,8 @@ using Constructor = void (*)();
 extern const Constructor init_array_begin[], init_array_end[];
 
 void KernelMain() {
-  for (const Constructor* constructor = init_array_begin; constructor != init_array_end; ++constructor) (*constructor)();
+  for (const Constructor* constructor = init_array_begin; constructor != init_array_end; ++constructor)
+    (*constructor)();
   Print("TAP version 13\n");
   StartInterrupts();
   TestCpuid();

@@ -65,11 +65,11 @@ void TestMsrs() {
   uint64_t later = runtime;
   bool forward = true;
   Check(!MsrFaultsOnRead(msr::kVpRuntime) && WaitUntil([&] {
-          const uint64_t now = ReadMsr(msr::kVpRuntime);
-          forward = forward && now >= later;
-          later = now;
-          return later >= runtime + kMillisecond;
-        }) && forward,
+    const uint64_t now = ReadMsr(msr::kVpRuntime);
+    forward = forward && now >= later;
+    later = now;
+    return later >= runtime + kMillisecond;
+  }) && forward,
         "MSR VP_RUNTIME: grows while the processor runs, and does not go back");
   // By at most the time that passed; the two are read one after the other, and counted by different clocks.
   Check(later - runtime <= (Now() - start) * 5 / 4 + kMillisecond, "MSR VP_RUNTIME: is no faster than time");
@@ -77,7 +77,8 @@ void TestMsrs() {
   Check(!MsrFaultsOnRead(msr::kTimeRefCount), "MSR TIME_REF_COUNT: readable");
   Check(!TryWriteMsr(msr::kTimeRefCount, 0), "MSR TIME_REF_COUNT: faults on write");
   Check(ReadMsr(msr::kReferenceTsc) == 0, "MSR REFERENCE_TSC: disabled at first");
-  Check(ReadMsr(msr::kTscFrequency) != 0 && ReadMsr(msr::kApicFrequency) != 0, "MSR TSC_FREQUENCY, APIC_FREQUENCY: readable");
+  Check(ReadMsr(msr::kTscFrequency) != 0 && ReadMsr(msr::kApicFrequency) != 0,
+        "MSR TSC_FREQUENCY, APIC_FREQUENCY: readable");
   Check(!TryWriteMsr(msr::kTscFrequency, 1) && !TryWriteMsr(msr::kApicFrequency, 1),
         "MSR TSC_FREQUENCY, APIC_FREQUENCY: fault on write");
   const bool apic_msrs = HasPrivilege(privilege::kAccessIntrCtrlRegs);
@@ -107,5 +108,6 @@ void TestHypercallLock() {
   Check(!TryWriteMsr(msr::kHypercall, elsewhere.gpa() | msr::kPageEnable) && !TryWriteMsr(msr::kHypercall, 0) &&
             ReadMsr(msr::kHypercall) == locked,
         "MSR HYPERCALL: faults when it is to change after that");
-  CheckEqual(FastCall(CallCode::kNotifyLongSpinWait, 1, 0), HvStatus::kSuccess, "MSR HYPERCALL: and the page still works");
+  CheckEqual(FastCall(CallCode::kNotifyLongSpinWait, 1, 0), HvStatus::kSuccess,
+             "MSR HYPERCALL: and the page still works");
 }

@@ -18,7 +18,9 @@ bool IsAll(const Page& page, uint8_t value) {
   }
   return true;
 }
-volatile uint64_t& WordOf(Page& page, uint32_t index) { return reinterpret_cast<volatile uint64_t*>(page.bytes)[index]; }
+volatile uint64_t& WordOf(Page& page, uint32_t index) {
+  return reinterpret_cast<volatile uint64_t*>(page.bytes)[index];
+}
 
 // A page that the guest may write: places it, moves it, removes it.
 void TestWritableOverlay(uint32_t index, const char* name) {
@@ -49,6 +51,7 @@ void TestOverlays() {
   Check(TryWriteMsr(msr::kHypercall, here.gpa() | msr::kPageEnable) && !IsAll(here, kPattern) &&
             TryWriteMsr(msr::kHypercall, place) && IsAll(here, kPattern),
         "overlay: the hypercall page hides memory and goes");
-  CheckEqual(FastCall(CallCode::kNotifyLongSpinWait, 1, 0), HvStatus::kSuccess, "overlay: hypercalls work where it was before");
+  CheckEqual(FastCall(CallCode::kNotifyLongSpinWait, 1, 0), HvStatus::kSuccess,
+             "overlay: hypercalls work where it was before");
   StartSynic();
 }

@@ -65,7 +65,8 @@ void TestSynic() {
   }
 
   for (uint32_t sint = 0; sint < hvsdk::hvdef::kSintCount; ++sint) {
-    Check(LoopMessage(sint, 240) && LoopMessage(sint, 0), "SynIC: the longest and the shortest message to oneself on SINT", sint);
+    Check(LoopMessage(sint, 240) && LoopMessage(sint, 0),
+          "SynIC: the longest and the shortest message to oneself on SINT", sint);
     Check(LoopEvent(sint, 0) && LoopEvent(sint, 1) && LoopEvent(sint, 2047), "SynIC: events to oneself on SINT", sint);
   }
   CheckEqual(FastCall(CallCode::kSignalEvent, kFirstLoopbackConnection | uint64_t{2048} << 32, 0),
@@ -78,10 +79,12 @@ void TestSynic() {
   SetSint(5, msr::kSintMasked);
   uint32_t before = InterruptCount(SintVector(5));
   Post(1, 5);
-  Check(TakeFrom(1, 5) && InterruptCount(SintVector(5)) == before, "SynIC: a masked SINT gets the message and no interrupt");
+  Check(TakeFrom(1, 5) && InterruptCount(SintVector(5)) == before,
+        "SynIC: a masked SINT gets the message and no interrupt");
   SetSint(5, msr::kSintPolling);
   Post(1, 5);
-  Check(TakeFrom(1, 5) && InterruptCount(SintVector(5)) == before, "SynIC: a polled SINT gets the message and no interrupt");
+  Check(TakeFrom(1, 5) && InterruptCount(SintVector(5)) == before,
+        "SynIC: a polled SINT gets the message and no interrupt");
   SetSint(5);
 
   // Two messages, one slot.

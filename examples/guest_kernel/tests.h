@@ -5,10 +5,10 @@
 #define HVSDK_EXAMPLES_GUEST_KERNEL_TESTS_H_
 
 void TestCpuid();
-void TestMsrs();           // before anything is enabled; leaves the hypercall page in place
+void TestMsrs();  // before anything is enabled; leaves the hypercall page in place
 void TestApic();
 void TestHypercalls();
-void TestOverlays();       // leaves the SynIC started
+void TestOverlays();  // leaves the SynIC started
 void TestSynic();
 void TestTimers();
 void TestClocks();

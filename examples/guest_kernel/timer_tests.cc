@@ -64,7 +64,10 @@ void TestAutoEnable(const Timer& timer) {
 class Signals {
  public:
   Signals(const Timer& timer, bool direct)
-      : timer_(timer), direct_(direct), vector_(static_cast<uint8_t>(kDirectVector + timer.index)), taken_(InterruptCount(vector_)) {}
+      : timer_(timer),
+        direct_(direct),
+        vector_(static_cast<uint8_t>(kDirectVector + timer.index)),
+        taken_(InterruptCount(vector_)) {}
   uint64_t target() const {
     return direct_ ? uint64_t{vector_} << msr::kStimerVectorShift | msr::kStimerDirect : kToSint;
   }
@@ -148,7 +151,8 @@ void TestTimers() {
       {kStimerDirect | kStimerPeriodic, "timer: direct, periodic:"},
       {kStimerDirect | kStimerPeriodic | kStimerLazy, "timer: direct, periodic, lazy:"},
       {kStimerDirect | kStimerPeriodic | kStimerAutoEnable, "timer: direct, periodic, auto-enabled:"},
-      {kStimerDirect | kStimerPeriodic | kStimerAutoEnable | kStimerLazy, "timer: direct, periodic, auto-enabled, lazy:"},
+      {kStimerDirect | kStimerPeriodic | kStimerAutoEnable | kStimerLazy,
+       "timer: direct, periodic, auto-enabled, lazy:"},
   };
   for (uint32_t index = 0; index < hvsdk::hvdef::kStimerCount; ++index) {
     const Timer timer(index);

@@ -125,7 +125,8 @@ void TestDiskIn(vmbus::Version version) {
   Offers offers;
   vsc::Channel channel;
   VmbusClient client(ConfigFor(version, version, kSint, &offers));
-  if (!Check(Connect(client, kSint) && TakeOffers(client, kSint, offers) && offers.has_disk, "disk: its controller is offered")) {
+  if (!Check(Connect(client, kSint) && TakeOffers(client, kSint, offers) && offers.has_disk,
+             "disk: its controller is offered")) {
     return;
   }
   const vsc::RingPages pages = {.pages = {.pfns = nullptr, .first_pfn = rings[0].pfn(), .page_count = 2 * kRingPages},
@@ -170,7 +171,8 @@ void TestDiskIn(vmbus::Version version) {
   request.SetRead(uint64_t{1} << 50, 1);
   Check(run(512) && !request.ok(), "disk: a sector beyond its end is refused");
   client.Close(channel);
-  Check(ServeUntil(client, kSint, [&] { return channel.state() == vsc::Channel::State::kNone; }), "disk: its channel closes");
+  Check(ServeUntil(client, kSint, [&] { return channel.state() == vsc::Channel::State::kNone; }),
+        "disk: its channel closes");
   Check(Unload(client, kSint), "VMBus: unloaded at the end");
 }
 

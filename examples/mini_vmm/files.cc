@@ -35,7 +35,8 @@ absl::Status CheckRoles(const Flags& flags) {
     if (path.empty() || stat(path.c_str(), &info) != 0 || !(S_ISREG(info.st_mode) || S_ISBLK(info.st_mode))) return;
     // A block device may have several names.
     const bool is_device = S_ISBLK(info.st_mode);
-    Role role{absl::StrCat("--", name, "=", path), is_device ? info.st_rdev : info.st_dev, is_device ? 0 : info.st_ino, written};
+    Role role{absl::StrCat("--", name, "=", path), is_device ? info.st_rdev : info.st_dev, is_device ? 0 : info.st_ino,
+              written};
     for (const Role& other : roles) {
       if (role.device == other.device && role.inode == other.inode && (role.written || other.written)) {
         status.Update(absl::InvalidArgumentError(absl::StrCat(role.flag, ": the same file as ", other.flag)));

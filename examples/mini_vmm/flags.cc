@@ -98,15 +98,15 @@ const Flag kFlags[] = {
     {"cpus", "N", SetCpus, "virtual processors (default: 2)"},
     {"backend", "NAME", SetText<[](MachineConfig& c, std::string t) { c.set_backend(std::move(t)); }>,
      ""},  // made by HelpText, as builds differ
-    {"disk", "PATH[,format=raw][,readonly]", AddDisk,
-     "a SCSI disk; may be repeated; a comma in PATH is written twice"},
+    {"disk", "PATH[,format=raw][,readonly]", AddDisk, "a SCSI disk; may be repeated; a comma in PATH is written twice"},
     {"serial", "stdio|FILE|none", SetSerial, "where the serial port leads (default: stdio)"},
     {"config", "FILE.textproto", nullptr, "read the machine from a file; other flags change or add to it"},
     {"trace", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_trace(std::move(t)); }>,
      "write exits, hypercalls and VMBus messages as a Chrome trace"},
     {"no-reboot", "", [](absl::string_view, MachineConfig& c) { return c.set_no_reboot(true), absl::OkStatus(); },
      "end when the guest resets, instead of starting again"},
-    {"deterministic", "", [](absl::string_view, MachineConfig& c) { return c.set_deterministic(true), absl::OkStatus(); },
+    {"deterministic", "",
+     [](absl::string_view, MachineConfig& c) { return c.set_deterministic(true), absl::OkStatus(); },
      "software engine on one thread, time counted in instructions; prints a hash of the final state"},
 };
 
@@ -116,7 +116,8 @@ struct Setting {
 };
 
 absl::StatusOr<Setting> ParseArgument(absl::string_view argument) {
-  if (argument.substr(0, 2) != "--") return Invalid(absl::StrCat("\"", argument, "\""), "not a flag; --help lists them");
+  if (argument.substr(0, 2) != "--")
+    return Invalid(absl::StrCat("\"", argument, "\""), "not a flag; --help lists them");
   const size_t equals = argument.find('=');
   const absl::string_view name = argument.substr(2, equals == argument.npos ? argument.npos : equals - 2);
   const bool has_value = equals != argument.npos;
@@ -124,7 +125,8 @@ absl::StatusOr<Setting> ParseArgument(absl::string_view argument) {
     if (flag.name != name) continue;
     const std::string shown = absl::StrCat("--", name);
     if (flag.value.empty() && has_value) return Invalid(shown, "takes no value");
-    if (!flag.value.empty() && !has_value) return Invalid(shown, absl::StrCat("needs a value: ", shown, "=", flag.value));
+    if (!flag.value.empty() && !has_value)
+      return Invalid(shown, absl::StrCat("needs a value: ", shown, "=", flag.value));
     const absl::string_view value = has_value ? argument.substr(equals + 1) : "";
     if (has_value && value.empty() && name != "cmdline") return Invalid(shown, "the value is empty");
     return Setting{&flag, value};

@@ -61,10 +61,9 @@ int Fail(ExitStatus status, absl::string_view message) {
 
 // What the user can mend, as against what the host refuses.
 int FailBy(const absl::Status& status, absl::string_view what) {
-  const bool mistake = status.code() == absl::StatusCode::kInvalidArgument ||
-                       status.code() == absl::StatusCode::kNotFound ||
-                       status.code() == absl::StatusCode::kPermissionDenied ||
-                       status.code() == absl::StatusCode::kFailedPrecondition;
+  const bool mistake =
+      status.code() == absl::StatusCode::kInvalidArgument || status.code() == absl::StatusCode::kNotFound ||
+      status.code() == absl::StatusCode::kPermissionDenied || status.code() == absl::StatusCode::kFailedPrecondition;
   return Fail(mistake ? kUserMistake : kHostFailure,
               what.empty() ? std::string(status.message()) : absl::StrCat(what, ": ", status.message()));
 }
@@ -229,7 +228,8 @@ int RunMachine(const Flags& flags) {
   terminal.reset();
   // Output that was lost is a failure, however well the guest ended.
   if (const absl::Status written = console.has_value() ? console->output_status() : absl::OkStatus(); !written.ok()) {
-    status = Fail(kHostFailure, absl::StrCat("--serial=", stdio ? "stdio" : config.serial().file(), ": ", written.message()));
+    status = Fail(kHostFailure,
+                  absl::StrCat("--serial=", stdio ? "stdio" : config.serial().file(), ": ", written.message()));
   }
   if (const absl::Status written = tracer.has_value() ? tracer->Finish() : absl::OkStatus(); !written.ok()) {
     status = Fail(kHostFailure, absl::StrCat("--trace=", config.trace(), ": ", written.message()));

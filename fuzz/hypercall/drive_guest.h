@@ -101,16 +101,13 @@ class GuestDriver {
   uint64_t failed() const { return failed_; }
 
  private:
-  static uint32_t MsrIndex(Bytes& bytes) {
-    return hvdef::msr::kFirst + bytes.Take<uint16_t>() % 0x202;
-  }
+  static uint32_t MsrIndex(Bytes& bytes) { return hvdef::msr::kFirst + bytes.Take<uint16_t>() % 0x202; }
 
   // An address: in one of the first pages of memory, or anything.
   static uint64_t Address(Bytes& bytes) {
     const uint8_t choice = bytes.Take<uint8_t>();
     if (choice % 4 == 0) return bytes.Take<uint64_t>();
-    return (2 + choice / 4 % 4) * kPageSize +
-           bytes.Take<uint8_t>() % 32 * (choice % 4 == 1 ? 1 : 8);
+    return (2 + choice / 4 % 4) * kPageSize + bytes.Take<uint8_t>() % 32 * (choice % 4 == 1 ? 1 : 8);
   }
 
   void MsrWrite(Bytes& bytes, uint32_t vp) {
@@ -132,8 +129,7 @@ class GuestDriver {
     if (bytes.Take<uint8_t>() % 2 == 0) {
       machine_.partition->SignalEvent(VpIndex{vp}, sint, bytes.Take<uint16_t>());
     } else {
-      machine_.partition->PostMessage(VpIndex{vp}, sint, bytes.Take<uint32_t>(),
-                                      bytes.TakeSpan(bytes.Take<uint8_t>()));
+      machine_.partition->PostMessage(VpIndex{vp}, sint, bytes.Take<uint32_t>(), bytes.TakeSpan(bytes.Take<uint8_t>()));
     }
   }
 
@@ -150,9 +146,8 @@ class GuestDriver {
     const bool rep = (call != nullptr && call->rep) != (wrong == 2);
     const bool variable = (call != nullptr && call->variable_header) != (wrong == 3);
     const uint16_t reps = rep ? 1 + bytes.Take<uint8_t>() % (fast ? 6 : 100) : 0;
-    hvdef::Control control =
-        hvdef::Control::Make(code, fast, variable ? bytes.Take<uint8_t>() % 4 : 0, reps,
-                             wrong == 4 ? bytes.Take<uint8_t>() : 0);
+    hvdef::Control control = hvdef::Control::Make(code, fast, variable ? bytes.Take<uint8_t>() % 4 : 0, reps,
+                                                  wrong == 4 ? bytes.Take<uint8_t>() : 0);
     if (wrong == 5) control.value = bytes.Take<uint64_t>();
 
     fake::FakeVp& fake = *machine_.fake_vps[vp];
@@ -164,8 +159,7 @@ class GuestDriver {
     (void)machine_.memory.Write(input, contents.data(), contents.size());
     if ((shape & 4) != 0) (void)machine_.memory.WriteObject(input, first);
     for (uint32_t i = 0; fast && i < 6 && !bytes.empty(); ++i) {
-      fake.registers[static_cast<hvdef::RegisterName>(
-          static_cast<uint32_t>(hvdef::RegisterName::kXmm0) + i)] =
+      fake.registers[static_cast<hvdef::RegisterName>(static_cast<uint32_t>(hvdef::RegisterName::kXmm0) + i)] =
           bytes.Take<hvdef::RegisterValue>();
     }
     // Nearly always a 64-bit kernel.

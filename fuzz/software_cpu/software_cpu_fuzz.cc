@@ -23,9 +23,13 @@ constexpr uint64_t kBudget = 20'000;  // instructions
 
 class QuietHandler final : public backend::ExitHandler {
  public:
-  void OnPortRead(backend::Vp&, uint16_t, absl::Span<uint8_t> data) override { std::fill(data.begin(), data.end(), 0x5A); }
+  void OnPortRead(backend::Vp&, uint16_t, absl::Span<uint8_t> data) override {
+    std::fill(data.begin(), data.end(), 0x5A);
+  }
   void OnPortWrite(backend::Vp&, uint16_t, absl::Span<const uint8_t>) override {}
-  void OnMmioRead(backend::Vp&, uint64_t, absl::Span<uint8_t> data) override { std::fill(data.begin(), data.end(), 0xA5); }
+  void OnMmioRead(backend::Vp&, uint64_t, absl::Span<uint8_t> data) override {
+    std::fill(data.begin(), data.end(), 0xA5);
+  }
   void OnMmioWrite(backend::Vp&, uint64_t, absl::Span<const uint8_t>) override {}
   backend::MsrOutcome OnMsrRead(backend::Vp&, uint32_t, uint64_t&) override { return backend::MsrOutcome::kFault; }
   backend::MsrOutcome OnMsrWrite(backend::Vp&, uint32_t, uint64_t) override { return backend::MsrOutcome::kFault; }
@@ -98,8 +102,13 @@ void Fuzz(const uint8_t* data, size_t size) {
     const uint16_t ring = mode == 4 ? 3 : 0;
     const uint16_t dpl = static_cast<uint16_t>(ring << 5);
     SetSegment(vp, RegisterName::kCs, static_cast<uint16_t>((wide ? (ring ? 32 : 8) : 24) | ring),
-               static_cast<uint16_t>((wide ? 0xA09B : mode == 2 ? 0xC09B : 0x809B) | dpl), 0xFFFFFFFF);
-    SetSegment(vp, RegisterName::kSs, static_cast<uint16_t>((ring ? 40 : 16) | ring), static_cast<uint16_t>(0xC093 | dpl), 0xFFFFFFFF);
+               static_cast<uint16_t>((wide        ? 0xA09B
+                                      : mode == 2 ? 0xC09B
+                                                  : 0x809B) |
+                                     dpl),
+               0xFFFFFFFF);
+    SetSegment(vp, RegisterName::kSs, static_cast<uint16_t>((ring ? 40 : 16) | ring),
+               static_cast<uint16_t>(0xC093 | dpl), 0xFFFFFFFF);
     for (const RegisterName name : {RegisterName::kDs, RegisterName::kEs, RegisterName::kFs, RegisterName::kGs}) {
       SetSegment(vp, name, 16, 0xC093, 0xFFFFFFFF);
     }

@@ -132,8 +132,7 @@ class StorvscHarness {
   }
   void Signal() {
     const uint32_t index = Word(incoming(), 0).load();
-    const bool sees_bad_index =
-        channel_.state() == Channel::State::kOpen && (index >= kDataBytes || index % 8 != 0);
+    const bool sees_bad_index = channel_.state() == Channel::State::kOpen && (index >= kDataBytes || index % 8 != 0);
     uint64_t flags[32] = {2};
     bus_.OnEvents(flags);
     HVSDK_CHECK(!sees_bad_index || is_over());

@@ -27,8 +27,7 @@ namespace hvsdk::vsp {
 
 class StorvspHarness {
  public:
-  StorvspHarness()
-      : bytes_(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free) {
+  StorvspHarness() : bytes_(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free) {
     std::memset(bytes_.get(), 0, kMemoryBytes);
     HVSDK_CHECK(memory_.AddRange(0, absl::MakeSpan(bytes_.get(), kMemoryBytes)).ok());
     server_ = std::make_unique<vmbus::Server>(memory_, hypervisor_, vmbus::ServerOptions{});
@@ -106,10 +105,9 @@ class StorvspHarness {
     using hvdef::storvsc::Operation;
     static constexpr uint16_t kVersions[] = {0x0602, 0x0600, 0x0501, 0x0402, 0x0200};
     const uint16_t version = kVersions[Byte() % 5];
-    for (const auto& [operation, value] : {std::pair{Operation::kBeginInitialization, uint16_t{0}},
-                                           std::pair{Operation::kQueryProtocolVersion, version},
-                                           std::pair{Operation::kQueryProperties, uint16_t{0}},
-                                           std::pair{Operation::kEndInitialization, uint16_t{0}}}) {
+    for (const auto& [operation, value] :
+         {std::pair{Operation::kBeginInitialization, uint16_t{0}}, std::pair{Operation::kQueryProtocolVersion, version},
+          std::pair{Operation::kQueryProperties, uint16_t{0}}, std::pair{Operation::kEndInitialization, uint16_t{0}}}) {
       hvdef::storvsc::Packet packet = {};
       packet.header.operation = operation;
       packet.sub_channel_count = value;
@@ -157,8 +155,7 @@ class StorvspHarness {
       case 6: {
         if (Byte() % 8 != 0) break;
         // Any word of either control page; what the ring makes of it is the ring's affair.
-        auto* control =
-            reinterpret_cast<uint32_t*>(child_->host(ring_.pages.first_pfn * kPageSize));
+        auto* control = reinterpret_cast<uint32_t*>(child_->host(ring_.pages.first_pfn * kPageSize));
         if (Byte() % 2 != 0) control += kRingPages * kPageSize / 4;
         uint32_t value;
         Bytes(&value, sizeof(value));
@@ -201,12 +198,10 @@ class StorvspHarness {
     vmbus::GpaBuffer buffers[3];
     const uint32_t offset = shape % 16 == 8 ? Byte() * 8 : 0;
     const uint32_t count = shape % 16 == 9 ? 1 + Byte() % 3 : 1;
-    for (uint32_t i = 0; i < count; ++i)
-      buffers[i] = {length / count + 1, i == 0 ? offset : 0, pfns};
+    for (uint32_t i = 0; i < count; ++i) buffers[i] = {length / count + 1, i == 0 ? offset : 0, pfns};
     if (count == 1 && shape % 16 != 10) buffers[0].byte_count = length;
     if (asked_.size() < 64) asked_.insert(++next_id_);
-    if (rings_.outgoing.StageGpaDirect(next_id_, true, buffers, count, &packet, size) !=
-        vmbus::RingStatus::kOk) {
+    if (rings_.outgoing.StageGpaDirect(next_id_, true, buffers, count, &packet, size) != vmbus::RingStatus::kOk) {
       asked_.erase(next_id_);
     }
     Exchange();
@@ -216,9 +211,8 @@ class StorvspHarness {
     uint8_t bytes[512] = {};
     std::memcpy(bytes, &packet, sizeof(packet));
     ++next_id_;
-    const auto status =
-        rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(next_id_, wants_completion), bytes,
-                                    static_cast<uint32_t>(size));
+    const auto status = rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(next_id_, wants_completion), bytes,
+                                                    static_cast<uint32_t>(size));
     if (status == vmbus::RingStatus::kOk && wants_completion) asked_.insert(next_id_);
     Exchange();
   }

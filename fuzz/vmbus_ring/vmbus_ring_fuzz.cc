@@ -89,13 +89,28 @@ void Use(Memory memory, const uint8_t* steps) {
     const GpaBuffer gpa = {2 * kPage, 8, pfns};
     const uint32_t size = uint32_t{steps[i]} >> 3 << 7;
     switch (steps[i] & 7) {
-      case 0: case 1: (void)writer.StageInBand({}, buffer, size); break;
-      case 2: (void)writer.StageGpaDirect(i, true, &gpa, 1, buffer, size); break;
-      case 3: (void)writer.WaitForRoom(PacketSize(size)); break;
-      case 4: (void)writer.PublishLazily(); break;
-      case 5: writer.Discard(); break;
-      case 6: (void)reader.Commit(); break;
-      case 7: (void)writer.Publish(); break;
+      case 0:
+      case 1:
+        (void)writer.StageInBand({}, buffer, size);
+        break;
+      case 2:
+        (void)writer.StageGpaDirect(i, true, &gpa, 1, buffer, size);
+        break;
+      case 3:
+        (void)writer.WaitForRoom(PacketSize(size));
+        break;
+      case 4:
+        (void)writer.PublishLazily();
+        break;
+      case 5:
+        writer.Discard();
+        break;
+      case 6:
+        (void)reader.Commit();
+        break;
+      case 7:
+        (void)writer.Publish();
+        break;
     }
     Require(writer.free_bytes() <= kSize - 8);
   }

@@ -214,8 +214,7 @@ class ServerDriver {
   // Completes a notice; those of one offer in their order.
   void Complete(size_t index, bool accepted) {
     const OfferId id = waiting_[index].offer;
-    const auto first =
-        std::find_if(waiting_.begin(), waiting_.end(), [&](const Notice& n) { return n.offer == id; });
+    const auto first = std::find_if(waiting_.begin(), waiting_.end(), [&](const Notice& n) { return n.offer == id; });
     const Notice notice = std::move(*first);
     waiting_.erase(first);
     switch (notice.kind) {

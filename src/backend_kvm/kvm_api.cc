@@ -13,12 +13,17 @@ absl::Status KvmError(absl::string_view what, int error) {
   // strerror is safe here for the errors the kernel gives: constant strings.
   const std::string text = absl::StrCat(what, ": ", std::strerror(error));
   switch (error) {
-    case EINVAL: return absl::InvalidArgumentError(text);
+    case EINVAL:
+      return absl::InvalidArgumentError(text);
     case ENOMEM:
-    case ENOSPC: return absl::ResourceExhaustedError(text);
-    case EEXIST: return absl::AlreadyExistsError(text);
-    case ENOENT: return absl::NotFoundError(text);
-    default: return absl::InternalError(text);
+    case ENOSPC:
+      return absl::ResourceExhaustedError(text);
+    case EEXIST:
+      return absl::AlreadyExistsError(text);
+    case ENOENT:
+      return absl::NotFoundError(text);
+    default:
+      return absl::InternalError(text);
   }
 }
 

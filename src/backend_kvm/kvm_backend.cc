@@ -100,7 +100,8 @@ absl::StatusOr<HostFeatures> Probe(const KvmOptions& options) {
   host.enforce_hyperv_cpuid = CheckExtension(device, KVM_CAP_HYPERV_ENFORCE_CPUID) != 0;
 
   BackendCaps& caps = host.caps;
-  caps.max_vps = std::min<uint32_t>(static_cast<uint32_t>(std::max(CheckExtension(device, KVM_CAP_MAX_VCPUS), 1)), kMaxVps);
+  caps.max_vps =
+      std::min<uint32_t>(static_cast<uint32_t>(std::max(CheckExtension(device, KVM_CAP_MAX_VCPUS), 1)), kMaxVps);
   ASSIGN_OR_RETURN(caps.tsc_frequency_hz, GuestTscFrequency(host));
   caps.apic_frequency_hz = kApicFrequencyHz;
   caps.hypercall_code.assign(std::begin(kHypercallCode), std::end(kHypercallCode));

@@ -40,8 +40,8 @@ bool RunsUnderTcg() {
 void HideXsave(CpuidEntry& entry) {
   if (entry.leaf == 1) entry.ecx &= ~(1u << 12 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29);  // FMA, XSAVE, AVX, F16C
   if (entry.leaf == 7 && entry.subleaf == 0) {
-    entry.ebx &= ~(1u << 5 | 0xDC230000);              // AVX2, AVX-512
-    entry.ecx &= ~(1u << 3 | 1u << 9 | 1u << 10);      // PKU, VAES, VPCLMULQDQ
+    entry.ebx &= ~(1u << 5 | 0xDC230000);          // AVX2, AVX-512
+    entry.ecx &= ~(1u << 3 | 1u << 9 | 1u << 10);  // PKU, VAES, VPCLMULQDQ
   }
   if (entry.leaf == 0xD) entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
   if (entry.leaf == 0x80000001) entry.ecx &= ~(1u << 11 | 1u << 15 | 1u << 16);  // XOP, LWP, FMA4
@@ -176,7 +176,8 @@ absl::StatusOr<std::vector<CpuidEntry>> KvmPartition::SupportedCpuid() const {
   for (const kvm_cpuid_entry2& entry : entries) {
     if ((entry.function & 0xF0000000) == 0x40000000) continue;
     CpuidEntry out{entry.function, entry.index, (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0,
-                   entry.eax,      entry.ebx,   entry.ecx, entry.edx};
+                   entry.eax,      entry.ebx,   entry.ecx,
+                   entry.edx};
     // The kernel's local APIC has both, but KVM leaves it to its user to say so.
     if (out.leaf == 1) out.ecx |= 1u << 21 | (host_.tsc_deadline_timer ? 1u << 24 : 0);
     if (!has_xcr0) HideXsave(out);

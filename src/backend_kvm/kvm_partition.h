@@ -68,7 +68,7 @@ class KvmPartition : public Partition {
   // By index; nullptr where there is none. Sized once, so that readers need no lock.
   std::vector<std::atomic<KvmVp*>> vps_;
 
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;                // guards what follows
   std::map<uint64_t, Slot> slots_;  // by guest physical address
   std::vector<uint32_t> free_slots_;
   uint32_t next_slot_ = 0;

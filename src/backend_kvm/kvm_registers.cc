@@ -14,13 +14,13 @@ using hvdef::RegisterName;
 using hvdef::RegisterValue;
 
 // kvm_regs in the order of the instruction encoding.
-constexpr __u64 kvm_regs::* kGprs[16] = {
-    &kvm_regs::rax, &kvm_regs::rcx, &kvm_regs::rdx, &kvm_regs::rbx, &kvm_regs::rsp, &kvm_regs::rbp,
-    &kvm_regs::rsi, &kvm_regs::rdi, &kvm_regs::r8,  &kvm_regs::r9,  &kvm_regs::r10, &kvm_regs::r11,
-    &kvm_regs::r12, &kvm_regs::r13, &kvm_regs::r14, &kvm_regs::r15};
+constexpr __u64 kvm_regs::*kGprs[16] = {&kvm_regs::rax, &kvm_regs::rcx, &kvm_regs::rdx, &kvm_regs::rbx,
+                                        &kvm_regs::rsp, &kvm_regs::rbp, &kvm_regs::rsi, &kvm_regs::rdi,
+                                        &kvm_regs::r8,  &kvm_regs::r9,  &kvm_regs::r10, &kvm_regs::r11,
+                                        &kvm_regs::r12, &kvm_regs::r13, &kvm_regs::r14, &kvm_regs::r15};
 
-constexpr kvm_segment kvm_sregs::* kSegments[8] = {&kvm_sregs::es, &kvm_sregs::cs, &kvm_sregs::ss,  &kvm_sregs::ds,
-                                                   &kvm_sregs::fs, &kvm_sregs::gs, &kvm_sregs::ldt, &kvm_sregs::tr};
+constexpr kvm_segment kvm_sregs::*kSegments[8] = {&kvm_sregs::es, &kvm_sregs::cs, &kvm_sregs::ss,  &kvm_sregs::ds,
+                                                  &kvm_sregs::fs, &kvm_sregs::gs, &kvm_sregs::ldt, &kvm_sregs::tr};
 
 // The FXSAVE image and the header behind it (Intel SDM volume 1, 10.5.1 and 13.4).
 constexpr size_t kFxSt0 = 32;
@@ -40,18 +40,30 @@ bool IsPat(uint64_t value) {
 // The MSR behind a name, or 0. No register here is MSR 0.
 uint32_t MsrOf(RegisterName name) {
   switch (name) {
-    case RegisterName::kTsc: return 0x10;
-    case RegisterName::kKernelGsBase: return 0xC0000102;
-    case RegisterName::kPat: return 0x277;
-    case RegisterName::kSysenterCs: return 0x174;
-    case RegisterName::kSysenterEsp: return 0x175;
-    case RegisterName::kSysenterEip: return 0x176;
-    case RegisterName::kStar: return 0xC0000081;
-    case RegisterName::kLstar: return 0xC0000082;
-    case RegisterName::kCstar: return 0xC0000083;
-    case RegisterName::kSfmask: return 0xC0000084;
-    case RegisterName::kTscAux: return 0xC0000103;
-    default: return 0;
+    case RegisterName::kTsc:
+      return 0x10;
+    case RegisterName::kKernelGsBase:
+      return 0xC0000102;
+    case RegisterName::kPat:
+      return 0x277;
+    case RegisterName::kSysenterCs:
+      return 0x174;
+    case RegisterName::kSysenterEsp:
+      return 0x175;
+    case RegisterName::kSysenterEip:
+      return 0x176;
+    case RegisterName::kStar:
+      return 0xC0000081;
+    case RegisterName::kLstar:
+      return 0xC0000082;
+    case RegisterName::kCstar:
+      return 0xC0000083;
+    case RegisterName::kSfmask:
+      return 0xC0000084;
+    case RegisterName::kTscAux:
+      return 0xC0000103;
+    default:
+      return 0;
   }
 }
 
@@ -82,10 +94,10 @@ RegisterValue FromSegment(const kvm_segment& segment) {
   out.base = segment.base;
   out.limit = segment.limit;
   out.selector = segment.selector;
-  out.attributes = static_cast<uint16_t>((segment.type & 15) | (segment.s & 1) << 4 | (segment.dpl & 3) << 5 |
-                                         ((segment.present && !segment.unusable) ? 1 : 0) << 7 |
-                                         (segment.avl & 1) << 12 | (segment.l & 1) << 13 | (segment.db & 1) << 14 |
-                                         (segment.g & 1) << 15);
+  out.attributes =
+      static_cast<uint16_t>((segment.type & 15) | (segment.s & 1) << 4 | (segment.dpl & 3) << 5 |
+                            ((segment.present && !segment.unusable) ? 1 : 0) << 7 | (segment.avl & 1) << 12 |
+                            (segment.l & 1) << 13 | (segment.db & 1) << 14 | (segment.g & 1) << 15);
   return FromStruct(out);
 }
 
@@ -136,7 +148,8 @@ constexpr unsigned kErrorCodeShift = 32;
 RegisterValue PendingInterruption(const kvm_vcpu_events& events) {
   if (events.exception.injected) {
     return {kEventPending | kException << 1 | (events.exception.has_error_code ? kInterruptionErrorCode : 0) |
-                uint64_t{events.exception.nr} << kVectorShift | uint64_t{events.exception.error_code} << kErrorCodeShift,
+                uint64_t{events.exception.nr} << kVectorShift |
+                uint64_t{events.exception.error_code} << kErrorCodeShift,
             0};
   }
   if (events.interrupt.injected) {
@@ -170,8 +183,11 @@ bool SetPendingInterruption(kvm_vcpu_events& events, uint64_t value) {
       events.interrupt.nr = vector;
       events.interrupt.soft = (value >> 1 & 7) == kSoftwareInterrupt;
       return true;
-    case kNmi: events.nmi.injected = 1; return true;
-    default: return false;
+    case kNmi:
+      events.nmi.injected = 1;
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -196,12 +212,16 @@ RegisterGroup GroupOf(RegisterName name) {
     case RegisterName::kIdtr:
     case RegisterName::kGdtr:
     case RegisterName::kEfer:
-    case RegisterName::kApicBase: return RegisterGroup::kSpecial;
+    case RegisterName::kApicBase:
+      return RegisterGroup::kSpecial;
     case RegisterName::kPendingInterruption:
     case RegisterName::kInterruptState:
-    case RegisterName::kPendingEvent0: return RegisterGroup::kEvents;
-    case RegisterName::kInitialApicId: return RegisterGroup::kFixed;
-    default: return RegisterGroup::kUnknown;
+    case RegisterName::kPendingEvent0:
+      return RegisterGroup::kEvents;
+    case RegisterName::kInitialApicId:
+      return RegisterGroup::kFixed;
+    default:
+      return RegisterGroup::kUnknown;
   }
 }
 
@@ -217,8 +237,12 @@ void RegisterImage::Provide(const kvm_sregs& sregs) {
 absl::Status RegisterImage::Load(RegisterGroup group) {
   if ((loaded_ & Bit(group)) != 0) return absl::OkStatus();
   switch (group) {
-    case RegisterGroup::kGeneral: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_REGS, &regs_)); break;
-    case RegisterGroup::kSpecial: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_SREGS, &sregs_)); break;
+    case RegisterGroup::kGeneral:
+      RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_REGS, &regs_));
+      break;
+    case RegisterGroup::kSpecial:
+      RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_SREGS, &sregs_));
+      break;
     case RegisterGroup::kFpu:
       xsave_.resize(std::max<uint32_t>(xsave_size_, sizeof(kvm_xsave)));
       if (xsave_size_ != 0) {
@@ -227,14 +251,19 @@ absl::Status RegisterImage::Load(RegisterGroup group) {
         RETURN_IF_ERROR(Ioctl(vcpu_, kGetXsave, "KVM_GET_XSAVE", xsave_.data()));
       }
       break;
-    case RegisterGroup::kDebug: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_DEBUGREGS, &debug_)); break;
-    case RegisterGroup::kExtendedControl: RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_XCRS, &xcrs_)); break;
+    case RegisterGroup::kDebug:
+      RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_DEBUGREGS, &debug_));
+      break;
+    case RegisterGroup::kExtendedControl:
+      RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_XCRS, &xcrs_));
+      break;
     case RegisterGroup::kEvents:
       RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_VCPU_EVENTS, &events_));
       // What other threads may change meanwhile (an NMI, a SIPI) is not given back.
       events_.flags = KVM_VCPUEVENT_VALID_SHADOW | (exception_payload_ ? KVM_VCPUEVENT_VALID_PAYLOAD : 0);
       break;
-    default: break;  // MSRs are loaded one by one
+    default:
+      break;  // MSRs are loaded one by one
   }
   loaded_ |= Bit(group);
   return absl::OkStatus();
@@ -251,9 +280,12 @@ absl::Status RegisterImage::Store(RegisterGroup group) {
       // A component whose bit is clear is loaded as initial, whatever its bytes say.
       SetFpuField<uint64_t>(kXstateBv, FpuField<uint64_t>(kXstateBv) | kXstateX87 | kXstateSse);
       return Ioctl(vcpu_, kSetXsave, "KVM_SET_XSAVE", xsave_.data());
-    case RegisterGroup::kDebug: return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_DEBUGREGS, &debug_);
-    case RegisterGroup::kExtendedControl: return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_XCRS, &xcrs_);
-    case RegisterGroup::kEvents: return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_VCPU_EVENTS, &events_);
+    case RegisterGroup::kDebug:
+      return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_DEBUGREGS, &debug_);
+    case RegisterGroup::kExtendedControl:
+      return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_XCRS, &xcrs_);
+    case RegisterGroup::kEvents:
+      return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_VCPU_EVENTS, &events_);
     case RegisterGroup::kMsrs: {
       List<kvm_msr_entry> list{absl::Span<const kvm_msr_entry>(msrs_)};
       const int done = ::ioctl(vcpu_.get(), kSetMsrs, list.get());
@@ -265,7 +297,8 @@ absl::Status RegisterImage::Store(RegisterGroup group) {
       }
       return absl::OkStatus();
     }
-    default: return absl::OkStatus();
+    default:
+      return absl::OkStatus();
   }
 }
 
@@ -339,29 +372,44 @@ RegisterValue RegisterImage::Extract(RegisterName name) const {
     return {debug_.db[Index(name, RegisterName::kDr0)], 0};
   }
   switch (name) {
-    case RegisterName::kRip: return {regs_.rip, 0};
-    case RegisterName::kRflags: return {regs_.rflags, 0};
+    case RegisterName::kRip:
+      return {regs_.rip, 0};
+    case RegisterName::kRflags:
+      return {regs_.rflags, 0};
     case RegisterName::kFpControlStatus:
       // HV_X64_FP_CONTROL_STATUS_REGISTER and its SSE counterpart are the head of the FXSAVE image.
       return FpuField<RegisterValue>(0);
-    case RegisterName::kXmmControlStatus: return FpuField<RegisterValue>(16);
-    case RegisterName::kCr0: return {sregs_.cr0, 0};
-    case RegisterName::kCr2: return {sregs_.cr2, 0};
-    case RegisterName::kCr3: return {sregs_.cr3, 0};
-    case RegisterName::kCr4: return {sregs_.cr4, 0};
-    case RegisterName::kCr8: return {sregs_.cr8, 0};
-    case RegisterName::kEfer: return {sregs_.efer, 0};
-    case RegisterName::kApicBase: return {sregs_.apic_base, 0};
-    case RegisterName::kIdtr: return FromTable(sregs_.idt);
-    case RegisterName::kGdtr: return FromTable(sregs_.gdt);
-    case RegisterName::kDr6: return {debug_.dr6, 0};
-    case RegisterName::kDr7: return {debug_.dr7, 0};
+    case RegisterName::kXmmControlStatus:
+      return FpuField<RegisterValue>(16);
+    case RegisterName::kCr0:
+      return {sregs_.cr0, 0};
+    case RegisterName::kCr2:
+      return {sregs_.cr2, 0};
+    case RegisterName::kCr3:
+      return {sregs_.cr3, 0};
+    case RegisterName::kCr4:
+      return {sregs_.cr4, 0};
+    case RegisterName::kCr8:
+      return {sregs_.cr8, 0};
+    case RegisterName::kEfer:
+      return {sregs_.efer, 0};
+    case RegisterName::kApicBase:
+      return {sregs_.apic_base, 0};
+    case RegisterName::kIdtr:
+      return FromTable(sregs_.idt);
+    case RegisterName::kGdtr:
+      return FromTable(sregs_.gdt);
+    case RegisterName::kDr6:
+      return {debug_.dr6, 0};
+    case RegisterName::kDr7:
+      return {debug_.dr7, 0};
     case RegisterName::kXfem:
       for (uint32_t i = 0; i < xcrs_.nr_xcrs && i < KVM_MAX_XCRS; ++i) {
         if (xcrs_.xcrs[i].xcr == 0) return {xcrs_.xcrs[i].value, 0};
       }
       return {1, 0};  // without XSAVE the x87 state is all there is
-    case RegisterName::kPendingInterruption: return PendingInterruption(events_);
+    case RegisterName::kPendingInterruption:
+      return PendingInterruption(events_);
     case RegisterName::kInterruptState:
       return {(events_.interrupt.shadow ? 1u : 0u) | (events_.nmi.masked ? 2u : 0u), 0};
     case RegisterName::kPendingEvent0: {
@@ -371,8 +419,10 @@ RegisterValue RegisterImage::Extract(RegisterName name) const {
                   uint64_t{events_.exception.error_code} << kErrorCodeShift,
               events_.exception_payload};
     }
-    case RegisterName::kInitialApicId: return {apic_id_, 0};
-    default: return {0, 0};
+    case RegisterName::kInitialApicId:
+      return {apic_id_, 0};
+    default:
+      return {0, 0};
   }
 }
 
@@ -398,8 +448,12 @@ absl::Status RegisterImage::Insert(RegisterName name, const RegisterValue& value
     return absl::OkStatus();
   }
   switch (name) {
-    case RegisterName::kRip: regs_.rip = value.low; break;
-    case RegisterName::kRflags: regs_.rflags = value.low; break;
+    case RegisterName::kRip:
+      regs_.rip = value.low;
+      break;
+    case RegisterName::kRflags:
+      regs_.rflags = value.low;
+      break;
     case RegisterName::kFpControlStatus:
       SetFpuField(0, value);
       break;
@@ -412,17 +466,31 @@ absl::Status RegisterImage::Insert(RegisterName name, const RegisterValue& value
       if (value.low >> 32 != 0) return BadValue(name);
       sregs_.cr0 = value.low;
       break;
-    case RegisterName::kCr2: sregs_.cr2 = value.low; break;
-    case RegisterName::kCr3: sregs_.cr3 = value.low; break;
-    case RegisterName::kCr4: sregs_.cr4 = value.low; break;
+    case RegisterName::kCr2:
+      sregs_.cr2 = value.low;
+      break;
+    case RegisterName::kCr3:
+      sregs_.cr3 = value.low;
+      break;
+    case RegisterName::kCr4:
+      sregs_.cr4 = value.low;
+      break;
     case RegisterName::kCr8:
       if (value.low > 15) return BadValue(name);
       sregs_.cr8 = value.low;
       break;
-    case RegisterName::kEfer: sregs_.efer = value.low; break;
-    case RegisterName::kApicBase: sregs_.apic_base = value.low; break;
-    case RegisterName::kIdtr: sregs_.idt = ToTable(value); break;
-    case RegisterName::kGdtr: sregs_.gdt = ToTable(value); break;
+    case RegisterName::kEfer:
+      sregs_.efer = value.low;
+      break;
+    case RegisterName::kApicBase:
+      sregs_.apic_base = value.low;
+      break;
+    case RegisterName::kIdtr:
+      sregs_.idt = ToTable(value);
+      break;
+    case RegisterName::kGdtr:
+      sregs_.gdt = ToTable(value);
+      break;
     case RegisterName::kDr6:
       if (value.low >> 32 != 0) return BadValue(name);
       debug_.dr6 = value.low;
@@ -458,7 +526,8 @@ absl::Status RegisterImage::Insert(RegisterName name, const RegisterValue& value
       events_.exception_has_payload = 0;
       break;
     }
-    default: return absl::InternalError("register without a place");
+    default:
+      return absl::InternalError("register without a place");
   }
   return absl::OkStatus();
 }

@@ -23,7 +23,17 @@
 namespace hvsdk::backend::kvm {
 
 // In the order in which changes are applied: what may be refused comes first.
-enum class RegisterGroup : uint8_t { kSpecial, kMsrs, kExtendedControl, kDebug, kFpu, kEvents, kGeneral, kFixed, kUnknown };
+enum class RegisterGroup : uint8_t {
+  kSpecial,
+  kMsrs,
+  kExtendedControl,
+  kDebug,
+  kFpu,
+  kEvents,
+  kGeneral,
+  kFixed,
+  kUnknown
+};
 
 RegisterGroup GroupOf(hvdef::RegisterName name);
 
@@ -37,7 +47,10 @@ void WriteGpr(kvm_regs& regs, Gpr gpr, uint64_t value);
 class RegisterImage {
  public:
   RegisterImage(const Fd& vcpu, uint32_t apic_id, const HostFeatures& host)
-      : vcpu_(vcpu), apic_id_(apic_id), exception_payload_(host.exception_payload), xsave_size_(host.xsave_size_bytes) {}
+      : vcpu_(vcpu),
+        apic_id_(apic_id),
+        exception_payload_(host.exception_payload),
+        xsave_size_(host.xsave_size_bytes) {}
 
   // General and special registers may come from a cache instead of the kernel.
   void Provide(const kvm_regs& regs);

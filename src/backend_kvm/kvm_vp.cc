@@ -43,11 +43,12 @@ bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd vcpu, VpIndex index,
-                                                     uint32_t apic_id, uint8_t physical_bits) {
+absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd vcpu, VpIndex index, uint32_t apic_id,
+                                                     uint8_t physical_bits) {
   void* run = ::mmap(nullptr, partition.host().run_size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get(), 0);
   if (run == MAP_FAILED) return KvmError("mmap of the vCPU", errno);
-  std::unique_ptr<KvmVp> vp(new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id, physical_bits));
+  std::unique_ptr<KvmVp> vp(
+      new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id, physical_bits));
   // From here on the kernel leaves the general registers in the shared page at each exit.
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vp->vcpu_, KVM_GET_REGS, &vp->run_->s.regs.regs));
   vp->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
@@ -181,13 +182,16 @@ absl::StatusOr<KvmVp::Next> KvmVp::Dispatch(ExitHandler& handler) {
       RETURN_IF_ERROR(OnMsr(handler, run_->exit_reason == KVM_EXIT_X86_WRMSR));
       return Next::kRun;
     case KVM_EXIT_INTR:
-    case KVM_EXIT_IRQ_WINDOW_OPEN: return Next::kRun;
-    case KVM_EXIT_SHUTDOWN: return Next::kTripleFault;
-    case KVM_EXIT_INTERNAL_ERROR: return InternalError();
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+      return Next::kRun;
+    case KVM_EXIT_SHUTDOWN:
+      return Next::kTripleFault;
+    case KVM_EXIT_INTERNAL_ERROR:
+      return InternalError();
     default:
-      return absl::InternalError(absl::StrFormat("VP %u: KVM exit %u (hardware reason %#x) at RIP %#x", ToInt(index()),
-                                                 run_->exit_reason, static_cast<uint64_t>(run_->hw.hardware_exit_reason),
-                                                 static_cast<uint64_t>(regs().rip)));
+      return absl::InternalError(
+          absl::StrFormat("VP %u: KVM exit %u (hardware reason %#x) at RIP %#x", ToInt(index()), run_->exit_reason,
+                          static_cast<uint64_t>(run_->hw.hardware_exit_reason), static_cast<uint64_t>(regs().rip)));
   }
 }
 
@@ -241,8 +245,8 @@ absl::Status KvmVp::CompleteRead(ExitHandler& handler) {
 
 absl::Status KvmVp::OnMsr(ExitHandler& handler, bool write) {
   uint64_t value = run_->msr.data;
-  const MsrOutcome outcome = write ? handler.OnMsrWrite(*this, run_->msr.index, value)
-                                   : handler.OnMsrRead(*this, run_->msr.index, value);
+  const MsrOutcome outcome =
+      write ? handler.OnMsrWrite(*this, run_->msr.index, value) : handler.OnMsrRead(*this, run_->msr.index, value);
   if (!write) run_->msr.data = value;
   run_->msr.error = outcome == MsrOutcome::kFault;
   return outcome == MsrOutcome::kHalt ? Sleep() : absl::OkStatus();
@@ -305,9 +309,8 @@ absl::Status KvmVp::InternalError() const {
   for (uint32_t i = 0; i < run_->internal.ndata && i < 16; ++i) {
     absl::StrAppendFormat(&detail, " %x", static_cast<uint64_t>(run_->internal.data[i]));
   }
-  return absl::InternalError(absl::StrFormat("VP %u: KVM cannot go on at RIP %#x (suberror %u, data%s)",
-                                             ToInt(index()), static_cast<uint64_t>(regs().rip),
-                                             run_->internal.suberror, detail));
+  return absl::InternalError(absl::StrFormat("VP %u: KVM cannot go on at RIP %#x (suberror %u, data%s)", ToInt(index()),
+                                             static_cast<uint64_t>(regs().rip), run_->internal.suberror, detail));
 }
 
 // Nothing in KVM's interface flushes a TLB as such. A change of CR0 through KVM_SET_SREGS drops the roots of the vCPU's
@@ -335,9 +338,7 @@ kvm_regs& KvmVp::ChangeRegs() {
 
 uint64_t KvmVp::GetGpr(Gpr gpr) const { return ReadGpr(regs(), gpr); }
 
-void KvmVp::SetGpr(Gpr gpr, uint64_t value) {
-  WriteGpr(ChangeRegs(), gpr, value);
-}
+void KvmVp::SetGpr(Gpr gpr, uint64_t value) { WriteGpr(ChangeRegs(), gpr, value); }
 
 absl::StatusOr<const kvm_sregs*> KvmVp::Sregs() {
   if (!sregs_valid_) {
@@ -367,16 +368,15 @@ absl::Status KvmVp::StoreException() {
   RETURN_IF_ERROR(StoreRegs());
   RegisterImage image(vcpu_, apic_id(), partition_.host());
   const uint64_t error_code = exception_->error_code.value_or(0);
-  const hvdef::RegisterValue value = {1 | (exception_->error_code.has_value() ? 1u << 8 : 0) |
-                                          uint64_t{exception_->vector} << 16 | error_code << 32,
-                                      0};
+  const hvdef::RegisterValue value = {
+      1 | (exception_->error_code.has_value() ? 1u << 8 : 0) | uint64_t{exception_->vector} << 16 | error_code << 32,
+      0};
   exception_.reset();
   RETURN_IF_ERROR(image.Set(hvdef::RegisterName::kPendingEvent0, value));
   return image.Store(RegisterGroup::kEvents);
 }
 
-absl::Status KvmVp::GetRegisters(absl::Span<const hvdef::RegisterName> names,
-                                 absl::Span<hvdef::RegisterValue> values) {
+absl::Status KvmVp::GetRegisters(absl::Span<const hvdef::RegisterName> names, absl::Span<hvdef::RegisterValue> values) {
   HVSDK_CHECK(names.size() == values.size());
   RegisterImage image(vcpu_, apic_id(), partition_.host());
   image.Provide(regs());
@@ -434,9 +434,12 @@ absl::StatusOr<Activity> KvmVp::GetActivity() {
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_MP_STATE, &state));
   switch (state.mp_state) {
     case KVM_MP_STATE_UNINITIALIZED:
-    case KVM_MP_STATE_INIT_RECEIVED: return Activity::kWaitForSipi;
-    case KVM_MP_STATE_HALTED: return Activity::kHalted;
-    default: return waits_masked_ ? Activity::kHalted : Activity::kRunning;
+    case KVM_MP_STATE_INIT_RECEIVED:
+      return Activity::kWaitForSipi;
+    case KVM_MP_STATE_HALTED:
+      return Activity::kHalted;
+    default:
+      return waits_masked_ ? Activity::kHalted : Activity::kRunning;
   }
 }
 
@@ -444,9 +447,15 @@ absl::Status KvmVp::SetActivity(Activity activity) {
   waits_masked_ = false;
   kvm_mp_state state{};
   switch (activity) {
-    case Activity::kRunning: state.mp_state = KVM_MP_STATE_RUNNABLE; break;
-    case Activity::kHalted: state.mp_state = KVM_MP_STATE_HALTED; break;
-    case Activity::kWaitForSipi: state.mp_state = KVM_MP_STATE_INIT_RECEIVED; break;
+    case Activity::kRunning:
+      state.mp_state = KVM_MP_STATE_RUNNABLE;
+      break;
+    case Activity::kHalted:
+      state.mp_state = KVM_MP_STATE_HALTED;
+      break;
+    case Activity::kWaitForSipi:
+      state.mp_state = KVM_MP_STATE_INIT_RECEIVED;
+      break;
   }
   return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_MP_STATE, &state);
 }
@@ -454,8 +463,8 @@ absl::Status KvmVp::SetActivity(Activity activity) {
 Translation KvmVp::TranslateGva(uint64_t gva, TranslateAccess access, bool user) {
   const absl::StatusOr<const kvm_sregs*> sregs = Sregs();
   if (!sregs.ok()) return {};
-  const PagingState state = {(*sregs)->cr0, (*sregs)->cr3, (*sregs)->cr4, (*sregs)->efer, regs().rflags,
-                             physical_bits_};
+  const PagingState state = {(*sregs)->cr0,  (*sregs)->cr3, (*sregs)->cr4,
+                             (*sregs)->efer, regs().rflags, physical_bits_};
   return WalkPageTables(partition_.memory(), state, gva, access, user);
 }
 

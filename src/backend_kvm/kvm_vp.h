@@ -97,11 +97,11 @@ class KvmVp : public Vp {
 
   // VP thread only.
   kvm_sregs sregs_;
-  bool sregs_valid_ = false;        // sregs_ is what the kernel has
+  bool sregs_valid_ = false;         // sregs_ is what the kernel has
   bool waits_masked_ = false;        // in the guest idle state with RFLAGS.IF clear
   bool completion_pending_ = false;  // the last exit takes effect at the next KVM_RUN
   absl::optional<Exception> exception_;
-  bool in_read_ = false;                        // the handler of a port or memory read is running
+  bool in_read_ = false;                         // the handler of a port or memory read is running
   absl::optional<kvm_regs> regs_before_change_;  // taken at its first change of a general register
 
   // Any thread; see above.

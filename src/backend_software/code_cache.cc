@@ -75,8 +75,7 @@ const Op* CodeCache::Build(uint64_t gpa, const TlbPage& page) {
     } else {
       std::memset(bytes, 0xFF, available);  // nothing answers the fetch
     }
-    const Decoder::Result result =
-        decoder_.DecodeBlock(bytes, available, c_.mode, kMaxBlockInstructions, ops);
+    const Decoder::Result result = decoder_.DecodeBlock(bytes, available, c_.mode, kMaxBlockInstructions, ops);
     if (result.instructions == 0) return nullptr;
     if (page.host == nullptr) {
       std::memcpy(step_, ops, sizeof(Op) * result.ops);
@@ -102,8 +101,8 @@ const Op* CodeCache::Build(uint64_t gpa, const TlbPage& page) {
     std::memcpy(kept, ops, sizeof(Op) * result.ops);
     LinksOf(&kept[result.ops - 2]).linkable = 1;
     const Key key{gpa, c_.mode};
-    blocks_[key] = Block{gpa, c_.mode, static_cast<uint16_t>(result.size_bytes),
-                         static_cast<uint8_t>(result.instructions), kept};
+    blocks_[key] =
+        Block{gpa, c_.mode, static_cast<uint16_t>(result.size_bytes), static_cast<uint8_t>(result.instructions), kept};
     pages_[gpa >> kPageShift].push_back(key);
     c_.block_instructions = result.instructions;
     return kept;

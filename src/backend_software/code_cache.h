@@ -44,11 +44,12 @@ class CodeCache {
   bool full() const { return used_ops_ > kMaxOps; }
   // Between blocks: frees memory if too much is in use.
   void Trim() {
-    if (full()) [[unlikely]] Reset();
+    if (full()) [[unlikely]]
+      Reset();
   }
 
  private:
-  static constexpr size_t kMaxOps = size_t{1} << 20;      // 32 MiB
+  static constexpr size_t kMaxOps = size_t{1} << 20;  // 32 MiB
   static constexpr size_t kChunkOps = size_t{1} << 14;
   static constexpr int kStraddles = 1024;
 

@@ -10,8 +10,8 @@
 #ifndef HVSDK_SRC_BACKEND_SOFTWARE_CPU_H_
 #define HVSDK_SRC_BACKEND_SOFTWARE_CPU_H_
 
-#include <csetjmp>
 #include <atomic>
+#include <csetjmp>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -25,16 +25,16 @@
 
 // Handlers go on by a jump where the compiler makes one of a call in tail position; else the loop in RunOps calls.
 #if defined(HVSDK_SOFTWARE_TAIL_CALLS) && defined(__clang__)
-#define HVSDK_NEXT(next)                                        \
-  do {                                                          \
-    const Op* next_op = (next);                                 \
-    [[clang::musttail]] return next_op->handler(c, next_op);    \
+#define HVSDK_NEXT(next)                                     \
+  do {                                                       \
+    const Op* next_op = (next);                              \
+    [[clang::musttail]] return next_op->handler(c, next_op); \
   } while (false)
 #elif defined(HVSDK_SOFTWARE_TAIL_CALLS)
-#define HVSDK_NEXT(next)                    \
-  do {                                      \
-    const Op* next_op = (next);             \
-    return next_op->handler(c, next_op);    \
+#define HVSDK_NEXT(next)                 \
+  do {                                   \
+    const Op* next_op = (next);          \
+    return next_op->handler(c, next_op); \
   } while (false)
 #else
 #define HVSDK_NEXT(next) return (next)
@@ -50,19 +50,40 @@ enum SegmentIndex : uint8_t { kEs, kCs, kSs, kDs, kFs, kGs, kLdtr, kTr };
 
 // Slots of Cpu::r after the sixteen general registers.
 enum Slot : uint8_t {
-  kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi,
-  kIp = 16,       // offset of the current block's first byte; between blocks, the instruction pointer
-  kZero = 17,     // always 0
-  kSegmentBase,   // eight, by SegmentIndex
+  kRax,
+  kRcx,
+  kRdx,
+  kRbx,
+  kRsp,
+  kRbp,
+  kRsi,
+  kRdi,
+  kIp = 16,      // offset of the current block's first byte; between blocks, the instruction pointer
+  kZero = 17,    // always 0
+  kSegmentBase,  // eight, by SegmentIndex
   kSlots = kSegmentBase + 8,
 };
 constexpr uint8_t SlotOffset(int slot) { return static_cast<uint8_t>(slot * 8); }
 static_assert(kSlots * 8 <= 256);
 
 enum Vector : uint8_t {
-  kDivideError = 0, kDebug = 1, kNmi = 2, kBreakpoint = 3, kOverflow = 4, kBoundRange = 5, kInvalidOpcode = 6,
-  kDeviceNotAvailable = 7, kDoubleFault = 8, kInvalidTss = 10, kSegmentNotPresent = 11, kStackFault = 12,
-  kGeneralProtection = 13, kPageFault = 14, kX87Error = 16, kAlignmentCheck = 17, kMachineCheck = 18,
+  kDivideError = 0,
+  kDebug = 1,
+  kNmi = 2,
+  kBreakpoint = 3,
+  kOverflow = 4,
+  kBoundRange = 5,
+  kInvalidOpcode = 6,
+  kDeviceNotAvailable = 7,
+  kDoubleFault = 8,
+  kInvalidTss = 10,
+  kSegmentNotPresent = 11,
+  kStackFault = 12,
+  kGeneralProtection = 13,
+  kPageFault = 14,
+  kX87Error = 16,
+  kAlignmentCheck = 17,
+  kMachineCheck = 18,
   kSimdError = 19,
   kVectorMask = 0xFF,
 };
@@ -74,16 +95,19 @@ inline constexpr uint32_t kAttentionNmi = 4;
 inline constexpr uint32_t kAttentionInit = 8;
 inline constexpr uint32_t kAttentionSipi = 16;
 inline constexpr uint32_t kAttentionRequest = 32;  // another thread changed what this VP cached (Cpu::requests)
-inline constexpr uint32_t kAttentionStep = 64;  // TF, breakpoints, an interrupt shadow: one instruction at a time
-inline constexpr uint32_t kAttentionCount = 128;  // instructions are counted
+inline constexpr uint32_t kAttentionStep = 64;     // TF, breakpoints, an interrupt shadow: one instruction at a time
+inline constexpr uint32_t kAttentionCount = 128;   // instructions are counted
 inline constexpr uint32_t kAttentionHalt = 256;
 inline constexpr uint32_t kAttentionException = 512;  // an injected exception
 inline constexpr uint32_t kAttentionTripleFault = 1024;
 
-inline constexpr uint64_t kCr0Pe = 1, kCr0Mp = 2, kCr0Em = 4, kCr0Ts = 8, kCr0Et = 16, kCr0Ne = 32, kCr0Wp = 1 << 16, kCr0Am = 1 << 18;
+inline constexpr uint64_t kCr0Pe = 1, kCr0Mp = 2, kCr0Em = 4, kCr0Ts = 8, kCr0Et = 16, kCr0Ne = 32, kCr0Wp = 1 << 16,
+                          kCr0Am = 1 << 18;
 inline constexpr uint64_t kCr0Nw = 1 << 29, kCr0Cd = 1 << 30, kCr0Pg = 1u << 31;
-inline constexpr uint64_t kCr4Vme = 1, kCr4Pvi = 2, kCr4Tsd = 4, kCr4De = 8, kCr4Pse = 16, kCr4Pae = 32, kCr4Mce = 64, kCr4Pge = 128;
-inline constexpr uint64_t kCr4Pce = 256, kCr4Osfxsr = 512, kCr4Osxmmexcpt = 1024, kCr4Umip = 1 << 11, kCr4Fsgsbase = 1 << 16;
+inline constexpr uint64_t kCr4Vme = 1, kCr4Pvi = 2, kCr4Tsd = 4, kCr4De = 8, kCr4Pse = 16, kCr4Pae = 32, kCr4Mce = 64,
+                          kCr4Pge = 128;
+inline constexpr uint64_t kCr4Pce = 256, kCr4Osfxsr = 512, kCr4Osxmmexcpt = 1024, kCr4Umip = 1 << 11,
+                          kCr4Fsgsbase = 1 << 16;
 inline constexpr uint64_t kCr4Pcide = 1 << 17, kCr4Osxsave = 1 << 18, kCr4Smep = 1 << 20, kCr4Smap = 1 << 21;
 inline constexpr uint64_t kEferSce = 1, kEferLme = 1 << 8, kEferLma = 1 << 10, kEferNxe = 1 << 11;
 
@@ -125,9 +149,9 @@ inline constexpr int kPhysicalAddressBits = 40;
 // What the long way needs to know of a TLB entry.
 struct TlbPage {
   uint64_t gpa;
-  uint8_t* host;      // nullptr: MMIO
+  uint8_t* host;  // nullptr: MMIO
   PageState* state;
-  bool writable;      // mapped memory that may be written
+  bool writable;  // mapped memory that may be written
   bool global;
   bool large;
 };
@@ -173,15 +197,15 @@ inline constexpr uint32_t kFaultPresent = 1, kFaultUser = 4, kFaultReserved = 8,
 // Result of a walk of the guest's page tables.
 struct Walk {
   bool allowed = false;
-  bool present = false;   // a leaf was found; what follows is valid
-  uint64_t gpa = 0;       // of the 4 KiB page
+  bool present = false;  // a leaf was found; what follows is valid
+  uint64_t gpa = 0;      // of the 4 KiB page
   bool user = false;
   bool writable = false;  // for the privilege asked for
   bool executable = false;
   bool dirty = false;
   bool global = false;
   bool large = false;
-  uint32_t error = 0;     // the page fault's error code when not allowed
+  uint32_t error = 0;  // the page fault's error code when not allowed
 };
 
 struct Cpu {
@@ -193,16 +217,16 @@ struct Cpu {
   // --- hot ---
   uint64_t r[kSlots] = {};
   LazyFlags flags;
-  TlbEntry* tlb = nullptr;            // of the current privilege
+  TlbEntry* tlb = nullptr;             // of the current privilege
   std::atomic<uint32_t> attention{0};  // shared
-  uint32_t mode = 0;                  // ModeBits
-  uint64_t code_tag = 0;              // code_generation << 32 | mode
-  uint64_t link_tag = 1;              // counts up whenever a translation or a block may have gone; never repeats
-  uint64_t code_base = 0;             // linear address of offset 0 of CS
-  uint64_t rflags = kFlagOne;         // all but the arithmetic flags
-  const Op* op = nullptr;             // the instruction that may fault
+  uint32_t mode = 0;                   // ModeBits
+  uint64_t code_tag = 0;               // code_generation << 32 | mode
+  uint64_t link_tag = 1;               // counts up whenever a translation or a block may have gone; never repeats
+  uint64_t code_base = 0;              // linear address of offset 0 of CS
+  uint64_t rflags = kFlagOne;          // all but the arithmetic flags
+  const Op* op = nullptr;              // the instruction that may fault
   Xmm xmm[16] = {};
-  uint32_t mxcsr = 0x1F80;            // see fpu.h
+  uint32_t mxcsr = 0x1F80;  // see fpu.h
   uint32_t host_mxcsr = 0x1F80;
   uint8_t cpl = 0;
 
@@ -220,27 +244,27 @@ struct Cpu {
   X87State x87;
 
   // --- event delivery ---
-  uint8_t halted = 0;           // backend::Activity
-  bool idle = false;            // halted such that an interrupt wakes even with RFLAGS.IF clear
+  uint8_t halted = 0;  // backend::Activity
+  bool idle = false;   // halted such that an interrupt wakes even with RFLAGS.IF clear
   bool interrupt_shadow = false;
   bool nmi_blocked = false;
   bool nmi_pending = false;
   bool exception_pending = false;
   Fault injected = {};
-  uint8_t injected_type = 3;    // as in HV_X64_PENDING_INTERRUPTION_REGISTER
-  uint8_t injected_length = 0;  // of the instruction, for software interrupts
-  uint64_t pending_debug = 0;   // DR6 bits found by data breakpoints of the current instruction
-  bool stepping = false;        // the block under way is one instruction
+  uint8_t injected_type = 3;        // as in HV_X64_PENDING_INTERRUPTION_REGISTER
+  uint8_t injected_length = 0;      // of the instruction, for software interrupts
+  uint64_t pending_debug = 0;       // DR6 bits found by data breakpoints of the current instruction
+  bool stepping = false;            // the block under way is one instruction
   bool code_write_allowed = false;  // the store under way may hit this VP's own code
   bool holds_exclusive = false;
-  bool trap_after = false;      // TF was set when the instruction under way began
-  bool redirected = false;      // an exit changed RIP or the mode
+  bool trap_after = false;  // TF was set when the instruction under way began
+  bool redirected = false;  // an exit changed RIP or the mode
   bool in_exit = false;
-  uint64_t exit_ip = 0;         // RIP as seen from an exit
+  uint64_t exit_ip = 0;  // RIP as seen from an exit
   uint8_t sipi_vector = 0;
 
   // --- shared ---
-  std::atomic<uint32_t> inside{0};            // in guest code, so caches are in use
+  std::atomic<uint32_t> inside{0};  // in guest code, so caches are in use
   std::atomic<uint64_t> requested{0}, served{0};
   std::atomic<uint32_t> requests{0};
 
@@ -252,14 +276,14 @@ struct Cpu {
   backend::ExitHandler* exits = nullptr;
   std::unique_ptr<CodeCache> code;
   std::vector<backend::CpuidEntry> cpuid;
-  uint64_t instructions = 0;         // done before the block under way; kept only while counting
-  uint64_t slice_start = 0;          // of them, before the present slice
+  uint64_t instructions = 0;  // done before the block under way; kept only while counting
+  uint64_t slice_start = 0;   // of them, before the present slice
   uint32_t block_instructions = 0;
-  uint32_t before_exit = 0;          // of the block under way, when an exit has cleared `op`
+  uint32_t before_exit = 0;  // of the block under way, when an exit has cleared `op`
   std::jmp_buf unwind;
   Fault fault = {};
-  int delivering = -1;               // the vector under delivery
-  uint32_t spins = 0;                // PAUSE seen
+  int delivering = -1;  // the vector under delivery
+  uint32_t spins = 0;   // PAUSE seen
 
   TlbEntry tlb_entries[kTlbModes][kTlbEntries];
   TlbPage tlb_pages[kTlbModes][kTlbEntries];
@@ -307,7 +331,10 @@ struct Cpu {
   [[noreturn]] void Raise(uint8_t vector, uint32_t error);
   [[noreturn]] void RaisePageFault(uint64_t linear, uint32_t error);
   [[noreturn]] void RestartStepping();  // runs the current instruction again, alone
-  void Undefined(const Op* at) __attribute__((noreturn)) { op = at; Raise(kInvalidOpcode); }
+  void Undefined(const Op* at) __attribute__((noreturn)) {
+    op = at;
+    Raise(kInvalidOpcode);
+  }
 
   // --- memory: the long way (mmu.cc) ---
   uint64_t LoadSlow(const Op* at, uint64_t linear, int size);
@@ -328,7 +355,7 @@ struct Cpu {
   void StoreSystem(uint64_t linear, uint64_t value, int size, TlbMode as = kTlbSupervisor);
 
   uint64_t LegacyAddress(const Op* at, int size, bool write);
-  uint64_t LegacyOffset(const Op* at) const;  // without the segment's base
+  uint64_t LegacyOffset(const Op* at) const;                                         // without the segment's base
   uint64_t SegmentLinear(int segment_index, uint64_t offset, int size, bool write);  // checks; any mode
   uint64_t StackLinear(uint64_t offset, int size, bool write) { return SegmentLinear(kSs, offset, size, write); }
 
@@ -353,9 +380,7 @@ struct Cpu {
   // --- stack (any mode) ---
   void Push(uint64_t value, int size);
   uint64_t Pop(int size);
-  uint64_t StackMask() const {
-    return Is64() ? ~uint64_t{0} : (mode & kModeStack32) ? 0xFFFFFFFFull : 0xFFFFull;
-  }
+  uint64_t StackMask() const { return Is64() ? ~uint64_t{0} : (mode & kModeStack32) ? 0xFFFFFFFFull : 0xFFFFull; }
   void SetSp(uint64_t value) {
     const uint64_t mask = StackMask();
     r[kRsp] = mask == 0xFFFF ? (r[kRsp] & ~mask) | (value & mask) : value & mask;
@@ -365,10 +390,10 @@ struct Cpu {
   // Goes on at r[kIp]: the next block's first operation, or nullptr to leave.
   const Op* Continue();
   const Op* ContinueMiss();
-  void UpdateMode();          // after any change of CS, SS, CR0, CR4, EFER, CPL, AC
-  void UpdateStepping();      // after any change of TF, DR7 or the interrupt shadow
-  void Idle();                // sleeps from the next instruction on, until an interrupt arrives, masked or not
-  void LookAtApic();          // the VP itself changed what its APIC may deliver
+  void UpdateMode();      // after any change of CS, SS, CR0, CR4, EFER, CPL, AC
+  void UpdateStepping();  // after any change of TF, DR7 or the interrupt shadow
+  void Idle();            // sleeps from the next instruction on, until an interrupt arrives, masked or not
+  void LookAtApic();      // the VP itself changed what its APIC may deliver
   void InterruptsEnabled(bool shadow);  // IF went from 0 to 1
 
   // --- events (exceptions.cc) ---
@@ -377,8 +402,8 @@ struct Cpu {
     uint8_t vector;
     bool has_error = false;
     uint32_t error = 0;
-    bool software = false;   // INT n, INT3, INTO: the gate's DPL counts
-    bool external = false;   // sets the EXT bit of faults on the way
+    bool software = false;  // INT n, INT3, INTO: the gate's DPL counts
+    bool external = false;  // sets the EXT bit of faults on the way
     uint64_t return_ip = 0;
     uint64_t pushed_rf = 0;  // kFlagRf for faults
   };
@@ -425,7 +450,7 @@ struct Cpu {
   bool SetEfer(uint64_t value);
   void CheckPort(uint16_t port, int size);  // #GP unless the privilege or the TSS allows it
   uint64_t ReadTsc() const;
-  bool ReadMsr(uint32_t number, uint64_t& value);          // false: #GP
+  bool ReadMsr(uint32_t number, uint64_t& value);  // false: #GP
   backend::MsrOutcome WriteMsr(uint32_t number, uint64_t value);
   void Cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) const;
   void Reset();
@@ -450,19 +475,23 @@ constexpr bool IsCanonical(uint64_t address) {
 
 // Goes on at r[kIp], which the handler has set, by the jump cache.
 inline const Op* LookUpJump(Cpu& c) {
-  if (c.attention.load(std::memory_order_relaxed) != 0) [[unlikely]] return nullptr;
+  if (c.attention.load(std::memory_order_relaxed) != 0) [[unlikely]]
+    return nullptr;
   const uint64_t linear = c.r[kIp] + c.code_base;
   const JumpEntry& entry = c.jump[JumpIndex(linear)];
-  if (entry.linear == linear && entry.tag == c.code_tag) [[likely]] return entry.op;
+  if (entry.linear == linear && entry.tag == c.code_tag) [[likely]]
+    return entry.op;
   return c.ContinueMiss();
 }
 
 // The same as a handler's last act, without a stack frame.
 inline const Op* GoOn(Cpu& c, [[maybe_unused]] const Op* op) {
-  if (c.attention.load(std::memory_order_relaxed) != 0) [[unlikely]] return nullptr;
+  if (c.attention.load(std::memory_order_relaxed) != 0) [[unlikely]]
+    return nullptr;
   const uint64_t linear = c.r[kIp] + c.code_base;
   const JumpEntry& entry = c.jump[JumpIndex(linear)];
-  if (entry.linear == linear && entry.tag == c.code_tag) [[likely]] HVSDK_NEXT(entry.op);
+  if (entry.linear == linear && entry.tag == c.code_tag) [[likely]]
+    HVSDK_NEXT(entry.op);
   return c.ContinueMiss();
 }
 

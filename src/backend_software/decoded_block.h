@@ -35,22 +35,22 @@ enum OpFlag : uint8_t {
   kOpLegacyAddress = 1,  // address size or segment needs the slow computation
   kOpStackSegment = 2,   // faults of the operand are #SS, not #GP
   kOpLock = 4,
-  kOpRep = 8,            // F3
-  kOpRepne = 16,         // F2
+  kOpRep = 8,     // F3
+  kOpRepne = 16,  // F2
   kOpAddress32 = 32,
   kOpAddress16 = 64,
-  kOpRipBias = 128,      // add kRipBias to disp, which did not fit
+  kOpRipBias = 128,  // add kRipBias to disp, which did not fit
 };
 
 inline constexpr int kRipBias = 8192;
 
 struct Op {
   Handler handler;
-  uint64_t imm;    // immediate, or a branch's target relative to the block's first byte
-  int32_t disp;    // displacement of the memory operand
-  uint8_t a;       // destination register (offset in Cpu::r, or in Cpu::xmm)
-  uint8_t b;       // source register
-  uint8_t base;    // memory operand: base, index and segment base, all offsets in Cpu::r
+  uint64_t imm;  // immediate, or a branch's target relative to the block's first byte
+  int32_t disp;  // displacement of the memory operand
+  uint8_t a;     // destination register (offset in Cpu::r, or in Cpu::xmm)
+  uint8_t b;     // source register
+  uint8_t base;  // memory operand: base, index and segment base, all offsets in Cpu::r
   uint8_t index;
   uint8_t segment;
   uint8_t scale;   // shift of the index

@@ -33,12 +33,18 @@ const TranslatorTable& Table() {
 
 int SegmentOf(ZydisRegister reg) {
   switch (reg) {
-    case ZYDIS_REGISTER_ES: return kEs;
-    case ZYDIS_REGISTER_CS: return kCs;
-    case ZYDIS_REGISTER_SS: return kSs;
-    case ZYDIS_REGISTER_FS: return kFs;
-    case ZYDIS_REGISTER_GS: return kGs;
-    default: return kDs;
+    case ZYDIS_REGISTER_ES:
+      return kEs;
+    case ZYDIS_REGISTER_CS:
+      return kCs;
+    case ZYDIS_REGISTER_SS:
+      return kSs;
+    case ZYDIS_REGISTER_FS:
+      return kFs;
+    case ZYDIS_REGISTER_GS:
+      return kGs;
+    default:
+      return kDs;
   }
 }
 

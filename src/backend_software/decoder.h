@@ -28,8 +28,8 @@ struct Insn {
   const ZydisDecodedInstruction& z;
   const ZydisDecodedOperand* o;  // visible operands first
   uint32_t mode;
-  bool ends = false;             // the block ends after this instruction
-  bool links = false;            // its handler goes on over the block's links
+  bool ends = false;   // the block ends after this instruction
+  bool links = false;  // its handler goes on over the block's links
   FlagEffect flag_effect = FlagEffect::kSees;
   Handler without_flags = nullptr;  // does all of it but the flags
 
@@ -92,25 +92,34 @@ bool TranslateSseCmpsd(Insn& in, Op& op);
 template <typename Pick>
 Handler BySize(int bits, Pick pick) {
   switch (bits) {
-    case 8: return pick.template operator()<uint8_t>();
-    case 16: return pick.template operator()<uint16_t>();
-    case 32: return pick.template operator()<uint32_t>();
-    default: return pick.template operator()<uint64_t>();
+    case 8:
+      return pick.template operator()<uint8_t>();
+    case 16:
+      return pick.template operator()<uint16_t>();
+    case 32:
+      return pick.template operator()<uint32_t>();
+    default:
+      return pick.template operator()<uint64_t>();
   }
 }
 template <typename Pick>
 Handler ByWideSize(int bits, Pick pick) {  // no bytes
   switch (bits) {
-    case 16: return pick.template operator()<uint16_t>();
-    case 32: return pick.template operator()<uint32_t>();
-    default: return pick.template operator()<uint64_t>();
+    case 16:
+      return pick.template operator()<uint16_t>();
+    case 32:
+      return pick.template operator()<uint32_t>();
+    default:
+      return pick.template operator()<uint64_t>();
   }
 }
 
 // The same for operands of 32 and 64 bits, of which there is a variant; nullptr for others.
 template <typename Pick>
 Handler ByNativeSize(int bits, Pick pick) {
-  return bits == 32 ? pick.template operator()<uint32_t>() : bits == 64 ? pick.template operator()<uint64_t>() : nullptr;
+  return bits == 32   ? pick.template operator()<uint32_t>()
+         : bits == 64 ? pick.template operator()<uint64_t>()
+                      : nullptr;
 }
 
 // Joins a compare and the conditional branch behind it, where there is a handler for both (ops_branch.cc).
@@ -123,7 +132,7 @@ const Op* FollowTaken(Cpu& c, const Op* op, int64_t delta);  // delta: how far r
 const Op* FollowNext(Cpu& c, const Op* op);
 
 // Handlers that every block needs.
-const Op* EndBlock(Cpu& c, const Op* op);            // goes on behind the block
+const Op* EndBlock(Cpu& c, const Op* op);  // goes on behind the block
 const Op* RaiseUndefined(Cpu& c, const Op* op);
 const Op* RaiseTooLong(Cpu& c, const Op* op);
 const Op* RaiseNoDevice(Cpu& c, const Op* op);

@@ -9,7 +9,9 @@ namespace {
 
 enum GateType { kTaskGate = 5, kInterruptGate16 = 6, kTrapGate16 = 7, kInterruptGate32 = 14, kTrapGate32 = 15 };
 
-bool IsContributory(int vector) { return vector == kDivideError || (vector >= kInvalidTss && vector <= kGeneralProtection); }
+bool IsContributory(int vector) {
+  return vector == kDivideError || (vector >= kInvalidTss && vector <= kGeneralProtection);
+}
 
 }  // namespace
 
@@ -107,12 +109,8 @@ void Cpu::InterruptLong(const Event& event) {
   }
   sp &= ~uint64_t{15};
   const TlbMode as = new_cpl == 3 ? kTlbUser : kTlbSupervisor;
-  const uint64_t values[6] = {event.error,
-                              event.return_ip,
-                              segment[kCs].selector,
-                              GetRflags() | event.pushed_rf,
-                              r[kRsp],
-                              segment[kSs].selector};
+  const uint64_t values[6] = {event.error, event.return_ip,      segment[kCs].selector, GetRflags() | event.pushed_rf,
+                              r[kRsp],     segment[kSs].selector};
   const int first = event.has_error ? 0 : 1;
   for (int i = 5; i >= first; --i) {
     sp -= 8;

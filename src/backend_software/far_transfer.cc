@@ -340,7 +340,8 @@ void Cpu::ReadReturnCode(uint16_t cs, uint64_t ip, Descriptor& code) {
   if ((cs & ~3) == 0) Raise(kGeneralProtection, 0);
   if (!ReadDescriptor(cs, code)) Raise(kGeneralProtection, ErrorOf(cs));
   const int rpl = cs & 3;
-  if (!code.segment.code() || rpl < cpl || ((code.segment.type() & 4) ? code.segment.dpl() > rpl : code.segment.dpl() != rpl)) {
+  if (!code.segment.code() || rpl < cpl ||
+      ((code.segment.type() & 4) ? code.segment.dpl() > rpl : code.segment.dpl() != rpl)) {
     Raise(kGeneralProtection, ErrorOf(cs));
   }
   if (!code.segment.present()) Raise(kSegmentNotPresent, ErrorOf(cs));
@@ -353,7 +354,9 @@ void Cpu::FarReturn(int size, uint32_t pop) {
   const uint64_t sp = r[kRsp] & mask;
   const auto read = [&](uint64_t offset) -> uint64_t {
     const uint64_t at = StackLinear((sp + offset) & mask, size, false);
-    return size == 8 ? Load<uint64_t>(*this, op, at) : size == 4 ? Load<uint32_t>(*this, op, at) : Load<uint16_t>(*this, op, at);
+    return size == 8   ? Load<uint64_t>(*this, op, at)
+           : size == 4 ? Load<uint32_t>(*this, op, at)
+                       : Load<uint16_t>(*this, op, at);
   };
   const uint64_t ip = read(0);
   const auto cs = static_cast<uint16_t>(read(size));
@@ -398,7 +401,9 @@ void Cpu::InterruptReturn(int size) {
   const uint64_t sp = r[kRsp] & mask;
   const auto read = [&](int n) -> uint64_t {
     const uint64_t at = StackLinear((sp + n * size) & mask, size, false);
-    return size == 8 ? Load<uint64_t>(*this, op, at) : size == 4 ? Load<uint32_t>(*this, op, at) : Load<uint16_t>(*this, op, at);
+    return size == 8   ? Load<uint64_t>(*this, op, at)
+           : size == 4 ? Load<uint32_t>(*this, op, at)
+                       : Load<uint16_t>(*this, op, at);
   };
   constexpr uint64_t kCommon = kArithmeticFlags | kFlagTf | kFlagDf | kFlagNt;
   if (IsRealOrVm86()) {

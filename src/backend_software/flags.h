@@ -98,14 +98,30 @@ struct LazyFlags {
   bool Test() const {
     bool value;
     switch (kCondition >> 1) {
-      case 0: value = of(); break;
-      case 1: value = cf(); break;
-      case 2: value = zf(); break;
-      case 3: value = cf() || zf(); break;
-      case 4: value = sf(); break;
-      case 5: value = pf(); break;
-      case 6: value = sf() != of(); break;
-      default: value = zf() || sf() != of(); break;
+      case 0:
+        value = of();
+        break;
+      case 1:
+        value = cf();
+        break;
+      case 2:
+        value = zf();
+        break;
+      case 3:
+        value = cf() || zf();
+        break;
+      case 4:
+        value = sf();
+        break;
+      case 5:
+        value = pf();
+        break;
+      case 6:
+        value = sf() != of();
+        break;
+      default:
+        value = zf() || sf() != of();
+        break;
     }
     return value != static_cast<bool>(kCondition & 1);
   }

@@ -71,7 +71,8 @@ inline __m128i LoadVector(Cpu& c, const Op* op, uint64_t linear) {
     c.Raise(kGeneralProtection, 0);
   }
   const TlbEntry& entry = TlbAt(c, linear);
-  if (entry.read == ((linear + 15) & ~(kPageSize - 1))) [[likely]] return RawLoadVector(entry.addend + linear);
+  if (entry.read == ((linear + 15) & ~(kPageSize - 1))) [[likely]]
+    return RawLoadVector(entry.addend + linear);
   alignas(16) uint8_t bytes[16];
   c.LoadBytes(op, linear, bytes, 16);
   return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
@@ -83,7 +84,8 @@ inline void StoreVector(Cpu& c, const Op* op, uint64_t linear, __m128i value) {
     c.Raise(kGeneralProtection, 0);
   }
   const TlbEntry& entry = TlbAt(c, linear);
-  if (entry.write == ((linear + 15) & ~(kPageSize - 1))) [[likely]] return RawStoreVector(entry.addend + linear, value);
+  if (entry.write == ((linear + 15) & ~(kPageSize - 1))) [[likely]]
+    return RawStoreVector(entry.addend + linear, value);
   alignas(16) uint8_t bytes[16];
   _mm_store_si128(reinterpret_cast<__m128i*>(bytes), value);
   c.StoreBytes(op, linear, bytes, 16);
@@ -102,10 +104,14 @@ inline __m128i LoadOperand(Cpu& c, const Op* op) {
 template <typename Pick>
 Handler ByBytes(int bytes, Pick pick) {
   switch (bytes) {
-    case 2: return pick.template operator()<2>();
-    case 4: return pick.template operator()<4>();
-    case 8: return pick.template operator()<8>();
-    default: return pick.template operator()<16>();
+    case 2:
+      return pick.template operator()<2>();
+    case 4:
+      return pick.template operator()<4>();
+    case 8:
+      return pick.template operator()<8>();
+    default:
+      return pick.template operator()<16>();
   }
 }
 
@@ -152,7 +158,8 @@ bool HasDenormal(__m128i value, Underflow underflow);
 // volume 1, 11.5.2.5 and 10.2.3.3).
 template <typename Compute>
 inline auto Floating(Cpu& c, const Op* op, Compute compute, Underflow underflow = Underflow::kNever) {
-  if ((c.mxcsr & kMxcsrMasks) == kMxcsrMasks) [[likely]] return compute();
+  if ((c.mxcsr & kMxcsrMasks) == kMxcsrMasks) [[likely]]
+    return compute();
   const uint32_t before = GuestMxcsr(c);
   const bool underflows = underflow != Underflow::kNever && !(before & kMxcsrUnderflowMask);
   _mm_setcsr((before | kMxcsrMasks) & ~(kMxcsrFlags | (underflows ? kMxcsrFlushToZero : 0)));

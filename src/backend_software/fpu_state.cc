@@ -91,9 +91,7 @@ const Op* Stmxcsr(Cpu& c, const Op* op) {
   return op + 1;
 }
 
-uint64_t Requested(const Cpu& c) {
-  return ((c.r[kRdx] & 0xFFFFFFFF) << 32 | (c.r[kRax] & 0xFFFFFFFF)) & c.xcr0;
-}
+uint64_t Requested(const Cpu& c) { return ((c.r[kRdx] & 0xFFFFFFFF) << 32 | (c.r[kRax] & 0xFFFFFFFF)) & c.xcr0; }
 
 // XSAVE and XSAVEOPT. Every component counts as in use, which the optimisations may but need not see otherwise.
 const Op* Xsave(Cpu& c, const Op* op) {
@@ -163,7 +161,8 @@ const Op* Xgetbv(Cpu& c, const Op* op) {
 const Op* Xsetbv(Cpu& c, const Op* op) {
   const uint64_t value = c.r[kRdx] << 32 | (c.r[kRax] & 0xFFFFFFFF);
   c.op = op;
-  const bool allowed = c.cpl == 0 && static_cast<uint32_t>(c.r[kRcx]) == 0 && (value & kX87) != 0 && (value & ~kSupported) == 0;
+  const bool allowed =
+      c.cpl == 0 && static_cast<uint32_t>(c.r[kRcx]) == 0 && (value & kX87) != 0 && (value & ~kSupported) == 0;
   if (!allowed) c.Raise(kGeneralProtection, 0);
   c.xcr0 = value;
   return op + 1;

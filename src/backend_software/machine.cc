@@ -55,10 +55,8 @@ void Machine::Attach(Cpu& cpu) {
   cpus_[cpu.index] = &cpu;
   apic_hosts_[cpu.index] = std::make_unique<ApicHost>(*this, cpu);
   apics_[cpu.index] = std::make_unique<chipset::LocalApic>(
-      chipset::LocalApic::Config{.id = cpu.apic_id,
-                                 .bootstrap = cpu.index == 0,
-                                 .tsc_frequency_hz = kTscHz,
-                                 .timer_frequency_hz = kApicHz},
+      chipset::LocalApic::Config{
+          .id = cpu.apic_id, .bootstrap = cpu.index == 0, .tsc_frequency_hz = kTscHz, .timer_frequency_hz = kApicHz},
       bus_, *apic_hosts_[cpu.index], clock_,
       instruction_time_ != nullptr ? instruction_time_->timers() : *host_timers_);
   attached_.fetch_or(cpu.vp_bit(), std::memory_order_acq_rel);
@@ -75,7 +73,8 @@ uint64_t Machine::Now() const {
 
 uint64_t Machine::Tsc(const Cpu& c) const {
   if (instruction_time_ == nullptr) return HostNow() - started_ns_;
-  return instruction_time_->now_ns() + (c.instructions - c.slice_start) + (c.op != nullptr ? c.op->count : c.before_exit);
+  return instruction_time_->now_ns() + (c.instructions - c.slice_start) +
+         (c.op != nullptr ? c.op->count : c.before_exit);
 }
 
 uint64_t Machine::Random() {
@@ -123,8 +122,8 @@ void Machine::RequestAndWait(Cpu* self, uint64_t vps, uint32_t kinds) {
     Cpu& cpu = *cpus_[std::countr_zero(left)];
     const uint64_t wanted = cpu.requested.load(std::memory_order_seq_cst);
     // Pairs with the exchange in Enter: a VP that goes in after this look sees the request.
-    for (int spins = 0; cpu.inside.load(std::memory_order_seq_cst) != 0 &&
-                        cpu.served.load(std::memory_order_acquire) < wanted;) {
+    for (int spins = 0;
+         cpu.inside.load(std::memory_order_seq_cst) != 0 && cpu.served.load(std::memory_order_acquire) < wanted;) {
       if (++spins > 64) sched_yield();
     }
   }
@@ -207,7 +206,8 @@ void Cpu::PhysicalRead(uint64_t gpa, uint8_t* data, int size) {
     std::memset(data, 0, size);
     if ((offset & 3) + size > 4 && !(size == 8 && (offset & 3) == 0)) return;
     for (int done = 0; done < size; done += 4) {
-      const uint32_t value = local ? apic.ReadMmio((offset & ~3u) + done) : machine.io_apic().ReadMmio((offset & ~3u) + done);
+      const uint32_t value =
+          local ? apic.ReadMmio((offset & ~3u) + done) : machine.io_apic().ReadMmio((offset & ~3u) + done);
       const uint32_t shifted = value >> (8 * (offset & 3));
       std::memcpy(data + done, &shifted, std::min(size - done, 4));
     }
@@ -244,7 +244,8 @@ void Cpu::PhysicalWrite(uint64_t gpa, const uint8_t* data, int size) {
   exits->OnMmioWrite(*vp, gpa, absl::MakeConstSpan(data, size));
   Enter();
   in_exit = false;
-  if (redirected) [[unlikely]] std::longjmp(unwind, kUnwindRedirect);
+  if (redirected) [[unlikely]]
+    std::longjmp(unwind, kUnwindRedirect);
 }
 
 void Cpu::Idle() {

@@ -45,7 +45,8 @@ HVSDK_GUEST_ACCESS void RawStore(uint64_t host, T value) {
 }
 HVSDK_GUEST_ACCESS void RawCopy(void* to, const void* from, size_t size) {
 #if defined(__SANITIZE_THREAD__)
-  for (size_t i = 0; i < size; ++i) static_cast<volatile uint8_t*>(to)[i] = static_cast<const volatile uint8_t*>(from)[i];
+  for (size_t i = 0; i < size; ++i)
+    static_cast<volatile uint8_t*>(to)[i] = static_cast<const volatile uint8_t*>(from)[i];
 #else
   std::memcpy(to, from, size);
 #endif
@@ -70,7 +71,8 @@ uint64_t TagOf(uint64_t linear) {
 template <typename T>
 inline T Load(Cpu& c, const Op* op, uint64_t linear) {
   const TlbEntry& entry = TlbAt(c, linear);
-  if (entry.read == TagOf<T>(linear)) [[likely]] return RawLoad<T>(entry.addend + linear);
+  if (entry.read == TagOf<T>(linear)) [[likely]]
+    return RawLoad<T>(entry.addend + linear);
   return static_cast<T>(c.LoadSlow(op, linear, sizeof(T)));
 }
 
@@ -124,7 +126,8 @@ template <bool kSimple>
 inline uint64_t Address(Cpu& c, const Op* op, int size, bool write) {
   const uint64_t address = c.Get<uint64_t>(op->base) + static_cast<int64_t>(op->disp);
   if constexpr (kSimple) return address;
-  if (op->flags & (kOpLegacyAddress | kOpRipBias)) [[unlikely]] return c.LegacyAddress(op, size, write);
+  if (op->flags & (kOpLegacyAddress | kOpRipBias)) [[unlikely]]
+    return c.LegacyAddress(op, size, write);
   return address + (c.Get<uint64_t>(op->index) << op->scale) + c.Get<uint64_t>(op->segment);
 }
 
@@ -166,7 +169,8 @@ template <bool kQuick, typename T, typename Change>
 inline bool RmwTo(Cpu& c, const Op* op, uint64_t linear, Change change) {
   if constexpr (kQuick) {
     const TlbEntry& entry = TlbAt(c, linear);
-    if (entry.write != TagOf<T>(linear)) [[unlikely]] return false;
+    if (entry.write != TagOf<T>(linear)) [[unlikely]]
+      return false;
     const uint64_t host = entry.addend + linear;
     RawStore<T>(host, change(RawLoad<T>(host)));
   } else {
@@ -177,7 +181,8 @@ inline bool RmwTo(Cpu& c, const Op* op, uint64_t linear, Change change) {
 template <bool kSimple, bool kQuick>
 inline bool AddressTo(Cpu& c, const Op* op, int size, bool write, uint64_t& address) {
   if constexpr (kQuick && !kSimple) {
-    if (op->flags & (kOpLegacyAddress | kOpRipBias)) [[unlikely]] return false;
+    if (op->flags & (kOpLegacyAddress | kOpRipBias)) [[unlikely]]
+      return false;
     address = c.Get<uint64_t>(op->base) + static_cast<int64_t>(op->disp) + (c.Get<uint64_t>(op->index) << op->scale) +
               c.Get<uint64_t>(op->segment);
   } else {

@@ -12,7 +12,13 @@ namespace hvsdk::software {
 namespace {
 
 enum PteBit : uint64_t {
-  kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 32, kDirty = 64, kLarge = 128, kGlobal = 256,
+  kPresent = 1,
+  kWritable = 2,
+  kUser = 4,
+  kAccessed = 32,
+  kDirty = 64,
+  kLarge = 128,
+  kGlobal = 256,
   kNoExecute = uint64_t{1} << 63,
 };
 
@@ -289,10 +295,14 @@ uint64_t Cpu::LoadPiece(uint64_t linear, int size, uint32_t access) {
     const uint64_t host = reinterpret_cast<uint64_t>(page.host) + offset;
     if ((access & kAccessWrite) && !code_write_allowed && OwnCodeAt(page, linear, size)) RestartStepping();
     switch (size) {
-      case 1: return RawLoad<uint8_t>(host);
-      case 2: return RawLoad<uint16_t>(host);
-      case 4: return RawLoad<uint32_t>(host);
-      case 8: return RawLoad<uint64_t>(host);
+      case 1:
+        return RawLoad<uint8_t>(host);
+      case 2:
+        return RawLoad<uint16_t>(host);
+      case 4:
+        return RawLoad<uint32_t>(host);
+      case 8:
+        return RawLoad<uint64_t>(host);
     }
     uint64_t value = 0;
     for (int i = 0; i < size; ++i) value |= static_cast<uint64_t>(RawLoad<uint8_t>(host + i)) << (8 * i);
@@ -341,13 +351,22 @@ void Cpu::StorePiece(uint64_t linear, uint64_t value, int size, TlbMode as) {
   }
   const uint64_t host = reinterpret_cast<uint64_t>(page.host) + offset;
   // Known to have no code: write at once, the entry says that a decoder would have told us.
-  const bool fast = !(EntryFor(linear, as).write & kTlbSlow) || MakeWriteFast(EntryFor(linear, as), page, PageOf(linear));
+  const bool fast =
+      !(EntryFor(linear, as).write & kTlbSlow) || MakeWriteFast(EntryFor(linear, as), page, PageOf(linear));
   if (!fast && !code_write_allowed && OwnCodeAt(page, linear, size)) RestartStepping();
   switch (size) {
-    case 1: RawStore<uint8_t>(host, static_cast<uint8_t>(value)); break;
-    case 2: RawStore<uint16_t>(host, static_cast<uint16_t>(value)); break;
-    case 4: RawStore<uint32_t>(host, static_cast<uint32_t>(value)); break;
-    case 8: RawStore<uint64_t>(host, value); break;
+    case 1:
+      RawStore<uint8_t>(host, static_cast<uint8_t>(value));
+      break;
+    case 2:
+      RawStore<uint16_t>(host, static_cast<uint16_t>(value));
+      break;
+    case 4:
+      RawStore<uint32_t>(host, static_cast<uint32_t>(value));
+      break;
+    case 8:
+      RawStore<uint64_t>(host, value);
+      break;
     default:
       for (int i = 0; i < size; ++i) RawStore<uint8_t>(host + i, static_cast<uint8_t>(value >> (8 * i)));
   }
@@ -562,9 +581,14 @@ void Cpu::Push(uint64_t value, int size) {
   if (Is64() && (!IsCanonical(sp) || !IsCanonical(sp + static_cast<uint64_t>(size) - 1))) Raise(kStackFault, 0);
   const uint64_t linear = StackLinear(sp, size, true);
   switch (size) {
-    case 2: Store<uint16_t>(*this, op, linear, static_cast<uint16_t>(value)); break;
-    case 4: Store<uint32_t>(*this, op, linear, static_cast<uint32_t>(value)); break;
-    default: Store<uint64_t>(*this, op, linear, value);
+    case 2:
+      Store<uint16_t>(*this, op, linear, static_cast<uint16_t>(value));
+      break;
+    case 4:
+      Store<uint32_t>(*this, op, linear, static_cast<uint32_t>(value));
+      break;
+    default:
+      Store<uint64_t>(*this, op, linear, value);
   }
   SetSp(sp);
 }
@@ -575,9 +599,14 @@ uint64_t Cpu::Pop(int size) {
   const uint64_t linear = StackLinear(sp, size, false);
   uint64_t value;
   switch (size) {
-    case 2: value = Load<uint16_t>(*this, op, linear); break;
-    case 4: value = Load<uint32_t>(*this, op, linear); break;
-    default: value = Load<uint64_t>(*this, op, linear);
+    case 2:
+      value = Load<uint16_t>(*this, op, linear);
+      break;
+    case 4:
+      value = Load<uint32_t>(*this, op, linear);
+      break;
+    default:
+      value = Load<uint64_t>(*this, op, linear);
   }
   SetSp(sp + size);
   return value;

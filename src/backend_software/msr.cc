@@ -7,16 +7,47 @@ namespace hvsdk::software {
 namespace {
 
 enum Msr : uint32_t {
-  kMsrP5McAddr = 0x0, kMsrP5McType = 0x1, kMsrTsc = 0x10, kMsrPlatformId = 0x17, kMsrApicBase = 0x1B,
-  kMsrFeatureControl = 0x3A, kMsrTscAdjust = 0x3B, kMsrSpecCtrl = 0x48, kMsrPredCmd = 0x49, kMsrUcodeWrite = 0x79,
-  kMsrUcodeRev = 0x8B, kMsrMtrrCap = 0xFE, kMsrArchCapabilities = 0x10A, kMsrSysenterCs = 0x174,
-  kMsrSysenterEsp = 0x175, kMsrSysenterEip = 0x176, kMsrMcgCap = 0x179, kMsrMcgStatus = 0x17A,
-  kMsrMiscEnable = 0x1A0, kMsrDebugCtl = 0x1D9, kMsrMtrrVariable = 0x200, kMsrMtrrFixed64k = 0x250,
-  kMsrMtrrFixed16k = 0x258, kMsrMtrrFixed4k = 0x268, kMsrPat = 0x277, kMsrMtrrDefType = 0x2FF,
-  kMsrTscDeadline = 0x6E0, kMsrX2apicFirst = 0x800, kMsrX2apicLast = 0x8FF, kMsrEfer = 0xC0000080,
-  kMsrStar = 0xC0000081, kMsrLstar = 0xC0000082, kMsrCstar = 0xC0000083, kMsrSfmask = 0xC0000084,
-  kMsrFsBase = 0xC0000100, kMsrGsBase = 0xC0000101, kMsrKernelGsBase = 0xC0000102, kMsrTscAux = 0xC0000103,
-  kMsrHvEoi = 0x40000070, kMsrHvIcr = 0x40000071, kMsrHvTpr = 0x40000072,
+  kMsrP5McAddr = 0x0,
+  kMsrP5McType = 0x1,
+  kMsrTsc = 0x10,
+  kMsrPlatformId = 0x17,
+  kMsrApicBase = 0x1B,
+  kMsrFeatureControl = 0x3A,
+  kMsrTscAdjust = 0x3B,
+  kMsrSpecCtrl = 0x48,
+  kMsrPredCmd = 0x49,
+  kMsrUcodeWrite = 0x79,
+  kMsrUcodeRev = 0x8B,
+  kMsrMtrrCap = 0xFE,
+  kMsrArchCapabilities = 0x10A,
+  kMsrSysenterCs = 0x174,
+  kMsrSysenterEsp = 0x175,
+  kMsrSysenterEip = 0x176,
+  kMsrMcgCap = 0x179,
+  kMsrMcgStatus = 0x17A,
+  kMsrMiscEnable = 0x1A0,
+  kMsrDebugCtl = 0x1D9,
+  kMsrMtrrVariable = 0x200,
+  kMsrMtrrFixed64k = 0x250,
+  kMsrMtrrFixed16k = 0x258,
+  kMsrMtrrFixed4k = 0x268,
+  kMsrPat = 0x277,
+  kMsrMtrrDefType = 0x2FF,
+  kMsrTscDeadline = 0x6E0,
+  kMsrX2apicFirst = 0x800,
+  kMsrX2apicLast = 0x8FF,
+  kMsrEfer = 0xC0000080,
+  kMsrStar = 0xC0000081,
+  kMsrLstar = 0xC0000082,
+  kMsrCstar = 0xC0000083,
+  kMsrSfmask = 0xC0000084,
+  kMsrFsBase = 0xC0000100,
+  kMsrGsBase = 0xC0000101,
+  kMsrKernelGsBase = 0xC0000102,
+  kMsrTscAux = 0xC0000103,
+  kMsrHvEoi = 0x40000070,
+  kMsrHvIcr = 0x40000071,
+  kMsrHvTpr = 0x40000072,
 };
 
 constexpr int kVariableMtrrs = 8;
@@ -42,34 +73,85 @@ int FixedMtrr(uint32_t msr) {
 
 bool Cpu::ReadMsr(uint32_t number, uint64_t& value) {
   switch (number) {
-    case kMsrTsc: value = ReadTsc(); return true;
-    case kMsrTscAdjust: value = tsc_offset; return true;
-    case kMsrApicBase: value = machine.apic(index).base(); return true;
-    case kMsrP5McAddr: case kMsrP5McType: case kMsrPlatformId: case kMsrMcgCap: case kMsrDebugCtl:
+    case kMsrTsc:
+      value = ReadTsc();
+      return true;
+    case kMsrTscAdjust:
+      value = tsc_offset;
+      return true;
+    case kMsrApicBase:
+      value = machine.apic(index).base();
+      return true;
+    case kMsrP5McAddr:
+    case kMsrP5McType:
+    case kMsrPlatformId:
+    case kMsrMcgCap:
+    case kMsrDebugCtl:
       value = 0;
       return true;
-    case kMsrFeatureControl: value = feature_control; return true;
-    case kMsrUcodeRev: value = microcode; return true;
-    case kMsrMtrrCap: value = 0x500 | kVariableMtrrs; return true;
+    case kMsrFeatureControl:
+      value = feature_control;
+      return true;
+    case kMsrUcodeRev:
+      value = microcode;
+      return true;
+    case kMsrMtrrCap:
+      value = 0x500 | kVariableMtrrs;
+      return true;
     // Nothing here runs ahead of the program, so nothing leaks: all the bits that say NO.
-    case kMsrArchCapabilities: value = 0x400000000D10E179; return true;
-    case kMsrSysenterCs: value = sysenter_cs; return true;
-    case kMsrSysenterEsp: value = sysenter_esp; return true;
-    case kMsrSysenterEip: value = sysenter_eip; return true;
-    case kMsrMcgStatus: value = mcg_status; return true;
-    case kMsrMiscEnable: value = misc_enable; return true;
-    case kMsrPat: value = pat; return true;
-    case kMsrMtrrDefType: value = mtrr_def_type; return true;
-    case kMsrEfer: value = efer; return true;
-    case kMsrStar: value = star; return true;
-    case kMsrLstar: value = lstar; return true;
-    case kMsrCstar: value = cstar; return true;
-    case kMsrSfmask: value = sfmask; return true;
-    case kMsrFsBase: value = base(kFs); return true;
-    case kMsrGsBase: value = base(kGs); return true;
-    case kMsrKernelGsBase: value = kernel_gs_base; return true;
-    case kMsrTscAux: value = tsc_aux; return true;
-    default: break;
+    case kMsrArchCapabilities:
+      value = 0x400000000D10E179;
+      return true;
+    case kMsrSysenterCs:
+      value = sysenter_cs;
+      return true;
+    case kMsrSysenterEsp:
+      value = sysenter_esp;
+      return true;
+    case kMsrSysenterEip:
+      value = sysenter_eip;
+      return true;
+    case kMsrMcgStatus:
+      value = mcg_status;
+      return true;
+    case kMsrMiscEnable:
+      value = misc_enable;
+      return true;
+    case kMsrPat:
+      value = pat;
+      return true;
+    case kMsrMtrrDefType:
+      value = mtrr_def_type;
+      return true;
+    case kMsrEfer:
+      value = efer;
+      return true;
+    case kMsrStar:
+      value = star;
+      return true;
+    case kMsrLstar:
+      value = lstar;
+      return true;
+    case kMsrCstar:
+      value = cstar;
+      return true;
+    case kMsrSfmask:
+      value = sfmask;
+      return true;
+    case kMsrFsBase:
+      value = base(kFs);
+      return true;
+    case kMsrGsBase:
+      value = base(kGs);
+      return true;
+    case kMsrKernelGsBase:
+      value = kernel_gs_base;
+      return true;
+    case kMsrTscAux:
+      value = tsc_aux;
+      return true;
+    default:
+      break;
   }
   if (number == kMsrTscDeadline || (number >= kMsrX2apicFirst && number <= kMsrX2apicLast)) {
     return machine.apic(index).ReadMsr(number, value);
@@ -100,17 +182,34 @@ bool Cpu::ReadMsr(uint32_t number, uint64_t& value) {
 backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
   using backend::MsrOutcome;
   switch (number) {
-    case kMsrTsc: tsc_offset += value - ReadTsc(); return MsrOutcome::kDone;
-    case kMsrTscAdjust: tsc_offset = value; return MsrOutcome::kDone;
+    case kMsrTsc:
+      tsc_offset += value - ReadTsc();
+      return MsrOutcome::kDone;
+    case kMsrTscAdjust:
+      tsc_offset = value;
+      return MsrOutcome::kDone;
     case kMsrApicBase:
       if (!machine.apic(index).WriteBase(value)) return MsrOutcome::kFault;
       FlushTlb(false);
       return MsrOutcome::kDone;
-    case kMsrPlatformId: case kMsrMtrrCap: case kMsrArchCapabilities: case kMsrMcgCap: return MsrOutcome::kFault;
-    case kMsrP5McAddr: case kMsrP5McType: case kMsrUcodeWrite: case kMsrDebugCtl: return MsrOutcome::kDone;
-    case kMsrFeatureControl: return MsrOutcome::kFault;  // locked
-    case kMsrUcodeRev: microcode = value; return MsrOutcome::kDone;
-    case kMsrSysenterCs: sysenter_cs = value & 0xFFFFFFFF; return MsrOutcome::kDone;
+    case kMsrPlatformId:
+    case kMsrMtrrCap:
+    case kMsrArchCapabilities:
+    case kMsrMcgCap:
+      return MsrOutcome::kFault;
+    case kMsrP5McAddr:
+    case kMsrP5McType:
+    case kMsrUcodeWrite:
+    case kMsrDebugCtl:
+      return MsrOutcome::kDone;
+    case kMsrFeatureControl:
+      return MsrOutcome::kFault;  // locked
+    case kMsrUcodeRev:
+      microcode = value;
+      return MsrOutcome::kDone;
+    case kMsrSysenterCs:
+      sysenter_cs = value & 0xFFFFFFFF;
+      return MsrOutcome::kDone;
     case kMsrSysenterEsp:
     case kMsrSysenterEip:
     case kMsrLstar:
@@ -127,8 +226,12 @@ backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
       if (number == kMsrGsBase) base(kGs) = value;
       if (number == kMsrKernelGsBase) kernel_gs_base = value;
       return MsrOutcome::kDone;
-    case kMsrMcgStatus: mcg_status = value; return MsrOutcome::kDone;
-    case kMsrMiscEnable: misc_enable = value; return MsrOutcome::kDone;
+    case kMsrMcgStatus:
+      mcg_status = value;
+      return MsrOutcome::kDone;
+    case kMsrMiscEnable:
+      misc_enable = value;
+      return MsrOutcome::kDone;
     case kMsrPat:
       if (!EachByte(value, &IsPatType)) return MsrOutcome::kFault;
       pat = value;
@@ -137,14 +240,20 @@ backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
       if ((value & ~uint64_t{0xCFF}) || !IsMemoryType(value & 0xFF)) return MsrOutcome::kFault;
       mtrr_def_type = value;
       return MsrOutcome::kDone;
-    case kMsrEfer: return SetEfer(value) ? MsrOutcome::kDone : MsrOutcome::kFault;
-    case kMsrStar: star = value; return MsrOutcome::kDone;
-    case kMsrSfmask: sfmask = value & 0xFFFFFFFF; return MsrOutcome::kDone;
+    case kMsrEfer:
+      return SetEfer(value) ? MsrOutcome::kDone : MsrOutcome::kFault;
+    case kMsrStar:
+      star = value;
+      return MsrOutcome::kDone;
+    case kMsrSfmask:
+      sfmask = value & 0xFFFFFFFF;
+      return MsrOutcome::kDone;
     case kMsrTscAux:
       if (value >> 32) return MsrOutcome::kFault;
       tsc_aux = value;
       return MsrOutcome::kDone;
-    default: break;
+    default:
+      break;
   }
   if (number == kMsrTscDeadline || (number >= kMsrX2apicFirst && number <= kMsrX2apicLast)) {
     const bool done = machine.apic(index).WriteMsr(number, value);

@@ -94,7 +94,8 @@ template <typename A, typename T, bool kSimple, bool kFlags = true, bool kQuick 
 HVSDK_TWIN const Op* RegMem(Cpu& c, const Op* op) {
   uint64_t address;
   T b;
-  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, b)) [[unlikely]] {
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, b))
+      [[unlikely]] {
     return RegMem<A, T, kSimple, kFlags, false>(c, op);
   }
   LazyFlags unused;
@@ -116,7 +117,8 @@ HVSDK_TWIN const Op* MemSrc(Cpu& c, const Op* op) {
     }
   } else {
     T a;
-    if (!LoadTo<kQuick>(c, op, address, a)) [[unlikely]] return MemSrc<A, T, kSimple, kImm, false>(c, op);
+    if (!LoadTo<kQuick>(c, op, address, a)) [[unlikely]]
+      return MemSrc<A, T, kSimple, kImm, false>(c, op);
     A::template Do<T>(c.flags, a, b);
   }
   HVSDK_NEXT(op + 1);
@@ -300,23 +302,39 @@ const Op* Fused(Cpu& c, const Op* op) {
   bool holds;
   // The conditions that compilers use are one host compare; the others ask the flags.
   switch (kCondition >> 1) {
-    case 1: holds = kIsTest ? false : a < b; break;
-    case 2: holds = value == 0; break;
-    case 3: holds = kIsTest ? value == 0 : a <= b; break;
-    case 4: holds = static_cast<S>(value) < 0; break;
-    case 6: holds = kIsTest ? static_cast<S>(value) < 0 : static_cast<S>(a) < static_cast<S>(b); break;
-    case 7: holds = kIsTest ? static_cast<S>(value) <= 0 : static_cast<S>(a) <= static_cast<S>(b); break;
-    default: holds = c.flags.Test<kCondition & ~1>(); break;
+    case 1:
+      holds = kIsTest ? false : a < b;
+      break;
+    case 2:
+      holds = value == 0;
+      break;
+    case 3:
+      holds = kIsTest ? value == 0 : a <= b;
+      break;
+    case 4:
+      holds = static_cast<S>(value) < 0;
+      break;
+    case 6:
+      holds = kIsTest ? static_cast<S>(value) < 0 : static_cast<S>(a) < static_cast<S>(b);
+      break;
+    case 7:
+      holds = kIsTest ? static_cast<S>(value) <= 0 : static_cast<S>(a) <= static_cast<S>(b);
+      break;
+    default:
+      holds = c.flags.Test<kCondition & ~1>();
+      break;
   }
   if (holds != static_cast<bool>(kCondition & 1)) {
     c.r[kIp] += static_cast<int64_t>(op->disp);
     const Op* to = LinksOf(op).taken;
-    if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] HVSDK_NEXT(to);
+    if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]]
+      HVSDK_NEXT(to);
     return FollowTaken(c, op, op->disp);
   }
   c.r[kIp] += op->ip + op->length;
   const Op* to = LinksOf(op).next;
-  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] HVSDK_NEXT(to);
+  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]]
+    HVSDK_NEXT(to);
   return FollowNext(c, op);
 }
 
@@ -335,11 +353,16 @@ struct Fusible {
   Handler (*by_condition)(int);
 };
 constexpr Fusible kFusible[] = {
-    {&RegReg<Cmp, uint64_t>, &FusedBy<Cmp, uint64_t, false>},   {&RegReg<Cmp, uint32_t>, &FusedBy<Cmp, uint32_t, false>},
-    {&RegImm<Cmp, uint64_t>, &FusedBy<Cmp, uint64_t, true>},    {&RegImm<Cmp, uint32_t>, &FusedBy<Cmp, uint32_t, true>},
-    {&RegReg<Cmp, uint8_t>, &FusedBy<Cmp, uint8_t, false>},     {&RegImm<Cmp, uint8_t>, &FusedBy<Cmp, uint8_t, true>},
-    {&RegReg<Test, uint64_t>, &FusedBy<Test, uint64_t, false>}, {&RegReg<Test, uint32_t>, &FusedBy<Test, uint32_t, false>},
-    {&RegReg<Test, uint8_t>, &FusedBy<Test, uint8_t, false>},   {&RegImm<Test, uint8_t>, &FusedBy<Test, uint8_t, true>},
+    {&RegReg<Cmp, uint64_t>, &FusedBy<Cmp, uint64_t, false>},
+    {&RegReg<Cmp, uint32_t>, &FusedBy<Cmp, uint32_t, false>},
+    {&RegImm<Cmp, uint64_t>, &FusedBy<Cmp, uint64_t, true>},
+    {&RegImm<Cmp, uint32_t>, &FusedBy<Cmp, uint32_t, true>},
+    {&RegReg<Cmp, uint8_t>, &FusedBy<Cmp, uint8_t, false>},
+    {&RegImm<Cmp, uint8_t>, &FusedBy<Cmp, uint8_t, true>},
+    {&RegReg<Test, uint64_t>, &FusedBy<Test, uint64_t, false>},
+    {&RegReg<Test, uint32_t>, &FusedBy<Test, uint32_t, false>},
+    {&RegReg<Test, uint8_t>, &FusedBy<Test, uint8_t, false>},
+    {&RegImm<Test, uint8_t>, &FusedBy<Test, uint8_t, true>},
 };
 
 }  // namespace

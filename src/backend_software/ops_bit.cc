@@ -39,10 +39,14 @@ T ChangeBit(LazyFlags& f, T value, int bit) {
   const T mask = static_cast<T>(T{1} << bit);
   f.SetCf(value & mask);
   switch (kKind) {
-    case BitKind::kSet: return static_cast<T>(value | mask);
-    case BitKind::kReset: return static_cast<T>(value & ~mask);
-    case BitKind::kComplement: return static_cast<T>(value ^ mask);
-    default: return value;
+    case BitKind::kSet:
+      return static_cast<T>(value | mask);
+    case BitKind::kReset:
+      return static_cast<T>(value & ~mask);
+    case BitKind::kComplement:
+      return static_cast<T>(value ^ mask);
+    default:
+      return value;
   }
 }
 template <typename T, BitKind kKind, bool kImm>
@@ -63,7 +67,8 @@ const Op* BitMem(Cpu& c, const Op* op) {
   } else {
     const auto number = static_cast<int64_t>(static_cast<std::make_signed_t<T>>(c.Get<T>(op->b)));
     bit = static_cast<int>(number & (kBits<T> - 1));
-    const int64_t delta = (number >> std::countr_zero(static_cast<unsigned>(kBits<T>))) * static_cast<int64_t>(sizeof(T));
+    const int64_t delta =
+        (number >> std::countr_zero(static_cast<unsigned>(kBits<T>))) * static_cast<int64_t>(sizeof(T));
     if (op->flags & (kOpLegacyAddress | kOpRipBias)) {
       // Through the register slots, so that the offset is cut and checked as a whole.
       const uint64_t saved = c.r[kZero];
@@ -74,8 +79,9 @@ const Op* BitMem(Cpu& c, const Op* op) {
       if (op->flags & kOpAddress16) offset &= 0xFFFF;
       c.r[kZero] = saved;
       c.op = op;
-      address = c.Is64() ? offset + c.Get<uint64_t>(op->segment)
-                         : c.SegmentLinear(moved.segment / 8 - kSegmentBase, offset, sizeof(T), kKind != BitKind::kTest);
+      address = c.Is64()
+                    ? offset + c.Get<uint64_t>(op->segment)
+                    : c.SegmentLinear(moved.segment / 8 - kSegmentBase, offset, sizeof(T), kKind != BitKind::kTest);
     } else {
       address = Address<false>(c, op, sizeof(T), kKind != BitKind::kTest) + delta;
     }

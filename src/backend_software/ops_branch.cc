@@ -26,7 +26,8 @@ const Op* Follow(Cpu& c, const Op* op, int64_t delta, const Op*& link) {
 template <bool kTaken>
 inline const Op* GoTo(Cpu& c, const Op* op) {
   const Op* to = kTaken ? LinksOf(op).taken : LinksOf(op).next;
-  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] HVSDK_NEXT(to);
+  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]]
+    HVSDK_NEXT(to);
   return kTaken ? FollowTaken(c, op, static_cast<int64_t>(op->imm)) : FollowNext(c, op);
 }
 
@@ -35,7 +36,8 @@ inline const Op* GoTo(Cpu& c, const Op* op) {
 const Op* Jump(Cpu& c, const Op* op) {
   c.r[kIp] += op->imm;
   const Op* to = LinksOf(op).taken;
-  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] HVSDK_NEXT(to);
+  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]]
+    HVSDK_NEXT(to);
   return FollowTaken(c, op, static_cast<int64_t>(op->imm));
 }
 
@@ -72,19 +74,22 @@ HVSDK_TWIN const Op* FollowFar(Cpu& c, const Op* op) {
 template <bool kQuick = true>
 HVSDK_TWIN const Op* Call(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp] - 8;
-  if (!StoreTo<kQuick>(c, op, sp, c.NextIp(op))) [[unlikely]] return Call<false>(c, op);
+  if (!StoreTo<kQuick>(c, op, sp, c.NextIp(op))) [[unlikely]]
+    return Call<false>(c, op);
   c.r[kRsp] = sp;
   const uint64_t target = c.r[kIp] + op->imm;
   c.r[kIp] = target;
   const Links& links = LinksOf(op);
-  if (links.far_linear == target && links.far_tag == c.link_tag && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] {
+  if (links.far_linear == target && links.far_tag == c.link_tag && c.attention.load(std::memory_order_relaxed) == 0)
+      [[likely]] {
     HVSDK_NEXT(links.far);
   }
   return FollowFar(c, op);
 }
 
 inline bool CheckTarget(Cpu& c, const Op* op, uint64_t target) {
-  if (IsCanonical(target)) [[likely]] return true;
+  if (IsCanonical(target)) [[likely]]
+    return true;
   c.op = op;
   c.Raise(kGeneralProtection, 0);
 }
@@ -93,7 +98,8 @@ template <bool kQuick = true>
 HVSDK_TWIN const Op* Return(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp];
   uint64_t target;
-  if (!LoadTo<kQuick>(c, op, sp, target) || (kQuick && !IsCanonical(target))) [[unlikely]] return Return<false>(c, op);
+  if (!LoadTo<kQuick>(c, op, sp, target) || (kQuick && !IsCanonical(target))) [[unlikely]]
+    return Return<false>(c, op);
   if constexpr (!kQuick) CheckTarget(c, op, target);
   c.r[kRsp] = sp + 8 + op->imm;
   c.r[kIp] = target;
@@ -111,10 +117,12 @@ HVSDK_TWIN const Op* Indirect(Cpu& c, const Op* op) {
   } else {
     target = c.Get<uint64_t>(op->a);
   }
-  if (kQuick && !IsCanonical(target)) [[unlikely]] return Indirect<kMemory, kCall, false>(c, op);
+  if (kQuick && !IsCanonical(target)) [[unlikely]]
+    return Indirect<kMemory, kCall, false>(c, op);
   if constexpr (kCall) {
     const uint64_t sp = c.r[kRsp] - 8;
-    if (!StoreTo<kQuick>(c, op, sp, c.NextIp(op))) [[unlikely]] return Indirect<kMemory, kCall, false>(c, op);
+    if (!StoreTo<kQuick>(c, op, sp, c.NextIp(op))) [[unlikely]]
+      return Indirect<kMemory, kCall, false>(c, op);
     if constexpr (!kQuick) CheckTarget(c, op, target);
     c.r[kRsp] = sp;
   } else if constexpr (!kQuick) {
@@ -137,22 +145,38 @@ const Op* GoToOffset(Cpu& c, const Op* op, uint64_t target) {
 
 bool Holds(const LazyFlags& f, int condition) {
   switch (condition) {
-    case 0: return f.Test<0>();
-    case 1: return f.Test<1>();
-    case 2: return f.Test<2>();
-    case 3: return f.Test<3>();
-    case 4: return f.Test<4>();
-    case 5: return f.Test<5>();
-    case 6: return f.Test<6>();
-    case 7: return f.Test<7>();
-    case 8: return f.Test<8>();
-    case 9: return f.Test<9>();
-    case 10: return f.Test<10>();
-    case 11: return f.Test<11>();
-    case 12: return f.Test<12>();
-    case 13: return f.Test<13>();
-    case 14: return f.Test<14>();
-    default: return f.Test<15>();
+    case 0:
+      return f.Test<0>();
+    case 1:
+      return f.Test<1>();
+    case 2:
+      return f.Test<2>();
+    case 3:
+      return f.Test<3>();
+    case 4:
+      return f.Test<4>();
+    case 5:
+      return f.Test<5>();
+    case 6:
+      return f.Test<6>();
+    case 7:
+      return f.Test<7>();
+    case 8:
+      return f.Test<8>();
+    case 9:
+      return f.Test<9>();
+    case 10:
+      return f.Test<10>();
+    case 11:
+      return f.Test<11>();
+    case 12:
+      return f.Test<12>();
+    case 13:
+      return f.Test<13>();
+    case 14:
+      return f.Test<14>();
+    default:
+      return f.Test<15>();
   }
 }
 
@@ -221,8 +245,9 @@ const Op* IndirectAny(Cpu& c, const Op* op) {
   const int size = op->extra;
   if (kMemory) {
     const uint64_t address = Address<false>(c, op, size, false);
-    target = size == 2 ? Load<uint16_t>(c, op, address)
-                       : size == 4 ? Load<uint32_t>(c, op, address) : Load<uint64_t>(c, op, address);
+    target = size == 2   ? Load<uint16_t>(c, op, address)
+             : size == 4 ? Load<uint32_t>(c, op, address)
+                         : Load<uint64_t>(c, op, address);
   } else {
     target = c.Get<uint64_t>(op->a);
   }
@@ -243,8 +268,9 @@ const Op* FarTransfer(Cpu& c, const Op* op) {
   auto selector = static_cast<uint16_t>(op->disp);
   if (op->a) {
     const uint64_t address = Address<false>(c, op, size + 2, false);
-    offset = size == 2 ? Load<uint16_t>(c, op, address)
-                       : size == 4 ? Load<uint32_t>(c, op, address) : Load<uint64_t>(c, op, address);
+    offset = size == 2   ? Load<uint16_t>(c, op, address)
+             : size == 4 ? Load<uint32_t>(c, op, address)
+                         : Load<uint64_t>(c, op, address);
     selector = Load<uint16_t>(c, op, address + size);
   }
   if (kCall) {
@@ -379,9 +405,7 @@ bool TranslateInterruptReturn(Insn& in, Op& op) {
 
 }  // namespace
 
-const Op* FollowTaken(Cpu& c, const Op* op, int64_t delta) {
-  return Follow(c, op, delta, LinksOf(op).taken);
-}
+const Op* FollowTaken(Cpu& c, const Op* op, int64_t delta) { return Follow(c, op, delta, LinksOf(op).taken); }
 const Op* FollowNext(Cpu& c, const Op* op) { return Follow(c, op, op->ip + op->length, LinksOf(op).next); }
 
 int LinkedBranchCondition(const Op& branch) {
@@ -394,7 +418,8 @@ int LinkedBranchCondition(const Op& branch) {
 const Op* EndBlock(Cpu& c, const Op* op) {
   c.r[kIp] += op->ip;
   const Op* to = LinksOf(op).next;
-  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]] HVSDK_NEXT(to);
+  if (to != nullptr && c.attention.load(std::memory_order_relaxed) == 0) [[likely]]
+    HVSDK_NEXT(to);
   if (!c.Is64()) c.r[kIp] &= 0xFFFFFFFF;
   // A block that ends at the end of its page goes on in another, which is never linked.
   return GoOn(c, op);

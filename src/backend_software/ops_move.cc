@@ -20,7 +20,8 @@ template <typename T, bool kSimple, bool kQuick = true>
 HVSDK_TWIN const Op* MovRegMem(Cpu& c, const Op* op) {
   uint64_t address;
   T value;
-  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, value)) [[unlikely]] {
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, value))
+      [[unlikely]] {
     return MovRegMem<T, kSimple, false>(c, op);
   }
   c.Set<T>(op->a, value);
@@ -123,7 +124,8 @@ template <typename To, typename From, bool kSimple, bool kQuick = true>
 HVSDK_TWIN const Op* WidenMem(Cpu& c, const Op* op) {
   uint64_t address;
   std::make_unsigned_t<From> value;
-  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(From), false, address) || !LoadTo<kQuick>(c, op, address, value)) [[unlikely]] {
+  if (!AddressTo<kSimple, kQuick>(c, op, sizeof(From), false, address) || !LoadTo<kQuick>(c, op, address, value))
+      [[unlikely]] {
     return WidenMem<To, From, kSimple, false>(c, op);
   }
   c.Set<To>(op->a, static_cast<To>(static_cast<From>(value)));
@@ -138,8 +140,9 @@ Handler WidenHandler(Insn& in, Op& op) {
     op.b = RegisterOffset(in.o[1].reg.value);
     return ByWideSize(size, []<typename T>() -> Handler { return &WidenReg<T, From>; });
   }
-  return SetMemory(in, in.o[1], op) ? ByWideSize(size, []<typename T>() -> Handler { return &WidenMem<T, From, true>; })
-                                    : ByWideSize(size, []<typename T>() -> Handler { return &WidenMem<T, From, false>; });
+  return SetMemory(in, in.o[1], op)
+             ? ByWideSize(size, []<typename T>() -> Handler { return &WidenMem<T, From, true>; })
+             : ByWideSize(size, []<typename T>() -> Handler { return &WidenMem<T, From, false>; });
 }
 bool TranslateZeroExtend(Insn& in, Op& op) {
   op.handler = in.o[1].size == 8 ? WidenHandler<uint8_t>(in, op) : WidenHandler<uint16_t>(in, op);
@@ -241,14 +244,16 @@ bool TranslatePauseOrExchange(Insn& in, Op& op) {
 template <bool kQuick = true>
 HVSDK_TWIN const Op* PushReg64(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp] - 8;
-  if (!StoreTo<kQuick>(c, op, sp, c.Get<uint64_t>(op->a))) [[unlikely]] return PushReg64<false>(c, op);
+  if (!StoreTo<kQuick>(c, op, sp, c.Get<uint64_t>(op->a))) [[unlikely]]
+    return PushReg64<false>(c, op);
   c.r[kRsp] = sp;
   HVSDK_NEXT(op + 1);
 }
 template <bool kQuick = true>
 HVSDK_TWIN const Op* PushImm64(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp] - 8;
-  if (!StoreTo<kQuick>(c, op, sp, op->imm)) [[unlikely]] return PushImm64<false>(c, op);
+  if (!StoreTo<kQuick>(c, op, sp, op->imm)) [[unlikely]]
+    return PushImm64<false>(c, op);
   c.r[kRsp] = sp;
   HVSDK_NEXT(op + 1);
 }
@@ -256,7 +261,8 @@ template <bool kQuick = true>
 HVSDK_TWIN const Op* PopReg64(Cpu& c, const Op* op) {
   const uint64_t sp = c.r[kRsp];
   uint64_t value;
-  if (!LoadTo<kQuick>(c, op, sp, value)) [[unlikely]] return PopReg64<false>(c, op);
+  if (!LoadTo<kQuick>(c, op, sp, value)) [[unlikely]]
+    return PopReg64<false>(c, op);
   c.r[kRsp] = sp + 8;
   c.Set<uint64_t>(op->a, value);
   HVSDK_NEXT(op + 1);
@@ -264,9 +270,12 @@ HVSDK_TWIN const Op* PopReg64(Cpu& c, const Op* op) {
 // extra: size in bytes.
 uint64_t LoadBySize(Cpu& c, const Op* op, uint64_t address, int size) {
   switch (size) {
-    case 2: return Load<uint16_t>(c, op, address);
-    case 4: return Load<uint32_t>(c, op, address);
-    default: return Load<uint64_t>(c, op, address);
+    case 2:
+      return Load<uint16_t>(c, op, address);
+    case 4:
+      return Load<uint32_t>(c, op, address);
+    default:
+      return Load<uint64_t>(c, op, address);
   }
 }
 const Op* PushAny(Cpu& c, const Op* op) {
@@ -313,9 +322,14 @@ const Op* PopMem(Cpu& c, const Op* op) {
     address = Address<false>(c, op, op->extra, true);
   }
   switch (op->extra) {
-    case 2: Store<uint16_t>(c, op, address, static_cast<uint16_t>(value)); break;
-    case 4: Store<uint32_t>(c, op, address, static_cast<uint32_t>(value)); break;
-    default: Store<uint64_t>(c, op, address, value);
+    case 2:
+      Store<uint16_t>(c, op, address, static_cast<uint16_t>(value));
+      break;
+    case 4:
+      Store<uint32_t>(c, op, address, static_cast<uint32_t>(value));
+      break;
+    default:
+      Store<uint64_t>(c, op, address, value);
   }
   c.r[kRsp] = after;
   return op + 1;
@@ -658,8 +672,7 @@ void RegisterMove(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_XLAT, &TranslateXlat);
   for (const ZydisMnemonic mnemonic :
        {ZYDIS_MNEMONIC_NOP, ZYDIS_MNEMONIC_PREFETCH, ZYDIS_MNEMONIC_PREFETCHW, ZYDIS_MNEMONIC_PREFETCHNTA,
-        ZYDIS_MNEMONIC_PREFETCHT0, ZYDIS_MNEMONIC_PREFETCHT1, ZYDIS_MNEMONIC_PREFETCHT2,
-        ZYDIS_MNEMONIC_PREFETCHWT1}) {
+        ZYDIS_MNEMONIC_PREFETCHT0, ZYDIS_MNEMONIC_PREFETCHT1, ZYDIS_MNEMONIC_PREFETCHT2, ZYDIS_MNEMONIC_PREFETCHWT1}) {
     table.Set(mnemonic, &TranslateFixed<&Nop>);
   }
 }

@@ -12,13 +12,25 @@ constexpr int kBits = 8 * sizeof(T);
 template <typename T>
 struct Wider;
 template <>
-struct Wider<uint8_t> { using U = uint16_t; using S = int16_t; };
+struct Wider<uint8_t> {
+  using U = uint16_t;
+  using S = int16_t;
+};
 template <>
-struct Wider<uint16_t> { using U = uint32_t; using S = int32_t; };
+struct Wider<uint16_t> {
+  using U = uint32_t;
+  using S = int32_t;
+};
 template <>
-struct Wider<uint32_t> { using U = uint64_t; using S = int64_t; };
+struct Wider<uint32_t> {
+  using U = uint64_t;
+  using S = int64_t;
+};
 template <>
-struct Wider<uint64_t> { using U = unsigned __int128; using S = __int128; };
+struct Wider<uint64_t> {
+  using U = unsigned __int128;
+  using S = __int128;
+};
 
 template <typename T, bool kMemory>
 T Source(Cpu& c, const Op* op) {
@@ -139,13 +151,21 @@ bool TranslateOne(Insn& in, Op& op) {
   return true;
 }
 template <typename T, bool kMemory>
-struct Mul { static constexpr Handler kHandler = &Multiply<T, kMemory, false>; };
+struct Mul {
+  static constexpr Handler kHandler = &Multiply<T, kMemory, false>;
+};
 template <typename T, bool kMemory>
-struct Imul { static constexpr Handler kHandler = &Multiply<T, kMemory, true>; };
+struct Imul {
+  static constexpr Handler kHandler = &Multiply<T, kMemory, true>;
+};
 template <typename T, bool kMemory>
-struct Div { static constexpr Handler kHandler = &Divide<T, kMemory>; };
+struct Div {
+  static constexpr Handler kHandler = &Divide<T, kMemory>;
+};
 template <typename T, bool kMemory>
-struct Idiv { static constexpr Handler kHandler = &DivideSigned<T, kMemory>; };
+struct Idiv {
+  static constexpr Handler kHandler = &DivideSigned<T, kMemory>;
+};
 
 bool TranslateImul(Insn& in, Op& op) {
   if (in.z.operand_count_visible == 1) return TranslateOne<Imul>(in, op);
@@ -156,8 +176,9 @@ bool TranslateImul(Insn& in, Op& op) {
   if (in.IsReg(1)) {
     op.b = RegisterOffset(in.o[1].reg.value);
     in.flag_effect = FlagEffect::kOverwrites;
-    in.without_flags = imm ? ByNativeSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, true, false>; })
-                           : ByNativeSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, false, false>; });
+    in.without_flags =
+        imm ? ByNativeSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, true, false>; })
+            : ByNativeSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, false, false>; });
     op.handler = imm ? ByWideSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, true>; })
                      : ByWideSize(size, []<typename T>() -> Handler { return &MultiplyTo<T, false, false>; });
   } else {

@@ -189,8 +189,7 @@ template <typename T, bool kLeft>
 const Op* DoubleMem(Cpu& c, const Op* op) {
   const int n = (op->extra == 0xFF ? static_cast<int>(c.r[kRcx]) : static_cast<int>(op->imm)) & kCountMask<T>;
   const T b = c.Get<T>(op->b);
-  Rmw<T>(c, op, Address<false>(c, op, sizeof(T), true),
-         [&](T a) { return DoubleShift<T, kLeft>(c.flags, a, b, n); });
+  Rmw<T>(c, op, Address<false>(c, op, sizeof(T), true), [&](T a) { return DoubleShift<T, kLeft>(c.flags, a, b, n); });
   return op + 1;
 }
 template <bool kLeft>
@@ -218,10 +217,14 @@ template <typename T, Plain kKind>
 T PlainShift(T a, int n) {
   n &= kCountMask<T>;
   switch (kKind) {
-    case Plain::kShl: return static_cast<T>(a << n);
-    case Plain::kShr: return static_cast<T>(a >> n);
-    case Plain::kSar: return static_cast<T>(static_cast<std::make_signed_t<T>>(a) >> n);
-    default: return n == 0 ? a : static_cast<T>(a >> n | a << (kBits<T> - n));
+    case Plain::kShl:
+      return static_cast<T>(a << n);
+    case Plain::kShr:
+      return static_cast<T>(a >> n);
+    case Plain::kSar:
+      return static_cast<T>(static_cast<std::make_signed_t<T>>(a) >> n);
+    default:
+      return n == 0 ? a : static_cast<T>(a >> n | a << (kBits<T> - n));
   }
 }
 template <typename T, Plain kKind, bool kMemory>

@@ -49,7 +49,8 @@ const Op* Interrupted(Cpu& c, const Op* op) {
 template <typename T>
 HVSDK_GUEST_ACCESS void CopyElements(uint8_t* to, const uint8_t* from, uint64_t count) {
   for (uint64_t i = 0; i < count; ++i) {
-    RawStore<T>(reinterpret_cast<uint64_t>(to) + i * sizeof(T), RawLoad<T>(reinterpret_cast<uint64_t>(from) + i * sizeof(T)));
+    RawStore<T>(reinterpret_cast<uint64_t>(to) + i * sizeof(T),
+                RawLoad<T>(reinterpret_cast<uint64_t>(from) + i * sizeof(T)));
   }
 }
 

@@ -60,8 +60,9 @@ bool TranslatePort(Insn& in, Op& op) {
     if (kOut) return imm ? &Out<T, true> : &Out<T, false>;
     return imm ? &In<T, true> : &In<T, false>;
   };
-  op.handler = size == 8 ? pick.template operator()<uint8_t>()
-               : size == 16 ? pick.template operator()<uint16_t>() : pick.template operator()<uint32_t>();
+  op.handler = size == 8    ? pick.template operator()<uint8_t>()
+               : size == 16 ? pick.template operator()<uint16_t>()
+                            : pick.template operator()<uint32_t>();
   return true;
 }
 
@@ -138,12 +139,23 @@ const Op* ReadControl(Cpu& c, const Op* op) {
   Privileged(c, op);
   uint64_t value = 0;
   switch (op->b) {
-    case 0: value = c.cr0; break;
-    case 2: value = c.cr2; break;
-    case 3: value = c.cr3; break;
-    case 4: value = c.cr4; break;
-    case 8: value = c.machine.apic(c.index).cr8(); break;
-    default: c.Raise(kInvalidOpcode);
+    case 0:
+      value = c.cr0;
+      break;
+    case 2:
+      value = c.cr2;
+      break;
+    case 3:
+      value = c.cr3;
+      break;
+    case 4:
+      value = c.cr4;
+      break;
+    case 8:
+      value = c.machine.apic(c.index).cr8();
+      break;
+    default:
+      c.Raise(kInvalidOpcode);
   }
   if (c.Is64()) {
     c.Set<uint64_t>(op->a, value);
@@ -180,8 +192,12 @@ const Op* WriteControl(Cpu& c, const Op* op) {
   Privileged(c, op);
   const uint64_t value = c.Is64() ? c.Get<uint64_t>(op->a) : c.Get<uint32_t>(op->a);
   switch (op->b) {
-    case 0: WriteCr0(c, value); break;
-    case 2: c.cr2 = value; break;
+    case 0:
+      WriteCr0(c, value);
+      break;
+    case 2:
+      c.cr2 = value;
+      break;
     case 3: {
       const uint64_t no_flush = (c.cr4 & kCr4Pcide) ? uint64_t{1} << 63 : 0;
       if (c.IsLong() && (value & ~no_flush) >> kPhysicalAddressBits) c.Raise(kGeneralProtection, 0);
@@ -189,13 +205,16 @@ const Op* WriteControl(Cpu& c, const Op* op) {
       c.SetCr3(value);
       break;
     }
-    case 4: WriteCr4(c, value); break;
+    case 4:
+      WriteCr4(c, value);
+      break;
     case 8:
       if (value > 15) c.Raise(kGeneralProtection, 0);
       c.machine.apic(c.index).SetCr8(value);
       c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
       break;
-    default: c.Raise(kInvalidOpcode);
+    default:
+      c.Raise(kInvalidOpcode);
   }
   AtInstruction(c, op);
   return AfterInstruction(c, op);
@@ -519,8 +538,8 @@ const Op* Sysret(Cpu& c, const Op* op) {
   c.r[kIp] = to_64 ? c.r[kRcx] : c.r[kRcx] & 0xFFFFFFFF;
   const auto selector = static_cast<uint16_t>(c.star >> 48);
   const uint64_t flags = (c.r[11] & 0x3C7FD7) | kFlagOne;
-  c.SetFlatSegments(static_cast<uint16_t>((selector + (to_64 ? 16 : 0)) | 3), static_cast<uint16_t>((selector + 8) | 3), 3,
-                    to_64);
+  c.SetFlatSegments(static_cast<uint16_t>((selector + (to_64 ? 16 : 0)) | 3), static_cast<uint16_t>((selector + 8) | 3),
+                    3, to_64);
   c.SetRflags(flags);
   if (flags & kFlagTf) {
     // Unlike IRET and POPF it traps at once, before the first instruction that it returned to.
@@ -579,9 +598,13 @@ const Op* Hypercall(Cpu& c, const Op* op) {
   const backend::HypercallOutcome outcome = c.exits->OnHypercall(*c.vp);
   c.Enter();
   switch (outcome) {
-    case backend::HypercallOutcome::kDone: return AfterInstruction(c, op);
-    case backend::HypercallOutcome::kRetry: c.redirected = false; return LookUpJump(c);
-    default: c.Raise(kInvalidOpcode);
+    case backend::HypercallOutcome::kDone:
+      return AfterInstruction(c, op);
+    case backend::HypercallOutcome::kRetry:
+      c.redirected = false;
+      return LookUpJump(c);
+    default:
+      c.Raise(kInvalidOpcode);
   }
 }
 

@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
-#include "backend_software/software_vp.h"
 #include "backend_software/fpu.h"
+#include "backend_software/software_vp.h"
 
 namespace hvsdk::software {
 namespace {
@@ -38,26 +38,46 @@ T FromValue(const RegisterValue& value) {
 
 uint64_t* PlainRegister(Cpu& c, RegisterName name) {
   switch (name) {
-    case RegisterName::kCr2: return &c.cr2;
-    case RegisterName::kDr0: return &c.dr[0];
-    case RegisterName::kDr1: return &c.dr[1];
-    case RegisterName::kDr2: return &c.dr[2];
-    case RegisterName::kDr3: return &c.dr[3];
-    case RegisterName::kDr6: return &c.dr6;
-    case RegisterName::kDr7: return &c.dr7;
-    case RegisterName::kXfem: return &c.xcr0;
-    case RegisterName::kKernelGsBase: return &c.kernel_gs_base;
-    case RegisterName::kPat: return &c.pat;
-    case RegisterName::kSysenterCs: return &c.sysenter_cs;
-    case RegisterName::kSysenterEip: return &c.sysenter_eip;
-    case RegisterName::kSysenterEsp: return &c.sysenter_esp;
-    case RegisterName::kStar: return &c.star;
-    case RegisterName::kLstar: return &c.lstar;
-    case RegisterName::kCstar: return &c.cstar;
-    case RegisterName::kSfmask: return &c.sfmask;
-    case RegisterName::kTscAux: return &c.tsc_aux;
-    case RegisterName::kCr3: return &c.cr3;
-    default: return nullptr;
+    case RegisterName::kCr2:
+      return &c.cr2;
+    case RegisterName::kDr0:
+      return &c.dr[0];
+    case RegisterName::kDr1:
+      return &c.dr[1];
+    case RegisterName::kDr2:
+      return &c.dr[2];
+    case RegisterName::kDr3:
+      return &c.dr[3];
+    case RegisterName::kDr6:
+      return &c.dr6;
+    case RegisterName::kDr7:
+      return &c.dr7;
+    case RegisterName::kXfem:
+      return &c.xcr0;
+    case RegisterName::kKernelGsBase:
+      return &c.kernel_gs_base;
+    case RegisterName::kPat:
+      return &c.pat;
+    case RegisterName::kSysenterCs:
+      return &c.sysenter_cs;
+    case RegisterName::kSysenterEip:
+      return &c.sysenter_eip;
+    case RegisterName::kSysenterEsp:
+      return &c.sysenter_esp;
+    case RegisterName::kStar:
+      return &c.star;
+    case RegisterName::kLstar:
+      return &c.lstar;
+    case RegisterName::kCstar:
+      return &c.cstar;
+    case RegisterName::kSfmask:
+      return &c.sfmask;
+    case RegisterName::kTscAux:
+      return &c.tsc_aux;
+    case RegisterName::kCr3:
+      return &c.cr3;
+    default:
+      return nullptr;
   }
 }
 
@@ -77,18 +97,42 @@ bool Get(Cpu& c, RegisterName name, RegisterValue& value) {
     value.low = *plain;
   } else {
     switch (name) {
-      case RegisterName::kRip: value.low = c.in_exit ? c.exit_ip : c.r[kIp]; break;
-      case RegisterName::kRflags: value.low = c.GetRflags(); break;
-      case RegisterName::kCr0: value.low = c.cr0; break;
-      case RegisterName::kCr4: value.low = c.cr4; break;
-      case RegisterName::kCr8: value.low = c.machine.apic(c.index).cr8(); break;
-      case RegisterName::kEfer: value.low = c.efer; break;
-      case RegisterName::kTsc: value.low = c.ReadTsc(); break;
-      case RegisterName::kApicBase: value.low = c.machine.apic(c.index).base(); break;
-      case RegisterName::kInitialApicId: value.low = c.apic_id; break;
-      case RegisterName::kIdtr: value = ToValue(hvdef::TableRegister{{}, c.idtr.limit, c.idtr.base}); break;
-      case RegisterName::kGdtr: value = ToValue(hvdef::TableRegister{{}, c.gdtr.limit, c.gdtr.base}); break;
-      case RegisterName::kInterruptState: value.low = (c.interrupt_shadow ? 1 : 0) | (c.nmi_blocked ? 2 : 0); break;
+      case RegisterName::kRip:
+        value.low = c.in_exit ? c.exit_ip : c.r[kIp];
+        break;
+      case RegisterName::kRflags:
+        value.low = c.GetRflags();
+        break;
+      case RegisterName::kCr0:
+        value.low = c.cr0;
+        break;
+      case RegisterName::kCr4:
+        value.low = c.cr4;
+        break;
+      case RegisterName::kCr8:
+        value.low = c.machine.apic(c.index).cr8();
+        break;
+      case RegisterName::kEfer:
+        value.low = c.efer;
+        break;
+      case RegisterName::kTsc:
+        value.low = c.ReadTsc();
+        break;
+      case RegisterName::kApicBase:
+        value.low = c.machine.apic(c.index).base();
+        break;
+      case RegisterName::kInitialApicId:
+        value.low = c.apic_id;
+        break;
+      case RegisterName::kIdtr:
+        value = ToValue(hvdef::TableRegister{{}, c.idtr.limit, c.idtr.base});
+        break;
+      case RegisterName::kGdtr:
+        value = ToValue(hvdef::TableRegister{{}, c.gdtr.limit, c.gdtr.base});
+        break;
+      case RegisterName::kInterruptState:
+        value.low = (c.interrupt_shadow ? 1 : 0) | (c.nmi_blocked ? 2 : 0);
+        break;
       case RegisterName::kPendingInterruption:
         if (c.exception_pending) {
           value.low = 1 | c.injected_type << 1 | (c.injected.has_error ? 1 << 4 : 0) | c.injected_length << 5 |
@@ -96,15 +140,16 @@ bool Get(Cpu& c, RegisterName name, RegisterValue& value) {
         }
         break;
       case RegisterName::kFpControlStatus:
-        value.low = c.x87.control | static_cast<uint64_t>(c.x87.status) << 16 | static_cast<uint64_t>(c.x87.valid) << 32 |
-                    static_cast<uint64_t>(c.x87.last_opcode) << 48;
+        value.low = c.x87.control | static_cast<uint64_t>(c.x87.status) << 16 |
+                    static_cast<uint64_t>(c.x87.valid) << 32 | static_cast<uint64_t>(c.x87.last_opcode) << 48;
         value.high = c.x87.last_ip;
         break;
       case RegisterName::kXmmControlStatus:
         value.low = c.x87.last_dp;
         value.high = c.mxcsr | uint64_t{0xFFFF} << 32;
         break;
-      default: return false;
+      default:
+        return false;
     }
   }
   return true;
@@ -121,21 +166,33 @@ bool ValidPat(uint64_t value) {
 bool MayBe(RegisterName name, const RegisterValue& value) {
   constexpr uint64_t kCr4Known = 0x371FFF;
   switch (name) {
-    case RegisterName::kCr0: return value.low >> 32 == 0 && !((value.low & kCr0Pg) && !(value.low & kCr0Pe));
-    case RegisterName::kCr3: return value.low >> kPhysicalAddressBits == 0;
-    case RegisterName::kCr4: return (value.low & ~kCr4Known) == 0;
-    case RegisterName::kCr8: return value.low < 16;
-    case RegisterName::kEfer: return (value.low & ~uint64_t{kEferSce | kEferLme | kEferLma | kEferNxe}) == 0;
-    case RegisterName::kXfem: return value.low == 1 || value.low == 3;
+    case RegisterName::kCr0:
+      return value.low >> 32 == 0 && !((value.low & kCr0Pg) && !(value.low & kCr0Pe));
+    case RegisterName::kCr3:
+      return value.low >> kPhysicalAddressBits == 0;
+    case RegisterName::kCr4:
+      return (value.low & ~kCr4Known) == 0;
+    case RegisterName::kCr8:
+      return value.low < 16;
+    case RegisterName::kEfer:
+      return (value.low & ~uint64_t{kEferSce | kEferLme | kEferLma | kEferNxe}) == 0;
+    case RegisterName::kXfem:
+      return value.low == 1 || value.low == 3;
     case RegisterName::kRip:
     case RegisterName::kKernelGsBase:
     case RegisterName::kLstar:
-    case RegisterName::kCstar: return IsCanonical(value.low);
-    case RegisterName::kXmmControlStatus: return (value.high & 0xFFFF0000) == 0;
-    case RegisterName::kPendingInterruption: return (value.low & 0xFF00FC00) == 0 && (value.low >> 1 & 7) != 1 && (value.low >> 1 & 7) != 7;
-    case RegisterName::kPat: return ValidPat(value.low);
-    case RegisterName::kInitialApicId: return false;
-    default: return true;
+    case RegisterName::kCstar:
+      return IsCanonical(value.low);
+    case RegisterName::kXmmControlStatus:
+      return (value.high & 0xFFFF0000) == 0;
+    case RegisterName::kPendingInterruption:
+      return (value.low & 0xFF00FC00) == 0 && (value.low >> 1 & 7) != 1 && (value.low >> 1 & 7) != 7;
+    case RegisterName::kPat:
+      return ValidPat(value.low);
+    case RegisterName::kInitialApicId:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -158,17 +215,31 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
     *plain = value.low;
   } else {
     switch (name) {
-      case RegisterName::kRip: c.r[kIp] = value.low; break;
+      case RegisterName::kRip:
+        c.r[kIp] = value.low;
+        break;
       case RegisterName::kRflags:
         c.flags.Set(value.low);
         c.rflags = (value.low & ~kArithmeticFlags & 0x3F7FD7) | kFlagOne;
         break;
-      case RegisterName::kCr0: c.cr0 = value.low | kCr0Et; break;
-      case RegisterName::kCr4: c.cr4 = value.low; break;
-      case RegisterName::kCr8: c.machine.apic(c.index).SetCr8(value.low); break;
-      case RegisterName::kEfer: c.efer = value.low; break;
-      case RegisterName::kTsc: c.tsc_offset += value.low - c.ReadTsc(); break;
-      case RegisterName::kApicBase: (void)c.machine.apic(c.index).WriteBase(value.low); break;
+      case RegisterName::kCr0:
+        c.cr0 = value.low | kCr0Et;
+        break;
+      case RegisterName::kCr4:
+        c.cr4 = value.low;
+        break;
+      case RegisterName::kCr8:
+        c.machine.apic(c.index).SetCr8(value.low);
+        break;
+      case RegisterName::kEfer:
+        c.efer = value.low;
+        break;
+      case RegisterName::kTsc:
+        c.tsc_offset += value.low - c.ReadTsc();
+        break;
+      case RegisterName::kApicBase:
+        (void)c.machine.apic(c.index).WriteBase(value.low);
+        break;
       case RegisterName::kIdtr: {
         const auto table = FromValue<hvdef::TableRegister>(value);
         c.idtr = {table.base, table.limit};
@@ -187,7 +258,8 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
         c.exception_pending = value.low & 1;
         c.injected_type = value.low >> 1 & 7;
         c.injected_length = value.low >> 5 & 15;
-        c.injected = {static_cast<uint8_t>(value.low >> 16), (value.low & 16) != 0, static_cast<uint32_t>(value.low >> 32)};
+        c.injected = {static_cast<uint8_t>(value.low >> 16), (value.low & 16) != 0,
+                      static_cast<uint32_t>(value.low >> 32)};
         if (c.exception_pending) c.attention.fetch_or(kAttentionException, std::memory_order_relaxed);
         break;
       case RegisterName::kFpControlStatus:
@@ -201,7 +273,8 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
         c.x87.last_dp = value.low;
         c.mxcsr = static_cast<uint32_t>(value.high);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 }

@@ -56,7 +56,9 @@ void DeliverExternal(Cpu& c, uint8_t vector) {
 // What InjectException or the pending interruption register asked for.
 void InjectPending(Cpu& c) {
   switch (c.injected_type) {
-    case 0: DeliverExternal(c, c.injected.vector); break;
+    case 0:
+      DeliverExternal(c, c.injected.vector);
+      break;
     case 2:
       c.nmi_blocked = true;
       DeliverExternal(c, kNmi);
@@ -89,7 +91,8 @@ void DeliverEvents(Cpu& c) {
     return;
   }
   if (c.interrupt_shadow) {
-    if (c.nmi_pending || apic.PendingVector() >= 0) c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
+    if (c.nmi_pending || apic.PendingVector() >= 0)
+      c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
     return;
   }
   if (c.nmi_pending && !c.nmi_blocked) {

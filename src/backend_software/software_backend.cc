@@ -43,7 +43,9 @@ class SoftwarePartition final : public backend::Partition {
     return std::unique_ptr<backend::Vp>(std::make_unique<SoftwareVp>(machine_, index, apic_id, cpuid));
   }
 
-  absl::StatusOr<std::vector<backend::CpuidEntry>> SupportedCpuid() const override { return software::SupportedCpuid(); }
+  absl::StatusOr<std::vector<backend::CpuidEntry>> SupportedCpuid() const override {
+    return software::SupportedCpuid();
+  }
 
   void SignalMsi(uint64_t address, uint32_t data) override { machine_->bus().DeliverMsi(address, data); }
   void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) override {

@@ -10,8 +10,7 @@ namespace hvsdk::software {
 
 SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, VpIndex index, uint32_t apic_id,
                        absl::Span<const backend::CpuidEntry> cpuid)
-    : Vp(index, apic_id), machine_(std::move(machine)),
-      cpu_(std::make_unique<Cpu>(*machine_, ToInt(index), apic_id)) {
+    : Vp(index, apic_id), machine_(std::move(machine)), cpu_(std::make_unique<Cpu>(*machine_, ToInt(index), apic_id)) {
   cpu_->vp = this;
   cpu_->cpuid.assign(cpuid.begin(), cpuid.end());
   machine_->Attach(*cpu_);
@@ -57,7 +56,9 @@ backend::Translation SoftwareVp::TranslateGva(uint64_t gva, backend::TranslateAc
   const uint32_t kind = access == backend::TranslateAccess::kWrite     ? kAccessWrite
                         : access == backend::TranslateAccess::kExecute ? kAccessExecute
                                                                        : kAccessRead;
-  const TlbMode as = user ? kTlbUser : (c.cr4 & kCr4Smap) && !(c.rflags & kFlagAc) ? kTlbSupervisor : kTlbSupervisorUserAccess;
+  const TlbMode as = user                                          ? kTlbUser
+                     : (c.cr4 & kCr4Smap) && !(c.rflags & kFlagAc) ? kTlbSupervisor
+                                                                   : kTlbSupervisorUserAccess;
   const Walk walk = c.WalkPages(gva, kind, as, false);
   result.present = walk.present;
   result.reserved_bits = (walk.error & kFaultReserved) != 0;

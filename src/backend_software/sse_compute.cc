@@ -35,8 +35,10 @@ template <int kBytes, bool kMemory>
 const Op* VectorFloating(Cpu& c, const Op* op) {
   const __m128i source = Source<kBytes, kMemory>(c, op);
   const __m128i destination = GetVector(c, op->a);
-  SetVector(c, op->a, Floating(c, op, [&] { return FunctionOf<VectorOp>(op)(destination, source); },
-                               static_cast<Underflow>(op->extra)));
+  SetVector(
+      c, op->a,
+      Floating(
+          c, op, [&] { return FunctionOf<VectorOp>(op)(destination, source); }, static_cast<Underflow>(op->extra)));
   return op + 1;
 }
 
@@ -54,9 +56,11 @@ const Op* DotProduct(Cpu& c, const Op* op) {
     const VectorOp multiply = FindSseOp(kDoubles ? ZYDIS_MNEMONIC_MULPD : ZYDIS_MNEMONIC_MULPS, 0)->op;
     const VectorOp add = FindSseOp(kDoubles ? ZYDIS_MNEMONIC_HADDPD : ZYDIS_MNEMONIC_HADDPS, 0)->op;
     constexpr Underflow kElements = kDoubles ? Underflow::kDoubles : Underflow::kSingles;
-    __m128i sums = Floating(c, op, [&] { return multiply(left, right); }, kElements);
+    __m128i sums = Floating(
+        c, op, [&] { return multiply(left, right); }, kElements);
     for (int stage = 0; stage < (kDoubles ? 1 : 2); ++stage) {
-      sums = Floating(c, op, [&] { return add(sums, sums); }, kElements);
+      sums = Floating(
+          c, op, [&] { return add(sums, sums); }, kElements);
     }
   }
   SetVector(c, op->a, FunctionOf<VectorOp>(op)(destination, source));
@@ -85,12 +89,12 @@ const Op* VectorDirect(Cpu& c, const Op* op) {
 }
 
 Handler DirectHandler(ZydisMnemonic mnemonic, bool memory) {
-#define DIRECT(name, function)                                                               \
-  case ZYDIS_MNEMONIC_##name: {                                                              \
-    struct Compute {                                                                         \
-      __m128i operator()(__m128i a, __m128i b) const { return function(a, b); }              \
-    };                                                                                       \
-    return memory ? &VectorDirect<Compute, true> : &VectorDirect<Compute, false>;            \
+#define DIRECT(name, function)                                                    \
+  case ZYDIS_MNEMONIC_##name: {                                                   \
+    struct Compute {                                                              \
+      __m128i operator()(__m128i a, __m128i b) const { return function(a, b); }   \
+    };                                                                            \
+    return memory ? &VectorDirect<Compute, true> : &VectorDirect<Compute, false>; \
   }
   switch (mnemonic) {
     DIRECT(PXOR, _mm_xor_si128)
@@ -106,7 +110,8 @@ Handler DirectHandler(ZydisMnemonic mnemonic, bool memory) {
     DIRECT(PMINUB, _mm_min_epu8)
     DIRECT(PUNPCKLBW, _mm_unpacklo_epi8)
     DIRECT(PUNPCKLQDQ, _mm_unpacklo_epi64)
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 #undef DIRECT
 }
@@ -127,9 +132,9 @@ bool TranslateMmx(Insn& in, Op& op) {
   if (UnitMissing(in, op, Unit::kMmx)) return true;
   op.a = MmxIndex(in.o[0]);
   const bool shift_imm = in.IsImm(1);
-  const uint8_t imm = shift_imm                               ? static_cast<uint8_t>(in.o[1].imm.value.u)
+  const uint8_t imm = shift_imm                        ? static_cast<uint8_t>(in.o[1].imm.value.u)
                       : in.z.operand_count_visible > 2 ? static_cast<uint8_t>(in.o[2].imm.value.u)
-                                                              : 0;
+                                                       : 0;
   const SseOp* found = shift_imm ? FindSseShiftImm(in.z.mnemonic, imm) : FindMmxOp(in.z.mnemonic, imm);
   if (found == nullptr) return false;
   op.imm = std::bit_cast<uint64_t>(found->op);
@@ -167,13 +172,16 @@ bool TranslateVector(Insn& in, Op& op) {
   }
   if (found->op3 != nullptr) {
     op.imm = std::bit_cast<uint64_t>(found->op3);
-    op.handler = !memory ? &VectorXmm0<16, false> : found->unaligned ? &VectorXmm0<kUnaligned, true> : &VectorXmm0<16, true>;
+    op.handler = !memory            ? &VectorXmm0<16, false>
+                 : found->unaligned ? &VectorXmm0<kUnaligned, true>
+                                    : &VectorXmm0<16, true>;
     return true;
   }
   if (found->flags_op != nullptr) {
     op.imm = std::bit_cast<uint64_t>(found->flags_op);
-    op.handler = memory ? ByBytes(found->source_bytes, []<int kBytes>() -> Handler { return &VectorFlags<kBytes, true>; })
-                        : &VectorFlags<16, false>;
+    op.handler = memory
+                     ? ByBytes(found->source_bytes, []<int kBytes>() -> Handler { return &VectorFlags<kBytes, true>; })
+                     : &VectorFlags<16, false>;
     return true;
   }
   op.imm = std::bit_cast<uint64_t>(found->op);
@@ -186,8 +194,9 @@ bool TranslateVector(Insn& in, Op& op) {
   }
   if (found->floating) {
     op.extra = static_cast<uint8_t>(found->underflow);
-    op.handler = memory ? ByBytes(found->source_bytes, []<int kBytes>() -> Handler { return &VectorFloating<kBytes, true>; })
-                        : &VectorFloating<16, false>;
+    op.handler =
+        memory ? ByBytes(found->source_bytes, []<int kBytes>() -> Handler { return &VectorFloating<kBytes, true>; })
+               : &VectorFloating<16, false>;
     return true;
   }
   if (memory && found->unaligned) {
@@ -235,7 +244,8 @@ bool TranslateStringCompare(Insn& in, Op& op) {
   const bool is_mask = in.z.mnemonic == ZYDIS_MNEMONIC_PCMPESTRM || in.z.mnemonic == ZYDIS_MNEMONIC_PCMPISTRM;
   op.a = XmmOffset(in.o[0]);
   op.extra = static_cast<uint8_t>(in.o[2].imm.value.u);
-  op.imm = (is_explicit ? 1 : 0) | ((in.z.attributes & ZYDIS_ATTRIB_HAS_REX) && in.z.raw.rex.W ? 2 : 0) | (is_mask ? 4 : 0);
+  op.imm =
+      (is_explicit ? 1 : 0) | ((in.z.attributes & ZYDIS_ATTRIB_HAS_REX) && in.z.raw.rex.W ? 2 : 0) | (is_mask ? 4 : 0);
   if (in.IsMem(1)) {
     SetMemory(in, in.o[1], op);
     op.handler = &StringCompareOp<true>;
@@ -269,12 +279,13 @@ void RegisterSseCompute(TranslatorTable& table) {
   for (int i = 0; i <= ZYDIS_MNEMONIC_MAX_VALUE; ++i) {
     const auto mnemonic = static_cast<ZydisMnemonic>(i);
     if (mnemonic == ZYDIS_MNEMONIC_CMPSD) continue;  // shares its name with a string instruction
-    if (FindSseOp(mnemonic, 0) != nullptr || FindMmxOp(mnemonic, 0) != nullptr || FindSseShiftImm(mnemonic, 0) != nullptr) {
+    if (FindSseOp(mnemonic, 0) != nullptr || FindMmxOp(mnemonic, 0) != nullptr ||
+        FindSseShiftImm(mnemonic, 0) != nullptr) {
       table.Set(mnemonic, &TranslateVector);
     }
   }
-  for (ZydisMnemonic mnemonic : {ZYDIS_MNEMONIC_PCMPESTRI, ZYDIS_MNEMONIC_PCMPESTRM, ZYDIS_MNEMONIC_PCMPISTRI,
-                                 ZYDIS_MNEMONIC_PCMPISTRM}) {
+  for (ZydisMnemonic mnemonic :
+       {ZYDIS_MNEMONIC_PCMPESTRI, ZYDIS_MNEMONIC_PCMPESTRM, ZYDIS_MNEMONIC_PCMPISTRI, ZYDIS_MNEMONIC_PCMPISTRM}) {
     table.Set(mnemonic, &TranslateStringCompare);
   }
   // What the host cannot do is not there for the guest either.

@@ -314,7 +314,9 @@ bool TranslateMaskedStore(Insn& in, Op& op) {
   // The address is implicit, so it is spelled out here: DS (or an override), RDI at the address size.
   ZydisDecodedOperand memory{};
   memory.type = ZYDIS_OPERAND_TYPE_MEMORY;
-  memory.mem.base = in.z.address_width == 64 ? ZYDIS_REGISTER_RDI : in.z.address_width == 32 ? ZYDIS_REGISTER_EDI : ZYDIS_REGISTER_DI;
+  memory.mem.base = in.z.address_width == 64   ? ZYDIS_REGISTER_RDI
+                    : in.z.address_width == 32 ? ZYDIS_REGISTER_EDI
+                                               : ZYDIS_REGISTER_DI;
   memory.mem.segment = in.z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS   ? ZYDIS_REGISTER_FS
                        : in.z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_GS ? ZYDIS_REGISTER_GS
                        : in.z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_ES ? ZYDIS_REGISTER_ES
@@ -417,20 +419,23 @@ template <typename Integer, bool kDouble, bool kMemory>
 const Op* FloatFromInteger(Cpu& c, const Op* op) {
   Integer value;
   if constexpr (kMemory) {
-    value = static_cast<Integer>(Load<std::make_unsigned_t<Integer>>(c, op, Address<false>(c, op, sizeof(Integer), false)));
+    value =
+        static_cast<Integer>(Load<std::make_unsigned_t<Integer>>(c, op, Address<false>(c, op, sizeof(Integer), false)));
   } else {
     value = c.Get<Integer>(op->b);
   }
   const __m128i before = GetVector(c, op->a);
   SetVector(c, op->a, Floating(c, op, [&]() -> __m128i {
-    if constexpr (kDouble) {
-      if constexpr (sizeof(Integer) == 8) return _mm_castpd_si128(_mm_cvtsi64_sd(_mm_castsi128_pd(before), value));
-      return _mm_castpd_si128(_mm_cvtsi32_sd(_mm_castsi128_pd(before), static_cast<int>(value)));
-    } else {
-      if constexpr (sizeof(Integer) == 8) return _mm_castps_si128(_mm_cvtsi64_ss(_mm_castsi128_ps(before), value));
-      return _mm_castps_si128(_mm_cvtsi32_ss(_mm_castsi128_ps(before), static_cast<int>(value)));
-    }
-  }));
+              if constexpr (kDouble) {
+                if constexpr (sizeof(Integer) == 8)
+                  return _mm_castpd_si128(_mm_cvtsi64_sd(_mm_castsi128_pd(before), value));
+                return _mm_castpd_si128(_mm_cvtsi32_sd(_mm_castsi128_pd(before), static_cast<int>(value)));
+              } else {
+                if constexpr (sizeof(Integer) == 8)
+                  return _mm_castps_si128(_mm_cvtsi64_ss(_mm_castsi128_ps(before), value));
+                return _mm_castps_si128(_mm_cvtsi32_ss(_mm_castsi128_ps(before), static_cast<int>(value)));
+              }
+            }));
   return op + 1;
 }
 template <bool kDouble>
@@ -452,7 +457,7 @@ template <typename Integer, bool kDouble, bool kTruncate, bool kMemory>
 const Op* IntegerFromFloat(Cpu& c, const Op* op) {
   __m128i source;
   if constexpr (kMemory) {
-    source = LoadOperand<kDouble ? 8 : 4>(c, op);
+    source = LoadOperand < kDouble ? 8 : 4 > (c, op);
   } else {
     source = GetVector(c, op->b);
   }
@@ -477,10 +482,12 @@ bool TranslateIntegerFromFloat(Insn& in, Op& op) {
   const bool wide = in.o[0].size == 64;
   if (in.IsMem(1)) {
     SetMemory(in, in.o[1], op);
-    op.handler = wide ? &IntegerFromFloat<int64_t, kDouble, kTruncate, true> : &IntegerFromFloat<int32_t, kDouble, kTruncate, true>;
+    op.handler = wide ? &IntegerFromFloat<int64_t, kDouble, kTruncate, true>
+                      : &IntegerFromFloat<int32_t, kDouble, kTruncate, true>;
   } else {
     op.b = XmmOffset(in.o[1]);
-    op.handler = wide ? &IntegerFromFloat<int64_t, kDouble, kTruncate, false> : &IntegerFromFloat<int32_t, kDouble, kTruncate, false>;
+    op.handler = wide ? &IntegerFromFloat<int64_t, kDouble, kTruncate, false>
+                      : &IntegerFromFloat<int32_t, kDouble, kTruncate, false>;
   }
   return true;
 }
@@ -492,8 +499,10 @@ const Op* FloatFromMmx(Cpu& c, const Op* op) {
   // With a memory operand no MMX register is touched, and the x87 stack is left alone.
   constexpr bool kUsesMmx = !kMemory;
   if constexpr (kUsesMmx) CheckX87Pending(c, op);
-  if constexpr (kMemory) integers = Load<uint64_t>(c, op, Address<false>(c, op, 8, false));
-  else integers = GetMmx(c, op->b);
+  if constexpr (kMemory)
+    integers = Load<uint64_t>(c, op, Address<false>(c, op, 8, false));
+  else
+    integers = GetMmx(c, op->b);
   if constexpr (kUsesMmx) c.x87.EnterMmx();  // even if #XM follows
   const __m128i before = GetVector(c, op->a);
   const __m128i result = Floating(c, op, [&]() -> __m128i {
@@ -522,7 +531,7 @@ const Op* MmxFromFloat(Cpu& c, const Op* op) {
   CheckX87Pending(c, op);
   __m128i source;
   if constexpr (kMemory) {
-    source = LoadOperand<kDouble ? 16 : 8>(c, op);
+    source = LoadOperand < kDouble ? 16 : 8 > (c, op);
   } else {
     source = GetVector(c, op->b);
     // The upper half is not converted, hence may not raise an exception.
@@ -530,7 +539,8 @@ const Op* MmxFromFloat(Cpu& c, const Op* op) {
   }
   c.x87.EnterMmx();  // even if #XM follows
   const __m128i result = Floating(c, op, [&]() -> __m128i {
-    if constexpr (kDouble) return kTruncate ? _mm_cvttpd_epi32(_mm_castsi128_pd(source)) : _mm_cvtpd_epi32(_mm_castsi128_pd(source));
+    if constexpr (kDouble)
+      return kTruncate ? _mm_cvttpd_epi32(_mm_castsi128_pd(source)) : _mm_cvtpd_epi32(_mm_castsi128_pd(source));
     return kTruncate ? _mm_cvttps_epi32(_mm_castsi128_ps(source)) : _mm_cvtps_epi32(_mm_castsi128_ps(source));
   });
   SetMmx(c, op->a, LowOf(result));
@@ -555,11 +565,13 @@ bool TranslateMmxFromFloat(Insn& in, Op& op) {
 bool TranslateSseMovsd(Insn& in, Op& op) { return TranslateScalarMove<uint64_t>(in, op); }
 
 void RegisterSseMove(TranslatorTable& table) {
-  for (ZydisMnemonic mnemonic : {ZYDIS_MNEMONIC_MOVAPS, ZYDIS_MNEMONIC_MOVAPD, ZYDIS_MNEMONIC_MOVDQA, ZYDIS_MNEMONIC_MOVNTPS,
-                                 ZYDIS_MNEMONIC_MOVNTPD, ZYDIS_MNEMONIC_MOVNTDQ, ZYDIS_MNEMONIC_MOVNTDQA}) {
+  for (ZydisMnemonic mnemonic :
+       {ZYDIS_MNEMONIC_MOVAPS, ZYDIS_MNEMONIC_MOVAPD, ZYDIS_MNEMONIC_MOVDQA, ZYDIS_MNEMONIC_MOVNTPS,
+        ZYDIS_MNEMONIC_MOVNTPD, ZYDIS_MNEMONIC_MOVNTDQ, ZYDIS_MNEMONIC_MOVNTDQA}) {
     table.Set(mnemonic, &TranslateMove<true>);
   }
-  for (ZydisMnemonic mnemonic : {ZYDIS_MNEMONIC_MOVUPS, ZYDIS_MNEMONIC_MOVUPD, ZYDIS_MNEMONIC_MOVDQU, ZYDIS_MNEMONIC_LDDQU}) {
+  for (ZydisMnemonic mnemonic :
+       {ZYDIS_MNEMONIC_MOVUPS, ZYDIS_MNEMONIC_MOVUPD, ZYDIS_MNEMONIC_MOVDQU, ZYDIS_MNEMONIC_LDDQU}) {
     table.Set(mnemonic, &TranslateMove<false>);
   }
   table.Set(ZYDIS_MNEMONIC_MOVSS, &TranslateScalarMove<uint32_t>);

@@ -30,9 +30,7 @@ uint32_t CompareFlags(bool unordered, bool less, bool equal) {
   return (less ? kCf : 0) | (equal ? kZf : 0);
 }
 
-uint32_t PtestFlags(V a, V b) {
-  return (_mm_testz_si128(a, b) ? kZf : 0) | (_mm_testc_si128(a, b) ? kCf : 0);
-}
+uint32_t PtestFlags(V a, V b) { return (_mm_testz_si128(a, b) ? kZf : 0) | (_mm_testc_si128(a, b) ? kCf : 0); }
 
 // The instructions themselves, for a compiler may not turn a quiet comparison into a loud one.
 template <bool kSignalling>
@@ -56,116 +54,167 @@ uint32_t CompareSd(V a, V b) {
   return CompareFlags(parity, carry, zero);
 }
 
-#define OP2(name, expression) \
-  case ZYDIS_MNEMONIC_##name: { \
-    static constexpr SseOp op{.op = [](V a, V b) -> V { (void)a; (void)b; return Si(expression); }}; \
-    return &op; \
+#define OP2(name, expression)                           \
+  case ZYDIS_MNEMONIC_##name: {                         \
+    static constexpr SseOp op{.op = [](V a, V b) -> V { \
+      (void)a;                                          \
+      (void)b;                                          \
+      return Si(expression);                            \
+    }};                                                 \
+    return &op;                                         \
   }
 // AMD's SHA instructions take a memory operand at any address.
-#define OPU(name, expression) \
-  case ZYDIS_MNEMONIC_##name: { \
+#define OPU(name, expression)                                                                         \
+  case ZYDIS_MNEMONIC_##name: {                                                                       \
     static constexpr SseOp op{.op = [](V a, V b) -> V { return Si(expression); }, .unaligned = true}; \
-    return &op; \
+    return &op;                                                                                       \
   }
-#define OPXU(name, expression) \
-  case ZYDIS_MNEMONIC_##name: { \
+#define OPXU(name, expression)                                                                              \
+  case ZYDIS_MNEMONIC_##name: {                                                                             \
     static constexpr SseOp op{.op3 = [](V a, V b, V c) -> V { return Si(expression); }, .unaligned = true}; \
-    return &op; \
+    return &op;                                                                                             \
   }
-#define OPF(name, bytes, expression) \
-  case ZYDIS_MNEMONIC_##name: { \
-    static constexpr SseOp op{.op = [](V a, V b) -> V { (void)a; (void)b; return Si(expression); }, \
-                              .source_bytes = bytes, .floating = true}; \
-    return &op; \
+#define OPF(name, bytes, expression)                    \
+  case ZYDIS_MNEMONIC_##name: {                         \
+    static constexpr SseOp op{.op = [](V a, V b) -> V { \
+                                (void)a;                \
+                                (void)b;                \
+                                return Si(expression);  \
+                              },                        \
+                              .source_bytes = bytes,    \
+                              .floating = true};        \
+    return &op;                                         \
   }
 // Arithmetic whose result may be too small.
-#define OPA(name, bytes, which, expression) \
-  case ZYDIS_MNEMONIC_##name: { \
-    static constexpr SseOp op{.op = [](V a, V b) -> V { (void)a; return Si(expression); }, \
-                              .source_bytes = bytes, .floating = true, .underflow = Underflow::which}; \
-    return &op; \
+#define OPA(name, bytes, which, expression)                   \
+  case ZYDIS_MNEMONIC_##name: {                               \
+    static constexpr SseOp op{.op = [](V a, V b) -> V {       \
+                                (void)a;                      \
+                                return Si(expression);        \
+                              },                              \
+                              .source_bytes = bytes,          \
+                              .floating = true,               \
+                              .underflow = Underflow::which}; \
+    return &op;                                               \
   }
-#define OPN(name, bytes, expression) \
-  case ZYDIS_MNEMONIC_##name: { \
-    static constexpr SseOp op{.op = [](V a, V b) -> V { (void)a; (void)b; return Si(expression); }, .source_bytes = bytes}; \
-    return &op; \
+#define OPN(name, bytes, expression)                    \
+  case ZYDIS_MNEMONIC_##name: {                         \
+    static constexpr SseOp op{.op = [](V a, V b) -> V { \
+                                (void)a;                \
+                                (void)b;                \
+                                return Si(expression);  \
+                              },                        \
+                              .source_bytes = bytes};   \
+    return &op;                                         \
   }
-#define OPX(name, expression) \
-  case ZYDIS_MNEMONIC_##name: { \
+#define OPX(name, expression)                                                            \
+  case ZYDIS_MNEMONIC_##name: {                                                          \
     static constexpr SseOp op{.op3 = [](V a, V b, V c) -> V { return Si(expression); }}; \
-    return &op; \
+    return &op;                                                                          \
   }
-#define FLAGS(name, bytes, is_floating, function) \
-  case ZYDIS_MNEMONIC_##name: { \
+#define FLAGS(name, bytes, is_floating, function)                                                    \
+  case ZYDIS_MNEMONIC_##name: {                                                                      \
     static constexpr SseOp op{.flags_op = function, .source_bytes = bytes, .floating = is_floating}; \
-    return &op; \
+    return &op;                                                                                      \
   }
 
 // For each instruction with an immediate, a table of the functions for all its values.
-#define IMM_TABLE(table, count, bytes, is_floating, expression)                                       \
-  template <size_t kImm>                                                                              \
-  V table##Function(V a, V b) {                                                                       \
-    (void)a;                                                                                          \
-    (void)b;                                                                                          \
-    return Si(expression);                                                                            \
-  }                                                                                                   \
-  template <size_t... kImms>                                                                          \
-  constexpr std::array<SseOp, sizeof...(kImms)> table##Make(std::index_sequence<kImms...>) {          \
+#define IMM_TABLE(table, count, bytes, is_floating, expression)                                         \
+  template <size_t kImm>                                                                                \
+  V table##Function(V a, V b) {                                                                         \
+    (void)a;                                                                                            \
+    (void)b;                                                                                            \
+    return Si(expression);                                                                              \
+  }                                                                                                     \
+  template <size_t... kImms>                                                                            \
+  constexpr std::array<SseOp, sizeof...(kImms)> table##Make(std::index_sequence<kImms...>) {            \
     return {{SseOp{.op = &table##Function<kImms>, .source_bytes = bytes, .floating = is_floating}...}}; \
-  }                                                                                                   \
+  }                                                                                                     \
   constexpr auto table = table##Make(std::make_index_sequence<count>{});
 
 // The comparison predicates beyond 7 belong to AVX; SSE looks at three bits.
 template <int kPredicate>
 __m128 ComparePs(__m128 a, __m128 b) {
   switch (kPredicate) {
-    case 0: return _mm_cmpeq_ps(a, b);
-    case 1: return _mm_cmplt_ps(a, b);
-    case 2: return _mm_cmple_ps(a, b);
-    case 3: return _mm_cmpunord_ps(a, b);
-    case 4: return _mm_cmpneq_ps(a, b);
-    case 5: return _mm_cmpnlt_ps(a, b);
-    case 6: return _mm_cmpnle_ps(a, b);
-    default: return _mm_cmpord_ps(a, b);
+    case 0:
+      return _mm_cmpeq_ps(a, b);
+    case 1:
+      return _mm_cmplt_ps(a, b);
+    case 2:
+      return _mm_cmple_ps(a, b);
+    case 3:
+      return _mm_cmpunord_ps(a, b);
+    case 4:
+      return _mm_cmpneq_ps(a, b);
+    case 5:
+      return _mm_cmpnlt_ps(a, b);
+    case 6:
+      return _mm_cmpnle_ps(a, b);
+    default:
+      return _mm_cmpord_ps(a, b);
   }
 }
 template <int kPredicate>
 __m128 CompareMaskSs(__m128 a, __m128 b) {
   switch (kPredicate) {
-    case 0: return _mm_cmpeq_ss(a, b);
-    case 1: return _mm_cmplt_ss(a, b);
-    case 2: return _mm_cmple_ss(a, b);
-    case 3: return _mm_cmpunord_ss(a, b);
-    case 4: return _mm_cmpneq_ss(a, b);
-    case 5: return _mm_cmpnlt_ss(a, b);
-    case 6: return _mm_cmpnle_ss(a, b);
-    default: return _mm_cmpord_ss(a, b);
+    case 0:
+      return _mm_cmpeq_ss(a, b);
+    case 1:
+      return _mm_cmplt_ss(a, b);
+    case 2:
+      return _mm_cmple_ss(a, b);
+    case 3:
+      return _mm_cmpunord_ss(a, b);
+    case 4:
+      return _mm_cmpneq_ss(a, b);
+    case 5:
+      return _mm_cmpnlt_ss(a, b);
+    case 6:
+      return _mm_cmpnle_ss(a, b);
+    default:
+      return _mm_cmpord_ss(a, b);
   }
 }
 template <int kPredicate>
 __m128d ComparePd(__m128d a, __m128d b) {
   switch (kPredicate) {
-    case 0: return _mm_cmpeq_pd(a, b);
-    case 1: return _mm_cmplt_pd(a, b);
-    case 2: return _mm_cmple_pd(a, b);
-    case 3: return _mm_cmpunord_pd(a, b);
-    case 4: return _mm_cmpneq_pd(a, b);
-    case 5: return _mm_cmpnlt_pd(a, b);
-    case 6: return _mm_cmpnle_pd(a, b);
-    default: return _mm_cmpord_pd(a, b);
+    case 0:
+      return _mm_cmpeq_pd(a, b);
+    case 1:
+      return _mm_cmplt_pd(a, b);
+    case 2:
+      return _mm_cmple_pd(a, b);
+    case 3:
+      return _mm_cmpunord_pd(a, b);
+    case 4:
+      return _mm_cmpneq_pd(a, b);
+    case 5:
+      return _mm_cmpnlt_pd(a, b);
+    case 6:
+      return _mm_cmpnle_pd(a, b);
+    default:
+      return _mm_cmpord_pd(a, b);
   }
 }
 template <int kPredicate>
 __m128d CompareMaskSd(__m128d a, __m128d b) {
   switch (kPredicate) {
-    case 0: return _mm_cmpeq_sd(a, b);
-    case 1: return _mm_cmplt_sd(a, b);
-    case 2: return _mm_cmple_sd(a, b);
-    case 3: return _mm_cmpunord_sd(a, b);
-    case 4: return _mm_cmpneq_sd(a, b);
-    case 5: return _mm_cmpnlt_sd(a, b);
-    case 6: return _mm_cmpnle_sd(a, b);
-    default: return _mm_cmpord_sd(a, b);
+    case 0:
+      return _mm_cmpeq_sd(a, b);
+    case 1:
+      return _mm_cmplt_sd(a, b);
+    case 2:
+      return _mm_cmple_sd(a, b);
+    case 3:
+      return _mm_cmpunord_sd(a, b);
+    case 4:
+      return _mm_cmpneq_sd(a, b);
+    case 5:
+      return _mm_cmpnlt_sd(a, b);
+    case 6:
+      return _mm_cmpnle_sd(a, b);
+    default:
+      return _mm_cmpord_sd(a, b);
   }
 }
 
@@ -219,10 +268,12 @@ IMM_TABLE(kPshufwMmx, 256, 8, false, _mm_shufflelo_epi16(b, kImm))
 IMM_TABLE(kPalignrMmx, 17, 8, false, _mm_srli_si128(Both(b, a), kImm))
 
 const SseOp* InTable(const SseOp* table, size_t count, uint8_t imm) { return table + std::min<size_t>(imm, count - 1); }
-#define IMM(name, table) \
-  case ZYDIS_MNEMONIC_##name: return &table[imm & (table.size() - 1)];
+#define IMM(name, table)      \
+  case ZYDIS_MNEMONIC_##name: \
+    return &table[imm & (table.size() - 1)];
 #define IMM_SATURATED(name, table) \
-  case ZYDIS_MNEMONIC_##name: return InTable(table.data(), table.size(), imm);
+  case ZYDIS_MNEMONIC_##name:      \
+    return InTable(table.data(), table.size(), imm);
 
 }  // namespace
 

@@ -36,7 +36,7 @@ struct SseOp {
   uint8_t source_bytes = 16;  // of a memory operand; a smaller one is zero-extended. 16 must be aligned
   bool floating = false;      // may raise exceptions in MXCSR
   Underflow underflow = Underflow::kNever;
-  bool unaligned = false;     // a memory operand of 16 bytes may be anywhere
+  bool unaligned = false;  // a memory operand of 16 bytes may be anywhere
 };
 
 // The XMM form of `mnemonic`, or nullptr if there is none here or `imm` is not one it takes.
@@ -55,9 +55,9 @@ bool HostHasSha();
 // PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM: `length1` and `length2` are EAX and EDX as signed numbers for the forms with explicit lengths,
 // whose absolute value saturates at 16 or 8.
 struct StringCompare {
-  uint32_t index;  // for ECX
-  __m128i mask;    // for XMM0
-  uint32_t rflags; // CF, ZF, SF, OF; AF and PF are zero
+  uint32_t index;   // for ECX
+  __m128i mask;     // for XMM0
+  uint32_t rflags;  // CF, ZF, SF, OF; AF and PF are zero
 };
 StringCompare CompareStrings(__m128i first, __m128i second, bool explicit_lengths, int64_t length1, int64_t length2,
                              uint8_t imm);

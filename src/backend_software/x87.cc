@@ -81,19 +81,21 @@ static_assert(sizeof(FxImage) == 512);
 // Environments (28 bytes) and whole states (108) are of the 32-bit format.
 constexpr int8_t kEnvironment = 28, kWholeState = 108;
 constexpr int8_t kMemoryForms[8][8] = {
-    {4, 4, 4, 4, 4, 4, 4, 4},                                            // D8: arithmetic, m32fp
-    {4, 0, -4, -4, kEnvironment, 2, -kEnvironment, -2},                  // D9
-    {4, 4, 4, 4, 4, 4, 4, 4},                                            // DA: arithmetic, m32int
-    {4, -4, -4, -4, 0, 10, 0, -10},                                      // DB
-    {8, 8, 8, 8, 8, 8, 8, 8},                                            // DC: arithmetic, m64fp
-    {8, -8, -8, -8, kWholeState, 0, -kWholeState, -2},                   // DD
-    {2, 2, 2, 2, 2, 2, 2, 2},                                            // DE: arithmetic, m16int
-    {2, -2, -2, -2, 10, 8, -10, -8},                                     // DF
+    {4, 4, 4, 4, 4, 4, 4, 4},                            // D8: arithmetic, m32fp
+    {4, 0, -4, -4, kEnvironment, 2, -kEnvironment, -2},  // D9
+    {4, 4, 4, 4, 4, 4, 4, 4},                            // DA: arithmetic, m32int
+    {4, -4, -4, -4, 0, 10, 0, -10},                      // DB
+    {8, 8, 8, 8, 8, 8, 8, 8},                            // DC: arithmetic, m64fp
+    {8, -8, -8, -8, kWholeState, 0, -kWholeState, -2},   // DD
+    {2, 2, 2, 2, 2, 2, 2, 2},                            // DE: arithmetic, m16int
+    {2, -2, -2, -2, 10, 8, -10, -8},                     // DF
 };
 
 // Which register forms exist: bit (modrm - 0xC0) of each opcode. Aliases that every processor has executed since the 8087 are in.
 constexpr uint64_t kAll = ~uint64_t{0};
-constexpr uint64_t Rows(uint64_t first, uint64_t count) { return (count == 64 ? kAll : (uint64_t{1} << count) - 1) << (first - 0xC0); }
+constexpr uint64_t Rows(uint64_t first, uint64_t count) {
+  return (count == 64 ? kAll : (uint64_t{1} << count) - 1) << (first - 0xC0);
+}
 constexpr uint64_t kRegisterForms[8] = {
     kAll,
     Rows(0xC0, 17) | Rows(0xD8, 8) | Rows(0xE0, 2) | Rows(0xE4, 2) | Rows(0xE8, 7) | Rows(0xF0, 16),
@@ -142,9 +144,14 @@ T Take(const uint8_t*& at) {
 
 // The protected-mode environment: seven fields of two or four bytes (SDM volume 1, figures 8-9 and 8-10).
 uint8_t* StoreEnvironment(const X87State& state, bool narrow, uint8_t* at) {
-  const uint32_t fields[7] = {state.control, state.status, X87FullTag(state), static_cast<uint32_t>(state.last_ip),
-                              narrow ? state.last_cs : state.last_cs | static_cast<uint32_t>(state.last_opcode & 0x7FF) << 16,
-                              static_cast<uint32_t>(state.last_dp), state.last_ds};
+  const uint32_t fields[7] = {
+      state.control,
+      state.status,
+      X87FullTag(state),
+      static_cast<uint32_t>(state.last_ip),
+      narrow ? state.last_cs : state.last_cs | static_cast<uint32_t>(state.last_opcode & 0x7FF) << 16,
+      static_cast<uint32_t>(state.last_dp),
+      state.last_ds};
   for (int i = 0; i < 7; ++i) {
     if (narrow) {
       Put<uint16_t>(at, static_cast<uint16_t>(fields[i]));
@@ -185,7 +192,7 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow,
       return true;
     }
     if (opcode == 0xDB && (modrm == 0xE0 || modrm == 0xE1 || modrm == 0xE4)) return true;  // FNENI, FNDISI, FNSETPM
-    if (opcode == 0xDF && modrm == 0xE0) {  // FNSTSW AX
+    if (opcode == 0xDF && modrm == 0xE0) {                                                 // FNSTSW AX
       ax = state.status;
       return true;
     }

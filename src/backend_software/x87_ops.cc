@@ -17,8 +17,8 @@ struct Form {
     return opcode | uint64_t{modrm} << 8 | uint64_t{narrow} << 16 | uint64_t{bytes} << 24 | uint64_t{store} << 32;
   }
   static Form Unpack(uint64_t imm) {
-    return {static_cast<uint8_t>(imm), static_cast<uint8_t>(imm >> 8), (imm >> 16 & 1) != 0, static_cast<uint8_t>(imm >> 24),
-            (imm >> 32 & 1) != 0};
+    return {static_cast<uint8_t>(imm), static_cast<uint8_t>(imm >> 8), (imm >> 16 & 1) != 0,
+            static_cast<uint8_t>(imm >> 24), (imm >> 32 & 1) != 0};
   }
 };
 

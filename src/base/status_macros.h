@@ -9,10 +9,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define RETURN_IF_ERROR(expression)                                        \
-  do {                                                                     \
-    absl::Status hvsdk_status = (expression);                              \
-    if (__builtin_expect(!hvsdk_status.ok(), 0)) return hvsdk_status;      \
+#define RETURN_IF_ERROR(expression)                                   \
+  do {                                                                \
+    absl::Status hvsdk_status = (expression);                         \
+    if (__builtin_expect(!hvsdk_status.ok(), 0)) return hvsdk_status; \
   } while (false)
 
 #define HVSDK_CONCAT_INNER(a, b) a##b
@@ -20,8 +20,8 @@
 
 #define ASSIGN_OR_RETURN(declaration, expression) \
   HVSDK_ASSIGN_OR_RETURN_INNER(HVSDK_CONCAT(hvsdk_status_or_, __LINE__), declaration, expression)
-#define HVSDK_ASSIGN_OR_RETURN_INNER(temporary, declaration, expression)     \
-  auto temporary = (expression);                                             \
+#define HVSDK_ASSIGN_OR_RETURN_INNER(temporary, declaration, expression)          \
+  auto temporary = (expression);                                                  \
   if (__builtin_expect(!temporary.ok(), 0)) return std::move(temporary).status(); \
   declaration = *std::move(temporary)
 

@@ -13,8 +13,7 @@
 namespace hvsdk::internal {
 namespace {
 
-static_assert(sizeof(HostBuffer) == sizeof(iovec) &&
-              offsetof(HostBuffer, data) == offsetof(iovec, iov_base) &&
+static_assert(sizeof(HostBuffer) == sizeof(iovec) && offsetof(HostBuffer, data) == offsetof(iovec, iov_base) &&
               offsetof(HostBuffer, size_bytes) == offsetof(iovec, iov_len));
 
 BlockStatus Flush(int fd) {
@@ -45,9 +44,8 @@ BlockStatus Transfer(int fd, const BlockRequest& request, uint64_t done) {
     }
     if (count == 0) return BlockStatus::kIoError;  // fewer bytes of buffers than were promised
     const off_t offset = static_cast<off_t>(request.offset_bytes + done);
-    const ssize_t moved = request.op == BlockOp::kRead
-                              ? preadv2(fd, pieces, count, offset, 0)
-                              : pwritev2(fd, pieces, count, offset, dsync ? RWF_DSYNC : 0);
+    const ssize_t moved = request.op == BlockOp::kRead ? preadv2(fd, pieces, count, offset, 0)
+                                                       : pwritev2(fd, pieces, count, offset, dsync ? RWF_DSYNC : 0);
     if (moved < 0) {
       if (errno == EINTR) continue;
       if (errno == EOPNOTSUPP && dsync) {
@@ -88,12 +86,10 @@ BlockStatus WriteZeroes(int fd, const BlockRequest& request) {
       piece.size_bytes = std::min<uint64_t>(request.size_bytes - done, sizeof(kZeroes) * 64);
       size_t count = 0;
       for (uint64_t filled = 0; filled < piece.size_bytes; filled += repeated[count++].size_bytes) {
-        repeated[count] = {const_cast<uint8_t*>(kZeroes),
-                           std::min<size_t>(sizeof(kZeroes), piece.size_bytes - filled)};
+        repeated[count] = {const_cast<uint8_t*>(kZeroes), std::min<size_t>(sizeof(kZeroes), piece.size_bytes - filled)};
       }
       piece.buffers = absl::MakeConstSpan(repeated, count);
-      if (const BlockStatus status = Transfer(fd, piece, 0); status != BlockStatus::kOk)
-        return status;
+      if (const BlockStatus status = Transfer(fd, piece, 0); status != BlockStatus::kOk) return status;
     }
   }
   return request.fua ? Flush(fd) : BlockStatus::kOk;

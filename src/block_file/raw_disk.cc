@@ -74,23 +74,19 @@ bool PunchesHoles(int fd) {
 }
 
 uint32_t PowerOfTwoBetween(uint64_t value, uint32_t low, uint32_t high) {
-  return std::clamp(static_cast<uint32_t>(std::bit_floor(std::min<uint64_t>(value, high))), low,
-                    high);
+  return std::clamp(static_cast<uint32_t>(std::bit_floor(std::min<uint64_t>(value, high))), low, high);
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path,
-                                                       const RawDiskOptions& options,
+absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path, const RawDiskOptions& options,
                                                        std::shared_ptr<FileEngine> engine) {
-  const int flags = (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC |
-                    O_NONBLOCK;  // a FIFO must not make us wait
+  const int flags = (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;  // a FIFO must not make us wait
   OwnedFd fd(open(path.c_str(), flags));
   if (fd.get() < 0) return SystemError(path, errno);
   // Before anything is judged: who has it locked may be about to change its size.
   if (!Lock(fd.get(), options.read_only)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("disk '", path, "': is in use by another program or machine"));
+    return absl::FailedPreconditionError(absl::StrCat("disk '", path, "': is in use by another program or machine"));
   }
   struct stat status;
   if (fstat(fd.get(), &status) != 0) return SystemError(path, errno);
@@ -102,15 +98,13 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path,
   info.serial = options.serial;
   if (S_ISREG(status.st_mode)) {
     info.size_bytes = static_cast<uint64_t>(status.st_size);
-    info.physical_block_bytes =
-        PowerOfTwoBetween(static_cast<uint64_t>(status.st_blksize), 512, 4096);
+    info.physical_block_bytes = PowerOfTwoBetween(static_cast<uint64_t>(status.st_blksize), 512, 4096);
     info.can_discard = !options.read_only && PunchesHoles(fd.get());
     info.discard_reads_zeroes = info.can_discard;
   } else if (S_ISBLK(status.st_mode)) {
     int logical = 512;
     unsigned physical = 512;
-    if (ioctl(fd.get(), BLKGETSIZE64, &info.size_bytes) != 0 ||
-        ioctl(fd.get(), BLKSSZGET, &logical) != 0) {
+    if (ioctl(fd.get(), BLKGETSIZE64, &info.size_bytes) != 0 || ioctl(fd.get(), BLKSSZGET, &logical) != 0) {
       return SystemError(path, errno);
     }
     if (ioctl(fd.get(), BLKPBSZGET, &physical) != 0) physical = static_cast<unsigned>(logical);
@@ -122,8 +116,8 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path,
   info.discard_granularity_bytes = info.physical_block_bytes;
   if (info.size_bytes == 0) return Error(path, "is empty");
   if (info.size_bytes % info.logical_block_bytes != 0) {
-    return Error(path, absl::StrCat("its size, ", info.size_bytes, " bytes, is not a multiple of ",
-                                    info.logical_block_bytes));
+    return Error(
+        path, absl::StrCat("its size, ", info.size_bytes, " bytes, is not a multiple of ", info.logical_block_bytes));
   }
   return std::shared_ptr<RawDisk>(new RawDisk(fd.Release(), std::move(info), std::move(engine)));
 }

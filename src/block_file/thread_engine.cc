@@ -13,8 +13,7 @@ namespace {
 // device_word: the file descriptor in the high half; below it what has been done, in 512-byte
 // steps. A request is shorter than 2^41 bytes, as the initiator's memory is.
 uint64_t Pack(int fd, uint64_t done_bytes) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(fd)) << 32 |
-         static_cast<uint32_t>(done_bytes >> 9);
+  return static_cast<uint64_t>(static_cast<uint32_t>(fd)) << 32 | static_cast<uint32_t>(done_bytes >> 9);
 }
 
 }  // namespace

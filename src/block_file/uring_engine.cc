@@ -23,19 +23,16 @@ constexpr size_t kMaxPieces = 1024;  // UIO_MAXIOV
 constexpr int kMaxTries = 10;        // to submit, while nothing completes
 
 // io_uring wants iovec; HostBuffer has its layout (asserted in blocking_io.cc).
-const iovec* Pieces(const BlockRequest& request) {
-  return reinterpret_cast<const iovec*>(request.buffers.data());
-}
+const iovec* Pieces(const BlockRequest& request) { return reinterpret_cast<const iovec*>(request.buffers.data()); }
 
 // Kernels got the operations one by one, and know no other way to tell which they have.
 bool HasOperations(io_uring& ring) {
-  constexpr int kOperations[] = {IORING_OP_NOP,   IORING_OP_READ,  IORING_OP_READV,    IORING_OP_WRITE,
+  constexpr int kOperations[] = {IORING_OP_NOP,    IORING_OP_READ,  IORING_OP_READV,    IORING_OP_WRITE,
                                  IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
   io_uring_probe* probe = io_uring_get_probe_ring(&ring);
   if (probe == nullptr) return false;
-  const bool has_all = std::all_of(std::begin(kOperations), std::end(kOperations), [&](int op) {
-    return io_uring_opcode_supported(probe, op) != 0;
-  });
+  const bool has_all = std::all_of(std::begin(kOperations), std::end(kOperations),
+                                   [&](int op) { return io_uring_opcode_supported(probe, op) != 0; });
   io_uring_free_probe(probe);
   return has_all;
 }
@@ -65,8 +62,7 @@ absl::StatusOr<std::shared_ptr<FileEngine>> UringEngine::Create() {
   const int result = io_uring_queue_init_params(kSubmissionEntries, &engine->ring_, &params);
   if (result < 0) {
     engine->ring_.ring_fd = -1;
-    return absl::UnavailableError(
-        absl::StrCat("io_uring is not available: ", std::strerror(-result)));
+    return absl::UnavailableError(absl::StrCat("io_uring is not available: ", std::strerror(-result)));
   }
   // Without it completions can be lost, or a request's piece list must outlive the call.
   constexpr unsigned kNeeded = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
@@ -74,8 +70,7 @@ absl::StatusOr<std::shared_ptr<FileEngine>> UringEngine::Create() {
     return absl::UnavailableError("io_uring is not available: this kernel's is too old");
   }
   ASSIGN_OR_RETURN(engine->slow_, ThreadEngine::Create(1));
-  RETURN_IF_ERROR(
-      engine->thread_.Start("disk", [e = engine.get()] { e->WaitForCompletions(); }));
+  RETURN_IF_ERROR(engine->thread_.Start("disk", [e = engine.get()] { e->WaitForCompletions(); }));
   return engine;
 }
 
@@ -111,8 +106,7 @@ void UringEngine::Submit(int fd, absl::Span<BlockRequest* const> batch) {
     for (BlockRequest* request : batch) {
       // Zeroing with FUA is two steps, and a request in too many pieces is several: the slow way.
       const bool is_transfer = request->op == BlockOp::kRead || request->op == BlockOp::kWrite;
-      if ((request->op == BlockOp::kWriteZeroes && request->fua) ||
-          (is_transfer && request->buffers.empty())) {
+      if ((request->op == BlockOp::kWriteZeroes && request->fua) || (is_transfer && request->buffers.empty())) {
         slow_->Resume(fd, *request, 0);
       } else {
         Prepare(fd, *request, deferred);
@@ -137,8 +131,7 @@ void UringEngine::Prepare(int fd, BlockRequest& request, Deferred& deferred) {
   switch (request.op) {
     case BlockOp::kRead:
       if (pieces == 1) {
-        const unsigned size =
-            static_cast<unsigned>(std::min<size_t>(request.buffers[0].size_bytes, 1 << 30));
+        const unsigned size = static_cast<unsigned>(std::min<size_t>(request.buffers[0].size_bytes, 1 << 30));
         io_uring_prep_read(sqe, fd, request.buffers[0].data, size, offset);
       } else {
         io_uring_prep_readv(sqe, fd, Pieces(request), pieces, offset);
@@ -146,8 +139,7 @@ void UringEngine::Prepare(int fd, BlockRequest& request, Deferred& deferred) {
       break;
     case BlockOp::kWrite:
       if (pieces == 1) {
-        const unsigned size =
-            static_cast<unsigned>(std::min<size_t>(request.buffers[0].size_bytes, 1 << 30));
+        const unsigned size = static_cast<unsigned>(std::min<size_t>(request.buffers[0].size_bytes, 1 << 30));
         io_uring_prep_write(sqe, fd, request.buffers[0].data, size, offset);
       } else {
         io_uring_prep_writev(sqe, fd, Pieces(request), pieces, offset);
@@ -214,8 +206,8 @@ unsigned UringEngine::Take(absl::Span<Done> done) {
   {
     std::lock_guard lock(reap_mutex_);
     io_uring_cqe* cqes[64];
-    const unsigned ready = io_uring_peek_batch_cqe(
-        &ring_, cqes, static_cast<unsigned>(std::min<size_t>(64, done.size())));
+    const unsigned ready =
+        io_uring_peek_batch_cqe(&ring_, cqes, static_cast<unsigned>(std::min<size_t>(64, done.size())));
     for (unsigned i = 0; i < ready; ++i) {
       auto* request = static_cast<BlockRequest*>(io_uring_cqe_get_data(cqes[i]));
       // The destructor's own request is nobody's.

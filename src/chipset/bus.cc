@@ -12,17 +12,16 @@ absl::Status Bus::Map(uint64_t base, uint64_t size_bytes, Device* device) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: %#x+%#x is not an address range", device->Name(), base, size_bytes));
   }
-  const auto next = std::find_if(mappings_.begin(), mappings_.end(),
-                                 [&](const Mapping& mapping) { return mapping.base >= base; });
+  const auto next =
+      std::find_if(mappings_.begin(), mappings_.end(), [&](const Mapping& mapping) { return mapping.base >= base; });
   const Mapping* clash = nullptr;
   if (next != mappings_.end() && next->base - base < size_bytes) clash = &*next;
   if (next != mappings_.begin() && base - std::prev(next)->base < std::prev(next)->size_bytes) {
     clash = &*std::prev(next);
   }
   if (clash != nullptr) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s at %#x+%#x overlaps %s at %#x+%#x",
-                                                      device->Name(), base, size_bytes,
-                                                      clash->device->Name(), clash->base,
+    return absl::InvalidArgumentError(absl::StrFormat("%s at %#x+%#x overlaps %s at %#x+%#x", device->Name(), base,
+                                                      size_bytes, clash->device->Name(), clash->base,
                                                       clash->size_bytes));
   }
   mappings_.insert(next, Mapping{base, size_bytes, device});
@@ -30,9 +29,8 @@ absl::Status Bus::Map(uint64_t base, uint64_t size_bytes, Device* device) {
 }
 
 const Bus::Mapping* Bus::Find(uint64_t address) const {
-  const auto after = std::upper_bound(
-      mappings_.begin(), mappings_.end(), address,
-      [](uint64_t wanted, const Mapping& mapping) { return wanted < mapping.base; });
+  const auto after = std::upper_bound(mappings_.begin(), mappings_.end(), address,
+                                      [](uint64_t wanted, const Mapping& mapping) { return wanted < mapping.base; });
   if (after == mappings_.begin()) return nullptr;
   const Mapping& mapping = *std::prev(after);
   return address - mapping.base < mapping.size_bytes ? &mapping : nullptr;

@@ -16,7 +16,8 @@ constexpr uint32_t kRegId = 0x02, kRegVersion = 0x03, kRegTpr = 0x08, kRegApr = 
 constexpr uint32_t kLvtMasked = 1 << 16;
 constexpr uint32_t kTimerModeMask = 3 << 17, kTimerPeriodic = 1 << 17, kTimerTscDeadline = 2 << 17;
 constexpr uint32_t kSpuriousEnable = 1 << 8;
-constexpr uint32_t kErrorSendIllegalVector = 1 << 5, kErrorReceiveIllegalVector = 1 << 6, kErrorIllegalRegister = 1 << 7;
+constexpr uint32_t kErrorSendIllegalVector = 1 << 5, kErrorReceiveIllegalVector = 1 << 6,
+                   kErrorIllegalRegister = 1 << 7;
 
 constexpr uint32_t kMsrX2apicFirst = 0x800, kMsrX2apicLast = 0x83F, kMsrTscDeadline = 0x6E0;
 
@@ -36,7 +37,10 @@ constexpr uint32_t kLvtWritable[] = {0x700FF, 0x107FF, 0x107FF, 0x1A7FF, 0x1A7FF
 }  // namespace
 
 LocalApic::LocalApic(const Config& config, ApicBus& bus, LocalApicHost& host, const Clock& clock, TimerQueue& timers)
-    : config_(config), bus_(bus), host_(host), clock_(clock),
+    : config_(config),
+      bus_(bus),
+      host_(host),
+      clock_(clock),
       base_(0xFEE00000 | kBaseEnable | (config.bootstrap ? kBaseBootstrap : 0)) {
   timer_ = timers.CreateTimer([this] { OnTimer(); });
   Reset(/*init=*/false);
@@ -192,13 +196,12 @@ bool LocalApic::WriteIcr(uint64_t value) {
   constexpr uint64_t kX2apicReserved = 0xFFF32000;
   if (x2apic() && (value & kX2apicReserved) != 0) return false;
   icr_ = value & ~kDeliveryStatus;
-  const InterruptMessage message{
-      .destination = static_cast<uint32_t>(x2apic() ? value >> 32 : value >> 56),
-      .logical = (value & 1 << 11) != 0,
-      .narrow = !x2apic(),
-      .mode = static_cast<DeliveryMode>((value >> 8) & 7),
-      .level = false,  // processors have had edge-triggered IPIs only since the Pentium 4
-      .vector = static_cast<uint8_t>(value)};
+  const InterruptMessage message{.destination = static_cast<uint32_t>(x2apic() ? value >> 32 : value >> 56),
+                                 .logical = (value & 1 << 11) != 0,
+                                 .narrow = !x2apic(),
+                                 .mode = static_cast<DeliveryMode>((value >> 8) & 7),
+                                 .level = false,  // processors have had edge-triggered IPIs only since the Pentium 4
+                                 .vector = static_cast<uint8_t>(value)};
   // INIT level de-assert is a synchronisation of arbitration ids that no longer exist.
   if (message.mode == DeliveryMode::kInit && (value & kLevel) != 0 && (value & kAssert) == 0) return true;
   const bool fixed = message.mode == DeliveryMode::kFixed || message.mode == DeliveryMode::kLowestPriority;
@@ -207,10 +210,18 @@ bool LocalApic::WriteIcr(uint64_t value) {
     return true;
   }
   switch (value >> 18 & 3) {
-    case 0: bus_.Deliver(message); break;
-    case 1: if (fixed) Accept(message); break;
-    case 2: bus_.DeliverToAll(message, nullptr); break;
-    case 3: bus_.DeliverToAll(message, this); break;
+    case 0:
+      bus_.Deliver(message);
+      break;
+    case 1:
+      if (fixed) Accept(message);
+      break;
+    case 2:
+      bus_.DeliverToAll(message, nullptr);
+      break;
+    case 3:
+      bus_.DeliverToAll(message, this);
+      break;
   }
   return true;
 }
@@ -220,7 +231,7 @@ bool LocalApic::WriteBase(uint64_t value) {
   if ((value & kReserved) != 0) return false;
   const bool enable = value & kBaseEnable, extended = value & kBaseX2apic;
   if (extended && !enable) return false;
-  if (extended && !enabled()) return false;  // x2APIC mode is entered from xAPIC mode only
+  if (extended && !enabled()) return false;           // x2APIC mode is entered from xAPIC mode only
   if (x2apic() && enable && !extended) return false;  // and left through disabled only
   const bool disables = enabled() && !enable;
   base_ = value;
@@ -239,20 +250,28 @@ uint32_t LocalApic::ReadRegister(uint32_t reg, bool& known) {
   if (reg >= kRegTmr && reg < kRegIrr) return Word(tmr_, reg - kRegTmr);
   if (reg >= kRegIrr && reg < kRegEsr) return Word(irr_, reg - kRegIrr);
   switch (reg) {
-    case kRegId: return x2apic() ? config_.id : config_.id << 24;
-    case kRegVersion: return 0x14 | (kLvtCount - 1) << 16;
-    case kRegTpr: return tpr();
-    case kRegPpr: return processor_priority();
+    case kRegId:
+      return x2apic() ? config_.id : config_.id << 24;
+    case kRegVersion:
+      return 0x14 | (kLvtCount - 1) << 16;
+    case kRegTpr:
+      return tpr();
+    case kRegPpr:
+      return processor_priority();
     case kRegLdr:
       return x2apic() ? (config_.id >> 4) << 16 | 1u << (config_.id & 0xF) : ldr_.load(std::memory_order_relaxed);
-    case kRegSpurious: return spurious_.load(std::memory_order_relaxed);
-    case kRegEsr: return esr_;
-    case kRegIcrLow: return static_cast<uint32_t>(icr_);
+    case kRegSpurious:
+      return spurious_.load(std::memory_order_relaxed);
+    case kRegEsr:
+      return esr_;
+    case kRegIcrLow:
+      return static_cast<uint32_t>(icr_);
     case kRegInitialCount: {
       std::lock_guard lock(timer_mutex_);
       return initial_count_;
     }
-    case kRegCurrentCount: return CurrentCount();
+    case kRegCurrentCount:
+      return CurrentCount();
     case kRegDivide: {
       std::lock_guard lock(timer_mutex_);
       return divide_;
@@ -260,9 +279,12 @@ uint32_t LocalApic::ReadRegister(uint32_t reg, bool& known) {
   }
   if (!x2apic()) {
     switch (reg) {
-      case kRegApr: return 0;
-      case kRegDfr: return dfr_.load(std::memory_order_relaxed);
-      case kRegIcrHigh: return static_cast<uint32_t>(icr_ >> 32);
+      case kRegApr:
+        return 0;
+      case kRegDfr:
+        return dfr_.load(std::memory_order_relaxed);
+      case kRegIcrHigh:
+        return static_cast<uint32_t>(icr_ >> 32);
     }
   }
   known = false;
@@ -331,11 +353,19 @@ bool LocalApic::WriteRegister(uint32_t reg, uint32_t value) {
   }
   if (!x2apic()) {
     switch (reg) {
-      case kRegLdr: ldr_.store(value & 0xFF000000, std::memory_order_relaxed); return true;
-      case kRegDfr: dfr_.store(value | 0x0FFFFFFF, std::memory_order_relaxed); return true;
-      case kRegIcrLow: return WriteIcr((icr_ & 0xFFFFFFFF00000000) | value);
-      case kRegIcrHigh: icr_ = (icr_ & 0xFFFFFFFF) | static_cast<uint64_t>(value & 0xFF000000) << 32; return true;
-      case kRegId: return true;  // read-only here, as on processors since the Xeon
+      case kRegLdr:
+        ldr_.store(value & 0xFF000000, std::memory_order_relaxed);
+        return true;
+      case kRegDfr:
+        dfr_.store(value | 0x0FFFFFFF, std::memory_order_relaxed);
+        return true;
+      case kRegIcrLow:
+        return WriteIcr((icr_ & 0xFFFFFFFF00000000) | value);
+      case kRegIcrHigh:
+        icr_ = (icr_ & 0xFFFFFFFF) | static_cast<uint64_t>(value & 0xFF000000) << 32;
+        return true;
+      case kRegId:
+        return true;  // read-only here, as on processors since the Xeon
     }
   }
   return false;

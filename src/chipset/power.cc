@@ -40,9 +40,7 @@ void AcpiPower::WriteByte(uint64_t offset, uint8_t value) {
   }
 }
 
-void KeyboardController::Answer(uint8_t value) {
-  output_.store(kOutputFull | value, std::memory_order_relaxed);
-}
+void KeyboardController::Answer(uint8_t value) { output_.store(kOutputFull | value, std::memory_order_relaxed); }
 
 uint8_t KeyboardController::ReadByte(uint64_t offset) {
   if (offset == kCommand) {

@@ -62,8 +62,7 @@ bool IsDateIndex(uint8_t index) {
 
 }  // namespace
 
-Rtc::Rtc(const WallClock& wall_clock, const Clock& clock, TimerQueue& timers,
-         absl::AnyInvocable<void(bool level)> irq)
+Rtc::Rtc(const WallClock& wall_clock, const Clock& clock, TimerQueue& timers, absl::AnyInvocable<void(bool level)> irq)
     : wall_clock_(wall_clock), clock_(clock), irq_(std::move(irq)) {
   cmos_[kA] = kDivider32kHz | 0x06;  // 1024 Hz
   cmos_[kB] = k24Hours;

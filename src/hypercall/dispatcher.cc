@@ -34,14 +34,12 @@ struct Layout {
 bool HasFieldsOf(const Descriptor& call, Control control) {
   if ((control.value & Control::kReserved) != 0) return false;
   if (!call.variable_header && control.variable_words() != 0) return false;
-  return call.rep ? control.rep_start() < control.rep_count()
-                  : control.rep_count() == 0 && control.rep_start() == 0;
+  return call.rep ? control.rep_start() < control.rep_count() : control.rep_count() == 0 && control.rep_start() == 0;
 }
 
 // Whether a parameter list lies where one may.
 bool IsListAddress(const GuestMemory& memory, uint64_t gpa, uint32_t size) {
-  return gpa % 8 == 0 && gpa % kPageSize + size <= kPageSize &&
-         memory.Pointer(gpa, size) != nullptr;
+  return gpa % 8 == 0 && gpa % kPageSize + size <= kPageSize && memory.Pointer(gpa, size) != nullptr;
 }
 
 RepResult Invoke(const Descriptor& call, void* target, Caller& caller, const Block& block) {
@@ -61,8 +59,7 @@ absl::Status Dispatcher::AddOne(const Descriptor& call, void* target) {
     return absl::AlreadyExistsError(absl::StrFormat("hypercall code %#x is taken", call.code));
   }
   if (call.input_bytes > kPageSize || call.output_bytes > kPageSize || call.max_reps == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("hypercall %s: parameters do not fit a page", call.name));
+    return absl::InvalidArgumentError(absl::StrFormat("hypercall %s: parameters do not fit a page", call.name));
   }
   entries_.push_back({call, target});
   if (call.code < kDirectCodes) direct_[call.code] = static_cast<uint16_t>(entries_.size() - 1);
@@ -98,8 +95,7 @@ backend::HypercallOutcome Dispatcher::Dispatch(Caller& caller, CallRecord* recor
     result = Execute(caller, *entry, registers);
   }
   if (record != nullptr) *record = {control, entry == nullptr ? nullptr : &entry->call, result};
-  if (hvdef::ResultStatus(result) == HvStatus::kSuccess &&
-      hvdef::ResultReps(result) < control.rep_count()) {
+  if (hvdef::ResultStatus(result) == HvStatus::kSuccess && hvdef::ResultReps(result) < control.rep_count()) {
     registers.SetControl(control.WithRepStart(hvdef::ResultReps(result)));
     return backend::HypercallOutcome::kRetry;
   }
@@ -108,8 +104,7 @@ backend::HypercallOutcome Dispatcher::Dispatch(Caller& caller, CallRecord* recor
 }
 
 uint64_t Dispatcher::Execute(Caller& caller, const Entry& entry, Registers& registers) const {
-  return registers.control().fast() ? ExecuteFast(caller, entry, registers)
-                                    : ExecuteMemory(caller, entry, registers);
+  return registers.control().fast() ? ExecuteFast(caller, entry, registers) : ExecuteMemory(caller, entry, registers);
 }
 
 // Input in registers, and the output in those behind it, from the next multiple of 16 on.
@@ -131,25 +126,22 @@ uint64_t Dispatcher::ExecuteFast(Caller& caller, const Entry& entry, Registers& 
     if (layout.start != 0 && !registers.ReadBlock(output, output_at + layout.output_total)) {
       return MakeResult(HvStatus::kInvalidVpState);
     }
-    const uint32_t keep = layout.start == 0 ? output_at
-                                            : output_at + call.output_bytes +
-                                                  layout.start * call.output_element_bytes;
+    const uint32_t keep =
+        layout.start == 0 ? output_at : output_at + call.output_bytes + layout.start * call.output_element_bytes;
     std::memset(output + keep, 0, sizeof(output) - keep);
   }
-  const RepResult result = Invoke(
-      call, entry.target, caller,
-      {.input = block,
-       .variable = block + call.input_bytes,
-       .input_elements = block + layout.input_header + layout.start * call.input_element_bytes,
-       .output = output + output_at,
-       .output_elements =
-           output + output_at + call.output_bytes + layout.start * call.output_element_bytes,
-       .variable_words = control.variable_words(),
-       .reps = layout.reps});
+  const RepResult result =
+      Invoke(call, entry.target, caller,
+             {.input = block,
+              .variable = block + call.input_bytes,
+              .input_elements = block + layout.input_header + layout.start * call.input_element_bytes,
+              .output = output + output_at,
+              .output_elements = output + output_at + call.output_bytes + layout.start * call.output_element_bytes,
+              .variable_words = control.variable_words(),
+              .reps = layout.reps});
   const bool has_output = result.status == HvStatus::kSuccess || result.completed != 0;
   if (layout.output_total != 0 && has_output) {
-    const uint32_t done =
-        call.output_bytes + (layout.start + result.completed) * uint32_t{call.output_element_bytes};
+    const uint32_t done = call.output_bytes + (layout.start + result.completed) * uint32_t{call.output_element_bytes};
     if (!registers.WriteBlock(output, output_at, output_at + ((done + 7) & ~7u))) {
       return MakeResult(HvStatus::kInvalidVpState);
     }
@@ -175,8 +167,7 @@ uint64_t Dispatcher::ExecuteMemory(Caller& caller, const Entry& entry, Registers
   const uint32_t elements_at = layout.start * uint32_t{call.input_element_bytes};
   const uint32_t elements_size = layout.reps * uint32_t{call.input_element_bytes};
   if (!memory_.Read(input_gpa, input, layout.input_header) ||
-      !memory_.Read(input_gpa + layout.input_header + elements_at, input + layout.input_header,
-                    elements_size)) {
+      !memory_.Read(input_gpa + layout.input_header + elements_at, input + layout.input_header, elements_size)) {
     return MakeResult(HvStatus::kInvalidAlignment, layout.start);
   }
   alignas(16) uint8_t output[kPageSize];
@@ -194,8 +185,7 @@ uint64_t Dispatcher::ExecuteMemory(Caller& caller, const Entry& entry, Registers
       !memory_.Write(output_gpa, output, call.output_bytes)) {
     return MakeResult(HvStatus::kInvalidAlignment, layout.start);
   }
-  const uint64_t output_elements =
-      output_gpa + call.output_bytes + layout.start * uint32_t{call.output_element_bytes};
+  const uint64_t output_elements = output_gpa + call.output_bytes + layout.start * uint32_t{call.output_element_bytes};
   if (!memory_.Write(output_elements, output + call.output_bytes,
                      result.completed * uint32_t{call.output_element_bytes})) {
     return MakeResult(HvStatus::kInvalidAlignment, layout.start);

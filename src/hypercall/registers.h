@@ -27,8 +27,8 @@ class Registers {
 
   // Finds out in which mode the caller runs. False: one that may not make hypercalls.
   bool LoadMode() {
-    constexpr std::array kNames{hvdef::RegisterName::kCr0, hvdef::RegisterName::kEfer,
-                                hvdef::RegisterName::kCs, hvdef::RegisterName::kSs};
+    constexpr std::array kNames{hvdef::RegisterName::kCr0, hvdef::RegisterName::kEfer, hvdef::RegisterName::kCs,
+                                hvdef::RegisterName::kSs};
     std::array<hvdef::RegisterValue, kNames.size()> values;
     if (!vp_.GetRegisters(kNames, absl::MakeSpan(values)).ok()) return false;
     constexpr uint64_t kProtectionEnable = 1, kLongModeActive = 1 << 10;
@@ -41,9 +41,7 @@ class Registers {
 
   bool is_64_bit() const { return is_64_bit_; }
 
-  hvdef::Control control() const {
-    return {is_64_bit_ ? Get(Gpr::kRcx) : Pair(Gpr::kRdx, Gpr::kRax)};
-  }
+  hvdef::Control control() const { return {is_64_bit_ ? Get(Gpr::kRcx) : Pair(Gpr::kRdx, Gpr::kRax)}; }
   uint64_t input() const { return is_64_bit_ ? Get(Gpr::kRdx) : Pair(Gpr::kRbx, Gpr::kRcx); }
   uint64_t output() const { return is_64_bit_ ? Get(Gpr::kR8) : Pair(Gpr::kRdi, Gpr::kRsi); }
 
@@ -71,8 +69,7 @@ class Registers {
     if (size <= sizeof(general)) return true;
     const uint32_t count = XmmEnd(size);
     std::array<hvdef::RegisterValue, 6> values;
-    if (!vp_.GetRegisters(XmmNames(0, count), absl::MakeSpan(values).first(count)).ok())
-      return false;
+    if (!vp_.GetRegisters(XmmNames(0, count), absl::MakeSpan(values).first(count)).ok()) return false;
     std::memcpy(block + sizeof(general), values.data(), count * sizeof(values[0]));
     return true;
   }
@@ -90,8 +87,7 @@ class Registers {
     const uint32_t first = (begin - 16) / 16, last = XmmEnd(end);
     std::array<hvdef::RegisterValue, 6> values;
     std::memcpy(values.data(), block + begin, (last - first) * sizeof(values[0]));
-    return vp_.SetRegisters(XmmNames(first, last), absl::MakeConstSpan(values).first(last - first))
-        .ok();
+    return vp_.SetRegisters(XmmNames(first, last), absl::MakeConstSpan(values).first(last - first)).ok();
   }
 
  private:

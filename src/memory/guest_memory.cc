@@ -23,8 +23,7 @@ absl::Status GuestMemory::AddRange(uint64_t gpa, absl::Span<uint8_t> host) {
   if (ranges_.size() == kMaxRanges) return absl::InvalidArgumentError("more than 64 memory ranges");
   const auto after = std::find_if(ranges_.begin(), ranges_.end(), [&](const Range& r) { return r.gpa >= gpa; });
   const bool overlaps_next = after != ranges_.end() && gpa + size > after->gpa;
-  const bool overlaps_previous =
-      after != ranges_.begin() && std::prev(after)->gpa + std::prev(after)->size_bytes > gpa;
+  const bool overlaps_previous = after != ranges_.begin() && std::prev(after)->gpa + std::prev(after)->size_bytes > gpa;
   if (overlaps_next || overlaps_previous) {
     return absl::InvalidArgumentError(absl::StrFormat("memory range %#x+%#x overlaps another", gpa, size));
   }

@@ -22,22 +22,20 @@ constexpr uint32_t kMajorMinor = 10u << 16;
 constexpr uint32_t kSpinWaitTries = 0xFFF;
 
 constexpr uint64_t kImplemented =
-    privilege::kAccessVpRuntimeReg | privilege::kAccessPartitionReferenceCounter |
-    privilege::kAccessSynicRegs | privilege::kAccessSyntheticTimerRegs |
-    privilege::kAccessIntrCtrlRegs | privilege::kAccessHypercallMsrs | privilege::kAccessVpIndex |
-    privilege::kAccessResetReg | privilege::kAccessPartitionReferenceTsc |
+    privilege::kAccessVpRuntimeReg | privilege::kAccessPartitionReferenceCounter | privilege::kAccessSynicRegs |
+    privilege::kAccessSyntheticTimerRegs | privilege::kAccessIntrCtrlRegs | privilege::kAccessHypercallMsrs |
+    privilege::kAccessVpIndex | privilege::kAccessResetReg | privilege::kAccessPartitionReferenceTsc |
     privilege::kAccessGuestIdleReg | privilege::kAccessFrequencyRegs | privilege::kPostMessages |
-    privilege::kSignalEvents | privilege::kAccessVpRegisters |
-    privilege::kEnableExtendedHypercalls | privilege::kStartVirtualProcessor;
+    privilege::kSignalEvents | privilege::kAccessVpRegisters | privilege::kEnableExtendedHypercalls |
+    privilege::kStartVirtualProcessor;
 
 uint32_t Features(uint64_t privileges) {
-  uint32_t features = cpuid::kFeatureXmmInput | cpuid::kFeatureXmmOutput |
-                      cpuid::kFeatureCrashMsrs | cpuid::kFeatureHypercallMsrLock;
+  uint32_t features =
+      cpuid::kFeatureXmmInput | cpuid::kFeatureXmmOutput | cpuid::kFeatureCrashMsrs | cpuid::kFeatureHypercallMsrLock;
   if ((privileges & privilege::kAccessGuestIdleReg) != 0) features |= cpuid::kFeatureGuestIdle;
   if ((privileges & privilege::kAccessFrequencyRegs) != 0) features |= cpuid::kFeatureFrequencyMsrs;
   if ((privileges & privilege::kAccessSynicRegs) != 0) features |= cpuid::kFeatureSintPolling;
-  if ((privileges & privilege::kAccessSyntheticTimerRegs) != 0)
-    features |= cpuid::kFeatureDirectTimers;
+  if ((privileges & privilege::kAccessSyntheticTimerRegs) != 0) features |= cpuid::kFeatureDirectTimers;
   return features;
 }
 
@@ -52,18 +50,15 @@ uint32_t Recommendations(uint64_t privileges, const backend::BackendCaps& caps) 
 
 }  // namespace
 
-uint64_t EffectivePrivileges(uint64_t wanted, const backend::BackendCaps& caps,
-                             bool has_vp_runtime) {
+uint64_t EffectivePrivileges(uint64_t wanted, const backend::BackendCaps& caps, bool has_vp_runtime) {
   uint64_t privileges = wanted & kImplemented;
   if (!has_vp_runtime) privileges &= ~privilege::kAccessVpRuntimeReg;
   if (!caps.apic_msrs) privileges &= ~privilege::kAccessIntrCtrlRegs;
-  if (caps.tsc_frequency_hz == 0 || caps.apic_frequency_hz == 0)
-    privileges &= ~privilege::kAccessFrequencyRegs;
+  if (caps.tsc_frequency_hz == 0 || caps.apic_frequency_hz == 0) privileges &= ~privilege::kAccessFrequencyRegs;
   return privileges;
 }
 
-std::vector<backend::CpuidEntry> HypervisorCpuid(uint64_t privileges,
-                                                 const backend::BackendCaps& caps) {
+std::vector<backend::CpuidEntry> HypervisorCpuid(uint64_t privileges, const backend::BackendCaps& caps) {
   return {
       {.leaf = cpuid::kVendorAndMaxLeaf,
        .eax = cpuid::kMaxLeaf,
@@ -76,9 +71,7 @@ std::vector<backend::CpuidEntry> HypervisorCpuid(uint64_t privileges,
        .eax = static_cast<uint32_t>(privileges),
        .ebx = static_cast<uint32_t>(privileges >> 32),
        .edx = Features(privileges)},
-      {.leaf = cpuid::kRecommendations,
-       .eax = Recommendations(privileges, caps),
-       .ebx = kSpinWaitTries},
+      {.leaf = cpuid::kRecommendations, .eax = Recommendations(privileges, caps), .ebx = kSpinWaitTries},
       {.leaf = cpuid::kLimits, .eax = caps.max_vps, .ebx = caps.max_vps},
       // What the host's hardware does below the engine is not known here; and there is no nesting.
       {.leaf = cpuid::kHardwareFeatures},

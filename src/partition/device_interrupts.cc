@@ -20,8 +20,8 @@ void DeviceInterrupts::Unregister(uint64_t device_id) {
   devices_.erase(device_id);
 }
 
-HvStatus DeviceInterrupts::Retarget(uint64_t device_id, uint64_t address, uint32_t data,
-                                    uint8_t vector, bool multicast, std::vector<VpIndex> targets) {
+HvStatus DeviceInterrupts::Retarget(uint64_t device_id, uint64_t address, uint32_t data, uint8_t vector, bool multicast,
+                                    std::vector<VpIndex> targets) {
   if (targets.empty()) return HvStatus::kInvalidParameter;
   if (!multicast) targets.resize(1);
   std::lock_guard lock(mutex_);
@@ -29,8 +29,7 @@ HvStatus DeviceInterrupts::Retarget(uint64_t device_id, uint64_t address, uint32
   if (device == devices_.end()) return HvStatus::kInvalidParameter;
   const std::pair key(address, data);
   auto& known = device->second.targets;
-  if (known.size() >= device->second.max_interrupts && !known.contains(key))
-    return HvStatus::kInsufficientBuffers;
+  if (known.size() >= device->second.max_interrupts && !known.contains(key)) return HvStatus::kInsufficientBuffers;
   known[key] = {vector, std::move(targets)};
   return HvStatus::kSuccess;
 }

@@ -31,8 +31,8 @@ class DeviceInterrupts {
   // Sends the interrupt (address, data) of a device to `vector` on all of `targets`, or with
   // `multicast` false on the first. kInvalidParameter: no such device. kInsufficientBuffers: it has
   // more interrupts than it was registered with.
-  hvdef::HvStatus Retarget(uint64_t device_id, uint64_t address, uint32_t data, uint8_t vector,
-                           bool multicast, std::vector<VpIndex> targets);
+  hvdef::HvStatus Retarget(uint64_t device_id, uint64_t address, uint32_t data, uint8_t vector, bool multicast,
+                           std::vector<VpIndex> targets);
 
   // Delivers an interrupt: as retargeted, else as the message itself says.
   void Signal(uint64_t device_id, uint64_t address, uint32_t data);

@@ -38,17 +38,13 @@ class HypercallHandlers {
   using VpList = absl::InlinedVector<VpIndex, 64>;
 
   HvStatus FlushVirtualAddressSpace(Caller& caller, const hvdef::FlushVirtualAddressInput& in);
-  RepResult FlushVirtualAddressList(Caller& caller, const hvdef::FlushVirtualAddressInput& in,
-                                    Reps<uint64_t> ranges);
-  HvStatus FlushVirtualAddressSpaceEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in,
-                                      Variable banks);
-  RepResult FlushVirtualAddressListEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in,
-                                      Variable banks, Reps<uint64_t> ranges);
+  RepResult FlushVirtualAddressList(Caller& caller, const hvdef::FlushVirtualAddressInput& in, Reps<uint64_t> ranges);
+  HvStatus FlushVirtualAddressSpaceEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in, Variable banks);
+  RepResult FlushVirtualAddressListEx(Caller& caller, const hvdef::FlushVirtualAddressExInput& in, Variable banks,
+                                      Reps<uint64_t> ranges);
   HvStatus NotifyLongSpinWait(Caller& caller, const hvdef::NotifyLongSpinWaitInput& in);
   HvStatus SendSyntheticClusterIpi(Caller& caller, const hvdef::SendSyntheticClusterIpiInput& in);
-  HvStatus SendSyntheticClusterIpiEx(Caller& caller,
-                                     const hvdef::SendSyntheticClusterIpiExInput& in,
-                                     Variable banks);
+  HvStatus SendSyntheticClusterIpiEx(Caller& caller, const hvdef::SendSyntheticClusterIpiExInput& in, Variable banks);
   RepResult GetVpRegisters(Caller& caller, const hvdef::VpRegistersInput& in,
                            Reps<hvdef::RegisterName, hvdef::RegisterValue> registers);
   RepResult SetVpRegisters(Caller& caller, const hvdef::VpRegistersInput& in,
@@ -57,8 +53,7 @@ class HypercallHandlers {
                                    hvdef::TranslateVirtualAddressOutput& out);
   HvStatus PostMessage(Caller& caller, const hvdef::PostMessageInput& in);
   HvStatus SignalEvent(Caller& caller, const hvdef::SignalEventInput& in);
-  HvStatus RetargetDeviceInterrupt(Caller& caller, const hvdef::RetargetDeviceInterruptInput& in,
-                                   Variable set);
+  HvStatus RetargetDeviceInterrupt(Caller& caller, const hvdef::RetargetDeviceInterruptInput& in, Variable set);
   HvStatus AssertVirtualInterrupt(Caller& caller, const hvdef::AssertVirtualInterruptInput& in);
   HvStatus StartVirtualProcessor(Caller& caller, const hvdef::StartVirtualProcessorInput& in);
   RepResult GetVpIndexFromApicId(Caller& caller, const hvdef::GetVpIndexFromApicIdInput& in,

@@ -21,12 +21,10 @@ namespace msr = hvdef::msr;
 using backend::MsrOutcome;
 using hvdef::HvStatus;
 
-absl::StatusOr<std::unique_ptr<Partition>> Partition::Create(const Config& config,
-                                                             const Environment& environment) {
+absl::StatusOr<std::unique_ptr<Partition>> Partition::Create(const Config& config, const Environment& environment) {
   const size_t code_bytes = environment.caps.hypercall_code.size();
   if (code_bytes == 0 || code_bytes > 64) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("hypercall code of %d bytes; want 1 to 64", code_bytes));
+    return absl::InvalidArgumentError(absl::StrFormat("hypercall code of %d bytes; want 1 to 64", code_bytes));
   }
   std::unique_ptr<Partition> partition(new Partition(config, environment));
   RETURN_IF_ERROR(partition->handlers_->AddTo(partition->dispatcher_));
@@ -35,8 +33,7 @@ absl::StatusOr<std::unique_ptr<Partition>> Partition::Create(const Config& confi
 
 Partition::Partition(const Config& config, const Environment& environment)
     : environment_(environment),
-      privileges_(EffectivePrivileges(config.privileges, environment.caps,
-                                      environment.vp_runtime != nullptr)),
+      privileges_(EffectivePrivileges(config.privileges, environment.caps, environment.vp_runtime != nullptr)),
       dispatcher_(environment.memory),
       overlays_(std::make_unique<OverlayPages>(environment.memory)),
       ports_(std::make_unique<PortTable>()),
@@ -48,24 +45,19 @@ Partition::Partition(const Config& config, const Environment& environment)
 // VPs go first: their timers and SynIC use the rest.
 Partition::~Partition() { vps_.clear(); }
 
-std::vector<backend::CpuidEntry> Partition::Cpuid() const {
-  return HypervisorCpuid(privileges_, environment_.caps);
-}
+std::vector<backend::CpuidEntry> Partition::Cpuid() const { return HypervisorCpuid(privileges_, environment_.caps); }
 
 absl::StatusOr<Vp*> Partition::AddVp(backend::Vp& vp) {
   if (ToInt(vp.index()) != vps_.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("VP %d added where %d is next", ToInt(vp.index()), vps_.size()));
+    return absl::InvalidArgumentError(absl::StrFormat("VP %d added where %d is next", ToInt(vp.index()), vps_.size()));
   }
   vps_.push_back(std::make_unique<Vp>(*this, vp));
   return vps_.back().get();
 }
 
-HvStatus Partition::PostMessage(VpIndex index, Sint sint, uint32_t message_type,
-                                absl::Span<const uint8_t> payload) {
+HvStatus Partition::PostMessage(VpIndex index, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload) {
   Vp* target = vp(index);
-  return target == nullptr ? HvStatus::kInvalidVpIndex
-                           : target->synic_->PostMessage(sint, message_type, payload);
+  return target == nullptr ? HvStatus::kInvalidVpIndex : target->synic_->PostMessage(sint, message_type, payload);
 }
 
 HvStatus Partition::SignalEvent(VpIndex index, Sint sint, uint16_t flag) {
@@ -161,8 +153,7 @@ MsrOutcome Partition::WriteGuestOsId(uint64_t value) {
   std::lock_guard lock(mutex_);
   guest_os_id_ = value;
   if (value == 0) {
-    hypercall_.store(hypercall_.load(std::memory_order_relaxed) & ~msr::kPageEnable,
-                     std::memory_order_release);
+    hypercall_.store(hypercall_.load(std::memory_order_relaxed) & ~msr::kPageEnable, std::memory_order_release);
     overlays_->Remove(*hypercall_page_);
   }
   return MsrOutcome::kDone;
@@ -171,8 +162,7 @@ MsrOutcome Partition::WriteGuestOsId(uint64_t value) {
 MsrOutcome Partition::WriteHypercall(uint64_t value) {
   std::lock_guard lock(mutex_);
   const uint64_t old = hypercall_.load(std::memory_order_relaxed);
-  if ((old & msr::kHypercallLocked) != 0)
-    return value == old ? MsrOutcome::kDone : MsrOutcome::kFault;
+  if ((old & msr::kHypercallLocked) != 0) return value == old ? MsrOutcome::kDone : MsrOutcome::kFault;
   if (guest_os_id_ == 0) value &= ~msr::kPageEnable;
   if ((value & msr::kPageEnable) == 0) {
     hypercall_.store(value, std::memory_order_release);
@@ -218,8 +208,7 @@ void Partition::WriteCrashControl(Vp& vp, uint64_t value) {
   }
   if ((value & msr::kCrashMessage) != 0) {
     report.message.resize(std::min<uint64_t>(report.parameters[4], msr::kCrashMaxMessageBytes));
-    if (!environment_.memory.Read(report.parameters[3], report.message.data(),
-                                  report.message.size())) {
+    if (!environment_.memory.Read(report.parameters[3], report.message.data(), report.message.size())) {
       report.message.clear();
     }
   }

@@ -42,8 +42,7 @@ class PortTable {
     // that the handler has gone, or Unregister sees our count and waits.
     port->users.fetch_add(1, std::memory_order_seq_cst);
     PortHandler* handler = port->handler.load(std::memory_order_seq_cst);
-    const hvdef::HvStatus status =
-        handler == nullptr ? hvdef::HvStatus::kInvalidConnectionId : use(*handler);
+    const hvdef::HvStatus status = handler == nullptr ? hvdef::HvStatus::kInvalidConnectionId : use(*handler);
     if (port->users.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
         port->handler.load(std::memory_order_seq_cst) == nullptr) {
       port->users.notify_all();

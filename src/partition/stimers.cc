@@ -16,21 +16,17 @@ constexpr uint64_t kNever = ~uint64_t{0};
 
 uint64_t SaturatingAdd(uint64_t a, uint64_t b) { return a + b < a ? kNever : a + b; }
 
-uint8_t VectorOf(uint64_t config) {
-  return static_cast<uint8_t>(config >> msr::kStimerVectorShift);
-}
+uint8_t VectorOf(uint64_t config) { return static_cast<uint8_t>(config >> msr::kStimerVectorShift); }
 Sint SintOf(uint64_t config) { return Sint(config >> msr::kStimerSintShift & 0xF); }
 
 // Whether a timer so configured has somewhere to signal.
 bool HasTarget(uint64_t config) {
-  return (config & msr::kStimerDirect) != 0 ? VectorOf(config) >= msr::kFirstValidVector
-                                            : ToInt(SintOf(config)) != 0;
+  return (config & msr::kStimerDirect) != 0 ? VectorOf(config) >= msr::kFirstValidVector : ToInt(SintOf(config)) != 0;
 }
 
 }  // namespace
 
-Stimers::Stimers(backend::Partition& backend, Synic& synic, const Clock& clock, TimerQueue& timers,
-                 VpIndex vp)
+Stimers::Stimers(backend::Partition& backend, Synic& synic, const Clock& clock, TimerQueue& timers, VpIndex vp)
     : backend_(backend), synic_(synic), clock_(clock), vp_(vp) {
   for (uint32_t index = 0; index < stimers_.size(); ++index) {
     stimers_[index].timer = timers.CreateTimer([this, index] { OnTimer(index); });

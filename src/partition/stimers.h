@@ -31,8 +31,7 @@ class Stimers {
   static constexpr uint64_t kMaxCatchUp = 8;
   static constexpr uint64_t kMinSpacing100ns = 500;
 
-  Stimers(backend::Partition& backend, Synic& synic, const Clock& clock, TimerQueue& timers,
-          VpIndex vp);
+  Stimers(backend::Partition& backend, Synic& synic, const Clock& clock, TimerQueue& timers, VpIndex vp);
 
   // STIMER0_CONFIG to STIMER3_COUNT.
   backend::MsrOutcome ReadMsr(uint32_t msr, uint64_t& value) const;
@@ -45,8 +44,7 @@ class Stimers {
     uint64_t config = 0;
     uint64_t count = 0;
     uint64_t deadline_100ns = 0;  // nominal
-    uint64_t fire_100ns =
-        0;  // when it fires; later than nominal where missed signals are made up for
+    uint64_t fire_100ns = 0;      // when it fires; later than nominal where missed signals are made up for
     std::unique_ptr<Timer> timer;
   };
   void OnTimer(uint32_t index);

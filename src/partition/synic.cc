@@ -18,12 +18,8 @@ using hvdef::MessageHeader;
 namespace {
 
 // The words of a slot that both sides use to synchronise.
-std::atomic_ref<uint32_t> TypeOf(uint8_t* slot) {
-  return std::atomic_ref(*reinterpret_cast<uint32_t*>(slot));
-}
-std::atomic_ref<uint8_t> FlagsOf(uint8_t* slot) {
-  return std::atomic_ref(slot[offsetof(MessageHeader, flags)]);
-}
+std::atomic_ref<uint32_t> TypeOf(uint8_t* slot) { return std::atomic_ref(*reinterpret_cast<uint32_t*>(slot)); }
+std::atomic_ref<uint8_t> FlagsOf(uint8_t* slot) { return std::atomic_ref(slot[offsetof(MessageHeader, flags)]); }
 
 bool IsSintValue(uint64_t value, bool auto_eoi_works) {
   if ((value & msr::kSintAutoEoi) != 0 && !auto_eoi_works) return false;
@@ -38,13 +34,8 @@ void Synic::Interrupts::Add(uint64_t sint) {
   if ((sint & (msr::kSintMasked | msr::kSintPolling)) == 0) sints[count++] = sint;
 }
 
-Synic::Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp,
-             bool auto_eoi_works)
-    : backend_(backend),
-      overlays_(overlays),
-      clock_(clock),
-      vp_(vp),
-      auto_eoi_works_(auto_eoi_works) {
+Synic::Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp, bool auto_eoi_works)
+    : backend_(backend), overlays_(overlays), clock_(clock), vp_(vp), auto_eoi_works_(auto_eoi_works) {
   sints_.fill(msr::kSintDefault);
 }
 
@@ -100,8 +91,7 @@ MsrOutcome Synic::WriteMsr(uint32_t msr, uint64_t value, uint16_t& room) {
       case msr::kEom:
         break;
       default:
-        if (msr < msr::kSint0 || msr > msr::kSint15 || !IsSintValue(value, auto_eoi_works_))
-          return MsrOutcome::kFault;
+        if (msr < msr::kSint0 || msr > msr::kSint15 || !IsSintValue(value, auto_eoi_works_)) return MsrOutcome::kFault;
         sints_[msr - msr::kSint0] = value;
         return MsrOutcome::kDone;
     }
@@ -124,16 +114,14 @@ bool Synic::HasMessage(uint32_t sint) const {
 
 bool Synic::IsSlotEmpty(uint32_t sint) const {
   // Acquire pairs with the guest's store of kNone: our writes to the slot come after its reads.
-  return TypeOf(message_page_.bytes() + sint * sizeof(Message)).load(std::memory_order_acquire) ==
-         0;
+  return TypeOf(message_page_.bytes() + sint * sizeof(Message)).load(std::memory_order_acquire) == 0;
 }
 
 // If it is not empty, the guest has been told to write EOM when it is.
 bool Synic::IsSlotEmptyOrFlagged(uint32_t sint) {
   if (IsSlotEmpty(sint)) return true;
   uint8_t* slot = message_page_.bytes() + sint * sizeof(Message);
-  if ((FlagsOf(slot).fetch_or(hvdef::kMessagePending, std::memory_order_seq_cst) &
-       hvdef::kMessagePending) == 0) {
+  if ((FlagsOf(slot).fetch_or(hvdef::kMessagePending, std::memory_order_seq_cst) & hvdef::kMessagePending) == 0) {
     overlays_.Written(message_page_, sint * sizeof(Message), sizeof(MessageHeader));
   }
   // Pairs with the guest's fence between emptying the slot and reading the flag.
@@ -146,8 +134,7 @@ void Synic::Fill(uint32_t sint, Message message, Interrupts& interrupts) {
   uint8_t* slot = message_page_.bytes() + sint * sizeof(Message);
   const uint32_t size = sizeof(MessageHeader) + message.header.payload_size;
   constexpr size_t kAfterType = sizeof(message.header.message_type);
-  internal::GuestCopy(slot + kAfterType, reinterpret_cast<const uint8_t*>(&message) + kAfterType,
-                      size - kAfterType);
+  internal::GuestCopy(slot + kAfterType, reinterpret_cast<const uint8_t*>(&message) + kAfterType, size - kAfterType);
   // Release: a guest that sees the type sees the rest.
   TypeOf(slot).store(message.header.message_type, std::memory_order_release);
   overlays_.Written(message_page_, sint * sizeof(Message), size);
@@ -162,9 +149,8 @@ bool Synic::DeliverTimerMessage(uint32_t sint, Interrupts& interrupts) {
     const hvdef::TimerMessagePayload payload{.timer_index = index,
                                              .expiration_time_100ns = timer.expiration_100ns,
                                              .delivery_time_100ns = clock_.Now100ns()};
-    Message message{
-        .header = {.message_type = static_cast<uint32_t>(hvdef::MessageType::kTimerExpired),
-                   .payload_size = sizeof(payload)}};
+    Message message{.header = {.message_type = static_cast<uint32_t>(hvdef::MessageType::kTimerExpired),
+                               .payload_size = sizeof(payload)}};
     std::memcpy(message.payload, &payload, sizeof(payload));
     Fill(sint, message, interrupts);
     return true;
@@ -173,8 +159,7 @@ bool Synic::DeliverTimerMessage(uint32_t sint, Interrupts& interrupts) {
 }
 
 void Synic::Deliver(uint32_t sint, Interrupts& interrupts, uint16_t& room) {
-  if (!HasMessage(sint) || !IsSlotEmptyOrFlagged(sint) || DeliverTimerMessage(sint, interrupts))
-    return;
+  if (!HasMessage(sint) || !IsSlotEmptyOrFlagged(sint) || DeliverTimerMessage(sint, interrupts)) return;
   Queue& queue = *queues_[sint];
   const Message& message = queue.messages[queue.first];
   queue.first = (queue.first + 1) % kQueueLength;
@@ -200,8 +185,7 @@ void Synic::Request(const Interrupts& interrupts) {
 
 HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload) {
   const uint32_t index = ToInt(sint);
-  if (index >= hvdef::kSintCount || message_type == 0 ||
-      payload.size() > hvdef::kMessageMaxPayloadBytes) {
+  if (index >= hvdef::kSintCount || message_type == 0 || payload.size() > hvdef::kMessageMaxPayloadBytes) {
     return HvStatus::kInvalidParameter;
   }
   Interrupts interrupts;
@@ -209,8 +193,7 @@ HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const u
     std::lock_guard lock(mutex_);
     if (!messages_enabled()) return HvStatus::kInvalidSynicState;
     Message message;
-    message.header = {.message_type = message_type,
-                      .payload_size = static_cast<uint8_t>(payload.size())};
+    message.header = {.message_type = message_type, .payload_size = static_cast<uint8_t>(payload.size())};
     if (!payload.empty()) std::memcpy(message.payload, payload.data(), payload.size());
     if (!HasMessage(index) && IsSlotEmpty(index)) {
       Fill(index, message, interrupts);
@@ -232,8 +215,7 @@ HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const u
 
 HvStatus Synic::SignalEvent(Sint sint, uint16_t flag) {
   const uint32_t index = ToInt(sint);
-  if (index >= hvdef::kSintCount || flag >= hvdef::kEventFlagsPerSint)
-    return HvStatus::kInvalidParameter;
+  if (index >= hvdef::kSintCount || flag >= hvdef::kEventFlagsPerSint) return HvStatus::kInvalidParameter;
   uint64_t value;
   {
     std::lock_guard lock(mutex_);

@@ -37,8 +37,7 @@ class Synic {
   // How many messages wait behind a slot (TLFS, "Guest Message Buffers").
   static constexpr uint32_t kQueueLength = 16;
 
-  Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp,
-        bool auto_eoi_works);
+  Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp, bool auto_eoi_works);
 
   // SCONTROL to EOM and SINT0 to SINT15.
   backend::MsrOutcome ReadMsr(uint32_t msr, uint64_t& value) const;

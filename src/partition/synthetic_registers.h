@@ -18,8 +18,7 @@ namespace hvsdk::partition {
 inline absl::optional<uint32_t> MsrOf(hvdef::RegisterName name) {
   namespace msr = hvdef::msr;
   using Name = hvdef::RegisterName;
-  const auto in_group = [name](Name first, Name last,
-                               uint32_t first_msr) -> absl::optional<uint32_t> {
+  const auto in_group = [name](Name first, Name last, uint32_t first_msr) -> absl::optional<uint32_t> {
     if (name < first || name > last) return absl::nullopt;
     return first_msr + static_cast<uint32_t>(name) - static_cast<uint32_t>(first);
   };
@@ -43,8 +42,7 @@ inline absl::optional<uint32_t> MsrOf(hvdef::RegisterName name) {
   }
   if (const auto found = in_group(Name::kSint0, Name::kSint15, msr::kSint0)) return found;
   if (const auto found = in_group(Name::kScontrol, Name::kEom, msr::kScontrol)) return found;
-  if (const auto found = in_group(Name::kStimer0Config, Name::kStimer3Count, msr::kStimer0Config))
-    return found;
+  if (const auto found = in_group(Name::kStimer0Config, Name::kStimer3Count, msr::kStimer0Config)) return found;
   return in_group(Name::kGuestCrashP0, Name::kGuestCrashCtl, msr::kCrashP0);
 }
 
@@ -79,8 +77,7 @@ inline uint64_t PrivilegeOf(uint32_t msr_index) {
       break;
   }
   if (msr_index >= msr::kScontrol && msr_index <= msr::kSint15) return privilege::kAccessSynicRegs;
-  if (msr_index >= msr::kStimer0Config && msr_index <= msr::kStimer3Count)
-    return privilege::kAccessSyntheticTimerRegs;
+  if (msr_index >= msr::kStimer0Config && msr_index <= msr::kStimer3Count) return privilege::kAccessSyntheticTimerRegs;
   return 0;
 }
 

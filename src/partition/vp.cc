@@ -20,24 +20,18 @@ using backend::MsrOutcome;
 Vp::Vp(Partition& partition, backend::Vp& backend)
     : partition_(partition),
       backend_(backend),
-      synic_(std::make_unique<Synic>(partition.environment_.backend, *partition.overlays_,
-                                     partition.environment_.clock, backend.index(),
-                                     partition.environment_.caps.auto_eoi)),
-      stimers_(std::make_unique<Stimers>(partition.environment_.backend, *synic_,
-                                         partition.environment_.clock,
+      synic_(std::make_unique<Synic>(partition.environment_.backend, *partition.overlays_, partition.environment_.clock,
+                                     backend.index(), partition.environment_.caps.auto_eoi)),
+      stimers_(std::make_unique<Stimers>(partition.environment_.backend, *synic_, partition.environment_.clock,
                                          partition.environment_.timers, backend.index())),
       mailbox_(std::make_unique<Mailbox>()),
       assist_page_(std::make_unique<Overlay>()) {}
 
 Vp::~Vp() = default;
 
-MsrOutcome Vp::OnMsrRead(uint32_t msr, uint64_t& value) {
-  return ReadMsr(msr, value);
-}
+MsrOutcome Vp::OnMsrRead(uint32_t msr, uint64_t& value) { return ReadMsr(msr, value); }
 
-MsrOutcome Vp::OnMsrWrite(uint32_t msr, uint64_t value) {
-  return WriteMsr(msr, value);
-}
+MsrOutcome Vp::OnMsrWrite(uint32_t msr, uint64_t value) { return WriteMsr(msr, value); }
 
 MsrOutcome Vp::ReadMsr(uint32_t msr, uint64_t& value) {
   if ((PrivilegeOf(msr) & ~partition_.privileges_) != 0) return MsrOutcome::kFault;
@@ -76,8 +70,7 @@ MsrOutcome Vp::WriteMsr(uint32_t msr, uint64_t value) {
     }
     return outcome;
   }
-  if (msr >= msr::kStimer0Config && msr <= msr::kStimer3Count)
-    return stimers_->WriteMsr(msr, value);
+  if (msr >= msr::kStimer0Config && msr <= msr::kStimer3Count) return stimers_->WriteMsr(msr, value);
   if (msr == msr::kVpAssistPage) {
     vp_assist_page_ = value;
     if ((value & msr::kPageEnable) != 0) {

@@ -177,8 +177,7 @@ bool Server::ActOnMessage(std::unique_lock<std::mutex>& lock) {
   const OutgoingMessage message = *first;
   const uint64_t slots_freed = slots_freed_;
   lock.unlock();
-  const HvStatus status =
-      hypervisor_.PostMessage(message.vp, message.sint, wire::kSynicMessageType, message.payload());
+  const HvStatus status = hypervisor_.PostMessage(message.vp, message.sint, wire::kSynicMessageType, message.payload());
   lock.lock();
   if (core_.message_epoch() != epoch) return true;  // the message was dropped meanwhile
   if (status == HvStatus::kInsufficientBuffers) {

@@ -11,8 +11,8 @@ void ServerCore::CheckInvariants() const {
   size_t shown = 0;
   for (const auto& [id, channel] : channels_) {
     HVSDK_CHECK(channel.id == id);
-    HVSDK_CHECK(by_key_.count({{channel.offer.class_id, channel.offer.instance_id, channel.offer.subchannel_index},
-                               id}) == 1);
+    HVSDK_CHECK(
+        by_key_.count({{channel.offer.class_id, channel.offer.instance_id, channel.offer.subchannel_index}, id}) == 1);
     const bool released =
         channel.state == ChannelState::kOpeningReleased || channel.state == ChannelState::kClosingReleased;
     busy += released;

@@ -66,15 +66,14 @@ std::string Fadt(uint64_t dsdt_gpa, bool serial_port) {
   Append<uint32_t>(body, 0);         // 36 FIRMWARE_CTRL: no FACS
   Append<uint32_t>(body, dsdt_gpa);  // 40 DSDT
   pad_to(108);
-  Append<uint8_t>(body, chipset::Rtc::kCenturyIndex);    // 108 CENTURY
+  Append<uint8_t>(body, chipset::Rtc::kCenturyIndex);                   // 108 CENTURY
   Append<uint16_t>(body, (serial_port ? kLegacyDevices : 0) | kNoVga);  // 109 IAPC_BOOT_ARCH
   pad_to(112);
-  Append<uint32_t>(body, kWbinvd | kNoPowerButton | kNoSleepButton | kResetRegister |
-                             kHardwareReduced);              // 112 Flags
+  Append<uint32_t>(body, kWbinvd | kNoPowerButton | kNoSleepButton | kResetRegister | kHardwareReduced);  // 112 Flags
   AppendPort(body, kPowerPort + chipset::AcpiPower::kReset);  // 116 RESET_REG
   Append<uint8_t>(body, chipset::AcpiPower::kResetValue);     // 128 RESET_VALUE
   pad_to(131);
-  Append<uint8_t>(body, 4);          // 131 minor version
+  Append<uint8_t>(body, 4);  // 131 minor version
   pad_to(140);
   Append<uint64_t>(body, dsdt_gpa);  // 140 X_DSDT
   pad_to(244);
@@ -142,22 +141,25 @@ std::string Dsdt(const AcpiOptions& options) {
   // Hyper-V's own firmware names the bus so; guests' drivers look for the _HID and take the MMIO windows from the
   // nearest ancestor that has any.
   const std::string vmbus = Device(
-      "VMOD", absl::StrCat(Name("_HID", String("ACPI0004")), Name("_UID", Integer(0)),
-                           Name("_CRS", ResourceTemplate(absl::StrCat(
-                                            MemoryWindow32(options.low_mmio.gpa, options.low_mmio.size_bytes),
-                                            MemoryWindow64(options.high_mmio.gpa, options.high_mmio.size_bytes)))),
-                           Device("VMBS", absl::StrCat(Name("_HID", String("VMBus")), Name("_UID", Integer(0)),
-                                                       Name("_DDN", String("VMBUS")),
-                                                       Name("_STA", Integer(kPresent))))));
-  const std::string serial = !options.serial_port ? "" : Device(
-      "COM1", absl::StrCat(Name("_HID", EisaId("PNP0501")), Name("_UID", Integer(1)),
-                           Name("_STA", Integer(kPresent)),
-                           Name("_CRS", ResourceTemplate(absl::StrCat(
-                                            IoPorts(kSerialPort, chipset::Uart16550::kPorts), Irq(kSerialIrq))))));
+      "VMOD",
+      absl::StrCat(Name("_HID", String("ACPI0004")), Name("_UID", Integer(0)),
+                   Name("_CRS", ResourceTemplate(
+                                    absl::StrCat(MemoryWindow32(options.low_mmio.gpa, options.low_mmio.size_bytes),
+                                                 MemoryWindow64(options.high_mmio.gpa, options.high_mmio.size_bytes)))),
+                   Device("VMBS", absl::StrCat(Name("_HID", String("VMBus")), Name("_UID", Integer(0)),
+                                               Name("_DDN", String("VMBUS")), Name("_STA", Integer(kPresent))))));
+  const std::string serial =
+      !options.serial_port
+          ? ""
+          : Device(
+                "COM1",
+                absl::StrCat(Name("_HID", EisaId("PNP0501")), Name("_UID", Integer(1)), Name("_STA", Integer(kPresent)),
+                             Name("_CRS", ResourceTemplate(absl::StrCat(
+                                              IoPorts(kSerialPort, chipset::Uart16550::kPorts), Irq(kSerialIrq))))));
   const std::string rtc = Device(
-      "RTC0", absl::StrCat(Name("_HID", EisaId("PNP0B00")),
-                           Name("_CRS", ResourceTemplate(absl::StrCat(IoPorts(kRtcPort, chipset::Rtc::kPorts),
-                                                                      Irq(kRtcIrq))))));
+      "RTC0", absl::StrCat(
+                  Name("_HID", EisaId("PNP0B00")),
+                  Name("_CRS", ResourceTemplate(absl::StrCat(IoPorts(kRtcPort, chipset::Rtc::kPorts), Irq(kRtcIrq))))));
   // 7.4.2: the sleep type that the sleep control register takes for S5, twice.
   const std::string s5 = Name("\\_S5_", Package({Integer(chipset::AcpiPower::kSleepTypeOff),
                                                  Integer(chipset::AcpiPower::kSleepTypeOff), Integer(0), Integer(0)}));

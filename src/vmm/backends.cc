@@ -34,8 +34,7 @@ BackendOr CreateByName(absl::string_view name) {
   for (const Engine& engine : kEngines) {
     if (engine.name != nullptr && name == engine.name) return engine.create();
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("\"", name, "\" is not one of ", absl::StrJoin(BackendNames(), ", ")));
+  return absl::InvalidArgumentError(absl::StrCat("\"", name, "\" is not one of ", absl::StrJoin(BackendNames(), ", ")));
 }
 
 }  // namespace
@@ -56,14 +55,15 @@ BackendOr CreateBackend(absl::string_view name, std::string* note) {
     BackendOr kvm = CreateByName("kvm");
     if (kvm.ok()) return kvm;
     why_not = std::string(kvm.status().message());
-    if (note != nullptr) *note = absl::StrCat("running on the software processor, because KVM cannot be used: ", why_not);
+    if (note != nullptr)
+      *note = absl::StrCat("running on the software processor, because KVM cannot be used: ", why_not);
   }
 #endif
 #ifdef HVSDK_HAVE_SOFTWARE
   return CreateByName("software");
 #else
-  return absl::UnavailableError(absl::StrCat(
-      why_not, ", and this build has no software processor (--backend=kvm tries /dev/kvm nevertheless)"));
+  return absl::UnavailableError(
+      absl::StrCat(why_not, ", and this build has no software processor (--backend=kvm tries /dev/kvm nevertheless)"));
 #endif
 }
 

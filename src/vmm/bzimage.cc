@@ -17,9 +17,9 @@ namespace {
 // The setup header begins at 0x1F1 of both the image and the zero page.
 constexpr size_t kHeaderStart = 0x1F1;
 constexpr size_t kSetupSects = 0x1F1;
-constexpr size_t kSysSize = 0x1F4;      // of the kernel proper, in 16 bytes
+constexpr size_t kSysSize = 0x1F4;  // of the kernel proper, in 16 bytes
 constexpr size_t kBootFlag = 0x1FE;
-constexpr size_t kJump = 0x201;         // its operand: the header ends at 0x202 plus this
+constexpr size_t kJump = 0x201;  // its operand: the header ends at 0x202 plus this
 constexpr size_t kMagic = 0x202;
 constexpr size_t kVersion = 0x206;
 constexpr size_t kTypeOfLoader = 0x210;
@@ -63,8 +63,8 @@ absl::StatusOr<InitialState> LoadBzImage(LoadContext& context) {
   }
   const uint16_t version = Load<uint16_t>(&image[kVersion]);
   if (version < kMinVersion || !(Load<uint16_t>(&image[kXloadFlags]) & kXlfKernel64)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "boot protocol %d.%02d has no 64-bit entry point", version >> 8, version & 0xFF));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("boot protocol %d.%02d has no 64-bit entry point", version >> 8, version & 0xFF));
   }
 
   const uint64_t setup_sects = image[kSetupSects] == 0 ? 4 : image[kSetupSects];
@@ -74,8 +74,7 @@ absl::StatusOr<InitialState> LoadBzImage(LoadContext& context) {
   const uint64_t init_size = std::max<uint64_t>(Load<uint32_t>(&image[kInitSize]), size);
   if (size <= kEntry64) return absl::InvalidArgumentError("damaged: an empty kernel");
   if (kernel.size() < offset + size) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("truncated: %d bytes of %d", kernel.size(), offset + size));
+    return absl::InvalidArgumentError(absl::StrFormat("truncated: %d bytes of %d", kernel.size(), offset + size));
   }
   if (load < kExtendedStart || load >= kLowMemoryEnd) {
     return absl::InvalidArgumentError(absl::StrFormat("damaged: wants to be loaded at %#x", load));

@@ -72,15 +72,27 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
 }
 
 absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text) {
-  const absl::Status error = absl::InvalidArgumentError(
-      absl::StrFormat("\"%s\" is not a size in whole MiB, such as 512M or 4G", text));
+  const absl::Status error =
+      absl::InvalidArgumentError(absl::StrFormat("\"%s\" is not a size in whole MiB, such as 512M or 4G", text));
   uint64_t unit = 1;
   if (!text.empty()) {
     switch (text.back()) {
-      case 'K': case 'k': unit = uint64_t{1} << 10; break;
-      case 'M': case 'm': unit = uint64_t{1} << 20; break;
-      case 'G': case 'g': unit = uint64_t{1} << 30; break;
-      case 'T': case 't': unit = uint64_t{1} << 40; break;
+      case 'K':
+      case 'k':
+        unit = uint64_t{1} << 10;
+        break;
+      case 'M':
+      case 'm':
+        unit = uint64_t{1} << 20;
+        break;
+      case 'G':
+      case 'g':
+        unit = uint64_t{1} << 30;
+        break;
+      case 'T':
+      case 't':
+        unit = uint64_t{1} << 40;
+        break;
     }
   }
   if (unit != 1) text.remove_suffix(1);

@@ -17,10 +17,9 @@ struct Row {
   RegisterName first;
   uint32_t count;
 };
-constexpr Row kRegisters[] = {
-    {RegisterName::kRax, 18},     {RegisterName::kXmm0, 16}, {RegisterName::kFpMmx0, 10}, {RegisterName::kCr0, 6},
-    {RegisterName::kDr0, 6},      {RegisterName::kEs, 8},    {RegisterName::kIdtr, 2},    {RegisterName::kTsc, 12},
-    {RegisterName::kTscAux, 1}};
+constexpr Row kRegisters[] = {{RegisterName::kRax, 18}, {RegisterName::kXmm0, 16}, {RegisterName::kFpMmx0, 10},
+                              {RegisterName::kCr0, 6},  {RegisterName::kDr0, 6},   {RegisterName::kEs, 8},
+                              {RegisterName::kIdtr, 2}, {RegisterName::kTsc, 12},  {RegisterName::kTscAux, 1}};
 
 class Fnv1a {
  public:

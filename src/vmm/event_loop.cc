@@ -164,8 +164,7 @@ void EventLoop::RunOnce(bool wait) {
 
 class LoopTimers::LoopTimer final : public Timer {
  public:
-  LoopTimer(LoopTimers& queue, absl::AnyInvocable<void()> callback)
-      : queue_(queue), callback_(std::move(callback)) {
+  LoopTimer(LoopTimers& queue, absl::AnyInvocable<void()> callback) : queue_(queue), callback_(std::move(callback)) {
     // The node is made once and then goes in and out of the queue.
     std::lock_guard lock(queue_.mutex_);
     const auto position = queue_.deadlines_.emplace(0, this);

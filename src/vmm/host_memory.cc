@@ -23,7 +23,8 @@ absl::Status Refused(uint64_t size_bytes, int error) {
           absl::StrFormat("more than the %d MiB of memory and swap that the host has", has_bytes >> 20));
     }
   }
-  return absl::ResourceExhaustedError(absl::StrFormat("the host refuses %d MiB: %s", size_bytes >> 20, strerror(error)));
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("the host refuses %d MiB: %s", size_bytes >> 20, strerror(error)));
 }
 
 }  // namespace

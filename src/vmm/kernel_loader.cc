@@ -51,8 +51,7 @@ absl::Status WriteCommandLine(LoadContext& context, uint64_t limit) {
   limit = std::min(limit, kMaxCommandLine - 1);
   if (text.size() > limit) {
     context.blame = LoadInput::kCommandLine;
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d bytes, but the kernel takes at most %d", text.size(), limit));
+    return absl::InvalidArgumentError(absl::StrFormat("%d bytes, but the kernel takes at most %d", text.size(), limit));
   }
   if (!context.memory.Write(kCommandLineGpa, text.data(), text.size()) ||
       !context.memory.Fill(kCommandLineGpa + text.size(), 0, 1)) {
@@ -103,9 +102,12 @@ absl::Status WritePageTables(GuestMemory& memory) {
 }
 
 absl::Status WriteGdt(GuestMemory& memory, InitialState::Mode mode) {
-  const std::array<uint64_t, 6> gdt = {
-      0, 0, Descriptor(mode == InitialState::Mode::kLong ? kCode64 : kCode32), Descriptor(kData32),
-      0x67 | uint64_t{kBusyTss} << 40, 0};
+  const std::array<uint64_t, 6> gdt = {0,
+                                       0,
+                                       Descriptor(mode == InitialState::Mode::kLong ? kCode64 : kCode32),
+                                       Descriptor(kData32),
+                                       0x67 | uint64_t{kBusyTss} << 40,
+                                       0};
   return memory.WriteObject(kGdtGpa, gdt) ? absl::OkStatus() : absl::InternalError("no memory for the GDT");
 }
 
@@ -119,8 +121,7 @@ absl::StatusOr<InitialState> LoadKernel(const LoadRequest& request, const Memory
   if (request.kernel.size() < sizeof(magic)) return absl::InvalidArgumentError("too short to be a kernel");
   RETURN_IF_ERROR(request.kernel.Read(0, absl::MakeSpan(magic)));
   const bool elf = Load<uint32_t>(magic) == 0x464C457F;  // 7F 'E' 'L' 'F'
-  ASSIGN_OR_RETURN(const InitialState state,
-                   elf ? internal::LoadPvhElf(context) : internal::LoadBzImage(context));
+  ASSIGN_OR_RETURN(const InitialState state, elf ? internal::LoadPvhElf(context) : internal::LoadBzImage(context));
   blame = LoadInput::kMemory;
   RETURN_IF_ERROR(WriteGdt(memory, state.mode));
   if (state.mode == InitialState::Mode::kLong) RETURN_IF_ERROR(WritePageTables(memory));
@@ -137,26 +138,34 @@ absl::Status SetInitialState(const InitialState& state, backend::Vp& vp) {
   constexpr uint64_t kCr0Protected = 0x11;     // ET, PE
   constexpr uint64_t kCr0Paging = 0x80000031;  // PG, NE, ET, PE
   constexpr uint64_t kCr4Pae = 0x20;
-  constexpr uint64_t kEferLongMode = 0x500;    // LMA, LME
-  const RegisterName names[] = {
-      RegisterName::kCs,  RegisterName::kDs,   RegisterName::kEs,  RegisterName::kFs,  RegisterName::kGs,
-      RegisterName::kSs,  RegisterName::kTr,   RegisterName::kLdtr, RegisterName::kGdtr, RegisterName::kIdtr,
-      RegisterName::kCr0, RegisterName::kCr3,  RegisterName::kCr4, RegisterName::kEfer, RegisterName::kRflags,
-      RegisterName::kRip, RegisterName::kRsi,  RegisterName::kRbx, RegisterName::kRsp, RegisterName::kRbp,
-      RegisterName::kRdi};
-  RegisterValue values[] = {
-      segment(0xFFFFFFFF, kCodeSelector, long_mode ? kCode64 : kCode32),
-      data, data, data, data, data,
-      segment(0x67, kTaskSelector, kBusyTss),
-      segment(0xFFFF, 0, 0x0082),
-      std::bit_cast<RegisterValue>(TableRegister{{}, 6 * 8 - 1, kGdtGpa}),
-      std::bit_cast<RegisterValue>(TableRegister{{}, 0, 0}),
-      value(long_mode ? kCr0Paging : kCr0Protected),
-      value(long_mode ? kPageTablesGpa : 0),
-      value(long_mode ? kCr4Pae : 0),
-      value(long_mode ? kEferLongMode : 0),
-      value(0x2),
-      value(state.rip), value(state.rsi), value(state.rbx), value(0), value(0), value(0)};
+  constexpr uint64_t kEferLongMode = 0x500;  // LMA, LME
+  const RegisterName names[] = {RegisterName::kCs,   RegisterName::kDs,   RegisterName::kEs,     RegisterName::kFs,
+                                RegisterName::kGs,   RegisterName::kSs,   RegisterName::kTr,     RegisterName::kLdtr,
+                                RegisterName::kGdtr, RegisterName::kIdtr, RegisterName::kCr0,    RegisterName::kCr3,
+                                RegisterName::kCr4,  RegisterName::kEfer, RegisterName::kRflags, RegisterName::kRip,
+                                RegisterName::kRsi,  RegisterName::kRbx,  RegisterName::kRsp,    RegisterName::kRbp,
+                                RegisterName::kRdi};
+  RegisterValue values[] = {segment(0xFFFFFFFF, kCodeSelector, long_mode ? kCode64 : kCode32),
+                            data,
+                            data,
+                            data,
+                            data,
+                            data,
+                            segment(0x67, kTaskSelector, kBusyTss),
+                            segment(0xFFFF, 0, 0x0082),
+                            std::bit_cast<RegisterValue>(TableRegister{{}, 6 * 8 - 1, kGdtGpa}),
+                            std::bit_cast<RegisterValue>(TableRegister{{}, 0, 0}),
+                            value(long_mode ? kCr0Paging : kCr0Protected),
+                            value(long_mode ? kPageTablesGpa : 0),
+                            value(long_mode ? kCr4Pae : 0),
+                            value(long_mode ? kEferLongMode : 0),
+                            value(0x2),
+                            value(state.rip),
+                            value(state.rsi),
+                            value(state.rbx),
+                            value(0),
+                            value(0),
+                            value(0)};
   static_assert(std::size(names) == std::size(values));
   return vp.SetRegisters(names, absl::MakeSpan(values));
 }

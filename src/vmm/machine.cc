@@ -38,19 +38,22 @@ namespace hvsdk::vmm {
 namespace {
 
 // The same at every start, so that a guest finds its disks under the same names.
-constexpr hvdef::Guid kStorageInstance = {
-    0x3E7F6C1A, 0x52D4, 0x4B8E, {0x9A, 0x07, 0x68, 0xC1, 0xD2, 0x0F, 0x5B, 0x31}};
+constexpr hvdef::Guid kStorageInstance = {0x3E7F6C1A, 0x52D4, 0x4B8E, {0x9A, 0x07, 0x68, 0xC1, 0xD2, 0x0F, 0x5B, 0x31}};
 
 // All there is of a BIOS: what stands where a PC begins after a reset. Linux jumps there in real mode to restart a machine that
 // has hardware-reduced ACPI but no EFI (arch/x86/kernel/reboot.c, BOOT_BIOS).
 constexpr uint64_t kResetVectorGpa = 0xFFFF0;
 constexpr uint16_t kResetPort = kPowerPort + chipset::AcpiPower::kReset;
 constexpr uint8_t kResetCode[] = {
-    0xBA, kResetPort & 0xFF, kResetPort >> 8,   //    mov dx, kResetPort
-    0xB0, chipset::AcpiPower::kResetValue,      //    mov al, kResetValue
-    0xEE,                                       //    out dx, al
-    0xF4,                                       // 1: hlt
-    0xEB, 0xFD,                                 //    jmp 1b
+    0xBA,
+    kResetPort & 0xFF,
+    kResetPort >> 8,  //    mov dx, kResetPort
+    0xB0,
+    chipset::AcpiPower::kResetValue,  //    mov al, kResetValue
+    0xEE,                             //    out dx, al
+    0xF4,                             // 1: hlt
+    0xEB,
+    0xFD,  //    jmp 1b
 };
 
 class HostWallClock final : public chipset::WallClock {
@@ -122,9 +125,7 @@ class PcMachine final : public Machine,
 
   // partition::PartitionEvents.
   void OnResetRequested(VpIndex) override { End({.outcome = Outcome::kReset}); }
-  void OnCrash(const partition::CrashReport& report) override {
-    End({.outcome = Outcome::kCrashed, .crash = report});
-  }
+  void OnCrash(const partition::CrashReport& report) override { End({.outcome = Outcome::kCrashed, .crash = report}); }
 
   // chipset::PowerHandler.
   void OnPowerOff() override { End({.outcome = Outcome::kPoweredOff}); }
@@ -200,8 +201,8 @@ absl::Status PcMachine::Build(LoadInput& blame) {
 absl::Status PcMachine::OpenEngine(LoadInput& blame) {
   blame = LoadInput::kCpus;
   if (options_.cpus < 1 || options_.cpus > options_.backend->caps().max_vps) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s runs 1 to %d processors", options_.backend->name(),
-                                                      options_.backend->caps().max_vps));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s runs 1 to %d processors", options_.backend->name(), options_.backend->caps().max_vps));
   }
   blame = LoadInput::kMemory;
   ASSIGN_OR_RETURN(layout_, MemoryLayout::ForSize(options_.memory_bytes));
@@ -210,8 +211,8 @@ absl::Status PcMachine::OpenEngine(LoadInput& blame) {
   ASSIGN_OR_RETURN(supported_cpuid_, backend_->SupportedCpuid());
   if (const uint32_t bits = PhysicalAddressBits(supported_cpuid_); bits < 64 && layout_.end() > uint64_t{1} << bits) {
     blame = LoadInput::kMemory;
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%d MiB are more than the processor's %d address bits reach", options_.memory_bytes >> 20, bits));
+    return absl::InvalidArgumentError(absl::StrFormat("%d MiB are more than the processor's %d address bits reach",
+                                                      options_.memory_bytes >> 20, bits));
   }
   return absl::OkStatus();
 }
@@ -235,8 +236,7 @@ absl::Status PcMachine::LoadGuest(LoadInput& blame) {
   HVSDK_CHECK(kAcpiTablesGpa + tables.size() <= kResetVectorGpa &&
               memory_.Write(kAcpiTablesGpa, tables.data(), tables.size()) &&
               memory_.Write(kResetVectorGpa, kResetCode, sizeof(kResetCode)));
-  LoadRequest request{
-      .kernel = *options_.kernel, .initrd = options_.initrd, .command_line = options_.command_line};
+  LoadRequest request{.kernel = *options_.kernel, .initrd = options_.initrd, .command_line = options_.command_line};
   // The seed of a deterministic machine is always the same.
   if (!deterministic_.has_value() &&
       getrandom(request.rng_seed.data(), request.rng_seed.size(), 0) != ssize_t{sizeof(request.rng_seed)}) {
@@ -252,14 +252,13 @@ absl::Status PcMachine::BuildPartition() {
   if (!deterministic_.has_value()) {
     ASSIGN_OR_RETURN(timers_, LoopTimers::Create(loop_, *clock_));
   }
-  ASSIGN_OR_RETURN(partition_,
-                   partition::Partition::Create({}, {.backend = *backend_,
-                                                     .caps = caps,
-                                                     .memory = memory_,
-                                                     .clock = *clock_,
-                                                     .timers = timers(),
-                                                     .events = *this,
-                                                     .vp_runtime = this}));
+  ASSIGN_OR_RETURN(partition_, partition::Partition::Create({}, {.backend = *backend_,
+                                                                 .caps = caps,
+                                                                 .memory = memory_,
+                                                                 .clock = *clock_,
+                                                                 .timers = timers(),
+                                                                 .events = *this,
+                                                                 .vp_runtime = this}));
   const std::vector<backend::CpuidEntry> cpuid =
       ComposeCpuid(std::move(supported_cpuid_), partition_->Cpuid(), options_.cpus);
   vps_.resize(options_.cpus);
@@ -298,11 +297,11 @@ absl::Status PcMachine::BuildVmbus() {
   vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{.vp_count = options_.cpus});
   RETURN_IF_ERROR(vmbus_->Start());
   if (options_.disks.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(storage_, vsp::StorageController::Create(
-                                 *vmbus_, loop_,
-                                 {.instance_id = kStorageInstance,
-                                  .max_subchannels = std::min<uint16_t>(
-                                      options_.cpus - 1, vsp::StorageController::kMaxSubchannels)}));
+  ASSIGN_OR_RETURN(storage_,
+                   vsp::StorageController::Create(*vmbus_, loop_,
+                                                  {.instance_id = kStorageInstance,
+                                                   .max_subchannels = std::min<uint16_t>(
+                                                       options_.cpus - 1, vsp::StorageController::kMaxSubchannels)}));
   for (size_t lun = 0; lun < options_.disks.size(); ++lun) {
     RETURN_IF_ERROR(storage_->Attach(static_cast<uint8_t>(lun), options_.disks[lun]));
   }
@@ -313,9 +312,9 @@ void PcMachine::BuildTracing() {
   Tracer& tracer = *options_.tracer;
   for (uint32_t i = 0; i < options_.cpus; ++i) tracer.NameTrack(i, absl::StrCat("VP ", i));
   tracer.NameTrack(Tracer::kVmbusTrack, "VMBus messages");
-  tracing_.emplace(tracer, static_cast<backend::ExitHandler&>(*this), [this](backend::Vp& vp, hypercall::CallRecord& record) {
-    return PartitionVp(vp).OnHypercall(&record);
-  });
+  tracing_.emplace(
+      tracer, static_cast<backend::ExitHandler&>(*this),
+      [this](backend::Vp& vp, hypercall::CallRecord& record) { return PartitionVp(vp).OnHypercall(&record); });
   exit_handler_ = &*tracing_;
   vmbus_->SetMessageObserver([&tracer](vmbus::Server::Direction direction, absl::Span<const uint8_t> message) {
     const std::string text = vmbus::FormatMessage(message);
@@ -358,7 +357,8 @@ void PcMachine::RunInTurn() {
   for (VpState& vp : vps_) processors.push_back({vp.backend.get(), exit_handler_});
   deterministic_->SetProcessors(processors);
   while (!ending_.load(std::memory_order_acquire)) {
-    if (deterministic_->RunRound() == backend::DeterministicMachine::Result::kTripleFault) End({.outcome = Outcome::kReset});
+    if (deterministic_->RunRound() == backend::DeterministicMachine::Result::kTripleFault)
+      End({.outcome = Outcome::kReset});
     // Time stands still until what the guest has sent is out: it must not notice how fast the receiver is.
     do {
       loop_.RunOnce(/*wait=*/options_.serial != nullptr && options_.serial->waiting());

@@ -60,10 +60,13 @@ void PartitionHypervisor::AddShortcut(Port& port) {
   if ((partition_.privileges() & hvdef::privilege::kSignalEvents) == 0) return;
   const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd < 0) return;
-  const bool watched = loop_.Watch(fd, EPOLLIN, [&port, fd](uint32_t) {
-                              uint64_t count;
-                              if (read(fd, &count, sizeof(count)) == sizeof(count)) port.handler->OnEvent(0);
-                            }).ok();
+  const bool watched = loop_
+                           .Watch(fd, EPOLLIN,
+                                  [&port, fd](uint32_t) {
+                                    uint64_t count;
+                                    if (read(fd, &count, sizeof(count)) == sizeof(count)) port.handler->OnEvent(0);
+                                  })
+                           .ok();
   if (watched && environment.backend.AssignSignalEvent(port.connection, fd).ok()) {
     port.event_fd = fd;
     return;

@@ -54,11 +54,11 @@ absl::StatusOr<std::vector<ProgramHeader>> ReadProgramHeaders(const ByteSource& 
   std::vector<ProgramHeader> headers;
   for (const uint8_t* at = bytes.data(); at < bytes.data() + bytes.size(); at += entry_size) {
     if (is64) {
-      headers.push_back({Load<uint32_t>(at), Load<uint64_t>(at + 8), Load<uint64_t>(at + 24),
-                         Load<uint64_t>(at + 32), Load<uint64_t>(at + 40)});
+      headers.push_back({Load<uint32_t>(at), Load<uint64_t>(at + 8), Load<uint64_t>(at + 24), Load<uint64_t>(at + 32),
+                         Load<uint64_t>(at + 40)});
     } else {
-      headers.push_back({Load<uint32_t>(at), Load<uint32_t>(at + 4), Load<uint32_t>(at + 12),
-                         Load<uint32_t>(at + 16), Load<uint32_t>(at + 20)});
+      headers.push_back({Load<uint32_t>(at), Load<uint32_t>(at + 4), Load<uint32_t>(at + 12), Load<uint32_t>(at + 16),
+                         Load<uint32_t>(at + 20)});
     }
   }
   return headers;
@@ -141,13 +141,13 @@ absl::StatusOr<InitialState> LoadPvhElf(LoadContext& context) {
     // Below 1 MiB the loader keeps its own structures.
     if (header.paddr < kExtendedStart || header.paddr >= kLowMemoryEnd || header.memory_size > kLowMemoryEnd ||
         header.file_size > header.memory_size) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "damaged: a segment of %#x bytes wants to be loaded at %#x", header.memory_size, header.paddr));
+      return absl::InvalidArgumentError(absl::StrFormat("damaged: a segment of %#x bytes wants to be loaded at %#x",
+                                                        header.memory_size, header.paddr));
     }
     if (header.paddr + header.memory_size > context.low_memory_end()) {
       context.blame = LoadInput::kMemory;
-      return absl::InvalidArgumentError(absl::StrFormat("too small: the kernel needs %d MiB",
-                                                        (header.paddr + header.memory_size + 0xFFFFF) >> 20));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("too small: the kernel needs %d MiB", (header.paddr + header.memory_size + 0xFFFFF) >> 20));
     }
     RETURN_IF_ERROR(LoadPiece(context, kernel, header.offset, header.file_size, header.paddr));
     end = std::max(end, header.paddr + header.memory_size);

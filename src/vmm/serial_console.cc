@@ -59,8 +59,7 @@ void SerialConsole::WriteOutput(bool wait) {
   for (;;) {
     if (output_.empty() && uart_ != nullptr) {
       output_.resize(kWritePiece);
-      output_.resize(uart_->TakeOutput(
-          absl::MakeSpan(reinterpret_cast<uint8_t*>(output_.data()), output_.size())));
+      output_.resize(uart_->TakeOutput(absl::MakeSpan(reinterpret_cast<uint8_t*>(output_.data()), output_.size())));
     }
     if (output_.empty() || output_gone_) {
       if (output_.empty()) return;
@@ -70,11 +69,14 @@ void SerialConsole::WriteOutput(bool wait) {
     if (!IsWritable(options_.output_fd, wait ? kLastWaitMs : 0)) {
       if (wait) return;
       if (!waiting_) {
-        waiting_ = loop_.Watch(options_.output_fd, EPOLLOUT, [this](uint32_t) {
-                          loop_.Unwatch(options_.output_fd);
-                          waiting_ = false;
-                          WriteOutput(/*wait=*/false);
-                        }).ok();
+        waiting_ = loop_
+                       .Watch(options_.output_fd, EPOLLOUT,
+                              [this](uint32_t) {
+                                loop_.Unwatch(options_.output_fd);
+                                waiting_ = false;
+                                WriteOutput(/*wait=*/false);
+                              })
+                       .ok();
       }
       return;
     }

@@ -79,8 +79,7 @@ void Tracer::Span(uint32_t track, absl::string_view category, absl::string_view 
                       duration_ns % 1000, arguments));
 }
 
-void Tracer::Instant(uint32_t track, absl::string_view category, absl::string_view name,
-                     absl::string_view arguments) {
+void Tracer::Instant(uint32_t track, absl::string_view category, absl::string_view name, absl::string_view arguments) {
   const uint64_t now_ns = NowNs();
   Add(absl::StrFormat(R"({"name":%s,"cat":"%s","ph":"i","s":"t","pid":1,"tid":%d,"ts":%d.%03d,"args":{%s}})",
                       Quote(name), category, track, now_ns / 1000, now_ns % 1000, arguments));

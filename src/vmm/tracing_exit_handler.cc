@@ -72,11 +72,11 @@ backend::HypercallOutcome TracingExitHandler::OnHypercall(backend::Vp& vp) {
   hypercall::CallRecord record;
   const backend::HypercallOutcome outcome = hypercall_(vp, record);
   const hvdef::Control control = record.control;
-  tracer_.Span(ToInt(vp.index()), "hypercall", record.call != nullptr ? record.call->name : "unknown hypercall", start,
-               absl::StrFormat(R"("code":"%#x","fast":%s,"reps":%d,"status":"%#x","undefined_opcode":%s)",
-                               control.code(), control.fast() ? "true" : "false", control.rep_count(),
-                               record.result & 0xFFFF,
-                               outcome == backend::HypercallOutcome::kUndefinedOpcode ? "true" : "false"));
+  tracer_.Span(
+      ToInt(vp.index()), "hypercall", record.call != nullptr ? record.call->name : "unknown hypercall", start,
+      absl::StrFormat(R"("code":"%#x","fast":%s,"reps":%d,"status":"%#x","undefined_opcode":%s)", control.code(),
+                      control.fast() ? "true" : "false", control.rep_count(), record.result & 0xFFFF,
+                      outcome == backend::HypercallOutcome::kUndefinedOpcode ? "true" : "false"));
   return outcome;
 }
 

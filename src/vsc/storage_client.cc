@@ -15,8 +15,7 @@ using vmbus::RingStatus;
 
 namespace {
 
-constexpr Version kVersions[] = {Version::kWin10, Version::kWin81, Version::kWin8, Version::kWin7,
-                                 Version::kWin6};
+constexpr Version kVersions[] = {Version::kWin10, Version::kWin81, Version::kWin8, Version::kWin7, Version::kWin6};
 
 // The newest version below `above`, or nothing we know.
 bool NextVersion(uint32_t above, Version& version) {
@@ -41,9 +40,7 @@ void SetCommand(StorageRequest& request, scsi::OpCode op_code, uint8_t length, u
 
 }  // namespace
 
-void StorageRequest::SetTestUnitReady() {
-  SetCommand(*this, scsi::OpCode::kTestUnitReady, 6, storvsc::kDataNone);
-}
+void StorageRequest::SetTestUnitReady() { SetCommand(*this, scsi::OpCode::kTestUnitReady, 6, storvsc::kDataNone); }
 
 void StorageRequest::SetInquiry(uint16_t allocation_bytes) {
   SetCommand(*this, scsi::OpCode::kInquiry, 6, storvsc::kDataIn);
@@ -89,12 +86,8 @@ StorageClient::StorageClient(VmbusClient& bus, Channel& channel, const ClientRin
   for (uint32_t i = 0; i < kMaxRequests; ++i) free_[i] = kMaxRequests - 1 - i;
   if (!rings_.is_valid()) state_ = State::kFailed;
   channel.context = this;
-  channel.on_signal = [](void* context, Channel&) {
-    static_cast<StorageClient*>(context)->OnSignal();
-  };
-  channel.on_end = [](void* context, Channel&) {
-    static_cast<StorageClient*>(context)->End(State::kEnded);
-  };
+  channel.on_signal = [](void* context, Channel&) { static_cast<StorageClient*>(context)->OnSignal(); };
+  channel.on_end = [](void* context, Channel&) { static_cast<StorageClient*>(context)->End(State::kEnded); };
 }
 
 // Whatever waits for the provider waits no more.
@@ -124,8 +117,7 @@ bool StorageClient::Staged(RingStatus status) {
 void StorageClient::Start(Version newest) {
   if (state_ != State::kIdle) return;
   state_ = State::kStarting;
-  if (!NextVersion(static_cast<uint32_t>(newest) + 1, version_) ||
-      !SendControl(Operation::kBeginInitialization)) {
+  if (!NextVersion(static_cast<uint32_t>(newest) + 1, version_) || !SendControl(Operation::kBeginInitialization)) {
     End(State::kFailed);
   }
 }
@@ -139,8 +131,7 @@ void StorageClient::StartSubchannel(const StorageClient& primary) {
 
 // Before the version is agreed both ends take the long form.
 size_t StorageClient::packet_bytes() const {
-  return state_ == State::kReady && version_ < Version::kWin8 ? storvsc::kPacketBytesV1
-                                                              : storvsc::kPacketBytes;
+  return state_ == State::kReady && version_ < Version::kWin8 ? storvsc::kPacketBytesV1 : storvsc::kPacketBytes;
 }
 
 bool StorageClient::SendControl(Operation operation, uint16_t value) {
@@ -149,9 +140,8 @@ bool StorageClient::SendControl(Operation operation, uint16_t value) {
   packet.header.operation = operation;
   packet.header.flags = storvsc::kFlagRequestCompletion;
   packet.sub_channel_count = value;  // ProtocolVersion::major_minor stands in the same place
-  const RingStatus status =
-      rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(kControlId, true), &packet,
-                                  static_cast<uint32_t>(packet_bytes()));
+  const RingStatus status = rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(kControlId, true), &packet,
+                                                        static_cast<uint32_t>(packet_bytes()));
   if (!Staged(status)) return false;
   control_in_flight_ = true;
   waits_for_ = operation;
@@ -160,8 +150,7 @@ bool StorageClient::SendControl(Operation operation, uint16_t value) {
 }
 
 bool StorageClient::RequestSubchannels(uint16_t count) {
-  if (state_ != State::kReady || max_subchannels_ == 0 || subchannels_ == Subchannels::kRequested)
-    return false;
+  if (state_ != State::kReady || max_subchannels_ == 0 || subchannels_ == Subchannels::kRequested) return false;
   if (!SendControl(Operation::kCreateSubChannels, count)) return false;
   subchannels_ = Subchannels::kRequested;
   return true;
@@ -192,10 +181,9 @@ bool StorageClient::Send(StorageRequest& request) {
   const uint32_t place = free_[kMaxRequests - 1 - in_flight_];
   const uint64_t id = uint64_t{place} + 1;
   const uint32_t size = static_cast<uint32_t>(packet_bytes());
-  const RingStatus status =
-      request.data.byte_count != 0
-          ? rings_.outgoing.StageGpaDirect(id, true, &request.data, 1, &packet, size)
-          : rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, true), &packet, size);
+  const RingStatus status = request.data.byte_count != 0
+                                ? rings_.outgoing.StageGpaDirect(id, true, &request.data, 1, &packet, size)
+                                : rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, true), &packet, size);
   if (!Staged(status)) return false;
   request.is_done = false;
   request.lost = false;
@@ -235,8 +223,7 @@ void StorageClient::TakePackets() {
         decltype(rings_.incoming)::View view;
         if (rings_.incoming.Peek(view) != RingStatus::kOk) return End(State::kFailed);
         rings_.incoming.Release(view);
-        if (view.type() == hvdef::PacketType::kCompletion && WaitsFor(view.transaction_id()))
-          End(State::kFailed);
+        if (view.type() == hvdef::PacketType::kCompletion && WaitsFor(view.transaction_id())) End(State::kFailed);
         break;
       }
       case RingStatus::kCorrupt:
@@ -256,12 +243,10 @@ void StorageClient::OnPacket(const vmbus::Packet& packet) {
     if (answer.header.operation == Operation::kEnumerateBus) ++bus_changes_;
     return;
   }
-  if (packet.type != hvdef::PacketType::kCompletion || !WaitsFor(packet.transaction_id))
-    return;
+  if (packet.type != hvdef::PacketType::kCompletion || !WaitsFor(packet.transaction_id)) return;
   const bool is_control = packet.transaction_id == kControlId;
   const size_t least = is_control ? sizeof(answer.header) : storvsc::kPacketBytesV1;
-  if (size < least || answer.header.operation != Operation::kCompleteIo)
-    return End(State::kFailed);
+  if (size < least || answer.header.operation != Operation::kCompleteIo) return End(State::kFailed);
   if (is_control) {
     OnControl(answer);
   } else {
@@ -290,8 +275,7 @@ void StorageClient::OnControl(const storvsc::Packet& packet) {
   bool goes_on = false;
   switch (waits_for_) {
     case Operation::kBeginInitialization:
-      goes_on =
-          ok && SendControl(Operation::kQueryProtocolVersion, static_cast<uint16_t>(version_));
+      goes_on = ok && SendControl(Operation::kQueryProtocolVersion, static_cast<uint16_t>(version_));
       break;
     case Operation::kQueryProtocolVersion:
       if (ok) {
@@ -330,13 +314,11 @@ void StorageClient::OnCompletion(uint64_t id, const storvsc::Packet& packet) {
   StorageRequest& request = Take(static_cast<uint32_t>(id - 1));
   request.srb_status = packet.scsi.srb_status;
   request.scsi_status = packet.scsi.scsi_status;
-  request.transferred = packet.scsi.data_transfer_length < request.data.byte_count
-                            ? packet.scsi.data_transfer_length
-                            : request.data.byte_count;
+  request.transferred = packet.scsi.data_transfer_length < request.data.byte_count ? packet.scsi.data_transfer_length
+                                                                                   : request.data.byte_count;
   request.has_sense = (packet.scsi.srb_status & storvsc::kSrbStatusAutosenseValid) != 0;
   if (request.has_sense)
-    __builtin_memcpy(static_cast<void*>(&request.sense), packet.scsi.payload,
-                     sizeof(request.sense));
+    __builtin_memcpy(static_cast<void*>(&request.sense), packet.scsi.payload, sizeof(request.sense));
   request.is_done = true;
   if (request.on_done != nullptr) request.on_done(request.context, request);
 }

@@ -37,8 +37,8 @@ bool Parse(const void* payload, size_t size, T& to) {
 // --- Sending. ---
 
 bool VmbusClient::Post(const void* message, size_t size) {
-  const HvStatus status = config_.hypercalls.post_message(config_.hypercalls.context, connection_, message,
-                                                          static_cast<uint32_t>(size));
+  const HvStatus status =
+      config_.hypercalls.post_message(config_.hypercalls.context, connection_, message, static_cast<uint32_t>(size));
   // Once connected, a host that is sent too much may answer with an invalid connection id (Linux, vmbus_post_msg).
   if (!IsBusy(status) && status != HvStatus::kSuccess && status != HvStatus::kInvalidConnectionId) Fail();
   return status == HvStatus::kSuccess;
@@ -210,8 +210,8 @@ bool VmbusClient::Drive(Gpadl& gpadl) {
   if (!is_talking()) return false;
   if (gpadl.state_ == Gpadl::State::kCreating) return SendPages(gpadl);
   if (gpadl.state_ == Gpadl::State::kTearingDown && !gpadl.teardown_sent_) {
-    gpadl.teardown_sent_ = Post(MessageType::kGpadlTeardown,
-                                wire::GpadlTeardown{{}, gpadl.channel_->offer_.channel_id, gpadl.id_});
+    gpadl.teardown_sent_ =
+        Post(MessageType::kGpadlTeardown, wire::GpadlTeardown{{}, gpadl.channel_->offer_.channel_id, gpadl.id_});
     return gpadl.teardown_sent_;
   }
   return true;

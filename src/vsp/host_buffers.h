@@ -17,8 +17,7 @@ namespace hvsdk::vsp {
 
 // Visits the bytes from `offset` on, at most `size_bytes`, as pieces; returns how many there were.
 template <typename Visit>
-size_t ForEachPiece(absl::Span<const HostBuffer> buffers, size_t offset, size_t size_bytes,
-                    Visit visit) {
+size_t ForEachPiece(absl::Span<const HostBuffer> buffers, size_t offset, size_t size_bytes, Visit visit) {
   size_t done = 0;
   for (const HostBuffer& buffer : buffers) {
     if (offset >= buffer.size_bytes) {
@@ -34,8 +33,7 @@ size_t ForEachPiece(absl::Span<const HostBuffer> buffers, size_t offset, size_t 
   return done;
 }
 
-inline size_t CopyToBuffers(absl::Span<const HostBuffer> buffers, size_t offset, const void* from,
-                            size_t size_bytes) {
+inline size_t CopyToBuffers(absl::Span<const HostBuffer> buffers, size_t offset, const void* from, size_t size_bytes) {
   const auto* in = static_cast<const uint8_t*>(from);
   return ForEachPiece(buffers, offset, size_bytes, [&](uint8_t* host, size_t size) {
     internal::GuestCopy(host, in, size);
@@ -43,8 +41,7 @@ inline size_t CopyToBuffers(absl::Span<const HostBuffer> buffers, size_t offset,
   });
 }
 
-inline size_t CopyFromBuffers(absl::Span<const HostBuffer> buffers, size_t offset, void* to,
-                              size_t size_bytes) {
+inline size_t CopyFromBuffers(absl::Span<const HostBuffer> buffers, size_t offset, void* to, size_t size_bytes) {
   auto* out = static_cast<uint8_t*>(to);
   return ForEachPiece(buffers, offset, size_bytes, [&](const uint8_t* host, size_t size) {
     internal::GuestCopy(out, host, size);

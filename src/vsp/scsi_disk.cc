@@ -26,8 +26,7 @@ namespace {
 
 constexpr size_t kChunkBytes = 64 << 10;  // private memory of a VERIFY or a WRITE SAME
 constexpr size_t kPatternRepeats = 16;    // so many chunks are one write
-constexpr uint8_t kProtectMask =
-    0xE0;  // RDPROTECT, WRPROTECT, VRPROTECT: no protection information here
+constexpr uint8_t kProtectMask = 0xE0;    // RDPROTECT, WRPROTECT, VRPROTECT: no protection information here
 constexpr uint8_t kFua = 0x08;
 constexpr uint8_t kByteCheckMask = 0x06;
 constexpr uint8_t kByteCheckCompare = 0x02;
@@ -121,8 +120,7 @@ ScsiStep ScsiDisk::Continue(ScsiCommand& command, BlockStatus status) {
 void ScsiDisk::Finish(ScsiCommand& command) {
   command.work.reset();
   if (!command.has_sense || command.autosense) return;
-  kept_sense_.store(uint32_t{command.sense.sense_key} << 16 |
-                        uint32_t{command.sense.additional_sense_code} << 8 |
+  kept_sense_.store(uint32_t{command.sense.sense_key} << 16 | uint32_t{command.sense.additional_sense_code} << 8 |
                         command.sense.additional_sense_qualifier,
                     std::memory_order_relaxed);
   command.has_sense = false;
@@ -306,8 +304,7 @@ ScsiStep ScsiDisk::Verify(ScsiCommand& command, BlockRange range, bool compare) 
     return ScsiStep::kDone;
   }
   if (!CheckRange(command, range)) return ScsiStep::kDone;
-  if (compare && !CheckData(command, hvdef::storvsc::kDataOut, range.blocks << block_shift_))
-    return ScsiStep::kDone;
+  if (compare && !CheckData(command, hvdef::storvsc::kDataOut, range.blocks << block_shift_)) return ScsiStep::kDone;
   if (range.blocks == 0) {
     command.Succeed();
     return ScsiStep::kDone;
@@ -331,8 +328,8 @@ ScsiStep ScsiDisk::WriteSame(ScsiCommand& command, BlockRange range) {
   const uint64_t limit = kMaxWriteSameBytes >> block_shift_;
   const bool unmap = (flags & kWriteSameUnmap) != 0;
   const bool can_unmap = info_.can_discard && info_.discard_reads_zeroes;
-  if ((flags & (kProtectMask | kWriteSameAnchor | kWriteSameAddressData)) != 0 ||
-      (unmap && !can_unmap) || range.blocks == 0 || range.blocks > limit) {
+  if ((flags & (kProtectMask | kWriteSameAnchor | kWriteSameAddressData)) != 0 || (unmap && !can_unmap) ||
+      range.blocks == 0 || range.blocks > limit) {
     // VPD page 0xB2 says whether UNMAP is known (LBPWS, LBPWS10). Zero blocks would mean "to the end
     // of the disk"; page 0xB0 says that we refuse it (WSNZ).
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
@@ -340,8 +337,7 @@ ScsiStep ScsiDisk::WriteSame(ScsiCommand& command, BlockRange range) {
   }
   const size_t block_bytes = info_.logical_block_bytes;
   if (!CheckRange(command, range) || !CheckWritable(command)) return ScsiStep::kDone;
-  if (!no_data && !CheckData(command, hvdef::storvsc::kDataOut, block_bytes))
-    return ScsiStep::kDone;
+  if (!no_data && !CheckData(command, hvdef::storvsc::kDataOut, block_bytes)) return ScsiStep::kDone;
 
   auto work = std::make_unique<ScsiWork>();
   work->kind = ScsiWork::Kind::kWriteSame;
@@ -388,27 +384,23 @@ ScsiStep ScsiDisk::Unmap(ScsiCommand& command) {
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     return ScsiStep::kDone;
   }
-  if (!CheckWritable(command) || !CheckData(command, hvdef::storvsc::kDataOut, list_bytes))
-    return ScsiStep::kDone;
+  if (!CheckWritable(command) || !CheckData(command, hvdef::storvsc::kDataOut, list_bytes)) return ScsiStep::kDone;
   if (list_bytes == 0) {
     command.Succeed();
     return ScsiStep::kDone;
   }
   scsi::UnmapHeader header;
   if (list_bytes < sizeof(header)) {
-    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-                 Asc::kParameterListLengthError);
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kParameterListLengthError);
     return ScsiStep::kDone;
   }
   std::vector<uint8_t> list(list_bytes);
   CopyFromBuffers(command.data, 0, list.data(), list.size());
   std::memcpy(static_cast<void*>(&header), list.data(), sizeof(header));
   const size_t described = header.block_descriptor_length;
-  const size_t count =
-      std::min(described, list.size() - sizeof(header)) / sizeof(scsi::UnmapDescriptor);
+  const size_t count = std::min(described, list.size() - sizeof(header)) / sizeof(scsi::UnmapDescriptor);
   if (count > kMaxUnmapDescriptors) {
-    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-                 Asc::kInvalidFieldInParameterList);
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInParameterList);
     return ScsiStep::kDone;
   }
   auto work = std::make_unique<ScsiWork>();
@@ -416,16 +408,15 @@ ScsiStep ScsiDisk::Unmap(ScsiCommand& command) {
   uint64_t total = 0;
   for (size_t i = count; i-- > 0;) {
     scsi::UnmapDescriptor descriptor;
-    std::memcpy(static_cast<void*>(&descriptor),
-                list.data() + sizeof(header) + i * sizeof(descriptor), sizeof(descriptor));
+    std::memcpy(static_cast<void*>(&descriptor), list.data() + sizeof(header) + i * sizeof(descriptor),
+                sizeof(descriptor));
     const BlockRange range = {descriptor.lba, descriptor.blocks};
     if (!CheckRange(command, range)) return ScsiStep::kDone;
     total += range.blocks;
     if (range.blocks != 0) work->ranges.emplace_back(range.lba, range.blocks);
   }
   if (total > kMaxUnmapBlocks) {
-    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-                 Asc::kInvalidFieldInParameterList);
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInParameterList);
     return ScsiStep::kDone;
   }
   command.transferred = static_cast<uint32_t>(list_bytes);
@@ -467,8 +458,7 @@ ScsiStep ScsiDisk::NextStep(ScsiCommand& command) {
 
     case ScsiWork::Kind::kWriteSame: {
       if (work.blocks == 0) break;
-      const uint64_t size =
-          std::min<uint64_t>(work.blocks << block_shift_, work.buffer.size() * kPatternRepeats);
+      const uint64_t size = std::min<uint64_t>(work.blocks << block_shift_, work.buffer.size() * kPatternRepeats);
       command.op = BlockOp::kWrite;
       command.offset_bytes = work.lba << block_shift_;
       command.size_bytes = size;
@@ -482,13 +472,11 @@ ScsiStep ScsiDisk::NextStep(ScsiCommand& command) {
       if (work.compare && !work.nothing_read) {
         std::vector<uint8_t> expected(command.size_bytes);
         CopyFromBuffers(command.data, work.compared_bytes, expected.data(), expected.size());
-        const auto differs =
-            std::mismatch(expected.begin(), expected.end(), work.buffer.begin()).first;
+        const auto differs = std::mismatch(expected.begin(), expected.end(), work.buffer.begin()).first;
         if (differs != expected.end()) {
           command.Fail(SrbStatus::kError, SenseKey::kMiscompare, Asc::kMiscompareDuringVerify);
           command.sense.response_code |= scsi::kSenseInformationValid;
-          command.sense.information =
-              static_cast<uint32_t>(work.compared_bytes + (differs - expected.begin()));
+          command.sense.information = static_cast<uint32_t>(work.compared_bytes + (differs - expected.begin()));
           return ScsiStep::kDone;
         }
         work.compared_bytes += expected.size();
@@ -518,8 +506,7 @@ void ScsiDisk::FailBlock(ScsiCommand& command, BlockStatus status) {
       command.Fail(SrbStatus::kError, SenseKey::kDataProtect, Asc::kWriteProtected);
       return;
     case BlockStatus::kNoSpace:
-      command.Fail(SrbStatus::kError, SenseKey::kDataProtect,
-                   Asc::kSpaceAllocationFailedWriteProtect);
+      command.Fail(SrbStatus::kError, SenseKey::kDataProtect, Asc::kSpaceAllocationFailedWriteProtect);
       return;
     case BlockStatus::kOutOfRange:
       command.Fail(SrbStatus::kError, SenseKey::kIllegalRequest, Asc::kLbaOutOfRange);

@@ -51,8 +51,7 @@ class Builder {
 // What a MODE SENSE wants to know of a page (SPC-4 6.14.1).
 enum PageControl : uint8_t { kCurrent, kChangeable, kDefault, kSaved };
 
-constexpr uint8_t kModePages[] = {scsi::kModePageErrorRecovery, scsi::kModePageCaching,
-                                  scsi::kModePageControl};
+constexpr uint8_t kModePages[] = {scsi::kModePageErrorRecovery, scsi::kModePageCaching, scsi::kModePageControl};
 using ModePageBytes = Builder<sizeof(scsi::ModePageCaching)>;
 
 // A mode page; empty if there is no such page. The write cache is on by default, and the one thing
@@ -92,8 +91,7 @@ void CopyPadded(char* to, size_t size_bytes, const char* text) {
 
 std::string SerialOf(const BlockInfo& info, const std::array<uint8_t, 16>& id) {
   if (!info.serial.empty()) return info.serial.substr(0, kMaxSerialBytes);
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(id.data()), id.size()));
 }
 
 // 6.6. Guest drivers know Hyper-V's virtual disk by its vendor: Linux then trusts it to be SPC-3.
@@ -128,9 +126,8 @@ void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t alloc
     case VpdPage::kSupportedPages:
       out.Add(scsi::VpdHeader{scsi::kDirectAccessDevice, VpdPage::kSupportedPages, 6});
       for (VpdPage supported :
-           {VpdPage::kSupportedPages, VpdPage::kUnitSerialNumber, VpdPage::kDeviceIdentification,
-            VpdPage::kBlockLimits, VpdPage::kBlockDeviceCharacteristics,
-            VpdPage::kLogicalBlockProvisioning}) {
+           {VpdPage::kSupportedPages, VpdPage::kUnitSerialNumber, VpdPage::kDeviceIdentification, VpdPage::kBlockLimits,
+            VpdPage::kBlockDeviceCharacteristics, VpdPage::kLogicalBlockProvisioning}) {
         out.Add(supported);
       }
       break;
@@ -146,10 +143,8 @@ void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t alloc
       uint8_t naa[16] = {0x60, 0x02, 0x24, 0x80};
       std::memcpy(naa + 4, id_.data(), 6);
       std::memcpy(naa + 10, id_.data() + 10, 6);
-      out.Add(scsi::VpdHeader{scsi::kDirectAccessDevice, VpdPage::kDeviceIdentification,
-                              4 + 8 + 16 + 4 + 16});
-      out.Add(
-          scsi::DesignatorHeader{scsi::kCodeSetBinary, scsi::kDesignatorT10VendorId, 0, 8 + 16});
+      out.Add(scsi::VpdHeader{scsi::kDirectAccessDevice, VpdPage::kDeviceIdentification, 4 + 8 + 16 + 4 + 16});
+      out.Add(scsi::DesignatorHeader{scsi::kCodeSetBinary, scsi::kDesignatorT10VendorId, 0, 8 + 16});
       out.AddBytes("Msft    ", 8);
       out.Add(id_);
       out.Add(scsi::DesignatorHeader{scsi::kCodeSetBinary, scsi::kDesignatorNaa, 0, sizeof(naa)});
@@ -166,8 +161,7 @@ void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t alloc
       if (info_.can_discard) {
         limits.max_unmap_blocks = static_cast<uint32_t>(kMaxUnmapBlocks);
         limits.max_unmap_descriptors = static_cast<uint32_t>(kMaxUnmapDescriptors);
-        limits.optimal_unmap_granularity_blocks =
-            std::max(1u, info_.discard_granularity_bytes >> block_shift_);
+        limits.optimal_unmap_granularity_blocks = std::max(1u, info_.discard_granularity_bytes >> block_shift_);
         limits.unmap_granularity_alignment = 0x80000000;  // valid, and 0
       }
       limits.max_write_same_blocks = kMaxWriteSameBytes >> block_shift_;
@@ -184,13 +178,11 @@ void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t alloc
     }
     case VpdPage::kLogicalBlockProvisioning: {  // SBC-3 6.5.4
       scsi::LogicalBlockProvisioning provisioning = {};
-      provisioning.header = {scsi::kDirectAccessDevice, VpdPage::kLogicalBlockProvisioning,
-                             sizeof(provisioning) - 4};
+      provisioning.header = {scsi::kDirectAccessDevice, VpdPage::kLogicalBlockProvisioning, sizeof(provisioning) - 4};
       if (info_.can_discard) {
         provisioning.flags = scsi::kLbpUnmap;
         if (info_.discard_reads_zeroes) {
-          provisioning.flags |=
-              scsi::kLbpWriteSame16 | scsi::kLbpWriteSame10 | scsi::kLbpReadsZeroes;
+          provisioning.flags |= scsi::kLbpWriteSame16 | scsi::kLbpWriteSame10 | scsi::kLbpReadsZeroes;
         }
         provisioning.provisioning_type = scsi::kProvisioningThin;
       }
@@ -212,8 +204,7 @@ void ScsiDisk::RequestSense(ScsiCommand& command) {
   const uint8_t code = static_cast<uint8_t>(kept >> 8);
   const uint8_t qualifier = static_cast<uint8_t>(kept);
   if ((command.cdb[1] & 0x01) != 0) {  // DESC
-    const scsi::DescriptorSense sense = {
-        scsi::kSenseCurrentDescriptor, key, code, qualifier, {}, 0};
+    const scsi::DescriptorSense sense = {scsi::kSenseCurrentDescriptor, key, code, qualifier, {}, 0};
     command.Return(&sense, sizeof(sense), allocation);
     return;
   }
@@ -247,8 +238,8 @@ void ScsiDisk::ReadCapacity16(ScsiCommand& command) {
   const uint32_t ratio = std::max(1u, info_.physical_block_bytes >> block_shift_);
   data.physical_exponent = static_cast<uint8_t>(std::bit_width(ratio) - 1);
   if (info_.can_discard) {
-    data.provisioning = static_cast<uint16_t>(
-        scsi::kCapacityThin | (info_.discard_reads_zeroes ? scsi::kCapacityReadsZeroes : 0));
+    data.provisioning =
+        static_cast<uint16_t>(scsi::kCapacityThin | (info_.discard_reads_zeroes ? scsi::kCapacityReadsZeroes : 0));
   }
   command.Return(&data, sizeof(data), LoadBigEndian<uint32_t>(command.cdb + 10));
 }
@@ -268,13 +259,11 @@ void ScsiDisk::ModeSense(ScsiCommand& command, bool ten) {
   const uint8_t subpage = command.cdb[3];
   const size_t allocation = ten ? LoadBigEndian<uint16_t>(command.cdb + 7) : command.cdb[4];
   if (control == kSaved) {
-    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-                 Asc::kSavingParametersNotSupported);
+    command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kSavingParametersNotSupported);
     return;
   }
   const bool all = page == scsi::kModePageAll;
-  const bool known =
-      std::find(std::begin(kModePages), std::end(kModePages), page) != std::end(kModePages);
+  const bool known = std::find(std::begin(kModePages), std::end(kModePages), page) != std::end(kModePages);
   if ((!all && !known) || (subpage != 0 && !(all && subpage == scsi::kModeSubpageAll))) {
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     return;
@@ -325,8 +314,7 @@ ScsiStep ScsiDisk::ModeSelect(ScsiCommand& command, bool ten) {
     command.Succeed();
     return ScsiStep::kDone;
   }
-  if (list_bytes < header_bytes || list_bytes > sizeof(list))
-    return fail(Asc::kParameterListLengthError);
+  if (list_bytes < header_bytes || list_bytes > sizeof(list)) return fail(Asc::kParameterListLengthError);
   CopyFromBuffers(command.data, 0, list, list_bytes);
   const size_t descriptor_bytes = ten ? LoadBigEndian<uint16_t>(list + 6) : list[3];
   if (descriptor_bytes > list_bytes - header_bytes) return fail(Asc::kParameterListLengthError);
@@ -339,16 +327,13 @@ ScsiStep ScsiDisk::ModeSelect(ScsiCommand& command, bool ten) {
     if (descriptor_bytes != sizeof(wanted)) return fail(Asc::kInvalidFieldInParameterList);
     std::memcpy(static_cast<void*>(&wanted), list + header_bytes, sizeof(wanted));
     const scsi::ModeBlockDescriptor current = BlockDescriptor();
-    const bool is_same_count =
-        wanted.blocks == 0 || wanted.blocks == current.blocks || wanted.blocks == UINT32_MAX;
-    if (!is_same_count || wanted.block_bytes != current.block_bytes)
-      return fail(Asc::kInvalidFieldInParameterList);
+    const bool is_same_count = wanted.blocks == 0 || wanted.blocks == current.blocks || wanted.blocks == UINT32_MAX;
+    if (!is_same_count || wanted.block_bytes != current.block_bytes) return fail(Asc::kInvalidFieldInParameterList);
   }
   const bool was_enabled = write_cache_.load(std::memory_order_relaxed);
   bool enabled = was_enabled;
   for (size_t at = header_bytes + descriptor_bytes; at < list_bytes;) {
-    if (list_bytes - at < 2 || list_bytes - at < 2u + list[at + 1])
-      return fail(Asc::kParameterListLengthError);
+    if (list_bytes - at < 2 || list_bytes - at < 2u + list[at + 1]) return fail(Asc::kParameterListLengthError);
     const uint8_t code = list[at] & 0x7F;
     const ModePageBytes current = ModePage(code, kCurrent, was_enabled);
     const ModePageBytes changeable = ModePage(code, kChangeable, was_enabled);
@@ -359,8 +344,7 @@ ScsiStep ScsiDisk::ModeSelect(ScsiCommand& command, bool ten) {
       if ((differs & ~changeable.data()[i]) != 0) return fail(Asc::kInvalidFieldInParameterList);
     }
     if (code == scsi::kModePageCaching)
-      enabled = (list[at + offsetof(scsi::ModePageCaching, flags)] &
-                 scsi::kCachingWriteCacheEnabled) != 0;
+      enabled = (list[at + offsetof(scsi::ModePageCaching, flags)] & scsi::kCachingWriteCacheEnabled) != 0;
     at += page_bytes;
   }
   write_cache_.store(enabled, std::memory_order_relaxed);

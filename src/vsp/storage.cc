@@ -41,10 +41,7 @@ std::array<uint8_t, 16> DiskId(const hvdef::Guid& controller, uint8_t lun) {
 class StorageController::Core : private StorageChannelHost, private Task {
  public:
   Core(Executor& executor, const StorageOptions& options)
-      : options_(options),
-        executor_(executor),
-        protocol_(options_),
-        primary_(NewChannel(/*is_primary=*/true)) {}
+      : options_(options), executor_(executor), protocol_(options_), primary_(NewChannel(/*is_primary=*/true)) {}
 
   ~Core() override {
     primary_->Stop();
@@ -68,14 +65,12 @@ class StorageController::Core : private StorageChannelHost, private Task {
   }
 
   absl::Status Attach(uint8_t lun, std::shared_ptr<BlockDevice> device) {
-    if (lun >= kMaxDisks)
-      return absl::OutOfRangeError(absl::StrCat("SCSI LUN ", lun, " is not below ", kMaxDisks));
+    if (lun >= kMaxDisks) return absl::OutOfRangeError(absl::StrCat("SCSI LUN ", lun, " is not below ", kMaxDisks));
     const BlockInfo& info = device->info();
     const uint32_t block = info.logical_block_bytes;
-    if (!std::has_single_bit(block) || block < 512 || block > kPageSize ||
-        info.size_bytes < block) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the disk for SCSI LUN ", lun, " is empty, or has blocks of ", block, " bytes"));
+    if (!std::has_single_bit(block) || block < 512 || block > kPageSize || info.size_bytes < block) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the disk for SCSI LUN ", lun, " is empty, or has blocks of ", block, " bytes"));
     }
     ScsiDiskOptions options;
     options.id = DiskId(options_.instance_id, lun);
@@ -83,8 +78,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
     auto disk = std::make_shared<AttachedDisk>(std::move(device), options);
     {
       std::lock_guard lock(mutex_);
-      if (wanted_[lun] != nullptr)
-        return absl::AlreadyExistsError(absl::StrCat("SCSI LUN ", lun, " is taken"));
+      if (wanted_[lun] != nullptr) return absl::AlreadyExistsError(absl::StrCat("SCSI LUN ", lun, " is taken"));
       wanted_[lun] = std::move(disk);
     }
     ScheduleUpdate();
@@ -118,9 +112,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
 
   // StorageChannelHost
   bool is_ready() const override { return protocol_.is_ready(); }
-  size_t bus_notice_bytes() const override {
-    return protocol_.has_bus_notices() ? protocol_.packet_bytes() : 0;
-  }
+  size_t bus_notice_bytes() const override { return protocol_.has_bus_notices() ? protocol_.packet_bytes() : 0; }
   void OnIdle() override { executor_.Schedule(*this); }
 
   void OnPrimaryOpen() override {
@@ -139,9 +131,8 @@ class StorageController::Core : private StorageChannelHost, private Task {
       const bool is_reset = operation == storvsc::Operation::kResetLun ||
                             operation == storvsc::Operation::kResetAdapter ||
                             operation == storvsc::Operation::kResetBus;
-      packet.header = {
-          storvsc::Operation::kCompleteIo, 0,
-          is_reset && was_ready ? storvsc::Status::kSuccess : storvsc::Status::kInvalidDeviceState};
+      packet.header = {storvsc::Operation::kCompleteIo, 0,
+                       is_reset && was_ready ? storvsc::Status::kSuccess : storvsc::Status::kInvalidDeviceState};
     }
     if (wanted != 0 && !OfferSubchannels(wanted)) {
       protocol_.SubchannelsFailed();
@@ -280,21 +271,19 @@ class StorageController::Core : private StorageChannelHost, private Task {
   std::vector<Subchannel> subchannels_;
 };
 
-absl::StatusOr<std::unique_ptr<StorageController>> StorageController::Create(
-    vmbus::Server& server, Executor& executor, const StorageOptions& options) {
+absl::StatusOr<std::unique_ptr<StorageController>> StorageController::Create(vmbus::Server& server, Executor& executor,
+                                                                             const StorageOptions& options) {
   if (options.max_transfer_bytes % kPageSize != 0 || options.max_transfer_bytes < (64 << 10) ||
       options.max_transfer_bytes > (8 << 20)) {
-    return absl::InvalidArgumentError(absl::StrCat("storage: max_transfer_bytes is ",
-                                                   options.max_transfer_bytes,
+    return absl::InvalidArgumentError(absl::StrCat("storage: max_transfer_bytes is ", options.max_transfer_bytes,
                                                    ", not whole pages from 64 KiB to 8 MiB"));
   }
   if (options.queue_depth < 1 || options.queue_depth > 4096) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("storage: queue_depth is ", options.queue_depth, ", not 1 to 4096"));
+    return absl::InvalidArgumentError(absl::StrCat("storage: queue_depth is ", options.queue_depth, ", not 1 to 4096"));
   }
   if (options.max_subchannels > kMaxSubchannels) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "storage: max_subchannels is ", options.max_subchannels, ", not 0 to ", kMaxSubchannels));
+    return absl::InvalidArgumentError(
+        absl::StrCat("storage: max_subchannels is ", options.max_subchannels, ", not 0 to ", kMaxSubchannels));
   }
   auto core = std::make_unique<Core>(executor, options);
   RETURN_IF_ERROR(core->Offer(server));

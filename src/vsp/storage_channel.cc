@@ -57,14 +57,13 @@ struct StorageChannel::Slot : ScsiCommand {
   uint64_t transaction_id = 0;
   size_t reply_bytes = 0;
   BlockStatus outcome{};
-  bool was_submitted =
-      false;  // a disk may have written to the guest's pages, even if it then failed
+  bool was_submitted = false;  // a disk may have written to the guest's pages, even if it then failed
   uint32_t pieces = 0;
   storvsc::Packet reply{};  // the request, then its completion
 };
 
-StorageChannel::StorageChannel(StorageChannelHost& host, Executor& executor, bool is_primary,
-                               uint32_t queue_depth, uint32_t max_transfer_bytes)
+StorageChannel::StorageChannel(StorageChannelHost& host, Executor& executor, bool is_primary, uint32_t queue_depth,
+                               uint32_t max_transfer_bytes)
     : host_(host),
       executor_(executor),
       is_primary_(is_primary),
@@ -135,8 +134,7 @@ void StorageChannel::WaitUntilDisksLetGo() {
   // Where all commands are accounted for this is the end of somebody's on_complete, a few
   // instructions away. Only a controller that is destroyed under way waits for the medium. Acquire:
   // what they did happened before.
-  while (at_disks_.load(std::memory_order_acquire) != 0)
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  while (at_disks_.load(std::memory_order_acquire) != 0) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
 void StorageChannel::Process() {
@@ -156,8 +154,8 @@ void StorageChannel::Process() {
       work += ReadPackets(kWorkPerTurn - work);
       SubmitBatch();
     }
-    const bool has_more = completed_.load(std::memory_order_acquire) != nullptr ||
-                          (answered_first_ != nullptr && has_room);
+    const bool has_more =
+        completed_.load(std::memory_order_acquire) != nullptr || (answered_first_ != nullptr && has_room);
     if (has_more && work < kWorkPerTurn) continue;
     channel_->Publish();
     if (work >= kWorkPerTurn) {
@@ -177,8 +175,7 @@ void StorageChannel::Process() {
 
 uint32_t StorageChannel::TakeCompleted() {
   if (completed_.load(std::memory_order_relaxed) == nullptr) return 0;
-  Slot* newest = completed_.exchange(
-      nullptr, std::memory_order_acquire);  // pairs with the push in OnBlockComplete
+  Slot* newest = completed_.exchange(nullptr, std::memory_order_acquire);  // pairs with the push in OnBlockComplete
   Slot* oldest = nullptr;
   while (newest != nullptr) {
     Slot* next = newest->next;
@@ -192,8 +189,7 @@ uint32_t StorageChannel::TakeCompleted() {
     oldest = oldest->next;
     // A command of many steps ends here when the channel closes.
     const bool goes_on = is_accepting_ || slot.work == nullptr;
-    const ScsiStep step =
-        goes_on ? slot.disk->disk.Continue(slot, slot.outcome) : ScsiStep::kDone;
+    const ScsiStep step = goes_on ? slot.disk->disk.Continue(slot, slot.outcome) : ScsiStep::kDone;
     if (step == ScsiStep::kSubmit) ++steps;
     Advance(slot, step);
   }
@@ -227,8 +223,7 @@ void StorageChannel::OnBlockComplete(BlockRequest& request, BlockStatus status) 
   Slot* head = self.completed_.load(std::memory_order_relaxed);
   do {
     slot.next = head;
-  } while (!self.completed_.compare_exchange_weak(head, &slot, std::memory_order_release,
-                                                  std::memory_order_relaxed));
+  } while (!self.completed_.compare_exchange_weak(head, &slot, std::memory_order_release, std::memory_order_relaxed));
   // Whoever put the first one into an empty list sees to it that somebody looks.
   if (head == nullptr && t_processing != &self) self.executor_.Schedule(self);
   self.at_disks_.fetch_sub(1, std::memory_order_release);  // the last touch of `self`
@@ -279,8 +274,7 @@ bool StorageChannel::SendAnswers() {
   }
   while (answered_first_ != nullptr) {
     Slot& slot = *answered_first_;
-    if (!Stage(slot.transaction_id, slot.reply, slot.reply_bytes, /*is_completion=*/true))
-      return false;
+    if (!Stage(slot.transaction_id, slot.reply, slot.reply_bytes, /*is_completion=*/true)) return false;
     answered_first_ = slot.next;
     if (answered_first_ == nullptr) answered_last_ = nullptr;
     slot.next = free_;
@@ -289,21 +283,18 @@ bool StorageChannel::SendAnswers() {
   return true;
 }
 
-bool StorageChannel::Stage(uint64_t transaction_id, const storvsc::Packet& packet,
-                           size_t size_bytes, bool is_completion) {
-  const vmbus::PacketHeader header = is_completion
-                                         ? vmbus::PacketHeader::Completion(transaction_id)
-                                         : vmbus::PacketHeader::InBand(transaction_id, false);
+bool StorageChannel::Stage(uint64_t transaction_id, const storvsc::Packet& packet, size_t size_bytes,
+                           bool is_completion) {
+  const vmbus::PacketHeader header = is_completion ? vmbus::PacketHeader::Completion(transaction_id)
+                                                   : vmbus::PacketHeader::InBand(transaction_id, false);
   vmbus::Channel::OutgoingRing& ring = channel_->outgoing();
   RingStatus status = ring.StageInBand(header, &packet, static_cast<uint32_t>(size_bytes));
   if (status == RingStatus::kFull) {
     channel_->Publish();
     status = ring.WaitForRoom(vmbus::PacketSize(static_cast<uint32_t>(size_bytes)));
-    if (status == RingStatus::kOk)
-      status = ring.StageInBand(header, &packet, static_cast<uint32_t>(size_bytes));
+    if (status == RingStatus::kOk) status = ring.StageInBand(header, &packet, static_cast<uint32_t>(size_bytes));
     // A peer that does not tell us when there is room is asked again and again.
-    if (status == RingStatus::kFull && !channel_->incoming().PeerSignalsRoom())
-      executor_.Schedule(*this);
+    if (status == RingStatus::kFull && !channel_->incoming().PeerSignalsRoom()) executor_.Schedule(*this);
   }
   // A ring that is corrupt swallows what it is given, until the guest closes the channel.
   return status != RingStatus::kFull;
@@ -341,11 +332,9 @@ uint32_t StorageChannel::ReadPackets(uint32_t limit) {
 // The packet is a private copy. Without a request for a completion there is nobody to tell the
 // outcome, so nothing is done.
 void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
-  const bool is_data = packet.type == hvdef::PacketType::kDataInBand ||
-                       packet.type == hvdef::PacketType::kDataUsingGpaDirect;
-  if (!is_data || !packet.completion_requested() ||
-      packet.payload_size < sizeof(storvsc::PacketHeader))
-    return;
+  const bool is_data =
+      packet.type == hvdef::PacketType::kDataInBand || packet.type == hvdef::PacketType::kDataUsingGpaDirect;
+  if (!is_data || !packet.completion_requested() || packet.payload_size < sizeof(storvsc::PacketHeader)) return;
   Slot& slot = *free_;
   free_ = slot.next;
   slot.transaction_id = packet.transaction_id;
@@ -359,8 +348,8 @@ void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
     return;
   }
   if (is_command) {
-    const storvsc::Status status = host_.is_ready() ? storvsc::Status::kInvalidParameter
-                                                    : storvsc::Status::kInvalidDeviceState;
+    const storvsc::Status status =
+        host_.is_ready() ? storvsc::Status::kInvalidParameter : storvsc::Status::kInvalidDeviceState;
     slot.reply.header = {storvsc::Operation::kCompleteIo, 0, status};
     slot.reply.scsi.srb_status = static_cast<uint8_t>(SrbStatus::kInvalidRequest);
   } else {
@@ -412,8 +401,7 @@ bool StorageChannel::GatherBuffers(const vmbus::Packet& packet, Slot& slot) {
   for (vmbus::GpaBuffer buffer; left != 0 && walk.Next(buffer);) {
     const uint64_t size = std::min<uint64_t>(left, buffer.byte_count);
     const bool is_memory = vmbus::ForEachPiece(
-        channel_->memory(), buffer, 0, size,
-        [&](uint64_t gpa, uint8_t* host, uint64_t piece_bytes) {
+        channel_->memory(), buffer, 0, size, [&](uint64_t gpa, uint8_t* host, uint64_t piece_bytes) {
           if (slot.pieces == max_pieces_) {
             fits = false;
             return;

@@ -37,13 +37,11 @@ class StorageChannelHost {
 
   virtual bool is_ready() const = 0;
   // Turns a packet without a SCSI command into its completion.
-  virtual void HandleControl(hvdef::storvsc::Packet& packet, size_t size_bytes,
-                             bool is_primary) = 0;
+  virtual void HandleControl(hvdef::storvsc::Packet& packet, size_t size_bytes, bool is_primary) = 0;
   // The disk at an address, or nullptr.
   virtual AttachedDisk* FindDisk(const hvdef::storvsc::ScsiRequest& request) = 0;
   // Answers a command for which there is no disk, or that is the controller's own.
-  virtual bool HandleWithoutDisk(const hvdef::storvsc::ScsiRequest& request,
-                                 ScsiCommand& command) = 0;
+  virtual bool HandleWithoutDisk(const hvdef::storvsc::ScsiRequest& request, ScsiCommand& command) = 0;
   virtual void ReleaseDisk(AttachedDisk& disk) = 0;
   // The channel has no busy slot left and was told to stop.
   virtual void OnIdle() = 0;
@@ -55,8 +53,8 @@ class StorageChannelHost {
 
 class StorageChannel : public vmbus::ChannelHandler, private Task {
  public:
-  StorageChannel(StorageChannelHost& host, Executor& executor, bool is_primary,
-                 uint32_t queue_depth, uint32_t max_transfer_bytes);
+  StorageChannel(StorageChannelHost& host, Executor& executor, bool is_primary, uint32_t queue_depth,
+                 uint32_t max_transfer_bytes);
   // The vmbus channel is gone, and WaitUntilDisksLetGo returned.
   ~StorageChannel() override;
 
@@ -87,8 +85,7 @@ class StorageChannel : public vmbus::ChannelHandler, private Task {
   uint32_t TakeCompleted();
   // False: the ring towards the guest is full, and the rest waits.
   bool SendAnswers();
-  bool Stage(uint64_t transaction_id, const hvdef::storvsc::Packet& packet, size_t size_bytes,
-             bool is_completion);
+  bool Stage(uint64_t transaction_id, const hvdef::storvsc::Packet& packet, size_t size_bytes, bool is_completion);
   // Returns how many packets it took.
   uint32_t ReadPackets(uint32_t limit);
   void HandlePacket(const vmbus::Packet& packet);
@@ -128,7 +125,7 @@ class StorageChannel : public vmbus::ChannelHandler, private Task {
 
   // Shared with the threads on which disks complete requests.
   alignas(64) std::atomic<Slot*> completed_{nullptr};  // last one first
-  std::atomic<uint32_t> at_disks_{0};  // requests whose on_complete has not returned
+  std::atomic<uint32_t> at_disks_{0};                  // requests whose on_complete has not returned
 };
 
 }  // namespace hvsdk::vsp

@@ -14,8 +14,7 @@ using hvdef::storvsc::Version;
 
 namespace {
 
-constexpr Version kVersions[] = {Version::kWin6, Version::kWin7, Version::kWin8, Version::kWin81,
-                                 Version::kWin10};
+constexpr Version kVersions[] = {Version::kWin6, Version::kWin7, Version::kWin8, Version::kWin81, Version::kWin10};
 
 }  // namespace
 
@@ -37,13 +36,11 @@ void StorageProtocol::Handle(Packet& packet, size_t size_bytes, uint16_t& subcha
       break;
     case Operation::kQueryProtocolVersion:
       if (state_ != State::kVersion) break;
-      status =
-          body_bytes < sizeof(packet.version) ? Status::kInvalidParameter : QueryVersion(packet);
+      status = body_bytes < sizeof(packet.version) ? Status::kInvalidParameter : QueryVersion(packet);
       break;
     case Operation::kQueryProperties:
       if (state_ != State::kProperties) break;
-      status = body_bytes < sizeof(packet.properties) ? Status::kInvalidParameter
-                                                      : QueryProperties(packet);
+      status = body_bytes < sizeof(packet.properties) ? Status::kInvalidParameter : QueryProperties(packet);
       break;
     case Operation::kEndInitialization:
       if (state_ != State::kEnd) break;
@@ -70,8 +67,7 @@ void StorageProtocol::Handle(Packet& packet, size_t size_bytes, uint16_t& subcha
 
 Status StorageProtocol::QueryVersion(Packet& packet) {
   const Version wanted = packet.version.major_minor;
-  const bool known =
-      std::find(std::begin(kVersions), std::end(kVersions), wanted) != std::end(kVersions);
+  const bool known = std::find(std::begin(kVersions), std::end(kVersions), wanted) != std::end(kVersions);
   if (!known || wanted > options_.newest_version) return Status::kRevisionMismatch;
   version_ = wanted;
   state_ = State::kProperties;

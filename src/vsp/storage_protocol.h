@@ -29,8 +29,7 @@ class StorageProtocol {
   bool is_ready() const { return state_ == State::kReady; }
   // What a notice to the guest is long. Valid once a version is agreed.
   size_t packet_bytes() const {
-    return version_ >= hvdef::storvsc::Version::kWin8 ? hvdef::storvsc::kPacketBytes
-                                                      : hvdef::storvsc::kPacketBytesV1;
+    return version_ >= hvdef::storvsc::Version::kWin8 ? hvdef::storvsc::kPacketBytes : hvdef::storvsc::kPacketBytesV1;
   }
   bool has_bus_notices() const { return is_ready() && version_ >= hvdef::storvsc::Version::kWin7; }
 

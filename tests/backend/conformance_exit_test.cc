@@ -98,14 +98,15 @@ TEST_P(ExitTest, RepeatedStringPorts) {
     ++next;
   };
   machine().Run(recorder_);
-  EXPECT_THAT(recorder_.events,
-              ElementsAre(Event{Event::kPortWrite, 0x500, 1, 0x10}, Event{Event::kPortWrite, 0x500, 1, 0x11},
-                          Event{Event::kPortWrite, 0x500, 1, 0x12}, Event{Event::kPortWrite, 0x500, 1, 0x13},
-                          Event{Event::kPortWrite, 0x500, 1, 0x14}, Event{Event::kPortWrite, 0x500, 4, 0x13121110},
-                          Event{Event::kPortWrite, 0x500, 4, 0x17161514}, Event{Event::kPortWrite, 0x500, 4, 0x1B1A1918},
-                          Event{Event::kPortRead, 0x501, 2, 0xAB00}, Event{Event::kPortRead, 0x501, 2, 0xAB01},
-                          Event{Event::kPortRead, 0x501, 2, 0xAB02}, Event{Event::kPortRead, 0x501, 2, 0xAB03},
-                          Event{Event::kPortRead, 0x501, 2, 0xAB04}, Event{Event::kPortRead, 0x501, 2, 0xAB05}));
+  EXPECT_THAT(
+      recorder_.events,
+      ElementsAre(Event{Event::kPortWrite, 0x500, 1, 0x10}, Event{Event::kPortWrite, 0x500, 1, 0x11},
+                  Event{Event::kPortWrite, 0x500, 1, 0x12}, Event{Event::kPortWrite, 0x500, 1, 0x13},
+                  Event{Event::kPortWrite, 0x500, 1, 0x14}, Event{Event::kPortWrite, 0x500, 4, 0x13121110},
+                  Event{Event::kPortWrite, 0x500, 4, 0x17161514}, Event{Event::kPortWrite, 0x500, 4, 0x1B1A1918},
+                  Event{Event::kPortRead, 0x501, 2, 0xAB00}, Event{Event::kPortRead, 0x501, 2, 0xAB01},
+                  Event{Event::kPortRead, 0x501, 2, 0xAB02}, Event{Event::kPortRead, 0x501, 2, 0xAB03},
+                  Event{Event::kPortRead, 0x501, 2, 0xAB04}, Event{Event::kPortRead, 0x501, 2, 0xAB05}));
   EXPECT_EQ(machine().Read<uint64_t>(0x80100), 0x80005u);
   EXPECT_EQ(machine().Read<uint64_t>(0x80108), 0u);
   EXPECT_EQ(machine().Read<uint64_t>(0x80110), 0x80208u);
@@ -152,17 +153,18 @@ HVSDK_GUEST(MmioSizes, 64, R"(
 )")
 TEST_P(ExitTest, MmioOfEverySize) {
   machine().Start(Mode::kLong, MmioSizes());
-  recorder_.mmio_values = {{kMmioGpa, 0x80}, {kMmioGpa + 2, 0xBEEF}, {kMmioGpa + 4, 0xFEEDF00D},
-                           {kMmioGpa + 8, 0x0123456789ABCDEF}};
+  recorder_.mmio_values = {
+      {kMmioGpa, 0x80}, {kMmioGpa + 2, 0xBEEF}, {kMmioGpa + 4, 0xFEEDF00D}, {kMmioGpa + 8, 0x0123456789ABCDEF}};
   machine().Run(recorder_);
-  EXPECT_THAT(recorder_.events,
-              ElementsAre(Event{Event::kMmioWrite, kMmioGpa, 1, 0x88}, Event{Event::kMmioWrite, kMmioGpa + 2, 2, 0x7788},
-                          Event{Event::kMmioWrite, kMmioGpa + 4, 4, 0x55667788},
-                          Event{Event::kMmioWrite, kMmioGpa + 8, 8, 0x1122334455667788},
-                          Event{Event::kMmioWrite, kMmioGpa + 16, 2, 0x7654}, Event{Event::kMmioRead, kMmioGpa, 1, 0x80},
-                          Event{Event::kMmioRead, kMmioGpa + 2, 2, 0xBEEF}, Event{Event::kMmioRead, kMmioGpa, 1, 0x80},
-                          Event{Event::kMmioRead, kMmioGpa + 4, 4, 0xFEEDF00D},
-                          Event{Event::kMmioRead, kMmioGpa + 8, 8, 0x0123456789ABCDEF}));
+  EXPECT_THAT(
+      recorder_.events,
+      ElementsAre(Event{Event::kMmioWrite, kMmioGpa, 1, 0x88}, Event{Event::kMmioWrite, kMmioGpa + 2, 2, 0x7788},
+                  Event{Event::kMmioWrite, kMmioGpa + 4, 4, 0x55667788},
+                  Event{Event::kMmioWrite, kMmioGpa + 8, 8, 0x1122334455667788},
+                  Event{Event::kMmioWrite, kMmioGpa + 16, 2, 0x7654}, Event{Event::kMmioRead, kMmioGpa, 1, 0x80},
+                  Event{Event::kMmioRead, kMmioGpa + 2, 2, 0xBEEF}, Event{Event::kMmioRead, kMmioGpa, 1, 0x80},
+                  Event{Event::kMmioRead, kMmioGpa + 4, 4, 0xFEEDF00D},
+                  Event{Event::kMmioRead, kMmioGpa + 8, 8, 0x0123456789ABCDEF}));
   EXPECT_EQ(machine().Read<uint64_t>(0x80000), 0xFFFFFFFFFFFFFF80);
   EXPECT_EQ(machine().Read<uint64_t>(0x80008), 0xBEEFu);
   EXPECT_EQ(machine().Read<uint64_t>(0x80010), 0xFFFFFFFFFFFFFF80);
@@ -188,11 +190,11 @@ TEST_P(ExitTest, MmioReadModifyWrite) {
   machine().Start(Mode::kLong, MmioReadModifyWrite());
   recorder_.mmio_values[kMmioGpa] = 0x80000000;
   machine().Run(recorder_);
-  EXPECT_THAT(recorder_.events,
-              ElementsAre(Event{Event::kMmioRead, kMmioGpa, 4, 0x80000000}, Event{Event::kMmioWrite, kMmioGpa, 4, 0x8000000F},
-                          Event{Event::kMmioRead, kMmioGpa, 4, 0x80000000}, Event{Event::kMmioWrite, kMmioGpa, 4, 0x1234},
-                          Event{Event::kMmioRead, kMmioGpa, 4, 0x80000000},
-                          Event{Event::kMmioWrite, kMmioGpa, 4, 0x80000005}));
+  EXPECT_THAT(
+      recorder_.events,
+      ElementsAre(Event{Event::kMmioRead, kMmioGpa, 4, 0x80000000}, Event{Event::kMmioWrite, kMmioGpa, 4, 0x8000000F},
+                  Event{Event::kMmioRead, kMmioGpa, 4, 0x80000000}, Event{Event::kMmioWrite, kMmioGpa, 4, 0x1234},
+                  Event{Event::kMmioRead, kMmioGpa, 4, 0x80000000}, Event{Event::kMmioWrite, kMmioGpa, 4, 0x80000005}));
   EXPECT_EQ(machine().Read<uint64_t>(0x80000), 0x80000000u);
   EXPECT_EQ(machine().Read<uint64_t>(0x80010), 0x80000000u);
   EXPECT_EQ(machine().Read<uint64_t>(0x80008) & 0x80, 0x80u) << "SF";
@@ -354,9 +356,11 @@ HVSDK_GUEST(HypercallLong, 64, R"(
 TEST_P(ExitTest, HypercallKeepsRegisters) {
   machine().Start(Mode::kLong, HypercallLong());
   recorder_.on_hypercall = [&](Vp& vp) {
-    const std::pair<Gpr, uint64_t> expected[] = {
-        {Gpr::kRbx, 0xBBBB}, {Gpr::kRcx, 0x0003000200000044}, {Gpr::kRdx, 0xDDDD0000DDDD}, {Gpr::kRsi, 0x5151},
-        {Gpr::kRdi, 0xD1D1}, {Gpr::kRbp, 0xB9B9}, {Gpr::kR8, 0x8888}, {Gpr::kR9, 0x9999}, {Gpr::kR15, 0xF5F5}};
+    const std::pair<Gpr, uint64_t> expected[] = {{Gpr::kRbx, 0xBBBB},         {Gpr::kRcx, 0x0003000200000044},
+                                                 {Gpr::kRdx, 0xDDDD0000DDDD}, {Gpr::kRsi, 0x5151},
+                                                 {Gpr::kRdi, 0xD1D1},         {Gpr::kRbp, 0xB9B9},
+                                                 {Gpr::kR8, 0x8888},          {Gpr::kR9, 0x9999},
+                                                 {Gpr::kR15, 0xF5F5}};
     for (const auto& [gpr, value] : expected) EXPECT_EQ(vp.GetGpr(gpr), value) << static_cast<int>(gpr);
     EXPECT_EQ(machine().Get(RegisterName::kRip) & ~uint64_t{0xFFF}, kHypercallGpa);
     vp.SetGpr(Gpr::kRax, 0x0000000300000005);
@@ -393,9 +397,9 @@ TEST_P(ExitTest, FastSignalEventIsAHypercallLikeAnyOther) {
     return HypercallOutcome::kDone;
   };
   machine().Run(recorder_);
-  EXPECT_THAT(recorder_.events,
-              ElementsAre(Event{Event::kHypercall, 0x1005D, 0, 0x10001}, Event{Event::kHypercall, 0x1005D, 0, 0x300010001},
-                          Event{Event::kHypercall, 0x1005D, 0, 0x10001}));
+  EXPECT_THAT(recorder_.events, ElementsAre(Event{Event::kHypercall, 0x1005D, 0, 0x10001},
+                                            Event{Event::kHypercall, 0x1005D, 0, 0x300010001},
+                                            Event{Event::kHypercall, 0x1005D, 0, 0x10001}));
   EXPECT_EQ(machine().Read<uint64_t>(0x80000), 0x12u);
   EXPECT_EQ(machine().Read<uint64_t>(0x80008), 0x13u);
   EXPECT_EQ(machine().Read<uint64_t>(0x80010), 0x14u);
@@ -450,10 +454,10 @@ TEST_P(ExitTest, HypercallRetriesWithChangedRegisters) {
     return HypercallOutcome::kRetry;
   };
   machine().Run(recorder_);
-  EXPECT_THAT(recorder_.events,
-              ElementsAre(Event{Event::kHypercall, 0x3, 0, 0x1000}, Event{Event::kHypercall, 0x0001000000000003, 0, 0x1000},
-                          Event{Event::kHypercall, 0x0002000000000003, 0, 0x1000},
-                          Event{Event::kHypercall, 0x0003000000000003, 0, 0x1000}));
+  EXPECT_THAT(recorder_.events, ElementsAre(Event{Event::kHypercall, 0x3, 0, 0x1000},
+                                            Event{Event::kHypercall, 0x0001000000000003, 0, 0x1000},
+                                            Event{Event::kHypercall, 0x0002000000000003, 0, 0x1000},
+                                            Event{Event::kHypercall, 0x0003000000000003, 0, 0x1000}));
   EXPECT_EQ(machine().Read<uint64_t>(0x80000), 0x99u);
 }
 

@@ -61,11 +61,21 @@ TEST_P(StateTest, EveryRegisterComesBackAsSet) {
   machine().Start(Mode::kLong, kCodeGpa);
   const std::pair<RegisterName, RegisterValue> values[] = {
       {RegisterName::kRax, {0x0102030405060708, 0}},
-      {RegisterName::kRcx, {1, 0}}, {RegisterName::kRdx, {2, 0}}, {RegisterName::kRbx, {3, 0}},
-      {RegisterName::kRsp, {4, 0}}, {RegisterName::kRbp, {5, 0}}, {RegisterName::kRsi, {6, 0}},
-      {RegisterName::kRdi, {7, 0}}, {RegisterName::kR8, {8, 0}}, {RegisterName::kR9, {9, 0}},
-      {RegisterName::kR10, {10, 0}}, {RegisterName::kR11, {11, 0}}, {RegisterName::kR12, {12, 0}},
-      {RegisterName::kR13, {13, 0}}, {RegisterName::kR14, {14, 0}}, {RegisterName::kR15, {~uint64_t{0}, 0}},
+      {RegisterName::kRcx, {1, 0}},
+      {RegisterName::kRdx, {2, 0}},
+      {RegisterName::kRbx, {3, 0}},
+      {RegisterName::kRsp, {4, 0}},
+      {RegisterName::kRbp, {5, 0}},
+      {RegisterName::kRsi, {6, 0}},
+      {RegisterName::kRdi, {7, 0}},
+      {RegisterName::kR8, {8, 0}},
+      {RegisterName::kR9, {9, 0}},
+      {RegisterName::kR10, {10, 0}},
+      {RegisterName::kR11, {11, 0}},
+      {RegisterName::kR12, {12, 0}},
+      {RegisterName::kR13, {13, 0}},
+      {RegisterName::kR14, {14, 0}},
+      {RegisterName::kR15, {~uint64_t{0}, 0}},
       {RegisterName::kRip, {0xFFFF800012345678, 0}},
       {RegisterName::kRflags, {0x246, 0}},
       {RegisterName::kXmm0, {0x1111111111111111, 0x2222222222222222}},
@@ -77,12 +87,16 @@ TEST_P(StateTest, EveryRegisterComesBackAsSet) {
       {RegisterName::kCr3, {0x5000, 0}},
       {RegisterName::kCr4, {0x6A0, 0}},
       {RegisterName::kCr8, {9, 0}},
-      {RegisterName::kDr0, {0x1000, 0}}, {RegisterName::kDr3, {0x4000, 0}},
+      {RegisterName::kDr0, {0x1000, 0}},
+      {RegisterName::kDr3, {0x4000, 0}},
       {RegisterName::kDr7, {0x401, 0}},
       {RegisterName::kKernelGsBase, {0xFFFF888000000000, 0}},
-      {RegisterName::kStar, {0x0023001000000000, 0}}, {RegisterName::kLstar, {0xFFFFFFFF81000000, 0}},
-      {RegisterName::kCstar, {0xFFFFFFFF81000100, 0}}, {RegisterName::kSfmask, {0x47700, 0}},
-      {RegisterName::kSysenterCs, {0x10, 0}}, {RegisterName::kSysenterEip, {0x81000200, 0}},
+      {RegisterName::kStar, {0x0023001000000000, 0}},
+      {RegisterName::kLstar, {0xFFFFFFFF81000000, 0}},
+      {RegisterName::kCstar, {0xFFFFFFFF81000100, 0}},
+      {RegisterName::kSfmask, {0x47700, 0}},
+      {RegisterName::kSysenterCs, {0x10, 0}},
+      {RegisterName::kSysenterEip, {0x81000200, 0}},
       {RegisterName::kSysenterEsp, {0x88001000, 0}},  // AMD keeps 32 bits
       {RegisterName::kPat, {0x0407050600070106, 0}},
   };
@@ -144,13 +158,13 @@ TEST_P(StateTest, AnUnknownRegisterChangesNothing) {
 TEST_P(StateTest, AnImpossibleValueChangesNothing) {
   machine().Start(Mode::kLong, kCodeGpa);
   const std::pair<RegisterName, RegisterValue> impossible[] = {
-      {RegisterName::kCr0, {0x80000000, 0}},               // paging without protection
-      {RegisterName::kCr0, {uint64_t{1} << 40 | 1, 0}},    // a reserved bit
+      {RegisterName::kCr0, {0x80000000, 0}},                // paging without protection
+      {RegisterName::kCr0, {uint64_t{1} << 40 | 1, 0}},     // a reserved bit
       {RegisterName::kCr4, {uint64_t{1} << 40 | 0x20, 0}},  // a reserved bit
       {RegisterName::kCr8, {16, 0}},
-      {RegisterName::kXfem, {0, 0}},                        // without x87
-      {RegisterName::kLstar, {0x0000900000000000, 0}},      // not canonical
-      {RegisterName::kPat, {0x02, 0}},                      // a reserved memory type
+      {RegisterName::kXfem, {0, 0}},                    // without x87
+      {RegisterName::kLstar, {0x0000900000000000, 0}},  // not canonical
+      {RegisterName::kPat, {0x02, 0}},                  // a reserved memory type
       {RegisterName::kInitialApicId, {9, 0}},
   };
   for (const auto& [name, value] : impossible) {
@@ -263,10 +277,10 @@ TEST_P(StateTest, TranslationsInLongMode) {
   machine().Start(Mode::kLong, kCodeGpa);
   machine().Set(RegisterName::kEfer, 0xD01);  // with NX
   constexpr uint64_t kPte = kFirstPageTableGpa;
-  machine().Write<uint64_t>(kPte + 0x40 * 8, 0x123000 | 1);                              // read-only, supervisor
-  machine().Write<uint64_t>(kPte + 0x41 * 8, 0x124000 | 7 | uint64_t{1} << 63);          // writable, user, no execute
-  machine().Write<uint64_t>(kPte + 0x42 * 8, 0);                                         // not present
-  machine().Write<uint64_t>(kPte + 0x43 * 8, 0x125000 | 5);                              // read-only, user
+  machine().Write<uint64_t>(kPte + 0x40 * 8, 0x123000 | 1);                      // read-only, supervisor
+  machine().Write<uint64_t>(kPte + 0x41 * 8, 0x124000 | 7 | uint64_t{1} << 63);  // writable, user, no execute
+  machine().Write<uint64_t>(kPte + 0x42 * 8, 0);                                 // not present
+  machine().Write<uint64_t>(kPte + 0x43 * 8, 0x125000 | 5);                      // read-only, user
   Vp& vp = machine().vp();
 
   Translation t = vp.TranslateGva(0x40ABC, TranslateAccess::kRead, false);

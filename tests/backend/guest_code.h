@@ -17,14 +17,19 @@
 #define HVSDK_GUEST(NAME, BITS, TEXT)                                                              \
   asm(".pushsection .rodata\n"                                                                     \
       ".balign 16\n"                                                                               \
-      ".globl guest_" #NAME "_begin\n"                                                             \
-      ".globl guest_" #NAME "_end\n"                                                               \
-      "guest_" #NAME "_begin:\n"                                                                   \
-      ".code" #BITS "\n"                                                                           \
+      ".globl guest_" #NAME                                                                        \
+      "_begin\n"                                                                                   \
+      ".globl guest_" #NAME                                                                        \
+      "_end\n"                                                                                     \
+      "guest_" #NAME                                                                               \
+      "_begin:\n"                                                                                  \
+      ".code" #BITS                                                                                \
+      "\n"                                                                                         \
       ".intel_syntax noprefix\n" TEXT                                                              \
       "\n.att_syntax prefix\n"                                                                     \
       ".code64\n"                                                                                  \
-      "guest_" #NAME "_end:\n"                                                                     \
+      "guest_" #NAME                                                                               \
+      "_end:\n"                                                                                    \
       ".popsection\n");                                                                            \
   extern "C" const uint8_t guest_##NAME##_begin[], guest_##NAME##_end[];                           \
   inline absl::Span<const uint8_t> NAME() {                                                        \

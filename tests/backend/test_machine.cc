@@ -37,13 +37,14 @@ void Answer(absl::Span<uint8_t> data, const std::map<uint64_t, uint64_t>& values
 // Ends a wait of the calling thread for the guest: kicks the VP when the time is over.
 class Watchdog {
  public:
-  Watchdog(Vp& vp, int seconds) : thread_([this, &vp, seconds] {
-      std::unique_lock lock(mutex_);
-      while (!over_.wait_for(lock, std::chrono::seconds(seconds), [this] { return finished_; })) {
-        expired_ = true;
-        vp.Kick();
-      }
-    }) {}
+  Watchdog(Vp& vp, int seconds)
+      : thread_([this, &vp, seconds] {
+          std::unique_lock lock(mutex_);
+          while (!over_.wait_for(lock, std::chrono::seconds(seconds), [this] { return finished_; })) {
+            expired_ = true;
+            vp.Kick();
+          }
+        }) {}
   ~Watchdog() {
     {
       std::lock_guard lock(mutex_);
@@ -230,7 +231,8 @@ void TestMachine::Start(Mode mode, uint64_t rip, uint32_t vp) {
   switch (mode) {
     case Mode::kReal:
       for (RegisterName name : data_segments) registers.push_back({name, SegmentValue(0, 0xFFFF, 0, 0x93)});
-      registers.push_back({RegisterName::kCs, SegmentValue(rip & ~uint64_t{0xF}, 0xFFFF, static_cast<uint16_t>(rip >> 4), 0x9B)});
+      registers.push_back(
+          {RegisterName::kCs, SegmentValue(rip & ~uint64_t{0xF}, 0xFFFF, static_cast<uint16_t>(rip >> 4), 0x9B)});
       registers.push_back({RegisterName::kIdtr, TableValue(0, 0x3FF)});
       registers.push_back({RegisterName::kGdtr, TableValue(0, 0xFFFF)});
       add(RegisterName::kEfer, 0);
@@ -259,7 +261,7 @@ void TestMachine::Start(Mode mode, uint64_t rip, uint32_t vp) {
       registers.push_back({RegisterName::kLdtr, SegmentValue(0, 0xFFFF, 0, 0x82)});
       registers.push_back({RegisterName::kIdtr, TableValue(kIdt64Gpa, 256 * 16 - 1)});
       registers.push_back({RegisterName::kGdtr, TableValue(kGdtGpa, 63)});
-      add(RegisterName::kEfer, 0x501);       // LMA, LME, SCE
+      add(RegisterName::kEfer, 0x501);        // LMA, LME, SCE
       add(RegisterName::kCr4, 0x20 | 0x600);  // PAE, OSFXSR, OSXMMEXCPT
       add(RegisterName::kCr3, kPml4Gpa);
       add(RegisterName::kCr0, 0x80010033);  // PG, WP, NE, ET, MP, PE
@@ -287,8 +289,10 @@ void TestMachine::Start(Mode mode, absl::Span<const uint8_t> code) {
 
 void TestMachine::SetUserMode(uint64_t rip) {
   const RegisterName names[] = {RegisterName::kCs, RegisterName::kSs, RegisterName::kDs, RegisterName::kRip};
-  const RegisterValue values[] = {SegmentValue(0, 0xFFFFFFFF, kUserCode64, 0xA0FB), SegmentValue(0, 0xFFFFFFFF, kUserData, 0xC0F3),
-                                  SegmentValue(0, 0xFFFFFFFF, kUserData, 0xC0F3), {rip, 0}};
+  const RegisterValue values[] = {SegmentValue(0, 0xFFFFFFFF, kUserCode64, 0xA0FB),
+                                  SegmentValue(0, 0xFFFFFFFF, kUserData, 0xC0F3),
+                                  SegmentValue(0, 0xFFFFFFFF, kUserData, 0xC0F3),
+                                  {rip, 0}};
   const absl::Status status = vp().SetRegisters(names, values);
   ASSERT_TRUE(status.ok()) << status;
 }

@@ -76,15 +76,17 @@ TEST(SseOpsTest, MmxFormsAgreeWithTheHost) {
   std::mt19937_64 random(seed);
   const auto run = [](ZydisMnemonic mnemonic, uint8_t imm, uint64_t a, uint64_t b) {
     const SseOp* op = FindMmxOp(mnemonic, imm);
-    return static_cast<uint64_t>(
-        _mm_cvtsi128_si64(op->op(_mm_cvtsi64_si128(static_cast<int64_t>(a)), _mm_cvtsi64_si128(static_cast<int64_t>(b)))));
+    return static_cast<uint64_t>(_mm_cvtsi128_si64(
+        op->op(_mm_cvtsi64_si128(static_cast<int64_t>(a)), _mm_cvtsi64_si128(static_cast<int64_t>(b)))));
   };
-#define AGREES(name, text)                                                                             \
-  {                                                                                                    \
-    uint64_t native;                                                                                   \
-    asm volatile("movq %1, %%mm0; movq %2, %%mm1; " text "; movq %%mm0, %0; emms"                      \
-                 : "=r"(native) : "r"(a), "r"(b) : "mm0", "mm1");                                      \
-    ASSERT_EQ(run(ZYDIS_MNEMONIC_##name, 0x5B & 15, a, b), native) << #name;                           \
+#define AGREES(name, text)                                                        \
+  {                                                                               \
+    uint64_t native;                                                              \
+    asm volatile("movq %1, %%mm0; movq %2, %%mm1; " text "; movq %%mm0, %0; emms" \
+                 : "=r"(native)                                                   \
+                 : "r"(a), "r"(b)                                                 \
+                 : "mm0", "mm1");                                                 \
+    ASSERT_EQ(run(ZYDIS_MNEMONIC_##name, 0x5B & 15, a, b), native) << #name;      \
   }
   for (int step = 0; step < 10'000; ++step) {
     const uint64_t a = random(), b = random();
@@ -115,7 +117,8 @@ TEST(SseOpsTest, MmxFormsAgreeWithTheHost) {
 
 TEST(SseOpsTest, ComparisonsGiveTheFlagsOfTheManual) {
   const auto flags = [](double a, double b) {
-    return FindSseOp(ZYDIS_MNEMONIC_UCOMISD, 0)->flags_op(_mm_castpd_si128(_mm_set_sd(a)), _mm_castpd_si128(_mm_set_sd(b)));
+    return FindSseOp(ZYDIS_MNEMONIC_UCOMISD, 0)
+        ->flags_op(_mm_castpd_si128(_mm_set_sd(a)), _mm_castpd_si128(_mm_set_sd(b)));
   };
   EXPECT_EQ(flags(1, 2), 0x01u);
   EXPECT_EQ(flags(2, 1), 0x00u);

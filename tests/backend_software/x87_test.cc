@@ -169,12 +169,30 @@ TEST_F(X87Test, RandomSequencesAgreeWithTheHost) {
     switch (which) {
 #define HOST_STEP(text) \
   asm volatile("fxrstor64 %0; " text "; fxsave64 %0; fninit" : "+m"(host) : "m"(memory_), "r"(memory_) : "memory")
-      case 0: HOST_STEP("fldl (%2)"); Run(0xDD, 0x00); break;
-      case 1: HOST_STEP("faddl (%2)"); Run(0xDC, 0x00); break;
-      case 2: HOST_STEP("fmul %%st(1), %%st"); Run(0xD8, 0xC9); break;
-      case 3: HOST_STEP(".byte 0xDE, 0xF1"); Run(0xDE, 0xF1); break;
-      case 4: HOST_STEP("fsqrt"); Run(0xD9, 0xFA); break;
-      case 5: HOST_STEP("fcoml (%2)"); Run(0xDC, 0x10); break;
+      case 0:
+        HOST_STEP("fldl (%2)");
+        Run(0xDD, 0x00);
+        break;
+      case 1:
+        HOST_STEP("faddl (%2)");
+        Run(0xDC, 0x00);
+        break;
+      case 2:
+        HOST_STEP("fmul %%st(1), %%st");
+        Run(0xD8, 0xC9);
+        break;
+      case 3:
+        HOST_STEP(".byte 0xDE, 0xF1");
+        Run(0xDE, 0xF1);
+        break;
+      case 4:
+        HOST_STEP("fsqrt");
+        Run(0xD9, 0xFA);
+        break;
+      case 5:
+        HOST_STEP("fcoml (%2)");
+        Run(0xDC, 0x10);
+        break;
 #undef HOST_STEP
     }
     uint16_t status;

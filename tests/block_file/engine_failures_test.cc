@@ -37,8 +37,7 @@ struct Host {
 extern "C" {
 
 int __real_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
-int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
-                          void* (*body)(void*), void* argument) {
+int __wrap_pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*body)(void*), void* argument) {
   return host.refuses_threads ? EAGAIN : __real_pthread_create(thread, attributes, body, argument);
 }
 
@@ -157,8 +156,7 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
     std::vector<WaitedRequest> requests(700);
     std::vector<BlockRequest*> batch;
     for (size_t i = 0; i < requests.size(); ++i) {
-      Fill(requests[i], BlockOp::kWrite, i * kPieceBytes, kPieceBytes,
-           static_cast<uint8_t>(first + i));
+      Fill(requests[i], BlockOp::kWrite, i * kPieceBytes, kPieceBytes, static_cast<uint8_t>(first + i));
       batch.push_back(&requests[i]);
     }
     disk_->Submit(batch);
@@ -170,8 +168,7 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
     disk_->Submit(batch);
     for (size_t i = 0; i < requests.size(); ++i) {
       ASSERT_EQ(requests[i].Wait(), BlockStatus::kOk);
-      ASSERT_EQ(requests[i].bytes,
-                std::vector<uint8_t>(kPieceBytes, static_cast<uint8_t>(first + i)));
+      ASSERT_EQ(requests[i].bytes, std::vector<uint8_t>(kPieceBytes, static_cast<uint8_t>(first + i)));
     }
   }
 
@@ -180,8 +177,7 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Engines, EngineFailuresTest,
-                         testing::Values(FileEngineKind::kIoUring, FileEngineKind::kThreads),
-                         [](const auto& info) {
+                         testing::Values(FileEngineKind::kIoUring, FileEngineKind::kThreads), [](const auto& info) {
                            return info.param == FileEngineKind::kIoUring ? "IoUring" : "Threads";
                          });
 
@@ -249,8 +245,7 @@ TEST_P(EngineFailuresTest, WhereThereAreNoHolesADiscardWritesZeroes) {
   Mend();
   Fill(request, BlockOp::kRead, 0, kSize, 1);
   ASSERT_EQ(Run(request), BlockStatus::kOk);
-  for (size_t i = 0; i < kSize; ++i)
-    ASSERT_EQ(request.bytes[i], i >= 4096 && i < 4096 + (3 << 20) ? 0 : 0xAB) << i;
+  for (size_t i = 0; i < kSize; ++i) ASSERT_EQ(request.bytes[i], i >= 4096 && i < 4096 + (3 << 20) ? 0 : 0xAB) << i;
 }
 
 TEST_P(EngineFailuresTest, WithoutDsyncAForcedWriteIsFlushed) {

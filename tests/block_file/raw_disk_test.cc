@@ -82,8 +82,7 @@ class RawDiskTest : public testing::TestWithParam<FileEngineKind> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Engines, RawDiskTest,
-                         testing::Values(FileEngineKind::kAuto, FileEngineKind::kIoUring,
-                                         FileEngineKind::kThreads),
+                         testing::Values(FileEngineKind::kAuto, FileEngineKind::kIoUring, FileEngineKind::kThreads),
                          [](const auto& info) {
                            return info.param == FileEngineKind::kAuto      ? "Auto"
                                   : info.param == FileEngineKind::kIoUring ? "IoUring"
@@ -97,8 +96,7 @@ TEST_P(RawDiskTest, WritesReachTheFileAndReadsComeBack) {
   WaitedRequest request;
   for (const size_t piece : {0u, 512u, 1000u, 40u}) {  // 40: more pieces than one system call takes
     Fill(request, BlockOp::kWrite, 512 * 3, 64 << 10, piece);
-    for (size_t i = 0; i < request.bytes.size(); ++i)
-      request.bytes[i] = static_cast<uint8_t>(i * 31 + piece);
+    for (size_t i = 0; i < request.bytes.size(); ++i) request.bytes[i] = static_cast<uint8_t>(i * 31 + piece);
     const auto written = request.bytes;
     ASSERT_EQ(Run(*disk, request), BlockStatus::kOk);
     const auto contents = FileContents();
@@ -130,16 +128,13 @@ TEST_P(RawDiskTest, ZeroesAndHoles) {
   }
   zero.fua = false;
   Fill(zero, BlockOp::kDiscard, 512 << 10, 128 << 10);
-  ASSERT_EQ(Run(*disk, zero),
-            disk->info().can_discard ? BlockStatus::kOk : BlockStatus::kUnsupported);
+  ASSERT_EQ(Run(*disk, zero), disk->info().can_discard ? BlockStatus::kOk : BlockStatus::kUnsupported);
   Fill(zero, BlockOp::kDiscard, 0, 0);
-  ASSERT_EQ(Run(*disk, zero),
-            disk->info().can_discard ? BlockStatus::kOk : BlockStatus::kUnsupported);
+  ASSERT_EQ(Run(*disk, zero), disk->info().can_discard ? BlockStatus::kOk : BlockStatus::kUnsupported);
   const auto contents = FileContents();
   ASSERT_EQ(contents.size(), kSize);
   for (size_t i = 0; i < 1 << 20; ++i) {
-    const bool zeroed = (i >= 4096 && i < 4096 + 8192) ||
-                        (i >= 4096 + 65536 && i < 4096 + 65536 + 8192) ||
+    const bool zeroed = (i >= 4096 && i < 4096 + 8192) || (i >= 4096 + 65536 && i < 4096 + 65536 + 8192) ||
                         (disk->info().can_discard && i >= 512 << 10 && i < 640 << 10);
     ASSERT_EQ(contents[i], zeroed ? 0 : 0xAB) << i;
   }
@@ -184,8 +179,7 @@ TEST_P(RawDiskTest, AgreesWithAByteArrayUnderManyThreadsAndBatches) {
         for (WaitedRequest& request : requests) {
           ASSERT_EQ(request.Wait(), BlockStatus::kOk);
           if (request.op == BlockOp::kRead) {
-            ASSERT_EQ(std::memcmp(request.bytes.data(),
-                                  models[t].data() + (request.offset_bytes - t * kShare),
+            ASSERT_EQ(std::memcmp(request.bytes.data(), models[t].data() + (request.offset_bytes - t * kShare),
                                   request.size_bytes),
                       0);
           }
@@ -196,8 +190,7 @@ TEST_P(RawDiskTest, AgreesWithAByteArrayUnderManyThreadsAndBatches) {
   }
   for (auto& thread : threads) thread.join();
   const auto contents = FileContents();
-  for (int t = 0; t < kThreads; ++t)
-    EXPECT_EQ(std::memcmp(contents.data() + t * kShare, models[t].data(), kShare), 0);
+  for (int t = 0; t < kThreads; ++t) EXPECT_EQ(std::memcmp(contents.data() + t * kShare, models[t].data(), kShare), 0);
 }
 
 TEST_P(RawDiskTest, MoreRequestsThanTheQueueHolds) {
@@ -212,8 +205,7 @@ TEST_P(RawDiskTest, MoreRequestsThanTheQueueHolds) {
   disk->Submit(batch);
   for (auto& request : requests) ASSERT_EQ(request.Wait(), BlockStatus::kOk);
   const auto contents = FileContents();
-  for (size_t i = 0; i < requests.size(); ++i)
-    ASSERT_EQ(contents[i * 4096 + 4095], static_cast<uint8_t>(i));
+  for (size_t i = 0; i < requests.size(); ++i) ASSERT_EQ(contents[i * 4096 + 4095], static_cast<uint8_t>(i));
 }
 
 TEST_P(RawDiskTest, RefusesWhatDoesNotFit) {
@@ -313,8 +305,7 @@ TEST_P(RawDiskTest, OpeningErrorsNameTheFile) {
   EXPECT_THAT(directory.message(), HasSubstr("neither a file nor a block device"));
   EXPECT_TRUE(absl::IsInvalidArgument(OpenStatus("/dev/null")));
   ASSERT_EQ(truncate(path_.c_str(), 1000), 0);
-  EXPECT_THAT(OpenStatus(path_).message(),
-              HasSubstr("its size, 1000 bytes, is not a multiple of 512"));
+  EXPECT_THAT(OpenStatus(path_).message(), HasSubstr("its size, 1000 bytes, is not a multiple of 512"));
   ASSERT_EQ(truncate(path_.c_str(), 0), 0);
   EXPECT_THAT(OpenStatus(path_).message(), HasSubstr("is empty"));
 }

@@ -180,7 +180,7 @@ TEST_F(ApicTest, DisabledAcceptsNoFixedInterrupts) {
 TEST_F(ApicTest, OneShotTimerFiresOnceOnTime) {
   auto& a = apic(0);
   a.WriteMmio(0x320, 0x40);
-  a.WriteMmio(0x3E0, 0b1011);  // divide by 1
+  a.WriteMmio(0x3E0, 0b1011);     // divide by 1
   a.WriteMmio(0x380, 1'000'000);  // 10 ms at 100 MHz
   clock_.Advance(99'999);
   timers_.RunDue();
@@ -291,12 +291,25 @@ TEST_F(ApicTest, RandomRegisterWritesNeverBreakInvariants) {
   for (int step = 0; step < 100'000; ++step) {
     auto& a = apic(random() % 4);
     switch (random() % 6) {
-      case 0: a.WriteMmio(random() % 64 * 16, random()); break;
-      case 1: (void)a.WriteMsr(0x800 + random() % 64, random()); break;
-      case 2: bus_.DeliverMsi(0xFEE00000 | random() % 0x100000, random() & 0xFFFF); break;
-      case 3: io_apic_.WriteMmio(random() % 2 * 16, random()); break;
-      case 4: io_apic_.SetLine(random() % 30, random() % 2); break;
-      case 5: clock_.Advance(random() % 100'000); timers_.RunDue(); break;
+      case 0:
+        a.WriteMmio(random() % 64 * 16, random());
+        break;
+      case 1:
+        (void)a.WriteMsr(0x800 + random() % 64, random());
+        break;
+      case 2:
+        bus_.DeliverMsi(0xFEE00000 | random() % 0x100000, random() & 0xFFFF);
+        break;
+      case 3:
+        io_apic_.WriteMmio(random() % 2 * 16, random());
+        break;
+      case 4:
+        io_apic_.SetLine(random() % 30, random() % 2);
+        break;
+      case 5:
+        clock_.Advance(random() % 100'000);
+        timers_.RunDue();
+        break;
     }
     const int pending = a.PendingVector();
     if (pending >= 0) {

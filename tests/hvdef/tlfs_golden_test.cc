@@ -59,15 +59,17 @@ TEST(Wire, PostMessageAndSignalEvent) {
 }
 
 TEST(Wire, SynicMessage) {
-  Message message{.header = {.message_type = 0x80000010, .payload_size = 24, .flags = kMessagePending, .origin = 0x0708}};
+  Message message{
+      .header = {.message_type = 0x80000010, .payload_size = 24, .flags = kMessagePending, .origin = 0x0708}};
   message.payload[0] = 2;
   auto bytes = Bytes(message);
   EXPECT_EQ(std::vector(bytes.begin(), bytes.begin() + 17),
             (std::vector{0x10, 0, 0, 0x80, 24, 1, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 2}));
   EXPECT_EQ(Bytes(TimerMessagePayload{3, 0, 0x0102, 0x0304}),
             (std::vector{3, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0}));
-  EXPECT_EQ(Bytes(ReferenceTscPage{1, 0, 2, -1}), (std::vector{1, 0, 0, 0,    0,    0,    0,    0,    2,    0,    0,   0,
-                                                               0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}));
+  EXPECT_EQ(
+      Bytes(ReferenceTscPage{1, 0, 2, -1}),
+      (std::vector{1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}));
 }
 
 TEST(Wire, InterruptCalls) {
@@ -75,14 +77,20 @@ TEST(Wire, InterruptCalls) {
             (std::vector{0xF3, 0, 0, 0, 0x10, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0}));
   EXPECT_EQ(Bytes(SendSyntheticClusterIpiExInput{.vector = 0xF3, .processor_set = {1, 2}}),
             (std::vector{0xF3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0}));
-  auto bytes = Bytes(AssertVirtualInterruptInput{.partition_id = kPartitionIdSelf, .interrupt_type = 4,
-                                                 .interrupt_flags = kInterruptLogicalDestination, .destination = 6,
-                                                 .vector = 0x30, .target_vtl = 7});
+  auto bytes = Bytes(AssertVirtualInterruptInput{.partition_id = kPartitionIdSelf,
+                                                 .interrupt_type = 4,
+                                                 .interrupt_flags = kInterruptLogicalDestination,
+                                                 .destination = 6,
+                                                 .vector = 0x30,
+                                                 .target_vtl = 7});
   EXPECT_EQ(std::vector(bytes.begin() + 8, bytes.end()),
             (std::vector{4, 0, 0, 0, 2, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0x30, 0, 0, 0, 7, 0, 0, 0}));
-  bytes = Bytes(RetargetDeviceInterruptInput{.partition_id = kPartitionIdSelf, .device_id = 1,
-                                             .entry = {kInterruptSourceMsi, 0, 0xFEE00000, 0x4031}, .vector = 0x31,
-                                             .flags = kInterruptTargetProcessorSet, .mask_or_format = 3});
+  bytes = Bytes(RetargetDeviceInterruptInput{.partition_id = kPartitionIdSelf,
+                                             .device_id = 1,
+                                             .entry = {kInterruptSourceMsi, 0, 0xFEE00000, 0x4031},
+                                             .vector = 0x31,
+                                             .flags = kInterruptTargetProcessorSet,
+                                             .mask_or_format = 3});
   EXPECT_EQ(std::vector(bytes.begin() + 16, bytes.begin() + 32),
             (std::vector{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xE0, 0xFE, 0x31, 0x40, 0, 0}));
   EXPECT_EQ(std::vector(bytes.begin() + 40, bytes.end()),

@@ -74,8 +74,7 @@ class Calls {
     }
     return {HvStatus::kSuccess, reps.size()};
   }
-  RepResult SumBoth(Caller&, const Header& in, absl::Span<const uint64_t> variable,
-                    Reps<uint64_t, Nothing> reps) {
+  RepResult SumBoth(Caller&, const Header& in, absl::Span<const uint64_t> variable, Reps<uint64_t, Nothing> reps) {
     sum += in.factor * std::accumulate(variable.begin(), variable.end(), uint64_t{0});
     for (uint64_t each : reps.inputs()) sum += each;
     return {HvStatus::kSuccess, reps.size()};
@@ -153,8 +152,7 @@ class DispatcherTest : public ::testing::Test {
   void Finish() {
     Caller caller{vp_, privileges_};
     retries_ = 0;
-    while ((outcome_ = dispatcher_.Dispatch(caller, &record_)) == HypercallOutcome::kRetry)
-      ++retries_;
+    while ((outcome_ = dispatcher_.Dispatch(caller, &record_)) == HypercallOutcome::kRetry) ++retries_;
   }
   template <typename T>
   void Put(uint64_t gpa, const T& value) {
@@ -205,13 +203,11 @@ TEST_F(DispatcherTest, CallsOf32BitCallers) {
   std::vector<uint32_t> elements(12);
   std::iota(elements.begin(), elements.end(), 1);
   std::memcpy(&host_[136], elements.data(), 48);
-  EXPECT_EQ(Call32(Control::Make(kMultiply, false, 0, 12), 128, 4096),
-            hvdef::MakeResult(HvStatus::kSuccess, 12));
+  EXPECT_EQ(Call32(Control::Make(kMultiply, false, 0, 12), 128, 4096), hvdef::MakeResult(HvStatus::kSuccess, 12));
   EXPECT_EQ(retries_, 2);
   EXPECT_EQ(Get<uint64_t>(4096 + 11 * 8), 36u);
   // Fast input in EBX:ECX and EDI:ESI; XMM input too; XMM output is for 64-bit callers.
-  EXPECT_EQ(StatusOf(Call32(Control::Make(kSumWide, true), 0x100000002, 0x300000004)),
-            HvStatus::kSuccess);
+  EXPECT_EQ(StatusOf(Call32(Control::Make(kSumWide, true), 0x100000002, 0x300000004)), HvStatus::kSuccess);
   EXPECT_EQ(calls_.sum, 0x400000006u);
   EXPECT_EQ(StatusOf(Call32(Control::Make(kAdd, true), 1, 2)), HvStatus::kInvalidHypercallInput);
 }
@@ -264,8 +260,7 @@ TEST_F(DispatcherTest, FastOutputFollowsTheInputRoundedTo16Bytes) {
 
 TEST_F(DispatcherTest, FastOutputWithoutInputBeginsInRdx) {
   // 5 elements of 4 bytes, at most 3 in one go, in RDX, R8 and XMM0.
-  EXPECT_EQ(Call64(Control::Make(kFill, true, 0, 5), ~0ull, ~0ull),
-            hvdef::MakeResult(HvStatus::kSuccess, 5));
+  EXPECT_EQ(Call64(Control::Make(kFill, true, 0, 5), ~0ull, ~0ull), hvdef::MakeResult(HvStatus::kSuccess, 5));
   EXPECT_EQ(retries_, 1);
   EXPECT_EQ(vp_.GetGpr(Gpr::kRdx), 0x0000000200000001u);
   EXPECT_EQ(vp_.GetGpr(Gpr::kR8), 0x0000000400000003u);
@@ -304,8 +299,7 @@ TEST_F(DispatcherTest, RepErrorTellsHowManyAreDone) {
   Put(0, Header{2});
   const uint32_t elements[] = {1, 2, 3, 4, 5, 6, 13, 8};
   Put(8, elements);
-  EXPECT_EQ(Call64(Control::Make(kMultiply, false, 0, 8), 0, 4096),
-            hvdef::MakeResult(HvStatus::kInvalidParameter, 6));
+  EXPECT_EQ(Call64(Control::Make(kMultiply, false, 0, 8), 0, 4096), hvdef::MakeResult(HvStatus::kInvalidParameter, 6));
   EXPECT_EQ(Get<uint64_t>(4096 + 5 * 8), 12u);
   EXPECT_EQ(Get<uint64_t>(4096 + 6 * 8), 0xEEEEEEEEEEEEEEEE);
 }
@@ -318,8 +312,7 @@ TEST_F(DispatcherTest, VariableHeaders) {
   EXPECT_EQ(calls_.sum, 21u);
   EXPECT_EQ(Call64(Control::Make(kSumVariable, false, 0), 0, 0), 0u);
   EXPECT_EQ(calls_.variable_words, 0u);
-  EXPECT_EQ(StatusOf(Call64(Control::Make(kSumVariable, false, 0x3FF), 0, 0)),
-            HvStatus::kInvalidAlignment);
+  EXPECT_EQ(StatusOf(Call64(Control::Make(kSumVariable, false, 0x3FF), 0, 0)), HvStatus::kInvalidAlignment);
 }
 
 TEST_F(DispatcherTest, ControlWordsThatAreWrong) {
@@ -333,14 +326,10 @@ TEST_F(DispatcherTest, ControlWordsThatAreWrong) {
   EXPECT_EQ(status(Control::Make(kNop, false, 0, 1).value), HvStatus::kInvalidHypercallInput)
       << "reps of a simple call";
   EXPECT_EQ(status(Control::Make(kNop, false, 0, 0, 1).value), HvStatus::kInvalidHypercallInput);
-  EXPECT_EQ(status(Control::Make(kNop, false, 1).value), HvStatus::kInvalidHypercallInput)
-      << "no variable header";
-  EXPECT_EQ(status(Control::Make(kMultiply).value), HvStatus::kInvalidHypercallInput)
-      << "rep call without reps";
-  EXPECT_EQ(status(Control::Make(kMultiply, false, 0, 3, 3).value),
-            HvStatus::kInvalidHypercallInput);
-  EXPECT_EQ(status(Control::Make(kMultiply, true, 0, 40).value), HvStatus::kInvalidHypercallInput)
-      << "too long";
+  EXPECT_EQ(status(Control::Make(kNop, false, 1).value), HvStatus::kInvalidHypercallInput) << "no variable header";
+  EXPECT_EQ(status(Control::Make(kMultiply).value), HvStatus::kInvalidHypercallInput) << "rep call without reps";
+  EXPECT_EQ(status(Control::Make(kMultiply, false, 0, 3, 3).value), HvStatus::kInvalidHypercallInput);
+  EXPECT_EQ(status(Control::Make(kMultiply, true, 0, 40).value), HvStatus::kInvalidHypercallInput) << "too long";
   EXPECT_EQ(calls_.nops, 0);
 }
 
@@ -360,10 +349,8 @@ TEST_F(DispatcherTest, ListsLieInOnePageOfMemory) {
   EXPECT_EQ(status(4096 - 16, 8192 - 8), HvStatus::kSuccess);
   EXPECT_EQ(status(4 * 4096, 4096), HvStatus::kInvalidAlignment) << "not memory";
   EXPECT_EQ(status(0, ~uint64_t{0} << 12), HvStatus::kInvalidAlignment);
-  EXPECT_EQ(StatusOf(Call64(Control::Make(kNop), 3, 5)), HvStatus::kSuccess)
-      << "no lists, no addresses";
-  EXPECT_EQ(StatusOf(Call64(Control::Make(kMultiply, false, 0, 0xFFF), 0, 4096)),
-            HvStatus::kInvalidAlignment);
+  EXPECT_EQ(StatusOf(Call64(Control::Make(kNop), 3, 5)), HvStatus::kSuccess) << "no lists, no addresses";
+  EXPECT_EQ(StatusOf(Call64(Control::Make(kMultiply, false, 0, 0xFFF), 0, 4096)), HvStatus::kInvalidAlignment);
 }
 
 TEST_F(DispatcherTest, CodesAreUnique) {

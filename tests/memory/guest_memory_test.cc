@@ -39,7 +39,8 @@ TEST_F(GuestMemoryTest, RejectsOverlapAndPartialPages) {
 // What a range costs beside its bytes is paid for where it is used.
 TEST_F(GuestMemoryTest, TakesLittleForPagesNobodyTouches) {
   constexpr uint64_t kSize = uint64_t{1} << 38;
-  void* const reserved = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const reserved =
+      mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   ASSERT_NE(reserved, MAP_FAILED);
   const auto resident_bytes = [] {
     uint64_t pages = 0;

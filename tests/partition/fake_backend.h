@@ -21,8 +21,7 @@
 namespace hvsdk::fake {
 
 inline hvdef::RegisterValue SegmentValue(uint16_t selector, uint16_t attributes) {
-  const hvdef::SegmentRegister segment{
-      .base = 0, .limit = 0xFFFFFFFF, .selector = selector, .attributes = attributes};
+  const hvdef::SegmentRegister segment{.base = 0, .limit = 0xFFFFFFFF, .selector = selector, .attributes = attributes};
   hvdef::RegisterValue value;
   std::memcpy(&value, &segment, sizeof(value));
   return value;
@@ -35,14 +34,12 @@ class FakeVp : public backend::Vp {
     SetMode(/*protection=*/true, /*long_mode=*/true, /*cpl=*/0);
     // What XMM registers and the like begin with.
     for (uint32_t i = 0; i < 16; ++i) {
-      registers[static_cast<hvdef::RegisterName>(static_cast<uint32_t>(hvdef::RegisterName::kXmm0) +
-                                                 i)] = {};
+      registers[static_cast<hvdef::RegisterName>(static_cast<uint32_t>(hvdef::RegisterName::kXmm0) + i)] = {};
     }
     for (const auto name :
-         {hvdef::RegisterName::kRip, hvdef::RegisterName::kRsp, hvdef::RegisterName::kRflags,
-          hvdef::RegisterName::kDs, hvdef::RegisterName::kEs, hvdef::RegisterName::kFs,
-          hvdef::RegisterName::kGs, hvdef::RegisterName::kTr, hvdef::RegisterName::kLdtr,
-          hvdef::RegisterName::kIdtr, hvdef::RegisterName::kGdtr, hvdef::RegisterName::kCr3,
+         {hvdef::RegisterName::kRip, hvdef::RegisterName::kRsp, hvdef::RegisterName::kRflags, hvdef::RegisterName::kDs,
+          hvdef::RegisterName::kEs, hvdef::RegisterName::kFs, hvdef::RegisterName::kGs, hvdef::RegisterName::kTr,
+          hvdef::RegisterName::kLdtr, hvdef::RegisterName::kIdtr, hvdef::RegisterName::kGdtr, hvdef::RegisterName::kCr3,
           hvdef::RegisterName::kCr4, hvdef::RegisterName::kPat}) {
       registers[name] = {};
     }
@@ -55,8 +52,7 @@ class FakeVp : public backend::Vp {
     registers[hvdef::RegisterName::kEfer] = {long_mode ? 0x500u : 0u, 0};
     registers[hvdef::RegisterName::kCs] =
         SegmentValue(0x10 | cpl, kPresentSegment | 0xB | cpl << 5 | (long_mode ? kLong : 0));
-    registers[hvdef::RegisterName::kSs] =
-        SegmentValue(0x18 | cpl, kPresentSegment | 0x3 | cpl << 5);
+    registers[hvdef::RegisterName::kSs] = SegmentValue(0x18 | cpl, kPresentSegment | 0x3 | cpl << 5);
   }
 
   absl::StatusOr<backend::StopReason> Run(backend::ExitHandler&) override {
@@ -92,8 +88,7 @@ class FakeVp : public backend::Vp {
   absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                             absl::Span<const hvdef::RegisterValue> values) override {
     for (size_t i = 0; i < names.size(); ++i) {
-      if (Find(names[i]) == nullptr && GprIndex(names[i]) < 0)
-        return absl::InvalidArgumentError("no such register");
+      if (Find(names[i]) == nullptr && GprIndex(names[i]) < 0) return absl::InvalidArgumentError("no such register");
       if (names[i] == hvdef::RegisterName::kRflags && (values[i].low & 2) == 0) {
         return absl::InvalidArgumentError("impossible value");
       }
@@ -108,25 +103,21 @@ class FakeVp : public backend::Vp {
     return absl::OkStatus();
   }
 
-  void InjectException(const backend::Exception& exception) override {
-    exceptions.push_back(exception.vector);
-  }
+  void InjectException(const backend::Exception& exception) override { exceptions.push_back(exception.vector); }
   absl::Status SetActivity(backend::Activity to) override {
     activity = to;
     return absl::OkStatus();
   }
   absl::StatusOr<backend::Activity> GetActivity() override { return activity; }
 
-  backend::Translation TranslateGva(uint64_t gva, backend::TranslateAccess access,
-                                    bool user) override {
+  backend::Translation TranslateGva(uint64_t gva, backend::TranslateAccess access, bool user) override {
     const auto found = pages.find(gva >> kPageShift);
     if (found == pages.end()) return {};
     backend::Translation translation = found->second;
     translation.gpa |= gva & (kPageSize - 1);
-    translation.privilege_violation =
-        (user && !translation.user) ||
-        (access == backend::TranslateAccess::kWrite && !translation.writable) ||
-        (access == backend::TranslateAccess::kExecute && !translation.executable);
+    translation.privilege_violation = (user && !translation.user) ||
+                                      (access == backend::TranslateAccess::kWrite && !translation.writable) ||
+                                      (access == backend::TranslateAccess::kExecute && !translation.executable);
     return translation;
   }
 
@@ -139,8 +130,7 @@ class FakeVp : public backend::Vp {
 
  private:
   static int GprIndex(hvdef::RegisterName name) {
-    const uint32_t index =
-        static_cast<uint32_t>(name) - static_cast<uint32_t>(hvdef::RegisterName::kRax);
+    const uint32_t index = static_cast<uint32_t>(name) - static_cast<uint32_t>(hvdef::RegisterName::kRax);
     return index < 16 ? static_cast<int>(index) : -1;
   }
   hvdef::RegisterValue* Find(hvdef::RegisterName name) {
@@ -163,15 +153,12 @@ class FakePartition : public backend::Partition {
   };
 
   // The TSC counts `tsc_per_100ns` in each unit of `clock`.
-  FakePartition(const FakeClock& clock, uint64_t tsc_per_100ns)
-      : clock_(clock), tsc_per_100ns_(tsc_per_100ns) {}
+  FakePartition(const FakeClock& clock, uint64_t tsc_per_100ns) : clock_(clock), tsc_per_100ns_(tsc_per_100ns) {}
 
-  absl::Status MapMemory(uint64_t, absl::Span<uint8_t>, backend::MapAccess) override {
-    return absl::OkStatus();
-  }
+  absl::Status MapMemory(uint64_t, absl::Span<uint8_t>, backend::MapAccess) override { return absl::OkStatus(); }
   absl::Status UnmapMemory(uint64_t, uint64_t) override { return absl::OkStatus(); }
-  absl::StatusOr<std::unique_ptr<backend::Vp>> CreateVp(
-      VpIndex index, uint32_t apic_id, absl::Span<const backend::CpuidEntry>) override {
+  absl::StatusOr<std::unique_ptr<backend::Vp>> CreateVp(VpIndex index, uint32_t apic_id,
+                                                        absl::Span<const backend::CpuidEntry>) override {
     return std::make_unique<FakeVp>(index, apic_id);
   }
   absl::StatusOr<std::vector<backend::CpuidEntry>> SupportedCpuid() const override {
@@ -194,12 +181,8 @@ class FakePartition : public backend::Partition {
     flushes_.emplace_back();
     for (VpIndex vp : vps) flushes_.back().push_back(ToInt(vp));
   }
-  absl::Status AssignSignalEvent(ConnectionId, int) override {
-    return absl::UnimplementedError("no kernel");
-  }
-  absl::Status UnassignSignalEvent(ConnectionId, int) override {
-    return absl::UnimplementedError("no kernel");
-  }
+  absl::Status AssignSignalEvent(ConnectionId, int) override { return absl::UnimplementedError("no kernel"); }
+  absl::Status UnassignSignalEvent(ConnectionId, int) override { return absl::UnimplementedError("no kernel"); }
   absl::Status EnableDirtyLog(bool) override { return absl::UnimplementedError("no log"); }
   absl::Status TakeDirtyLog(uint64_t, uint64_t, absl::Span<uint64_t>) override {
     return absl::UnimplementedError("no log");

@@ -47,8 +47,7 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
   explicit FakeMachine(Options options)
       : options(options), host(kMemoryBytes), backend(clock, kTscPer100ns), timers(clock) {
     if (!memory.AddRange(0, absl::MakeSpan(host)).ok()) std::abort();
-    reference_clock =
-        *partition::ReferenceClock::Create(backend, this->options.caps.tsc_frequency_hz);
+    reference_clock = *partition::ReferenceClock::Create(backend, this->options.caps.tsc_frequency_hz);
     const partition::Environment environment{.backend = backend,
                                              .caps = this->options.caps,
                                              .memory = memory,
@@ -68,9 +67,7 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
   }
 
   // MSRs of one VP. A value is returned where the access is allowed.
-  backend::MsrOutcome Write(uint32_t msr, uint64_t value, uint32_t vp = 0) {
-    return vps[vp]->OnMsrWrite(msr, value);
-  }
+  backend::MsrOutcome Write(uint32_t msr, uint64_t value, uint32_t vp = 0) { return vps[vp]->OnMsrWrite(msr, value); }
   uint64_t Read(uint32_t msr, uint32_t vp = 0) {
     uint64_t value = 0xDEADDEADDEADDEAD;
     outcome = vps[vp]->OnMsrRead(msr, value);
@@ -96,8 +93,7 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
     fake.SetGpr(backend::Gpr::kR8, r8);
     fake.SetGpr(backend::Gpr::kRax, ~uint64_t{0});
     retries = 0;
-    while ((hypercall_outcome = vps[vp]->OnHypercall(&record)) == backend::HypercallOutcome::kRetry)
-      ++retries;
+    while ((hypercall_outcome = vps[vp]->OnHypercall(&record)) == backend::HypercallOutcome::kRetry) ++retries;
     return fake.GetGpr(backend::Gpr::kRax);
   }
   template <typename... Parts>

@@ -103,8 +103,7 @@ TEST(HypercallPrivileges, EveryCallWithAndWithoutItsPrivilege) {
       }
       FakeMachine with;
       EXPECT_NE(hvdef::ResultStatus(with.Call(control)), HvStatus::kAccessDenied);
-      EXPECT_EQ(with.partition->hypercalls().Find(static_cast<uint16_t>(each.code))->privilege,
-                each.needs);
+      EXPECT_EQ(with.partition->hypercalls().Find(static_cast<uint16_t>(each.code))->privilege, each.needs);
     }
   }
 }
@@ -112,9 +111,8 @@ TEST(HypercallPrivileges, EveryCallWithAndWithoutItsPrivilege) {
 TEST(HypercallPrivileges, NoOtherCallExists) {
   FakeMachine machine;
   for (uint32_t code = 0; code < 0x10000; ++code) {
-    const bool known =
-        std::any_of(std::begin(kPrivilegeCases), std::end(kPrivilegeCases),
-                    [&](const auto& each) { return static_cast<uint32_t>(each.code) == code; });
+    const bool known = std::any_of(std::begin(kPrivilegeCases), std::end(kPrivilegeCases),
+                                   [&](const auto& each) { return static_cast<uint32_t>(each.code) == code; });
     ASSERT_EQ(machine.partition->hypercalls().Find(code) != nullptr, known) << code;
     if (known) continue;
     ASSERT_EQ(machine.Call(Control::Make(code)), 2u) << code;
@@ -147,32 +145,31 @@ TEST_F(HypercallsTest, FlushVirtualAddressSpace) {
 
 TEST_F(HypercallsTest, FlushVirtualAddressList) {
   const std::vector<uint64_t> ranges(400, 0x7000);
-  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressList, 0, 400), uint64_t{0},
-                          uint64_t{2}, uint64_t{2}, ranges),
+  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressList, 0, 400), uint64_t{0}, uint64_t{2},
+                          uint64_t{2}, ranges),
             hvdef::MakeResult(HvStatus::kSuccess, 400));
   EXPECT_THAT(machine_.backend.TakeFlushes(), ElementsAre(ElementsAre(1)));
-  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressList, 0, 1), uint64_t{0},
-                          uint64_t{4}, uint64_t{2}, uint64_t{0}),
+  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressList, 0, 1), uint64_t{0}, uint64_t{4}, uint64_t{2},
+                          uint64_t{0}),
             hvdef::MakeResult(HvStatus::kInvalidParameter, 0))
       << "non-global mappings only makes no sense for a list";
 }
 
 TEST_F(HypercallsTest, FlushExForms) {
-  EXPECT_EQ(
-      hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressSpaceEx, 1),
-                                        uint64_t{0}, uint64_t{4}, Sparse(1), uint64_t{0b110})),
-      HvStatus::kSuccess);
+  EXPECT_EQ(hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressSpaceEx, 1), uint64_t{0},
+                                              uint64_t{4}, Sparse(1), uint64_t{0b110})),
+            HvStatus::kSuccess);
   EXPECT_THAT(machine_.backend.TakeFlushes(), ElementsAre(ElementsAre(1, 2)));
-  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressListEx, 0, 2), uint64_t{0},
-                          uint64_t{0}, kAllVps, uint64_t{0x1000}, uint64_t{0x2000}),
+  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressListEx, 0, 2), uint64_t{0}, uint64_t{0}, kAllVps,
+                          uint64_t{0x1000}, uint64_t{0x2000}),
             hvdef::MakeResult(HvStatus::kSuccess, 2));
   EXPECT_THAT(machine_.backend.TakeFlushes(), ElementsAre(ElementsAre(0, 1, 2)));
   // Two banks are named and one is there; an unknown format.
-  EXPECT_EQ(hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressSpaceEx, 1),
-                                              uint64_t{0}, uint64_t{0}, Sparse(3), uint64_t{1})),
+  EXPECT_EQ(hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressSpaceEx, 1), uint64_t{0},
+                                              uint64_t{0}, Sparse(3), uint64_t{1})),
             HvStatus::kInvalidHypercallInput);
-  EXPECT_EQ(hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressSpaceEx),
-                                              uint64_t{0}, uint64_t{0}, VpSetHeader{2, 0})),
+  EXPECT_EQ(hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kFlushVirtualAddressSpaceEx), uint64_t{0},
+                                              uint64_t{0}, VpSetHeader{2, 0})),
             HvStatus::kInvalidParameter);
   EXPECT_THAT(machine_.backend.TakeFlushes(), IsEmpty());
 }
@@ -180,13 +177,11 @@ TEST_F(HypercallsTest, FlushExForms) {
 TEST_F(HypercallsTest, SendSyntheticClusterIpi) {
   const auto send = [&](uint32_t vector, uint32_t vtl, uint64_t mask) {
     // Linux makes this one fast.
-    return hvdef::ResultStatus(
-        machine_.CallAt(Control::Make(0x000B, true), vector | uint64_t{vtl} << 32, mask));
+    return hvdef::ResultStatus(machine_.CallAt(Control::Make(0x000B, true), vector | uint64_t{vtl} << 32, mask));
   };
   EXPECT_EQ(send(0xF3, 0, 0b110), HvStatus::kSuccess);
-  EXPECT_THAT(machine_.backend.TakeInterrupts(),
-              ElementsAre(hvsdk::fake::FakePartition::Interrupt{1, 0xF3, false},
-                          hvsdk::fake::FakePartition::Interrupt{2, 0xF3, false}));
+  EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(hvsdk::fake::FakePartition::Interrupt{1, 0xF3, false},
+                                                             hvsdk::fake::FakePartition::Interrupt{2, 0xF3, false}));
   EXPECT_EQ(send(0x10, 0x10, 0b1000), HvStatus::kSuccess) << "VTL 0 by name; no such VP";
   EXPECT_EQ(send(0x0F, 0, 1), HvStatus::kInvalidParameter);
   EXPECT_EQ(send(0x100, 0, 1), HvStatus::kInvalidParameter);
@@ -197,28 +192,22 @@ TEST_F(HypercallsTest, SendSyntheticClusterIpi) {
 
 TEST_F(HypercallsTest, SendSyntheticClusterIpiEx) {
   const auto send = [&](uint16_t words, const auto&... parts) {
-    return hvdef::ResultStatus(
-        machine_.Call(MakeControl(CallCode::kSendSyntheticClusterIpiEx, words), parts...));
+    return hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kSendSyntheticClusterIpiEx, words), parts...));
   };
   EXPECT_EQ(send(0, uint64_t{0x41}, kAllVps), HvStatus::kSuccess);
   EXPECT_EQ(machine_.backend.TakeInterrupts().size(), 3u);
-  EXPECT_EQ(send(2, uint64_t{0x41}, Sparse(0b101), uint64_t{0b10}, ~uint64_t{0}),
-            HvStatus::kSuccess);
-  EXPECT_THAT(machine_.backend.TakeInterrupts(),
-              ElementsAre(hvsdk::fake::FakePartition::Interrupt{1, 0x41, false}));
+  EXPECT_EQ(send(2, uint64_t{0x41}, Sparse(0b101), uint64_t{0b10}, ~uint64_t{0}), HvStatus::kSuccess);
+  EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(hvsdk::fake::FakePartition::Interrupt{1, 0x41, false}));
   EXPECT_EQ(send(0, uint64_t{0x05}, kAllVps), HvStatus::kInvalidParameter);
 }
 
-TEST_F(HypercallsTest, NotifyLongSpinWait) {
-  EXPECT_EQ(machine_.CallAt(Control::Make(0x0008, true), 100, 0), 0u);
-}
+TEST_F(HypercallsTest, NotifyLongSpinWait) { EXPECT_EQ(machine_.CallAt(Control::Make(0x0008, true), 100, 0), 0u); }
 
 TEST_F(HypercallsTest, GetVpRegisters) {
   machine_.fake_vps[1]->registers[RegisterName::kRip] = {0x1234, 0};
   machine_.Write(msr::kSint0 + 3, 0x33, 1);
-  const uint64_t result =
-      machine_.Call(MakeControl(CallCode::kGetVpRegisters, 0, 3), kPartitionIdSelf, uint32_t{1},
-                    uint32_t{0}, RegisterName::kRip, RegisterName::kSint3, RegisterName::kVpIndex);
+  const uint64_t result = machine_.Call(MakeControl(CallCode::kGetVpRegisters, 0, 3), kPartitionIdSelf, uint32_t{1},
+                                        uint32_t{0}, RegisterName::kRip, RegisterName::kSint3, RegisterName::kVpIndex);
   EXPECT_EQ(result, hvdef::MakeResult(HvStatus::kSuccess, 3));
   EXPECT_EQ(machine_.Output<RegisterValue>().low, 0x1234u);
   EXPECT_EQ(machine_.Output<RegisterValue>(16).low, 0x33u);
@@ -228,38 +217,34 @@ TEST_F(HypercallsTest, GetVpRegisters) {
 TEST_F(HypercallsTest, GetVpRegistersOfMoreThanOneGo) {
   std::vector<RegisterName> names(100, RegisterName::kVpIndex);
   names[70] = static_cast<RegisterName>(0x12345678);
-  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpRegisters, 0, 100), kPartitionIdSelf,
-                          hvdef::kVpIndexSelf, uint32_t{0}, names),
+  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpRegisters, 0, 100), kPartitionIdSelf, hvdef::kVpIndexSelf,
+                          uint32_t{0}, names),
             hvdef::MakeResult(HvStatus::kInvalidParameter, 70));
   EXPECT_EQ(machine_.retries, 2);
 }
 
 TEST_F(HypercallsTest, SetVpRegisters) {
   const auto set = [&](uint64_t partition, uint32_t vp, uint32_t vtl, const auto&... elements) {
-    return machine_.Call(MakeControl(CallCode::kSetVpRegisters, 0, sizeof...(elements)), partition,
-                         vp, vtl, elements...);
+    return machine_.Call(MakeControl(CallCode::kSetVpRegisters, 0, sizeof...(elements)), partition, vp, vtl,
+                         elements...);
   };
   using Element = hvdef::RegisterAssociation;
   const auto element = [](RegisterName name, uint64_t low) {
     return Element{static_cast<uint32_t>(name), 0, 0, {low, 0}};
   };
-  EXPECT_EQ(set(kPartitionIdSelf, 2, 0, element(RegisterName::kRip, 0x99),
-                element(RegisterName::kStimer0Count, 7)),
+  EXPECT_EQ(set(kPartitionIdSelf, 2, 0, element(RegisterName::kRip, 0x99), element(RegisterName::kStimer0Count, 7)),
             hvdef::MakeResult(HvStatus::kSuccess, 2));
   EXPECT_EQ(machine_.fake_vps[2]->registers[RegisterName::kRip].low, 0x99u);
   EXPECT_EQ(machine_.Read(msr::kStimer0Count, 2), 7u);
-  EXPECT_EQ(set(kPartitionIdSelf, 2, 0, element(RegisterName::kRip, 1),
-                element(RegisterName::kVpIndex, 1)),
+  EXPECT_EQ(set(kPartitionIdSelf, 2, 0, element(RegisterName::kRip, 1), element(RegisterName::kVpIndex, 1)),
             hvdef::MakeResult(HvStatus::kInvalidParameter, 1))
       << "read-only";
   EXPECT_EQ(set(kPartitionIdSelf, 2, 0, element(RegisterName::kRflags, 0)),
             hvdef::MakeResult(HvStatus::kInvalidParameter, 0));
-  EXPECT_EQ(
-      set(kPartitionIdSelf, 2, 0, Element{static_cast<uint32_t>(RegisterName::kRip), 1, 0, {}}),
-      hvdef::MakeResult(HvStatus::kInvalidParameter, 0))
+  EXPECT_EQ(set(kPartitionIdSelf, 2, 0, Element{static_cast<uint32_t>(RegisterName::kRip), 1, 0, {}}),
+            hvdef::MakeResult(HvStatus::kInvalidParameter, 0))
       << "reserved";
-  EXPECT_EQ(hvdef::ResultStatus(set(1, 2, 0, element(RegisterName::kRip, 1))),
-            HvStatus::kInvalidPartitionId);
+  EXPECT_EQ(hvdef::ResultStatus(set(1, 2, 0, element(RegisterName::kRip, 1))), HvStatus::kInvalidPartitionId);
   EXPECT_EQ(hvdef::ResultStatus(set(kPartitionIdSelf, 3, 0, element(RegisterName::kRip, 1))),
             HvStatus::kInvalidVpIndex);
   EXPECT_EQ(hvdef::ResultStatus(set(kPartitionIdSelf, 2, 0x11, element(RegisterName::kRip, 1))),
@@ -295,30 +280,29 @@ TEST_F(HypercallsTest, StartVirtualProcessor) {
 }
 
 TEST_F(HypercallsTest, GetVpIndexFromApicId) {
-  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpIndexFromApicId, 0, 3), kPartitionIdSelf,
-                          uint64_t{0}, std::vector<uint32_t>{4, 0, 2}),
+  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpIndexFromApicId, 0, 3), kPartitionIdSelf, uint64_t{0},
+                          std::vector<uint32_t>{4, 0, 2}),
             hvdef::MakeResult(HvStatus::kSuccess, 3));
   EXPECT_EQ(machine_.Output<uint32_t>(0), 2u);
   EXPECT_EQ(machine_.Output<uint32_t>(4), 0u);
   EXPECT_EQ(machine_.Output<uint32_t>(8), 1u);
-  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpIndexFromApicId, 0, 2), kPartitionIdSelf,
-                          uint64_t{0}, std::vector<uint32_t>{4, 3}),
+  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpIndexFromApicId, 0, 2), kPartitionIdSelf, uint64_t{0},
+                          std::vector<uint32_t>{4, 3}),
             hvdef::MakeResult(HvStatus::kInvalidParameter, 1));
-  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpIndexFromApicId, 0, 500), kPartitionIdSelf,
-                          uint64_t{0}, std::vector<uint32_t>(500, 2)),
+  EXPECT_EQ(machine_.Call(MakeControl(CallCode::kGetVpIndexFromApicId, 0, 500), kPartitionIdSelf, uint64_t{0},
+                          std::vector<uint32_t>(500, 2)),
             hvdef::MakeResult(HvStatus::kSuccess, 500));
   EXPECT_EQ(machine_.retries, 7);
 }
 
 TEST_F(HypercallsTest, TranslateVirtualAddress) {
   auto& pages = machine_.fake_vps[1]->pages;
-  pages[0xABC] = {
-      .present = true, .gpa = 5 * kPageSize, .writable = false, .user = false, .executable = true};
+  pages[0xABC] = {.present = true, .gpa = 5 * kPageSize, .writable = false, .user = false, .executable = true};
   pages[0xABD] = {.present = true, .gpa = 500 * kPageSize, .user = true};
   pages[0xABE] = {.present = true, .gpa = FakeMachine::kHypercallPage, .user = true};
   const auto translate = [&](uint64_t flags, uint64_t page) {
-    const HvStatus status = machine_.StatusOf(CallCode::kTranslateVirtualAddress, kPartitionIdSelf,
-                                              uint64_t{1}, flags, page);
+    const HvStatus status =
+        machine_.StatusOf(CallCode::kTranslateVirtualAddress, kPartitionIdSelf, uint64_t{1}, flags, page);
     EXPECT_EQ(status, HvStatus::kSuccess);
     return machine_.Output<hvdef::TranslateVirtualAddressOutput>();
   };
@@ -326,8 +310,7 @@ TEST_F(HypercallsTest, TranslateVirtualAddress) {
   const auto code = [&](uint64_t flags, uint64_t page) {
     return static_cast<Result>(translate(flags, page).result_code);
   };
-  const auto found =
-      translate(hvdef::kTranslateValidateRead | hvdef::kTranslateValidateExecute, 0xABC);
+  const auto found = translate(hvdef::kTranslateValidateRead | hvdef::kTranslateValidateExecute, 0xABC);
   EXPECT_EQ(found.result_code, 0u);
   EXPECT_EQ(found.gpa_page, 5u);
   EXPECT_EQ(found.cache_type, hvdef::kCacheTypeWriteBack);
@@ -335,19 +318,14 @@ TEST_F(HypercallsTest, TranslateVirtualAddress) {
   EXPECT_EQ(translate(0, 0xABE).overlay_page, 1);
   EXPECT_EQ(code(0, 0x111), Result::kPageNotPresent);
   EXPECT_EQ(code(hvdef::kTranslateValidateWrite, 0xABC), Result::kPrivilegeViolation);
-  EXPECT_EQ(code(hvdef::kTranslateValidateWrite | hvdef::kTranslatePrivilegeExempt, 0xABC),
-            Result::kSuccess);
-  EXPECT_EQ(code(hvdef::kTranslateValidateRead | hvdef::kTranslateUserAccess, 0xABC),
-            Result::kPrivilegeViolation);
-  EXPECT_EQ(code(hvdef::kTranslateValidateRead | hvdef::kTranslateSupervisorAccess, 0xABC),
-            Result::kSuccess);
+  EXPECT_EQ(code(hvdef::kTranslateValidateWrite | hvdef::kTranslatePrivilegeExempt, 0xABC), Result::kSuccess);
+  EXPECT_EQ(code(hvdef::kTranslateValidateRead | hvdef::kTranslateUserAccess, 0xABC), Result::kPrivilegeViolation);
+  EXPECT_EQ(code(hvdef::kTranslateValidateRead | hvdef::kTranslateSupervisorAccess, 0xABC), Result::kSuccess);
   EXPECT_EQ(code(0, 0xABD), Result::kGpaUnmapped);
   machine_.fake_vps[1]->SetMode(true, true, 3);
-  EXPECT_EQ(code(hvdef::kTranslateValidateRead, 0xABC), Result::kPrivilegeViolation)
-      << "by the VP's own level";
+  EXPECT_EQ(code(hvdef::kTranslateValidateRead, 0xABC), Result::kPrivilegeViolation) << "by the VP's own level";
   const auto status = [&](uint64_t flags, uint64_t page) {
-    return machine_.StatusOf(CallCode::kTranslateVirtualAddress, kPartitionIdSelf, uint64_t{1},
-                             flags, page);
+    return machine_.StatusOf(CallCode::kTranslateVirtualAddress, kPartitionIdSelf, uint64_t{1}, flags, page);
   };
   EXPECT_EQ(status(0x10, 0xABC), HvStatus::kInvalidParameter);
   EXPECT_EQ(status(0xC0, 0xABC), HvStatus::kInvalidParameter) << "user and supervisor";
@@ -358,8 +336,7 @@ TEST_F(HypercallsTest, TranslateVirtualAddress) {
 TEST_F(HypercallsTest, PostMessage) {
   RecordingPort port;
   ASSERT_TRUE(machine_.partition->RegisterPort(ConnectionId{4}, &port).ok());
-  hvdef::PostMessageInput input{
-      .connection_id = 4, .message_type = 1, .payload_size = 3, .payload = {7, 8, 9, 10}};
+  hvdef::PostMessageInput input{.connection_id = 4, .message_type = 1, .payload_size = 3, .payload = {7, 8, 9, 10}};
   const auto post = [&] { return machine_.StatusOf(CallCode::kPostMessage, input); };
   EXPECT_EQ(post(), HvStatus::kSuccess);
   EXPECT_THAT(port.last, ElementsAre(7, 8, 9));
@@ -395,10 +372,8 @@ TEST_F(HypercallsTest, SignalEvent) {
   PortHandler neither;
   ASSERT_TRUE(machine_.partition->RegisterPort(ConnectionId{0xABCDEF}, &port).ok());
   ASSERT_TRUE(machine_.partition->RegisterPort(ConnectionId{1}, &neither).ok());
-  EXPECT_EQ(machine_.partition->RegisterPort(ConnectionId{1}, &port).code(),
-            absl::StatusCode::kAlreadyExists);
-  EXPECT_EQ(machine_.partition->RegisterPort(ConnectionId{1 << 24}, &port).code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(machine_.partition->RegisterPort(ConnectionId{1}, &port).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(machine_.partition->RegisterPort(ConnectionId{1 << 24}, &port).code(), absl::StatusCode::kInvalidArgument);
   const auto signal = [&](uint64_t word) {
     return hvdef::ResultStatus(machine_.CallAt(Control::Make(0x005D, true), word, 0));
   };
@@ -407,16 +382,12 @@ TEST_F(HypercallsTest, SignalEvent) {
   EXPECT_EQ(signal(0x0001'0005'00ABCDEF), HvStatus::kInvalidParameter);
   EXPECT_EQ(signal(2), HvStatus::kInvalidConnectionId);
   EXPECT_EQ(signal(1), HvStatus::kInvalidPortId);
-  EXPECT_EQ(machine_.StatusOf(CallCode::kSignalEvent, uint64_t{0xABCDEF}), HvStatus::kSuccess)
-      << "slow form";
+  EXPECT_EQ(machine_.StatusOf(CallCode::kSignalEvent, uint64_t{0xABCDEF}), HvStatus::kSuccess) << "slow form";
 }
 
 TEST_F(HypercallsTest, AssertVirtualInterrupt) {
-  hvdef::AssertVirtualInterruptInput input{
-      .partition_id = kPartitionIdSelf, .destination = 3, .vector = 0x55};
-  const auto assert_interrupt = [&] {
-    return machine_.StatusOf(CallCode::kAssertVirtualInterrupt, input);
-  };
+  hvdef::AssertVirtualInterruptInput input{.partition_id = kPartitionIdSelf, .destination = 3, .vector = 0x55};
+  const auto assert_interrupt = [&] { return machine_.StatusOf(CallCode::kAssertVirtualInterrupt, input); };
   EXPECT_EQ(assert_interrupt(), HvStatus::kSuccess);
   EXPECT_THAT(machine_.backend.TakeMsis(), ElementsAre(Pair(0xFEE03000u, 0x55u)));
   input.interrupt_type = 1;
@@ -452,33 +423,28 @@ TEST_F(HypercallsTest, AssertVirtualInterrupt) {
 TEST_F(HypercallsTest, RetargetDeviceInterrupt) {
   ASSERT_TRUE(machine_.partition->RegisterDevice(77, /*max_interrupts=*/2).ok());
   EXPECT_EQ(machine_.partition->RegisterDevice(77, 2).code(), absl::StatusCode::kAlreadyExists);
-  hvdef::RetargetDeviceInterruptInput input{
-      .partition_id = kPartitionIdSelf,
-      .device_id = 77,
-      .entry = {hvdef::kInterruptSourceMsi, 0, 0xFEE00000, 0x4031},
-      .vector = 0x61,
-      .mask_or_format = 0b110};
-  const auto retarget = [&] {
-    return machine_.StatusOf(CallCode::kRetargetDeviceInterrupt, input);
-  };
+  hvdef::RetargetDeviceInterruptInput input{.partition_id = kPartitionIdSelf,
+                                            .device_id = 77,
+                                            .entry = {hvdef::kInterruptSourceMsi, 0, 0xFEE00000, 0x4031},
+                                            .vector = 0x61,
+                                            .mask_or_format = 0b110};
+  const auto retarget = [&] { return machine_.StatusOf(CallCode::kRetargetDeviceInterrupt, input); };
   using Interrupt = hvsdk::fake::FakePartition::Interrupt;
   machine_.partition->SignalDeviceInterrupt(77, 0xFEE00000, 0x4031);
-  EXPECT_THAT(machine_.backend.TakeMsis(), ElementsAre(Pair(0xFEE00000u, 0x4031u)))
-      << "not retargeted yet";
+  EXPECT_THAT(machine_.backend.TakeMsis(), ElementsAre(Pair(0xFEE00000u, 0x4031u))) << "not retargeted yet";
   EXPECT_EQ(retarget(), HvStatus::kSuccess);
   machine_.partition->SignalDeviceInterrupt(77, 0xFEE00000, 0x4031);
   EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(Interrupt{1, 0x61, false}));
   input.flags = hvdef::kInterruptTargetMulticast;
   EXPECT_EQ(retarget(), HvStatus::kSuccess);
   machine_.partition->SignalDeviceInterrupt(77, 0xFEE00000, 0x4031);
-  EXPECT_THAT(machine_.backend.TakeInterrupts(),
-              ElementsAre(Interrupt{1, 0x61, false}, Interrupt{2, 0x61, false}));
+  EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(Interrupt{1, 0x61, false}, Interrupt{2, 0x61, false}));
   // A processor set behind the fixed part: valid banks, then the banks.
   input.flags = hvdef::kInterruptTargetProcessorSet;
   input.mask_or_format = 0;
   EXPECT_EQ(retarget(), HvStatus::kInvalidHypercallInput);
-  EXPECT_EQ(hvdef::ResultStatus(machine_.Call(MakeControl(CallCode::kRetargetDeviceInterrupt, 2),
-                                              input, uint64_t{1}, uint64_t{0b001})),
+  EXPECT_EQ(hvdef::ResultStatus(
+                machine_.Call(MakeControl(CallCode::kRetargetDeviceInterrupt, 2), input, uint64_t{1}, uint64_t{0b001})),
             HvStatus::kSuccess);
   machine_.partition->SignalDeviceInterrupt(77, 0xFEE00000, 0x4031);
   EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(Interrupt{0, 0x61, false}));

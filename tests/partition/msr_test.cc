@@ -46,25 +46,20 @@ TEST(Cpuid, FollowsTheEngine) {
   options.caps.auto_eoi = false;
   FakeMachine plain(options);
   auto leaves = CpuidOf(plain);
-  EXPECT_EQ(leaves[0x40000003].eax, 0x00000EEFu)
-      << "runtime to frequency registers, without APIC and statistics";
-  EXPECT_EQ(leaves[0x40000003].ebx, 0x00320030u)
-      << "post, signal, registers, extended calls, start VP";
+  EXPECT_EQ(leaves[0x40000003].eax, 0x00000EEFu) << "runtime to frequency registers, without APIC and statistics";
+  EXPECT_EQ(leaves[0x40000003].ebx, 0x00320030u) << "post, signal, registers, extended calls, start VP";
   EXPECT_EQ(leaves[0x40000003].edx, 0x000E8530u);
-  EXPECT_EQ(leaves[0x40000004].eax,
-            cpuid::kRecommendRelaxedTiming | cpuid::kRecommendDeprecateAutoEoi |
-                cpuid::kRecommendExProcessorMasks | cpuid::kRecommendResetMsr);
+  EXPECT_EQ(leaves[0x40000004].eax, cpuid::kRecommendRelaxedTiming | cpuid::kRecommendDeprecateAutoEoi |
+                                        cpuid::kRecommendExProcessorMasks | cpuid::kRecommendResetMsr);
   EXPECT_EQ(leaves[0x40000003].eax & privilege::kAccessTscInvariantControls, 0u);
 
-  options.caps.auto_eoi = options.caps.apic_msrs = options.caps.cheap_tlb_flush =
-      options.caps.cheap_ipi = true;
+  options.caps.auto_eoi = options.caps.apic_msrs = options.caps.cheap_tlb_flush = options.caps.cheap_ipi = true;
   FakeMachine rich(options);
   leaves = CpuidOf(rich);
   EXPECT_EQ(leaves[0x40000003].eax, 0x00000EFFu);
-  EXPECT_EQ(leaves[0x40000004].eax,
-            cpuid::kRecommendRelaxedTiming | cpuid::kRecommendRemoteTlbFlush |
-                cpuid::kRecommendClusterIpi | cpuid::kRecommendExProcessorMasks |
-                cpuid::kRecommendResetMsr);
+  EXPECT_EQ(leaves[0x40000004].eax, cpuid::kRecommendRelaxedTiming | cpuid::kRecommendRemoteTlbFlush |
+                                        cpuid::kRecommendClusterIpi | cpuid::kRecommendExProcessorMasks |
+                                        cpuid::kRecommendResetMsr);
 
   options.caps.apic_frequency_hz = 0;
   options.vp_runtime = false;
@@ -105,11 +100,9 @@ const std::vector<MsrCase>& MsrCases() {
         {msr::kEom, privilege::kAccessSynicRegs, true, true, 0},
         {msr::kCrashCtl, 0, true, true, 0},
     };
-    for (uint32_t i = 0; i < 16; ++i)
-      all->push_back({msr::kSint0 + i, privilege::kAccessSynicRegs, true, true, 0x30});
+    for (uint32_t i = 0; i < 16; ++i) all->push_back({msr::kSint0 + i, privilege::kAccessSynicRegs, true, true, 0x30});
     for (uint32_t i = 0; i < 8; ++i) {
-      all->push_back(
-          {msr::kStimer0Config + i, privilege::kAccessSyntheticTimerRegs, true, true, 0x10000});
+      all->push_back({msr::kStimer0Config + i, privilege::kAccessSyntheticTimerRegs, true, true, 0x10000});
     }
     for (uint32_t i = 0; i < 5; ++i) all->push_back({msr::kCrashP0 + i, 0, true, true, 9});
     return all;
@@ -124,10 +117,8 @@ TEST(MsrPrivileges, EveryMsrWithAndWithoutItsPrivilege) {
     options.enable_hypercalls = false;
     FakeMachine with(options);
     uint64_t value;
-    EXPECT_EQ(with.vps[0]->OnMsrRead(each.msr, value),
-              each.readable ? MsrOutcome::kDone : MsrOutcome::kFault);
-    EXPECT_EQ(with.Write(each.msr, each.value),
-              each.writable ? MsrOutcome::kDone : MsrOutcome::kFault);
+    EXPECT_EQ(with.vps[0]->OnMsrRead(each.msr, value), each.readable ? MsrOutcome::kDone : MsrOutcome::kFault);
+    EXPECT_EQ(with.Write(each.msr, each.value), each.writable ? MsrOutcome::kDone : MsrOutcome::kFault);
     if (each.needs == 0) continue;
     options.privileges = ~each.needs;
     FakeMachine without(options);
@@ -139,9 +130,8 @@ TEST(MsrPrivileges, EveryMsrWithAndWithoutItsPrivilege) {
 TEST(MsrPrivileges, NoOtherMsrExists) {
   FakeMachine machine;
   for (uint32_t index = msr::kFirst; index <= msr::kLast + 16; ++index) {
-    const bool known = index == msr::kGuestIdle ||
-                       std::any_of(MsrCases().begin(), MsrCases().end(),
-                                   [&](const auto& each) { return each.msr == index; });
+    const bool known = index == msr::kGuestIdle || std::any_of(MsrCases().begin(), MsrCases().end(),
+                                                               [&](const auto& each) { return each.msr == index; });
     if (known) continue;
     uint64_t value;
     EXPECT_EQ(machine.vps[0]->OnMsrRead(index, value), MsrOutcome::kFault) << std::hex << index;
@@ -173,8 +163,7 @@ TEST(Msr, HypercallPageNeedsAnIdentity) {
   machine.Write(msr::kGuestOsId, 1);
   EXPECT_TRUE(machine.Allows(msr::kHypercall, 0x5FFD)) << "preserved bits; not the lock";
   EXPECT_EQ(machine.Read(msr::kHypercall, 1), 0x5FFDu) << "partition-wide";
-  EXPECT_THAT(std::vector(&machine.host[0x5000], &machine.host[0x5005]),
-              ElementsAre(0x0F, 0x01, 0xC1, 0xC3, 0xCC));
+  EXPECT_THAT(std::vector(&machine.host[0x5000], &machine.host[0x5005]), ElementsAre(0x0F, 0x01, 0xC1, 0xC3, 0xCC));
   machine.Write(msr::kGuestOsId, 0);
   EXPECT_EQ(machine.Read(msr::kHypercall), 0x5FFCu) << "disabled with the identity";
   EXPECT_EQ(machine.host[0x5000], 0x77) << "the guest's own byte is back";
@@ -189,8 +178,7 @@ TEST(Msr, HypercallPageMovesAndLocks) {
   EXPECT_FALSE(machine.Allows(msr::kHypercall, FakeMachine::kMemoryBytes | 1)) << "beyond memory";
   EXPECT_FALSE(machine.Allows(msr::kHypercall, ~uint64_t{0xFFF} | 1));
   EXPECT_EQ(machine.Read(msr::kHypercall), 0x9001u);
-  machine.host[0x9000] =
-      0xF4;  // a guest may scribble over it, and gets fresh code with each enabling
+  machine.host[0x9000] = 0xF4;  // a guest may scribble over it, and gets fresh code with each enabling
   EXPECT_TRUE(machine.Allows(msr::kHypercall, 0x9000));
   EXPECT_EQ(machine.host[0x9000], 0x42);
   EXPECT_TRUE(machine.Allows(msr::kHypercall, 0x9003));
@@ -212,13 +200,11 @@ TEST(Msr, ReferenceTscPageAgreesWithTheCounter) {
   hvdef::ReferenceTscPage page;
   std::memcpy(&page, &machine.host[0x6000], sizeof(page));
   EXPECT_EQ(page.sequence, 1u);
-  for (uint64_t now : {uint64_t{123'456'790}, uint64_t{36'000'000'000'000},
-                       uint64_t{31'536'000} * 100 * 10'000'000}) {
+  for (uint64_t now : {uint64_t{123'456'790}, uint64_t{36'000'000'000'000}, uint64_t{31'536'000} * 100 * 10'000'000}) {
     machine.clock.Set(now);
     const uint64_t tsc = machine.backend.GuestTsc();
     const uint64_t guest =
-        static_cast<uint64_t>((static_cast<unsigned __int128>(tsc) * page.scale) >> 64) +
-        page.offset;
+        static_cast<uint64_t>((static_cast<unsigned __int128>(tsc) * page.scale) >> 64) + page.offset;
     EXPECT_EQ(machine.Read(msr::kTimeRefCount, 1), guest);
     // Rounding of the scale is worth a unit in some centuries.
     EXPECT_LE(guest - now, 1u);
@@ -226,8 +212,7 @@ TEST(Msr, ReferenceTscPageAgreesWithTheCounter) {
   EXPECT_FALSE(machine.Allows(msr::kTimeRefCount, 0)) << "read-only";
   EXPECT_TRUE(machine.Allows(msr::kReferenceTsc, 0));
   EXPECT_EQ(machine.host[0x6000], 0x99);
-  EXPECT_TRUE(machine.Allows(msr::kReferenceTsc, FakeMachine::kMemoryBytes * 2 | 1))
-      << "seen by nobody, and no fault";
+  EXPECT_TRUE(machine.Allows(msr::kReferenceTsc, FakeMachine::kMemoryBytes * 2 | 1)) << "seen by nobody, and no fault";
   EXPECT_EQ(machine.Read(msr::kReferenceTsc), FakeMachine::kMemoryBytes * 2 | 1);
 }
 
@@ -239,8 +224,7 @@ TEST(ReferenceClock, StartsAtZeroWhereverTheTscIs) {
   EXPECT_EQ((*reference)->Now100ns(), 0u);
   clock.Advance(77);
   EXPECT_EQ((*reference)->Now100ns(), 77u);
-  EXPECT_EQ(ReferenceClock::Create(backend, 10'000'000).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReferenceClock::Create(backend, 10'000'000).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(Msr, VpAssistPageBelongsToItsVp) {
@@ -333,8 +317,7 @@ TEST(Life, HypercallCodeMustFit) {
                                   .clock = *machine.reference_clock,
                                   .timers = machine.timers,
                                   .events = machine};
-    EXPECT_EQ(Partition::Create({}, environment).status().code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(Partition::Create({}, environment).status().code(), absl::StatusCode::kInvalidArgument);
   }
 }
 

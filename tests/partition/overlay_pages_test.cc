@@ -117,8 +117,7 @@ TEST_F(OverlayPagesTest, AgreesWithAModelOnRandomSteps) {
       }
     }
     for (uint64_t page = 0; page < kPages; ++page) {
-      ASSERT_EQ(Byte(page), stacks[page].empty() ? guest[page] : bytes[stacks[page].back()])
-          << "step " << step;
+      ASSERT_EQ(Byte(page), stacks[page].empty() ? guest[page] : bytes[stacks[page].back()]) << "step " << step;
       ASSERT_EQ(pages_.Covers(page * kPageSize), !stacks[page].empty());
     }
     for (int each = 0; each < kOverlays; ++each) {

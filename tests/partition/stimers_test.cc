@@ -22,20 +22,14 @@ constexpr uint64_t kOn = msr::kStimerEnable;
 constexpr uint64_t kPeriodic = msr::kStimerPeriodic;
 constexpr uint64_t kLazy = msr::kStimerLazy;
 constexpr uint64_t kAuto = msr::kStimerAutoEnable;
-constexpr uint64_t Direct(uint8_t vector) {
-  return msr::kStimerDirect | uint64_t{vector} << msr::kStimerVectorShift;
-}
+constexpr uint64_t Direct(uint8_t vector) { return msr::kStimerDirect | uint64_t{vector} << msr::kStimerVectorShift; }
 constexpr uint64_t ToSint(uint8_t sint) { return uint64_t{sint} << msr::kStimerSintShift; }
 
 class StimersTest : public ::testing::Test {
  protected:
   StimersTest() { machine_.EnableSynic(0); }
-  void Config(uint64_t value, uint32_t timer = 0) {
-    machine_.Write(msr::kStimer0Config + 2 * timer, value);
-  }
-  void Count(uint64_t value, uint32_t timer = 0) {
-    machine_.Write(msr::kStimer0Count + 2 * timer, value);
-  }
+  void Config(uint64_t value, uint32_t timer = 0) { machine_.Write(msr::kStimer0Config + 2 * timer, value); }
+  void Count(uint64_t value, uint32_t timer = 0) { machine_.Write(msr::kStimer0Count + 2 * timer, value); }
   uint64_t Config() { return machine_.Read(msr::kStimer0Config); }
   size_t Fired() { return machine_.backend.TakeInterrupts().size(); }
   // How many interrupts come in each of the next `n` steps of time.
@@ -272,8 +266,7 @@ TEST_F(StimersTest, AgreesWithAModelOnRandomSteps) {
     Model& model = models[timer];
     switch (random() % 3) {
       case 0: {
-        const uint64_t config =
-            (random() % 16) | Direct(random() % 8 == 0 ? 9 : 0x30 + random() % 64);
+        const uint64_t config = (random() % 16) | Direct(random() % 8 == 0 ? 9 : 0x30 + random() % 64);
         Config(config, timer);
         model.config = static_cast<uint8_t>(config >> 4) < 16 ? config & ~kOn : config;
         start(model);
@@ -310,16 +303,13 @@ TEST_F(StimersTest, AgreesWithAModelOnRandomSteps) {
     // Timers that are due at different times in one step come in the order of time; the model goes
     // by timer.
     auto fired = machine_.backend.TakeInterrupts();
-    const auto by_vector = [](const Interrupt& a, const Interrupt& b) {
-      return a.vector < b.vector;
-    };
+    const auto by_vector = [](const Interrupt& a, const Interrupt& b) { return a.vector < b.vector; };
     std::sort(fired.begin(), fired.end(), by_vector);
     std::sort(expected.begin(), expected.end(), by_vector);
     ASSERT_EQ(fired, expected) << "step " << step;
     expected.clear();
     for (uint32_t each = 0; each < 4; ++each) {
-      ASSERT_EQ(machine_.Read(msr::kStimer0Config + 2 * each), models[each].config)
-          << "step " << step;
+      ASSERT_EQ(machine_.Read(msr::kStimer0Config + 2 * each), models[each].config) << "step " << step;
       ASSERT_EQ(machine_.Read(msr::kStimer0Count + 2 * each), models[each].count);
     }
   }

@@ -29,10 +29,8 @@ class SynicTest : public ::testing::Test, public MessageSlotObserver {
     machine_.EnableSynic(0);
     machine_.EnableSynic(1);
   }
-  HvStatus Post(uint32_t sint, uint32_t type, absl::Span<const uint8_t> payload = {},
-                uint32_t vp = 0) {
-    return machine_.partition->PostMessage(VpIndex{vp}, Sint{static_cast<uint8_t>(sint)}, type,
-                                           payload);
+  HvStatus Post(uint32_t sint, uint32_t type, absl::Span<const uint8_t> payload = {}, uint32_t vp = 0) {
+    return machine_.partition->PostMessage(VpIndex{vp}, Sint{static_cast<uint8_t>(sint)}, type, payload);
   }
   HvStatus Signal(uint32_t sint, uint16_t flag, uint32_t vp = 0) {
     return machine_.partition->SignalEvent(VpIndex{vp}, Sint{static_cast<uint8_t>(sint)}, flag);
@@ -40,9 +38,7 @@ class SynicTest : public ::testing::Test, public MessageSlotObserver {
   bool FlagIsSet(uint32_t sint, uint16_t flag, uint32_t vp = 0) {
     return (machine_.host[FakeMachine::FlagsPage(vp) + sint * 256 + flag / 8] >> flag % 8 & 1) != 0;
   }
-  void OnMessageSlotFree(VpIndex vp, Sint sint) override {
-    freed_.emplace_back(ToInt(vp), ToInt(sint));
-  }
+  void OnMessageSlotFree(VpIndex vp, Sint sint) override { freed_.emplace_back(ToInt(vp), ToInt(sint)); }
 
   FakeMachine machine_;
   std::vector<std::pair<uint32_t, uint32_t>> freed_;
@@ -164,8 +160,7 @@ TEST_F(SynicTest, SintValues) {
   FakeMachine::Options options;
   options.caps.auto_eoi = false;
   FakeMachine without(options);
-  EXPECT_FALSE(without.Allows(msr::kSint0 + 1, 0x30 | msr::kSintAutoEoi))
-      << "where the engine has no AutoEOI";
+  EXPECT_FALSE(without.Allows(msr::kSint0 + 1, 0x30 | msr::kSintAutoEoi)) << "where the engine has no AutoEOI";
 }
 
 TEST_F(SynicTest, PagesMoveAndGiveBack) {
@@ -213,8 +208,7 @@ class SynicModel : public SynicTest {
   }
   void Raise(uint32_t sint) {
     if ((sint_[sint] & (msr::kSintMasked | msr::kSintPolling)) != 0) return;
-    expected_.push_back(
-        {0, static_cast<uint8_t>(sint_[sint]), (sint_[sint] & msr::kSintAutoEoi) != 0});
+    expected_.push_back({0, static_cast<uint8_t>(sint_[sint]), (sint_[sint] & msr::kSintAutoEoi) != 0});
   }
   void DeliverAll() {
     if (!enabled()) return;
@@ -333,8 +327,7 @@ TEST_F(SynicModel, AgreesOnRandomSteps) {
           ASSERT_EQ(machine_.Slot(each).header.flags, pending_[each] ? 1 : 0) << "step " << step;
         }
       }
-      for (uint32_t flag = 0; siefp_ && flag < 4; ++flag)
-        ASSERT_EQ(FlagIsSet(each, flag), flags_[each * 4 + flag]);
+      for (uint32_t flag = 0; siefp_ && flag < 4; ++flag) ASSERT_EQ(FlagIsSet(each, flag), flags_[each * 4 + flag]);
     }
   }
 }
@@ -358,8 +351,7 @@ TEST_F(SynicTest, NoMessageIsLostBetweenThreads) {
   }
   std::array<uint32_t, 2> last{};
   uint32_t received = 0;
-  std::atomic_ref<uint32_t> type(
-      *machine_.memory.Word<uint32_t>(FakeMachine::MessagePage(0) + 2 * 256));
+  std::atomic_ref<uint32_t> type(*machine_.memory.Word<uint32_t>(FakeMachine::MessagePage(0) + 2 * 256));
   std::atomic_ref<uint8_t> flags(machine_.host[FakeMachine::MessagePage(0) + 2 * 256 + 5]);
   uint64_t seen_interrupts = 0;
   while (received < 2 * kMessages) {

@@ -24,15 +24,9 @@ struct NullHandler : backend::ExitHandler {
   void OnPortWrite(backend::Vp&, uint16_t, absl::Span<const uint8_t>) override {}
   void OnMmioRead(backend::Vp&, uint64_t, absl::Span<uint8_t>) override {}
   void OnMmioWrite(backend::Vp&, uint64_t, absl::Span<const uint8_t>) override {}
-  backend::MsrOutcome OnMsrRead(backend::Vp&, uint32_t, uint64_t&) override {
-    return backend::MsrOutcome::kFault;
-  }
-  backend::MsrOutcome OnMsrWrite(backend::Vp&, uint32_t, uint64_t) override {
-    return backend::MsrOutcome::kFault;
-  }
-  backend::HypercallOutcome OnHypercall(backend::Vp&) override {
-    return backend::HypercallOutcome::kUndefinedOpcode;
-  }
+  backend::MsrOutcome OnMsrRead(backend::Vp&, uint32_t, uint64_t&) override { return backend::MsrOutcome::kFault; }
+  backend::MsrOutcome OnMsrWrite(backend::Vp&, uint32_t, uint64_t) override { return backend::MsrOutcome::kFault; }
+  backend::HypercallOutcome OnHypercall(backend::Vp&) override { return backend::HypercallOutcome::kUndefinedOpcode; }
 };
 
 // A VP's thread as the machine runs it: sleeping in the guest, kicked, serving.
@@ -88,8 +82,7 @@ TEST(RunOn, VpsAskEachOtherAtOnce) {
   FakeMachine machine(options);
   constexpr int kRounds = 3000;
   std::atomic<int> done{0}, running{3};
-  std::vector<std::unique_ptr<std::atomic<int>>>
-      in_use;  // a VP's registers have one user at a time
+  std::vector<std::unique_ptr<std::atomic<int>>> in_use;  // a VP's registers have one user at a time
   for (int i = 0; i < 3; ++i) in_use.push_back(std::make_unique<std::atomic<int>>(0));
   std::vector<std::thread> threads;
   for (uint32_t self = 0; self < 3; ++self) {
@@ -141,8 +134,7 @@ TEST(PortTable, UnregisterWaitsForTheHandler) {
   } slow;
   PortTable table;
   ASSERT_TRUE(table.Register(ConnectionId{3}, &slow).ok());
-  std::thread caller(
-      [&] { table.Use(ConnectionId{3}, [](PortHandler& port) { return port.OnEvent(0); }); });
+  std::thread caller([&] { table.Use(ConnectionId{3}, [](PortHandler& port) { return port.OnEvent(0); }); });
   while (!slow.inside) std::this_thread::yield();
   std::thread releaser([&] { slow.release = true; });
   table.Unregister(ConnectionId{3});
@@ -169,8 +161,8 @@ TEST(PortTable, PortsComeAndGoWhileTheyAreUsed) {
   for (int i = 0; i < 2; ++i) {
     users.emplace_back([&] {
       for (uint32_t n = 0; !stop; ++n) {
-        const HvStatus status = table.Use(ConnectionId{0x10000 + n % 4},
-                                          [](PortHandler& port) { return port.OnEvent(0); });
+        const HvStatus status =
+            table.Use(ConnectionId{0x10000 + n % 4}, [](PortHandler& port) { return port.OnEvent(0); });
         EXPECT_TRUE(status == HvStatus::kSuccess || status == HvStatus::kInvalidConnectionId);
         hits += status == HvStatus::kSuccess;
       }
@@ -224,8 +216,7 @@ TEST(Threads, SignalsFromManyThreadsSetEveryFlag) {
     });
   }
   for (auto& thread : threads) thread.join();
-  for (uint32_t i = 0; i < 256; ++i)
-    EXPECT_EQ(machine.host[FakeMachine::FlagsPage(0) + 512 + i], 0xFF);
+  for (uint32_t i = 0; i < 256; ++i) EXPECT_EQ(machine.host[FakeMachine::FlagsPage(0) + 512 + i], 0xFF);
   EXPECT_EQ(machine.backend.interrupt_count(), 2048u);
 }
 

@@ -330,17 +330,16 @@ TEST_F(ServerCoreTest, BadGpadlsAreRefused) {
   Connect();
   const std::string no = "< gpadl-created channel=1 gpadl=0x1 status=0xc0000001\n";
   for (const char* tail : {
-           "bytes=16 ranges=0 words=4096,16",               // no range
-           "bytes=0 ranges=1",                              // no words
-           "bytes=15 ranges=1 words=4096,16",               // half a word
-           "bytes=16 ranges=1 words=0,16",                  // an empty range
-           "bytes=16 ranges=1 words=0x100000000010,16",     // an offset beyond the page
-           "bytes=16 ranges=1 words=4097,16",               // spans two pages, names one
-           "bytes=16 ranges=2 words=4096,16",               // the second range is not there
-           "bytes=16 ranges=1 words=4096,256",              // beyond memory
-           "bytes=16 ranges=1 words=4096,0xffffffffffffffff",
-           "bytes=16 ranges=1 words=0xffffffff,16",
-           "bytes=4104 ranges=1 words=4096,16",             // more than a guest may lend
+           "bytes=16 ranges=0 words=4096,16",            // no range
+           "bytes=0 ranges=1",                           // no words
+           "bytes=15 ranges=1 words=4096,16",            // half a word
+           "bytes=16 ranges=1 words=0,16",               // an empty range
+           "bytes=16 ranges=1 words=0x100000000010,16",  // an offset beyond the page
+           "bytes=16 ranges=1 words=4097,16",            // spans two pages, names one
+           "bytes=16 ranges=2 words=4096,16",            // the second range is not there
+           "bytes=16 ranges=1 words=4096,256",           // beyond memory
+           "bytes=16 ranges=1 words=4096,0xffffffffffffffff", "bytes=16 ranges=1 words=0xffffffff,16",
+           "bytes=4104 ranges=1 words=4096,16",  // more than a guest may lend
        }) {
     EXPECT_EQ(Guest(absl::StrCat("gpadl-header channel=1 gpadl=1 ", tail)), no) << tail;
     EXPECT_EQ(core_.gpadl_count(), 0u);
@@ -445,9 +444,9 @@ TEST_F(ServerCoreTest, ImpossibleOpensAreRefused) {
   Lend(1, 5, 8);
   Lend(1, 6, 3);
   Guest("gpadl-header channel=1 gpadl=7 bytes=48 ranges=1 words=0x800004000,16,17,18,19,20");  // not whole pages
-  for (const char* tail : {"gpadl=5 downstream=0", "gpadl=5 downstream=1", "gpadl=5 downstream=7",
-                           "gpadl=5 downstream=4294967295", "gpadl=5 downstream=4 target_vp=4",
-                           "gpadl=6 downstream=2", "gpadl=7 downstream=2", "gpadl=8 downstream=4"}) {
+  for (const char* tail :
+       {"gpadl=5 downstream=0", "gpadl=5 downstream=1", "gpadl=5 downstream=7", "gpadl=5 downstream=4294967295",
+        "gpadl=5 downstream=4 target_vp=4", "gpadl=6 downstream=2", "gpadl=7 downstream=2", "gpadl=8 downstream=4"}) {
     EXPECT_EQ(Guest(absl::StrCat("open-channel channel=1 open_id=1 ", tail)),
               "< open-result channel=1 open_id=1 status=0xc0000001\n")
         << tail;
@@ -511,8 +510,7 @@ TEST_F(ServerCoreTest, RescindInEveryState) {
     EXPECT_EQ(Guest("close-channel channel=1"), "");
     EXPECT_EQ(Guest("open-channel channel=1 open_id=1 gpadl=5 downstream=4 target_vp=1"), "");
     EXPECT_EQ(Lend(1, 6, 4), "< gpadl-created channel=1 gpadl=0x6 status=0x0\n");
-    EXPECT_EQ(Guest("modify-channel channel=1 target_vp=0"),
-              "< modify-channel-response channel=1 status=0xc0000001\n");
+    EXPECT_EQ(Guest("modify-channel channel=1 target_vp=0"), "< modify-channel-response channel=1 status=0xc0000001\n");
     if (row.steps > 0) {
       EXPECT_EQ(Guest("gpadl-teardown channel=1 gpadl=5"), "< gpadl-torndown gpadl=0x5\n");
     }

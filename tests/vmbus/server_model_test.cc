@@ -441,7 +441,8 @@ class Model {
         bool primary = offer.subchannel_index == 0;
         for (const auto& [id, channel] : channels_) {
           EXPECT_FALSE(channel.instance == offer.instance_id.data1 && channel.subchannel == offer.subchannel_index)
-              << "offered twice\n" << Tail();
+              << "offered twice\n"
+              << Tail();
           primary |= channel.instance == offer.instance_id.data1 && channel.subchannel == 0 && !channel.rescinded;
         }
         EXPECT_TRUE(primary) << "a subchannel without its primary\n" << Tail();

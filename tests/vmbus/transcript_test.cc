@@ -43,10 +43,11 @@ TEST(MessageTextTest, RoundTripOfAnyBytes) {
 }
 
 TEST(MessageTextTest, SaysWhatIsWrong) {
-  for (const char* bad : {"", "no-such-message", "open-channel channel", "open-channel colour=3",
-                          "open-channel channel=x", "open-channel channel=4294967296", "unload channel=1", "close-channel channel=1 channel=2",
-                          "initiate-contact version=5", "initiate-contact version=70000.1", "raw 1", "raw 0g",
-                          "gpadl-body gpadl=1 words=zz", "tl-connect-request endpoint=00"}) {
+  for (const char* bad :
+       {"", "no-such-message", "open-channel channel", "open-channel colour=3", "open-channel channel=x",
+        "open-channel channel=4294967296", "unload channel=1", "close-channel channel=1 channel=2",
+        "initiate-contact version=5", "initiate-contact version=70000.1", "raw 1", "raw 0g",
+        "gpadl-body gpadl=1 words=zz", "tl-connect-request endpoint=00"}) {
     const auto message = ParseMessage(bad);
     ASSERT_FALSE(message.ok()) << bad;
     EXPECT_FALSE(message.status().message().empty());

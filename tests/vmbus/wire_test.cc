@@ -82,8 +82,15 @@ TEST(VmbusWireTest, OfferChannel) {
   m.monitor_allocated = 1;
   m.is_dedicated_interrupt = 1;
   m.connection_id = 0x2001;
-  EXPECT_EQ(Bytes(m), Join({{1, 0, 0, 0, 0, 0, 0, 0}, kGuidBytes, kGuidBytes, Zeros(16), {0x10, 0, 0x02, 0x01}, {4},
-                            Zeros(118), {0x77}, {0x04, 0x03, 0x06, 0x05, 0x0A, 0x09, 0x08, 0x07},
+  EXPECT_EQ(Bytes(m), Join({{1, 0, 0, 0, 0, 0, 0, 0},
+                            kGuidBytes,
+                            kGuidBytes,
+                            Zeros(16),
+                            {0x10, 0, 0x02, 0x01},
+                            {4},
+                            Zeros(118),
+                            {0x77},
+                            {0x04, 0x03, 0x06, 0x05, 0x0A, 0x09, 0x08, 0x07},
                             {0xFF, 1, 1, 0, 0x01, 0x20, 0, 0}}));
 }
 
@@ -117,8 +124,14 @@ TEST(VmbusWireTest, OpenChannel) {
   m.target_vp = 3;
   m.downstream_page_offset = 4;
   m.user_data[0] = 5;
-  EXPECT_EQ(Bytes(m), Join({{5, 0, 0, 0, 0, 0, 0, 0}, {1, 0, 0, 0}, {2, 0, 0, 0}, {0x10, 0x1E, 0x0E, 0}, {3, 0, 0, 0},
-                            {4, 0, 0, 0}, {5}, Zeros(119)}));
+  EXPECT_EQ(Bytes(m), Join({{5, 0, 0, 0, 0, 0, 0, 0},
+                            {1, 0, 0, 0},
+                            {2, 0, 0, 0},
+                            {0x10, 0x1E, 0x0E, 0},
+                            {3, 0, 0, 0},
+                            {4, 0, 0, 0},
+                            {5},
+                            Zeros(119)}));
 }
 
 TEST(VmbusWireTest, OpenResult) {
@@ -151,8 +164,12 @@ TEST(VmbusWireTest, InitiateContactOldAndNew) {
   m.interrupt_page_or_target = 0x123456000;
   m.parent_to_child_monitor_page = 0x1000;
   m.child_to_parent_monitor_page = 0x2000;
-  EXPECT_EQ(Bytes(m), Join({{14, 0, 0, 0, 0, 0, 0, 0}, {4, 0, 2, 0}, {1, 0, 0, 0}, {0, 0x60, 0x45, 0x23, 1, 0, 0, 0},
-                            {0, 0x10, 0, 0, 0, 0, 0, 0}, {0, 0x20, 0, 0, 0, 0, 0, 0}}));
+  EXPECT_EQ(Bytes(m), Join({{14, 0, 0, 0, 0, 0, 0, 0},
+                            {4, 0, 2, 0},
+                            {1, 0, 0, 0},
+                            {0, 0x60, 0x45, 0x23, 1, 0, 0, 0},
+                            {0, 0x10, 0, 0, 0, 0, 0, 0},
+                            {0, 0x20, 0, 0, 0, 0, 0, 0}}));
   m.version = static_cast<uint32_t>(Version::kV5_1);
   m.interrupt_page_or_target = 0x0102;
   EXPECT_EQ(TargetSint(m.interrupt_page_or_target), 2);

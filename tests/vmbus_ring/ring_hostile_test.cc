@@ -72,15 +72,26 @@ class Vandal {
       };
       while (!stop_.load(std::memory_order_relaxed)) {
         switch (random() % 8) {
-          case 0: Store(control.write_index, index()); break;
-          case 1: Store(control.read_index, index()); break;
-          case 2: Store(control.interrupt_mask, random() % 3); break;
-          case 3: Store(control.pending_send_size, index()); break;
-          case 4: Store(control.feature_bits, static_cast<uint32_t>(random())); break;
+          case 0:
+            Store(control.write_index, index());
+            break;
+          case 1:
+            Store(control.read_index, index());
+            break;
+          case 2:
+            Store(control.interrupt_mask, random() % 3);
+            break;
+          case 3:
+            Store(control.pending_send_size, index());
+            break;
+          case 4:
+            Store(control.feature_bits, static_cast<uint32_t>(random()));
+            break;
           default: {
             const uint64_t length = random() % 2 == 0 ? random() % 64 : random() & 0xFFFF;
             const uint64_t offset = random() % 2 == 0 ? 2 : random() % 16;
-            memory.At(static_cast<uint32_t>(random() % kSize) & ~7u).Store64(0, random() % 14 | offset << 16 | length << 32);
+            memory.At(static_cast<uint32_t>(random() % kSize) & ~7u)
+                .Store64(0, random() % 14 | offset << 16 | length << 32);
           }
         }
       }
@@ -182,10 +193,18 @@ void WriteToVandal(Memory memory) {
     packets += status == RingStatus::kOk;
     ASSERT_LE(writer.free_bytes(), kSize - 8);
     switch (random() % 5) {
-      case 0: (void)writer.Publish(); break;
-      case 1: (void)writer.PublishLazily(); break;
-      case 2: (void)writer.WaitForRoom(PacketSize(size)); break;
-      case 3: writer.Discard(); break;
+      case 0:
+        (void)writer.Publish();
+        break;
+      case 1:
+        (void)writer.PublishLazily();
+        break;
+      case 2:
+        (void)writer.WaitForRoom(PacketSize(size));
+        break;
+      case 3:
+        writer.Discard();
+        break;
     }
     ASSERT_LE(writer.free_bytes(), kSize - 8);
     if (writer.fault() != RingFault::kNone) {
@@ -199,10 +218,22 @@ void WriteToVandal(Memory memory) {
   EXPECT_GT(corrupt, 0u);
 }
 
-TEST(RingHostileTest, ReaderOnPages) { HeapPages pages; ReadFromVandal(pages.memory()); }
-TEST(RingHostileTest, WriterOnPages) { HeapPages pages; WriteToVandal(pages.memory()); }
-TEST(RingHostileTest, ReaderOnMirror) { OwnedRing ring(kDataPages); ReadFromVandal(ring.memory()); }
-TEST(RingHostileTest, WriterOnMirror) { OwnedRing ring(kDataPages); WriteToVandal(ring.memory()); }
+TEST(RingHostileTest, ReaderOnPages) {
+  HeapPages pages;
+  ReadFromVandal(pages.memory());
+}
+TEST(RingHostileTest, WriterOnPages) {
+  HeapPages pages;
+  WriteToVandal(pages.memory());
+}
+TEST(RingHostileTest, ReaderOnMirror) {
+  OwnedRing ring(kDataPages);
+  ReadFromVandal(ring.memory());
+}
+TEST(RingHostileTest, WriterOnMirror) {
+  OwnedRing ring(kDataPages);
+  WriteToVandal(ring.memory());
+}
 
 }  // namespace
 }  // namespace hvsdk::vmbus

@@ -65,8 +65,8 @@ struct Outcome {
 // Both processors hold the control page's line when the race begins: then each loads from its own copy while its store waits for
 // the other to let go, which is when a missing fence shows.
 template <typename WriterSide, typename ReaderSide, typename Reset>
-Outcome Race(int rounds, bool stop_at_first, const MirroredMemory& memory, WriterSide writer_side, ReaderSide reader_side,
-             Reset reset) {
+Outcome Race(int rounds, bool stop_at_first, const MirroredMemory& memory, WriterSide writer_side,
+             ReaderSide reader_side, Reset reset) {
   Outcome outcome;
   Gate gate;
   std::atomic<bool> stop{false};

@@ -38,7 +38,8 @@ struct ModelPacket {
 template <typename Memory>
 class Model {
  public:
-  Model(Memory memory, uint64_t seed) : random_(seed), memory_(memory), writer_(memory), reader_(memory), source_(kSize + 64) {
+  Model(Memory memory, uint64_t seed)
+      : random_(seed), memory_(memory), writer_(memory), reader_(memory), source_(kSize + 64) {
     for (uint8_t& byte : source_) byte = static_cast<uint8_t>(random_());
     EXPECT_EQ(writer_.Attach(), RingStatus::kOk);
     EXPECT_EQ(reader_.Attach(), RingStatus::kOk);
@@ -46,18 +47,34 @@ class Model {
 
   void Step() {
     switch (random_() % 16) {
-      case 0: case 1: case 2: return StageInBand();
-      case 3: return StageInPlace();
-      case 4: return StageGpaDirect();
-      case 5: return StageTransferPages();
-      case 6: case 7: return Publish(/*lazily=*/false);
-      case 8: return Publish(/*lazily=*/true);
-      case 9: return random_() % 8 == 0 ? Discard() : WaitForRoom();
-      case 10: case 11: return Read();
-      case 12: return PeekAndRelease();
-      case 13: return Commit(random_() % 2 == 0);
-      case 14: return random_() % 4 == 0 ? Mask() : Arm();
-      case 15: return random_() % 64 == 0 ? Reattach() : Read();
+      case 0:
+      case 1:
+      case 2:
+        return StageInBand();
+      case 3:
+        return StageInPlace();
+      case 4:
+        return StageGpaDirect();
+      case 5:
+        return StageTransferPages();
+      case 6:
+      case 7:
+        return Publish(/*lazily=*/false);
+      case 8:
+        return Publish(/*lazily=*/true);
+      case 9:
+        return random_() % 8 == 0 ? Discard() : WaitForRoom();
+      case 10:
+      case 11:
+        return Read();
+      case 12:
+        return PeekAndRelease();
+      case 13:
+        return Commit(random_() % 2 == 0);
+      case 14:
+        return random_() % 4 == 0 ? Mask() : Arm();
+      case 15:
+        return random_() % 64 == 0 ? Reattach() : Read();
     }
   }
 
@@ -67,9 +84,12 @@ class Model {
   // Mostly short, sometimes longer than the ring.
   uint32_t RandomSize() {
     switch (random_() % 8) {
-      case 0: return random_() % (kSize + 64);
-      case 1: return random_() % 4096;
-      default: return random_() % 200;
+      case 0:
+        return random_() % (kSize + 64);
+      case 1:
+        return random_() % 4096;
+      default:
+        return random_() % 200;
     }
   }
   const uint8_t* RandomBytes(uint32_t size) { return &source_[random_() % (source_.size() - size + 1)]; }
@@ -109,7 +129,8 @@ class Model {
     const uint32_t size = RandomSize();
     const uint8_t* bytes = RandomBytes(size);
     const uint64_t id = random_();
-    const PacketHeader header = random_() % 4 == 0 ? PacketHeader::Completion(id) : PacketHeader::InBand(id, id % 2 == 0);
+    const PacketHeader header =
+        random_() % 4 == 0 ? PacketHeader::Completion(id) : PacketHeader::InBand(id, id % 2 == 0);
     Staged(writer_.StageInBand(header, bytes, size), {header.type, header.flags, id, {}, Padded(bytes, size)});
   }
   void StageInPlace() {

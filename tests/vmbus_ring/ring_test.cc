@@ -22,7 +22,8 @@ constexpr uint32_t kPage = hvdef::kRingPageSize;
 // Pages in an order that no mapping would have by itself.
 class ScatteredPages {
  public:
-  explicit ScatteredPages(uint32_t data_pages) : bytes_(new(std::align_val_t(kPage)) uint8_t[(data_pages + 1) * kPage]()) {
+  explicit ScatteredPages(uint32_t data_pages)
+      : bytes_(new (std::align_val_t(kPage)) uint8_t[(data_pages + 1) * kPage]()) {
     for (uint32_t i = 0; i <= data_pages; ++i) pages_.push_back(bytes_.get() + (data_pages - i) * kPage);
   }
   const std::vector<uint8_t*>& pages() const { return pages_; }

@@ -98,7 +98,7 @@ TEST(AcpiTablesTest, MadtNamesEveryProcessorOnce) {
 TEST(AmlTest, PackageLengths) {
   const auto scope = [](size_t body) { return aml::Scope("ABCD", std::string(body, 'x')); };
   EXPECT_EQ(scope(58)[1], 63);
-  EXPECT_EQ(scope(59).substr(1, 2), "\x41\x04");      // 2 + 4 + 59 = 65
+  EXPECT_EQ(scope(59).substr(1, 2), "\x41\x04");        // 2 + 4 + 59 = 65
   EXPECT_EQ(scope(5000).substr(1, 3), "\x8F\x38\x01");  // 3 + 4 + 5000 = 0x138F
 }
 

@@ -21,7 +21,8 @@ namespace {
 class HostClock final : public Clock {
  public:
   uint64_t Now100ns() const override {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count() / 100;
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count() /
+           100;
   }
 
  private:
@@ -118,14 +119,17 @@ TEST_F(EventLoopTest, WatchesDescriptorsWhileTasksNeverEnd) {
   CallTask busy([&] { loop_->Schedule(*again); });
   again = &busy;
   std::atomic<int> events{0};
-  ASSERT_TRUE(loop_->Watch(fd, EPOLLIN, [&](uint32_t) {
-                     uint64_t count;
-                     (void)!read(fd, &count, sizeof(count));
-                     ++events;
-                     loop_->Unwatch(fd);
-                     loop_->Drain(busy);
-                     loop_->Stop();
-                   }).ok());
+  ASSERT_TRUE(loop_
+                  ->Watch(fd, EPOLLIN,
+                          [&](uint32_t) {
+                            uint64_t count;
+                            (void)!read(fd, &count, sizeof(count));
+                            ++events;
+                            loop_->Unwatch(fd);
+                            loop_->Drain(busy);
+                            loop_->Stop();
+                          })
+                  .ok());
   loop_->Schedule(busy);
   Start();
   const uint64_t one = 1;

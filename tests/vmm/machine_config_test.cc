@@ -11,9 +11,16 @@ using ::testing::Not;
 
 TEST(MachineConfigTest, ReadsAMachine) {
   const auto config = ParseMachineConfig(R"pb(
-    kernel: "vmlinuz" initrd: "initrd.img" cmdline: "quiet" memory_mib: 4096 cpus: 4 backend: "kvm"
-    disks { path: "a.img" } disks { path: "b.img" format: "raw" read_only: true }
-    serial { file: "log" } no_reboot: true
+    kernel: "vmlinuz"
+    initrd: "initrd.img"
+    cmdline: "quiet"
+    memory_mib: 4096
+    cpus: 4
+    backend: "kvm"
+    disks { path: "a.img" }
+    disks { path: "b.img" format: "raw" read_only: true }
+    serial { file: "log" }
+    no_reboot: true
   )pb");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(ValidateMachineConfig(*config).ok());
@@ -72,10 +79,27 @@ TEST(MachineConfigTest, MemorySizes) {
   const struct {
     const char* text;
     int64_t mib;  // -1: refused
-  } kCases[] = {{"512M", 512},      {"4G", 4096},   {"1T", 1 << 20}, {"65536K", 64}, {"536870912", 512}, {"4g", 4096},
-                {"", -1},           {"M", -1},      {"-1M", -1},     {"+1M", -1},    {" 1M", -1},        {"1M ", -1},
-                {"1.5G", -1},       {"1MB", -1},    {"0x100M", -1},  {"1000", -1},   {"1025K", -1},      {"0", 0},
-                {"99999999999999999999G", -1},      {"18446744073709551615T", -1},   {"17592186044416G", -1}};
+  } kCases[] = {{"512M", 512},
+                {"4G", 4096},
+                {"1T", 1 << 20},
+                {"65536K", 64},
+                {"536870912", 512},
+                {"4g", 4096},
+                {"", -1},
+                {"M", -1},
+                {"-1M", -1},
+                {"+1M", -1},
+                {" 1M", -1},
+                {"1M ", -1},
+                {"1.5G", -1},
+                {"1MB", -1},
+                {"0x100M", -1},
+                {"1000", -1},
+                {"1025K", -1},
+                {"0", 0},
+                {"99999999999999999999G", -1},
+                {"18446744073709551615T", -1},
+                {"17592186044416G", -1}};
   for (const auto& c : kCases) {
     const auto mib = ParseMemoryMib(c.text);
     EXPECT_EQ(mib.ok() ? int64_t{*mib} : -1, c.mib) << c.text;

@@ -25,9 +25,13 @@ namespace {
 
 // 32-bit code.
 std::string Out(uint16_t port, uint8_t value) {
-  return {'\x66', '\xBA', static_cast<char>(port), static_cast<char>(port >> 8),  // mov dx, port
-          '\xB0', static_cast<char>(value),                                       // mov al, value
-          '\xEE'};                                                                // out dx, al
+  return {'\x66',
+          '\xBA',
+          static_cast<char>(port),
+          static_cast<char>(port >> 8),  // mov dx, port
+          '\xB0',
+          static_cast<char>(value),  // mov al, value
+          '\xEE'};                   // out dx, al
 }
 std::string WriteMsr(uint32_t msr, uint64_t value) {
   std::string code = "\xB9";  // mov ecx, msr

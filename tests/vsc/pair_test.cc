@@ -517,9 +517,9 @@ TEST_F(PairTest, MessagesAreShownInOrder) {
   Boot();
   auto client = Open(1);
   using D = vmbus::Server::Direction;
-  const std::vector<std::pair<D, uint32_t>> expected = {{D::kToRoot, 14}, {D::kToChild, 15}, {D::kToRoot, 3},
-                                                        {D::kToChild, 1}, {D::kToChild, 4}, {D::kToRoot, 8},
-                                                        {D::kToChild, 10}, {D::kToRoot, 5}, {D::kToChild, 6}};
+  const std::vector<std::pair<D, uint32_t>> expected = {{D::kToRoot, 14},  {D::kToChild, 15}, {D::kToRoot, 3},
+                                                        {D::kToChild, 1},  {D::kToChild, 4},  {D::kToRoot, 8},
+                                                        {D::kToChild, 10}, {D::kToRoot, 5},   {D::kToChild, 6}};
   EXPECT_EQ(seen, expected);
 }
 

@@ -154,7 +154,8 @@ TEST(VmbusClientRefusalTest, AnInvalidConnectionPassesOnceConnected) {
 }
 
 TEST(VmbusClientRefusalTest, AnyOtherIsFinal) {
-  for (const HvStatus status : {HvStatus::kAccessDenied, HvStatus::kInvalidParameter, HvStatus::kInvalidHypercallCode}) {
+  for (const HvStatus status :
+       {HvStatus::kAccessDenied, HvStatus::kInvalidParameter, HvStatus::kInvalidHypercallCode}) {
     ScriptedRoot root;
     root.post_status = status;
     root.client.Connect();
@@ -263,9 +264,9 @@ TEST(ClientRingsTest, PagesThatAreNotTwoRingsAreLeftAlone) {
   struct Case {
     uint32_t page_count, outgoing_pages;
   };
-  for (const Case& bad : {Case{kPages, kPages}, Case{kPages, kPages + 1}, Case{kPages, kPages - 1}, Case{kPages, 1},
-                          Case{kPages, 0}, Case{3, 2}, Case{0, 0}, Case{kPages, 0xFFFFFFFF}, Case{0xFFFFFFFF, 2},
-                          Case{kMaxGpadlPages + 1, 2}}) {
+  for (const Case& bad :
+       {Case{kPages, kPages}, Case{kPages, kPages + 1}, Case{kPages, kPages - 1}, Case{kPages, 1}, Case{kPages, 0},
+        Case{3, 2}, Case{0, 0}, Case{kPages, 0xFFFFFFFF}, Case{0xFFFFFFFF, 2}, Case{kMaxGpadlPages + 1, 2}}) {
     SCOPED_TRACE(testing::Message() << bad.page_count << " pages, " << bad.outgoing_pages << " outgoing");
     const std::unique_ptr<uint8_t, void (*)(void*)> memory(
         static_cast<uint8_t*>(std::aligned_alloc(4096, (kPages + 2) * 4096)), std::free);

@@ -79,8 +79,7 @@ class ScsiDiskTest : public testing::Test {
 
   void Make(BlockInfo info) {
     std::vector<uint8_t> contents(kBlocks * 512);
-    for (size_t i = 0; i < contents.size(); ++i)
-      contents[i] = static_cast<uint8_t>(i / 512 * 7 + i);
+    for (size_t i = 0; i < contents.size(); ++i) contents[i] = static_cast<uint8_t>(i / 512 * 7 + i);
     medium_ = std::make_shared<WatchedDisk>(contents, info);
     ScsiDiskOptions options;
     for (size_t i = 0; i < 16; ++i) options.id[i] = static_cast<uint8_t>(0xA0 + i);
@@ -88,8 +87,7 @@ class ScsiDiskTest : public testing::Test {
   }
 
   // Runs a command whose data is cut into pieces of odd sizes.
-  Answer Run(std::vector<uint8_t> cdb, std::vector<uint8_t>* data, uint8_t direction,
-             bool autosense = true) {
+  Answer Run(std::vector<uint8_t> cdb, std::vector<uint8_t>* data, uint8_t direction, bool autosense = true) {
     struct Driven : ScsiCommand {
       BlockStatus outcome = BlockStatus::kOk;
     } command;
@@ -117,8 +115,8 @@ class ScsiDiskTest : public testing::Test {
     }
     EXPECT_EQ(command.work, nullptr);
     EXPECT_EQ(command.status == Status::kGood, command.srb_status == SrbStatus::kSuccess);
-    const auto asc = static_cast<Asc>(command.sense.additional_sense_code << 8 |
-                                      command.sense.additional_sense_qualifier);
+    const auto asc =
+        static_cast<Asc>(command.sense.additional_sense_code << 8 | command.sense.additional_sense_qualifier);
     return {command.status,
             command.srb_status,
             command.transferred,
@@ -133,9 +131,7 @@ class ScsiDiskTest : public testing::Test {
   Answer Out(std::vector<uint8_t> cdb, std::vector<uint8_t>& data) {
     return Run(std::move(cdb), &data, hvdef::storvsc::kDataOut);
   }
-  Answer None(std::vector<uint8_t> cdb) {
-    return Run(std::move(cdb), nullptr, hvdef::storvsc::kDataNone);
-  }
+  Answer None(std::vector<uint8_t> cdb) { return Run(std::move(cdb), nullptr, hvdef::storvsc::kDataNone); }
 
   static void ExpectSense(const Answer& answer, SrbStatus srb, SenseKey key, Asc asc) {
     EXPECT_EQ(answer.status, Status::kCheckCondition);
@@ -198,10 +194,10 @@ TEST_F(ScsiDiskTest, InquirySaysAVirtualDiskOfSpc3) {
   EXPECT_EQ(data[7], 2);  // command queuing
   EXPECT_EQ(std::string(data.begin() + 8, data.begin() + 36), "Msft    Virtual Disk    1.0 ");
   EXPECT_EQ(data[36], 0xEE) << "no more than the allocation length";
-  ExpectSense(In({0x12, 0, 0x80, 0, 36, 0}, data), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
-  ExpectSense(In({0x12, 1, 0x85, 0, 36, 0}, data), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  ExpectSense(In({0x12, 0, 0x80, 0, 36, 0}, data), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kInvalidFieldInCdb);
+  ExpectSense(In({0x12, 1, 0x85, 0, 36, 0}, data), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kInvalidFieldInCdb);
 }
 
 TEST_F(ScsiDiskTest, VitalProductData) {
@@ -219,12 +215,11 @@ TEST_F(ScsiDiskTest, VitalProductData) {
   ExpectGood(In({0x12, 1, 0x80, 0, 255, 0}, data), 36);
   EXPECT_EQ(std::string(data.begin() + 4, data.begin() + 36), "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf");
   ExpectGood(In({0x12, 1, 0x83, 0, 255, 0}, data), 52);
-  EXPECT_THAT(
-      std::vector<uint8_t>(data.begin() + 4, data.begin() + 20),
-      ElementsAre(1, 1, 0, 24, 'M', 's', 'f', 't', ' ', ' ', ' ', ' ', 0xA0, 0xA1, 0xA2, 0xA3));
+  EXPECT_THAT(std::vector<uint8_t>(data.begin() + 4, data.begin() + 20),
+              ElementsAre(1, 1, 0, 24, 'M', 's', 'f', 't', ' ', ' ', ' ', ' ', 0xA0, 0xA1, 0xA2, 0xA3));
   EXPECT_THAT(std::vector<uint8_t>(data.begin() + 32, data.begin() + 52),
-              ElementsAre(1, 3, 0, 16, 0x60, 0x02, 0x24, 0x80, 0xA0, 0xA1, 0xA2, 0xA3, 0xA4, 0xA5,
-                          0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF));
+              ElementsAre(1, 3, 0, 16, 0x60, 0x02, 0x24, 0x80, 0xA0, 0xA1, 0xA2, 0xA3, 0xA4, 0xA5, 0xAA, 0xAB, 0xAC,
+                          0xAD, 0xAE, 0xAF));
   ExpectGood(In({0x12, 1, 0xB0, 0, 255, 0}, data), 64);
   EXPECT_EQ(scsi::LoadBigEndian<uint32_t>(&data[8]), (1u << 20) / 512);
   EXPECT_EQ(scsi::LoadBigEndian<uint32_t>(&data[24]), 256u);
@@ -244,8 +239,8 @@ TEST_F(ScsiDiskTest, ADiskWithoutDiscardDoesNotOfferIt) {
   ExpectGood(In({0x9E, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0}, data), 32);
   EXPECT_EQ(data[14], 0);
   std::vector<uint8_t> list(24);
-  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, list), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidOpCode);
+  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, list), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kInvalidOpCode);
 }
 
 TEST_F(ScsiDiskTest, Capacity) {
@@ -256,8 +251,8 @@ TEST_F(ScsiDiskTest, Capacity) {
   ExpectGood(In({0x9E, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0}, data), 32);
   EXPECT_EQ(scsi::LoadBigEndian<uint64_t>(&data[0]), kBlocks - 1);
   EXPECT_EQ(data[14] >> 6, 3);
-  ExpectSense(In({0x9E, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0}, data),
-              SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  ExpectSense(In({0x9E, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0}, data), SrbStatus::kInvalidRequest,
+              SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
 }
 
 TEST_F(ScsiDiskTest, CapacityBeyond2TiBNeedsTheLongCommand) {
@@ -284,21 +279,18 @@ TEST_F(ScsiDiskTest, ModeSense) {
   EXPECT_EQ(data[2], 0x10);  // DPOFUA, not write protected
   EXPECT_EQ(data[3], 8);
   ExpectGood(In({0x1A, 8, 0x08, 0, 192, 0}, data), 24);
-  EXPECT_THAT(std::vector<uint8_t>(data.begin(), data.begin() + 7),
-              ElementsAre(23, 0, 0x10, 0, 8, 18, 4));
+  EXPECT_THAT(std::vector<uint8_t>(data.begin(), data.begin() + 7), ElementsAre(23, 0, 0x10, 0, 8, 18, 4));
   ExpectGood(In({0x5A, 8, 0x08, 0, 0, 0, 0, 0, 192, 0}, data), 28);
-  EXPECT_THAT(std::vector<uint8_t>(data.begin(), data.begin() + 11),
-              ElementsAre(0, 26, 0, 0x10, 0, 0, 0, 0, 8, 18, 4));
+  EXPECT_THAT(std::vector<uint8_t>(data.begin(), data.begin() + 11), ElementsAre(0, 26, 0, 0x10, 0, 0, 0, 0, 8, 18, 4));
   ExpectGood(In({0x1A, 8, 0x08, 0, 4, 0}, data), 4);
-  ExpectSense(In({0x1A, 8, 0xC8, 0, 192, 0}, data), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kSavingParametersNotSupported);
-  ExpectSense(In({0x1A, 8, 0x1C, 0, 192, 0}, data), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  ExpectSense(In({0x1A, 8, 0xC8, 0, 192, 0}, data), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kSavingParametersNotSupported);
+  ExpectSense(In({0x1A, 8, 0x1C, 0, 192, 0}, data), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kInvalidFieldInCdb);
 }
 
 TEST_F(ScsiDiskTest, SwitchingTheWriteCacheOffFlushesAndForcesWrites) {
-  std::vector<uint8_t> list = {0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0,
-                               0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0};
+  std::vector<uint8_t> list = {0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
   ExpectGood(Out({0x15, 0x10, 0, 0, 24, 0}, list), 24);
   EXPECT_THAT(medium_->ops, ElementsAre(WatchedDisk::Op{BlockOp::kFlush, false, 0, 0}));
   std::vector<uint8_t> block(512);
@@ -314,17 +306,16 @@ TEST_F(ScsiDiskTest, SwitchingTheWriteCacheOffFlushesAndForcesWrites) {
   ExpectGood(Out(Rw10(0x2A, 5, 1), block), 512);
   EXPECT_FALSE(medium_->ops.back().fua);
   list[6] = 5;  // RCD cannot be changed
-  ExpectSense(Out({0x15, 0x10, 0, 0, 24, 0}, list), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidFieldInParameterList);
-  ExpectSense(Out({0x15, 0x10, 0, 0, 23, 0}, list), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kParameterListLengthError);
+  ExpectSense(Out({0x15, 0x10, 0, 0, 24, 0}, list), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kInvalidFieldInParameterList);
+  ExpectSense(Out({0x15, 0x10, 0, 0, 23, 0}, list), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kParameterListLengthError);
 }
 
 TEST_F(ScsiDiskTest, ModeSelectChangesNothingButTheWriteCache) {
   // What MODE SENSE (10) returns can be sent back: a header, the blocks, and all pages.
   std::vector<uint8_t> all(8 + 8 + 12 + 20 + 12);
-  ExpectGood(In({0x5A, 0, 0x3F, 0, 0, 0, 0, 0, uint8_t(all.size()), 0}, all),
-             static_cast<uint32_t>(all.size()));
+  ExpectGood(In({0x5A, 0, 0x3F, 0, 0, 0, 0, 0, uint8_t(all.size()), 0}, all), static_cast<uint32_t>(all.size()));
   all[0] = all[1] = 0;  // reserved here
   const auto select = [&](const std::vector<uint8_t>& list, size_t size_bytes) {
     std::vector<uint8_t> data = list;
@@ -356,8 +347,7 @@ TEST_F(ScsiDiskTest, ModeSelectChangesNothingButTheWriteCache) {
       if (bigger == 0x02) {
         ExpectGood(answer, size);
       } else {
-        ExpectSense(answer, SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-                    Asc::kInvalidFieldInParameterList);
+        ExpectSense(answer, SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInParameterList);
       }
     }
   }
@@ -388,11 +378,11 @@ TEST_F(ScsiDiskTest, ModeSelectChangesNothingButTheWriteCache) {
 TEST_F(ScsiDiskTest, ReadsAndWritesOfEveryLength) {
   std::vector<uint8_t> block(512 * 3);
   for (auto& byte : block) byte = static_cast<uint8_t>(random_());
-  const std::vector<std::vector<uint8_t>> writes = {Rw6(0x0A, 100, 3), Rw10(0x2A, 200, 3),
-                                                    Rw12(0xAA, 300, 3), Rw16(0x8A, 400, 3)};
+  const std::vector<std::vector<uint8_t>> writes = {Rw6(0x0A, 100, 3), Rw10(0x2A, 200, 3), Rw12(0xAA, 300, 3),
+                                                    Rw16(0x8A, 400, 3)};
   for (const auto& cdb : writes) ExpectGood(Out(cdb, block), 512 * 3);
-  const std::vector<std::vector<uint8_t>> reads = {Rw6(0x08, 400, 3), Rw10(0x28, 300, 3),
-                                                   Rw12(0xA8, 200, 3), Rw16(0x88, 100, 3)};
+  const std::vector<std::vector<uint8_t>> reads = {Rw6(0x08, 400, 3), Rw10(0x28, 300, 3), Rw12(0xA8, 200, 3),
+                                                   Rw16(0x88, 100, 3)};
   for (const auto& cdb : reads) {
     std::vector<uint8_t> back(512 * 3);
     ExpectGood(In(cdb, back), 512 * 3);
@@ -413,8 +403,7 @@ TEST_F(ScsiDiskTest, ForceUnitAccessReachesTheDevice) {
   EXPECT_TRUE(medium_->ops.back().fua);
   ExpectGood(Out(Rw6(0x0A, 0x1F0000 & (kBlocks - 1), 1), block), 512);
   EXPECT_FALSE(medium_->ops.back().fua) << "in a short command these bits are part of the address";
-  ExpectSense(Out(Rw10(0x2A, 1, 1, 0x20), block), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest,
+  ExpectSense(Out(Rw10(0x2A, 1, 1, 0x20), block), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
               Asc::kInvalidFieldInCdb);  // protection information
 }
 
@@ -425,8 +414,8 @@ TEST_F(ScsiDiskTest, AForcedReadComesFromTheMedium) {
     medium_->ops.clear();
     std::vector<uint8_t> data(4 * 512, 0xEE);
     ExpectGood(In(cdb, data), 3 * 512);
-    EXPECT_THAT(medium_->ops, ElementsAre(Op{BlockOp::kFlush, false, 0, 0},
-                                          Op{BlockOp::kRead, false, 9 * 512, 3 * 512}))
+    EXPECT_THAT(medium_->ops,
+                ElementsAre(Op{BlockOp::kFlush, false, 0, 0}, Op{BlockOp::kRead, false, 9 * 512, 3 * 512}))
         << "what is in a cache is written out before it is read";
     EXPECT_EQ(std::memcmp(data.data(), &contents[9 * 512], 3 * 512), 0);
     EXPECT_EQ(data[3 * 512], 0xEE);
@@ -434,8 +423,7 @@ TEST_F(ScsiDiskTest, AForcedReadComesFromTheMedium) {
   medium_->ops.clear();
   std::vector<uint8_t> block(512);
   medium_->fail_next = BlockStatus::kIoError;
-  ExpectSense(In(Rw10(0x28, 0, 1, 0x08), block), SrbStatus::kError, SenseKey::kMediumError,
-              Asc::kWriteError);
+  ExpectSense(In(Rw10(0x28, 0, 1, 0x08), block), SrbStatus::kError, SenseKey::kMediumError, Asc::kWriteError);
   EXPECT_EQ(medium_->ops.size(), 1u) << "what cannot be written out is not read";
   ExpectGood(In(Rw10(0x28, 0, 0, 0x08), block), 0);
   ExpectGood(In(Rw10(0x28, 0, 1, 0x10), block), 512);  // DPO alone
@@ -451,25 +439,22 @@ TEST_F(ScsiDiskTest, AForcedReadComesFromTheMedium) {
 
 TEST_F(ScsiDiskTest, AnAddressBeyondTheEndIsNamed) {
   std::vector<uint8_t> data(512 * 2);
-  for (const auto& cdb :
-       {Rw10(0x28, kBlocks - 1, 2), Rw12(0xA8, kBlocks - 1, 2), Rw16(0x88, kBlocks - 1, 2),
-        Rw10(0x2F, kBlocks - 1, 2), Rw10(0x35, kBlocks - 1, 2)}) {
+  for (const auto& cdb : {Rw10(0x28, kBlocks - 1, 2), Rw12(0xA8, kBlocks - 1, 2), Rw16(0x88, kBlocks - 1, 2),
+                          Rw10(0x2F, kBlocks - 1, 2), Rw10(0x35, kBlocks - 1, 2)}) {
     const Answer answer = In(cdb, data);
     ExpectSense(answer, SrbStatus::kError, SenseKey::kIllegalRequest, Asc::kLbaOutOfRange);
     EXPECT_EQ(answer.sense.response_code, 0xF0);
     EXPECT_EQ(uint32_t{answer.sense.information}, kBlocks);
   }
-  ExpectSense(In(Rw16(0x88, ~uint64_t{0}, 2), data), SrbStatus::kError, SenseKey::kIllegalRequest,
+  ExpectSense(In(Rw16(0x88, ~uint64_t{0}, 2), data), SrbStatus::kError, SenseKey::kIllegalRequest, Asc::kLbaOutOfRange);
+  ExpectSense(In(Rw16(0x88, ~uint64_t{0} - 1, 0xFFFFFFFF), data), SrbStatus::kError, SenseKey::kIllegalRequest,
               Asc::kLbaOutOfRange);
-  ExpectSense(In(Rw16(0x88, ~uint64_t{0} - 1, 0xFFFFFFFF), data), SrbStatus::kError,
-              SenseKey::kIllegalRequest, Asc::kLbaOutOfRange);
   EXPECT_TRUE(medium_->ops.empty());
 }
 
 TEST_F(ScsiDiskTest, BuffersThatDoNotFit) {
   std::vector<uint8_t> small(511);
-  ExpectSense(In(Rw10(0x28, 0, 1), small), SrbStatus::kDataOverrun, SenseKey::kIllegalRequest,
-              Asc::kInvalidFieldInCdb);
+  ExpectSense(In(Rw10(0x28, 0, 1), small), SrbStatus::kDataOverrun, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
   std::vector<uint8_t> large(1024, 0xEE);
   ExpectGood(In(Rw10(0x28, 0, 1), large), 512);
   EXPECT_EQ(large[512], 0xEE);
@@ -485,14 +470,12 @@ TEST_F(ScsiDiskTest, AReadOnlyDiskIsWriteProtected) {
   Make(info);
   const auto before = medium_->Contents();
   std::vector<uint8_t> block(512);
-  std::vector<uint8_t> list = {0, 22, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0,
-                               0, 0,  0, 0,  0, 0, 0, 1, 0, 0, 0, 0};
-  for (const auto& cdb :
-       {Rw6(0x0A, 0, 1), Rw10(0x2A, 0, 1), Rw16(0x8A, 0, 1), Rw10(0x2E, 0, 1), Rw10(0x41, 0, 1)}) {
+  std::vector<uint8_t> list = {0, 22, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0};
+  for (const auto& cdb : {Rw6(0x0A, 0, 1), Rw10(0x2A, 0, 1), Rw16(0x8A, 0, 1), Rw10(0x2E, 0, 1), Rw10(0x41, 0, 1)}) {
     ExpectSense(Out(cdb, block), SrbStatus::kError, SenseKey::kDataProtect, Asc::kWriteProtected);
   }
-  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, list), SrbStatus::kError,
-              SenseKey::kDataProtect, Asc::kWriteProtected);
+  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, list), SrbStatus::kError, SenseKey::kDataProtect,
+              Asc::kWriteProtected);
   EXPECT_EQ(medium_->Contents(), before);
   std::vector<uint8_t> data(4);
   ExpectGood(In({0x1A, 8, 0x3F, 0, 4, 0}, data), 4);
@@ -503,11 +486,9 @@ TEST_F(ScsiDiskTest, AReadOnlyDiskIsWriteProtected) {
 TEST_F(ScsiDiskTest, DeviceFailuresBecomeSense) {
   std::vector<uint8_t> block(512);
   medium_->fail_next = BlockStatus::kIoError;
-  ExpectSense(In(Rw10(0x28, 0, 1), block), SrbStatus::kError, SenseKey::kMediumError,
-              Asc::kUnrecoveredReadError);
+  ExpectSense(In(Rw10(0x28, 0, 1), block), SrbStatus::kError, SenseKey::kMediumError, Asc::kUnrecoveredReadError);
   medium_->fail_next = BlockStatus::kIoError;
-  ExpectSense(Out(Rw10(0x2A, 0, 1), block), SrbStatus::kError, SenseKey::kMediumError,
-              Asc::kWriteError);
+  ExpectSense(Out(Rw10(0x2A, 0, 1), block), SrbStatus::kError, SenseKey::kMediumError, Asc::kWriteError);
   medium_->fail_next = BlockStatus::kNoSpace;
   ExpectSense(Out(Rw10(0x2A, 0, 1), block), SrbStatus::kError, SenseKey::kDataProtect,
               Asc::kSpaceAllocationFailedWriteProtect);
@@ -546,23 +527,19 @@ TEST_F(ScsiDiskTest, WriteSame) {
 
   std::vector<uint8_t> zeroes(512);
   ExpectGood(Out(Rw16(0x93, 20, 100), zeroes), 512);
-  EXPECT_EQ(medium_->ops.back(),
-            (WatchedDisk::Op{BlockOp::kWriteZeroes, false, 20 * 512, 100 * 512}));
+  EXPECT_EQ(medium_->ops.back(), (WatchedDisk::Op{BlockOp::kWriteZeroes, false, 20 * 512, 100 * 512}));
   ExpectGood(Out(Rw16(0x93, 20, 100, 0x08), zeroes), 512);
   EXPECT_EQ(medium_->ops.back().op, BlockOp::kDiscard);
   ExpectGood(None(Rw16(0x93, 200, 100, 0x01)), 0);  // NDOB: zeroes without a buffer
-  EXPECT_EQ(medium_->ops.back(),
-            (WatchedDisk::Op{BlockOp::kWriteZeroes, false, 200 * 512, 100 * 512}));
+  EXPECT_EQ(medium_->ops.back(), (WatchedDisk::Op{BlockOp::kWriteZeroes, false, 200 * 512, 100 * 512}));
   ExpectGood(Out(Rw16(0x93, 0, 10, 0x08), pattern), 512);
-  EXPECT_EQ(medium_->ops.back().op, BlockOp::kWrite)
-      << "a pattern is written even if it may be unmapped";
+  EXPECT_EQ(medium_->ops.back().op, BlockOp::kWrite) << "a pattern is written even if it may be unmapped";
   ExpectSense(Out(Rw16(0x93, 0, 0), zeroes), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
               Asc::kInvalidFieldInCdb);
-  ExpectSense(Out(Rw16(0x93, 0, (64 << 20) / 512 + 1), zeroes), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  ExpectSense(Out(Rw16(0x93, 0, (64 << 20) / 512 + 1), zeroes), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kInvalidFieldInCdb);
   medium_->fail_next = BlockStatus::kIoError;
-  ExpectSense(Out(Rw10(0x41, 10, 3000), pattern), SrbStatus::kError, SenseKey::kMediumError,
-              Asc::kWriteError);
+  ExpectSense(Out(Rw10(0x41, 10, 3000), pattern), SrbStatus::kError, SenseKey::kMediumError, Asc::kWriteError);
 }
 
 TEST_F(ScsiDiskTest, WriteSameUnmapsOnlyWhereThePageSaysSo) {
@@ -576,8 +553,7 @@ TEST_F(ScsiDiskTest, WriteSameUnmapsOnlyWhereThePageSaysSo) {
     ExpectGood(In({0x12, 1, 0xB2, 0, 8, 0}, page), 8);
     EXPECT_EQ(page[5] & 0x60, 0) << "neither LBPWS nor LBPWS10";
     for (const auto& cdb : {Rw10(0x41, 20, 100, 0x08), Rw16(0x93, 20, 100, 0x08)}) {
-      ExpectSense(Out(cdb, zeroes), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-                  Asc::kInvalidFieldInCdb);
+      ExpectSense(Out(cdb, zeroes), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     }
     EXPECT_TRUE(medium_->ops.empty());
     ExpectGood(Out(Rw16(0x93, 20, 100), zeroes), 512);
@@ -589,8 +565,7 @@ TEST_F(ScsiDiskTest, WriteSameDoesNotWriteAddresses) {
   std::vector<uint8_t> pattern(512, 7);
   for (const uint8_t flag : {0x02, 0x04}) {  // LBDATA, PBDATA: each block its own contents
     for (const auto& cdb : {Rw10(0x41, 20, 2, flag), Rw16(0x93, 20, 2, flag)}) {
-      ExpectSense(Out(cdb, pattern), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-                  Asc::kInvalidFieldInCdb);
+      ExpectSense(Out(cdb, pattern), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     }
   }
   EXPECT_TRUE(medium_->ops.empty());
@@ -598,20 +573,19 @@ TEST_F(ScsiDiskTest, WriteSameDoesNotWriteAddresses) {
 
 TEST_F(ScsiDiskTest, WithoutWriteCacheADiscardIsOnTheMediumToo) {
   using Op = WatchedDisk::Op;
-  std::vector<uint8_t> list = {0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0,
-                               0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0};
+  std::vector<uint8_t> list = {0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
   ExpectGood(Out({0x15, 0x10, 0, 0, 24, 0}, list), 24);  // WCE off
   medium_->ops.clear();
   std::vector<uint8_t> zeroes(512);
   ExpectGood(Out(Rw16(0x93, 20, 4, 0x08), zeroes), 512);
-  EXPECT_THAT(medium_->ops, ElementsAre(Op{BlockOp::kDiscard, false, 20 * 512, 4 * 512},
-                                        Op{BlockOp::kFlush, false, 0, 0}));
+  EXPECT_THAT(medium_->ops,
+              ElementsAre(Op{BlockOp::kDiscard, false, 20 * 512, 4 * 512}, Op{BlockOp::kFlush, false, 0, 0}));
   medium_->ops.clear();
   std::vector<uint8_t> ranges(8 + 16);
   ranges[1] = 6 + 16, ranges[3] = 16, ranges[8 + 7] = 100, ranges[8 + 11] = 4;
   ExpectGood(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, ranges), 24);
-  EXPECT_THAT(medium_->ops, ElementsAre(Op{BlockOp::kDiscard, false, 100 * 512, 4 * 512},
-                                        Op{BlockOp::kFlush, false, 0, 0}));
+  EXPECT_THAT(medium_->ops,
+              ElementsAre(Op{BlockOp::kDiscard, false, 100 * 512, 4 * 512}, Op{BlockOp::kFlush, false, 0, 0}));
 }
 
 TEST_F(ScsiDiskTest, Unmap) {
@@ -620,23 +594,20 @@ TEST_F(ScsiDiskTest, Unmap) {
   list[8 + 7] = 100, list[8 + 11] = 4;
   list[24 + 6] = 1, list[24 + 11] = 8;
   ExpectGood(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 40, 0}, list), 40);
-  EXPECT_THAT(medium_->ops,
-              ElementsAre(WatchedDisk::Op{BlockOp::kDiscard, false, 100 * 512, 4 * 512},
-                          WatchedDisk::Op{BlockOp::kDiscard, false, 256 * 512, 8 * 512}));
+  EXPECT_THAT(medium_->ops, ElementsAre(WatchedDisk::Op{BlockOp::kDiscard, false, 100 * 512, 4 * 512},
+                                        WatchedDisk::Op{BlockOp::kDiscard, false, 256 * 512, 8 * 512}));
   medium_->ops.clear();
   list[24 + 5] = 1;  // beyond the end: nothing of the list is done
-  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 40, 0}, list), SrbStatus::kError,
-              SenseKey::kIllegalRequest, Asc::kLbaOutOfRange);
+  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 40, 0}, list), SrbStatus::kError, SenseKey::kIllegalRequest,
+              Asc::kLbaOutOfRange);
   EXPECT_TRUE(medium_->ops.empty());
-  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 7, 0}, list), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kParameterListLengthError);
+  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 7, 0}, list), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kParameterListLengthError);
   ExpectGood(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0}, list), 0);
   std::vector<uint8_t> too_many(8 + 16 * 257);
   too_many[2] = (16 * 257) >> 8, too_many[3] = (16 * 257) & 0xFF;
-  ExpectSense(
-      Out({0x42, 0, 0, 0, 0, 0, 0, uint8_t(too_many.size() >> 8), uint8_t(too_many.size()), 0},
-          too_many),
-      SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInParameterList);
+  ExpectSense(Out({0x42, 0, 0, 0, 0, 0, 0, uint8_t(too_many.size() >> 8), uint8_t(too_many.size()), 0}, too_many),
+              SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInParameterList);
 }
 
 TEST_F(ScsiDiskTest, Verify) {
@@ -644,8 +615,7 @@ TEST_F(ScsiDiskTest, Verify) {
   EXPECT_EQ(medium_->ops.size(), 9u) << "the medium is read, 64 KiB at a time";
   EXPECT_EQ(medium_->ops.front().op, BlockOp::kFlush) << "and not what has yet to reach it";
   medium_->fail_next = BlockStatus::kIoError;
-  ExpectSense(None(Rw10(0x2F, 0, 1000)), SrbStatus::kError, SenseKey::kMediumError,
-              Asc::kWriteError);
+  ExpectSense(None(Rw10(0x2F, 0, 1000)), SrbStatus::kError, SenseKey::kMediumError, Asc::kWriteError);
   const auto contents = medium_->Contents();
   std::vector<uint8_t> same(contents.begin() + 100 * 512, contents.begin() + 400 * 512);
   ExpectGood(Out(Rw10(0x2F, 100, 300, 0x02), same), 300 * 512);
@@ -653,16 +623,15 @@ TEST_F(ScsiDiskTest, Verify) {
   const Answer answer = Out(Rw10(0x2F, 100, 300, 0x02), same);
   ExpectSense(answer, SrbStatus::kError, SenseKey::kMiscompare, Asc::kMiscompareDuringVerify);
   EXPECT_EQ(uint32_t{answer.sense.information}, 70000u);
-  ExpectSense(Out(Rw10(0x2F, 100, 300, 0x06), same), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  ExpectSense(Out(Rw10(0x2F, 100, 300, 0x06), same), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+              Asc::kInvalidFieldInCdb);
   ExpectGood(Out(Rw10(0x2E, 100, 300, 0x02), same), 300 * 512);  // write, then compare
   EXPECT_EQ(std::memcmp(&medium_->Contents()[100 * 512], same.data(), same.size()), 0);
   BlockInfo info = MemoryDisk::DefaultInfo();
   info.read_only = true;
   Make(info);
   medium_->fail_next = BlockStatus::kIoError;
-  ExpectSense(None(Rw10(0x2F, 0, 1000)), SrbStatus::kError, SenseKey::kMediumError,
-              Asc::kUnrecoveredReadError);
+  ExpectSense(None(Rw10(0x2F, 0, 1000)), SrbStatus::kError, SenseKey::kMediumError, Asc::kUnrecoveredReadError);
   EXPECT_EQ(medium_->ops.size(), 1u);
 }
 
@@ -674,15 +643,13 @@ TEST_F(ScsiDiskTest, OtherCommands) {
   ExpectGood(None({0x1B, 0, 0, 0, 0, 0}), 0);
   EXPECT_EQ(medium_->ops.back().op, BlockOp::kFlush) << "stopping the unit writes out its cache";
   for (const uint8_t refused : {0x02, 0x30, 0x11}) {  // ejecting; standby; active
-    ExpectSense(None({0x1B, 0, 0, 0, refused, 0}), SrbStatus::kInvalidRequest,
-                SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+    ExpectSense(None({0x1B, 0, 0, 0, refused, 0}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+                Asc::kInvalidFieldInCdb);
   }
-  ExpectSense(None({0x5E, 0, 0, 0, 0, 0, 0, 0, 0, 0}), SrbStatus::kInvalidRequest,
-              SenseKey::kIllegalRequest, Asc::kInvalidOpCode);
-  ExpectSense(None({0xFF}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
+  ExpectSense(None({0x5E, 0, 0, 0, 0, 0, 0, 0, 0, 0}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
               Asc::kInvalidOpCode);
-  ExpectSense(None({}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
-              Asc::kInvalidFieldInCdb);
+  ExpectSense(None({0xFF}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidOpCode);
+  ExpectSense(None({}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
   ExpectSense(None({0x28, 0, 0, 0, 0, 0}), SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest,
               Asc::kInvalidFieldInCdb);
 }
@@ -709,8 +676,7 @@ TEST_F(ScsiDiskTest, AgreesWithAByteArrayOnRandomCommands) {
       case 1:
         answer = In(cdb(0x28, 0xA8, 0x88), data);
         if (fits) {
-          ASSERT_EQ(data, std::vector<uint8_t>(model.begin() + lba * 512,
-                                               model.begin() + (lba + blocks) * 512));
+          ASSERT_EQ(data, std::vector<uint8_t>(model.begin() + lba * 512, model.begin() + (lba + blocks) * 512));
         }
         break;
       case 2:
@@ -729,8 +695,7 @@ TEST_F(ScsiDiskTest, AgreesWithAByteArrayOnRandomCommands) {
       }
       case 5: {
         std::vector<uint8_t> list(24);
-        list[1] = 22, list[3] = 16, list[8 + 6] = lba >> 8, list[8 + 7] = lba,
-        list[8 + 11] = blocks;
+        list[1] = 22, list[3] = 16, list[8 + 6] = lba >> 8, list[8 + 7] = lba, list[8 + 11] = blocks;
         answer = Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, list);
         if (fits) std::fill(model.begin() + lba * 512, model.begin() + (lba + blocks) * 512, 0);
         break;

@@ -112,19 +112,15 @@ class StorageFixture : public testing::Test {
     EXPECT_NE(offer, nullptr);
     if (offer == nullptr) return nullptr;
     const uint64_t gpa = child_->AllocatePages(2 * ring_pages);
-    opened->ring = {
-        .pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * ring_pages},
-        .outgoing_pages = ring_pages};
+    opened->ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * ring_pages},
+                    .outgoing_pages = ring_pages};
     Reopen(*opened, subchannel);
     return opened;
   }
   void Reopen(Opened& opened, uint16_t subchannel = 0) {
-    opened.rings = vsc::ClientRings::Create(child_->host(opened.ring.pages.first_pfn * kPageSize),
-                                            opened.ring);
-    opened.client =
-        std::make_unique<vsc::StorageClient>(child_->client(), opened.channel, opened.rings);
-    EXPECT_TRUE(child_->client().Open(opened.channel, *child_->FindOffer(kInstance, subchannel),
-                                      opened.ring));
+    opened.rings = vsc::ClientRings::Create(child_->host(opened.ring.pages.first_pfn * kPageSize), opened.ring);
+    opened.client = std::make_unique<vsc::StorageClient>(child_->client(), opened.channel, opened.rings);
+    EXPECT_TRUE(child_->client().Open(opened.channel, *child_->FindOffer(kInstance, subchannel), opened.ring));
     Pump();
     EXPECT_EQ(opened.channel.state(), vsc::Channel::State::kOpen);
   }
@@ -159,13 +155,11 @@ class StorageFixture : public testing::Test {
   }
   std::vector<uint8_t> Get(const GuestBuffer& buffer) {
     std::vector<uint8_t> bytes(buffer.size_bytes);
-    Visit(buffer,
-          [&](size_t at, uint8_t* page, size_t size) { std::memcpy(&bytes[at], page, size); });
+    Visit(buffer, [&](size_t at, uint8_t* page, size_t size) { std::memcpy(&bytes[at], page, size); });
     return bytes;
   }
   void Put(const GuestBuffer& buffer, const std::vector<uint8_t>& bytes) {
-    Visit(buffer,
-          [&](size_t at, uint8_t* page, size_t size) { std::memcpy(page, &bytes[at], size); });
+    Visit(buffer, [&](size_t at, uint8_t* page, size_t size) { std::memcpy(page, &bytes[at], size); });
   }
 
   std::shared_ptr<uint8_t> bytes_;

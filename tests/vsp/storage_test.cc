@@ -36,8 +36,7 @@ class StorageTest : public StorageFixture {
     uint32_t size_bytes = 0;
     storvsc::Packet packet = {};
   };
-  RawAnswer SendRaw(Opened& opened, const storvsc::Packet& packet,
-                    size_t size_bytes = sizeof(storvsc::Packet),
+  RawAnswer SendRaw(Opened& opened, const storvsc::Packet& packet, size_t size_bytes = sizeof(storvsc::Packet),
                     const GuestBuffer* buffer = nullptr, bool wants_completion = true) {
     auto& rings = opened.rings;
     opened.channel.on_signal = nullptr;
@@ -47,8 +46,7 @@ class StorageTest : public StorageFixture {
       EXPECT_EQ(rings.outgoing.StageGpaDirect(id, wants_completion, &pages, 1, &packet, size_bytes),
                 vmbus::RingStatus::kOk);
     } else {
-      EXPECT_EQ(rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, wants_completion),
-                                           &packet, size_bytes),
+      EXPECT_EQ(rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, wants_completion), &packet, size_bytes),
                 vmbus::RingStatus::kOk);
     }
     if (rings.outgoing.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(opened.channel);
@@ -59,15 +57,13 @@ class StorageTest : public StorageFixture {
     RawAnswer answer;
     alignas(8) uint8_t bytes[256];
     vmbus::Packet received;
-    if (opened.rings.incoming.Read(bytes, sizeof(bytes), received) != vmbus::RingStatus::kOk)
-      return answer;
+    if (opened.rings.incoming.Read(bytes, sizeof(bytes), received) != vmbus::RingStatus::kOk) return answer;
     (void)opened.rings.incoming.Arm();
     answer.came = true;
     EXPECT_EQ(received.type, hvdef::PacketType::kCompletion);
     EXPECT_EQ(received.transaction_id, id);
     answer.size_bytes = received.payload_size;
-    std::memcpy(&answer.packet, received.payload,
-                std::min<size_t>(received.payload_size, sizeof(answer.packet)));
+    std::memcpy(&answer.packet, received.payload, std::min<size_t>(received.payload_size, sizeof(answer.packet)));
     EXPECT_EQ(answer.packet.header.operation, Operation::kCompleteIo);
     return answer;
   }
@@ -75,11 +71,9 @@ class StorageTest : public StorageFixture {
   std::unique_ptr<Opened> OpenReadyRaw() {
     auto opened = Open();
     for (const auto& [operation, value] :
-         {std::pair{Operation::kBeginInitialization, 0},
-          std::pair{Operation::kQueryProtocolVersion, 0x0602},
+         {std::pair{Operation::kBeginInitialization, 0}, std::pair{Operation::kQueryProtocolVersion, 0x0602},
           std::pair{Operation::kQueryProperties, 0}, std::pair{Operation::kEndInitialization, 0}}) {
-      EXPECT_EQ(SendRaw(*opened, Control(operation, value)).packet.header.status,
-                storvsc::Status::kSuccess);
+      EXPECT_EQ(SendRaw(*opened, Control(operation, value)).packet.header.status, storvsc::Status::kSuccess);
     }
     return opened;
   }
@@ -99,8 +93,7 @@ TEST_F(StorageTest, EveryVersionIsNegotiated) {
   Make(options);
   ASSERT_TRUE(storage_->Attach(0, std::make_shared<MemoryDisk>(Pattern(1 << 20))).ok());
   auto opened = Open();
-  for (const Version version :
-       {Version::kWin10, Version::kWin81, Version::kWin8, Version::kWin7, Version::kWin6}) {
+  for (const Version version : {Version::kWin10, Version::kWin81, Version::kWin8, Version::kWin7, Version::kWin6}) {
     opened->client->Start(version);
     Pump();
     ASSERT_EQ(opened->client->state(), vsc::StorageClient::State::kReady);
@@ -113,8 +106,7 @@ TEST_F(StorageTest, EveryVersionIsNegotiated) {
     request.data = buffer.gpa_buffer();
     ASSERT_TRUE(Run(*opened->client, request).ok());
     const auto medium = Pattern(1 << 20);
-    EXPECT_EQ(Get(buffer),
-              std::vector<uint8_t>(medium.begin() + 7 * 512, medium.begin() + 10 * 512));
+    EXPECT_EQ(Get(buffer), std::vector<uint8_t>(medium.begin() + 7 * 512, medium.begin() + 10 * 512));
     child_->client().Close(opened->channel);
     Pump();
     ASSERT_EQ(opened->channel.state(), vsc::Channel::State::kNone);
@@ -133,11 +125,10 @@ TEST_F(StorageTest, AnOlderProviderIsFoundByTryingOlderVersions) {
 TEST_F(StorageTest, TheOpeningExchangeHasOneOrder) {
   Make();
   auto opened = Open();
-  const std::vector<std::pair<Operation, uint16_t>> steps = {
-      {Operation::kBeginInitialization, 0},
-      {Operation::kQueryProtocolVersion, 0x0602},
-      {Operation::kQueryProperties, 0},
-      {Operation::kEndInitialization, 0}};
+  const std::vector<std::pair<Operation, uint16_t>> steps = {{Operation::kBeginInitialization, 0},
+                                                             {Operation::kQueryProtocolVersion, 0x0602},
+                                                             {Operation::kQueryProperties, 0},
+                                                             {Operation::kEndInitialization, 0}};
   for (size_t done = 0; done <= steps.size(); ++done) {
     for (const auto& [operation, value] : steps) {  // all but the next one are out of order
       if (done < steps.size() && operation == steps[done].first) continue;
@@ -156,8 +147,7 @@ TEST_F(StorageTest, TheOpeningExchangeHasOneOrder) {
     if (ready) break;
     if (steps[done].first == Operation::kQueryProtocolVersion) {
       for (const uint16_t unknown : {0x0603, 0x0601, 0x0000, 0xFFFF}) {
-        EXPECT_EQ(SendRaw(*opened, Control(Operation::kQueryProtocolVersion, unknown))
-                      .packet.header.status,
+        EXPECT_EQ(SendRaw(*opened, Control(Operation::kQueryProtocolVersion, unknown)).packet.header.status,
                   storvsc::Status::kRevisionMismatch);
       }
     }
@@ -175,9 +165,7 @@ TEST_F(StorageTest, PacketsWithoutSense) {
             storvsc::Status::kInvalidDeviceRequest);
   EXPECT_EQ(SendRaw(*opened, Control(static_cast<Operation>(99))).packet.header.status,
             storvsc::Status::kInvalidDeviceRequest);
-  EXPECT_FALSE(
-      SendRaw(*opened, Control(Operation::kResetBus), 64, nullptr, /*wants_completion=*/false)
-          .came);
+  EXPECT_FALSE(SendRaw(*opened, Control(Operation::kResetBus), 64, nullptr, /*wants_completion=*/false).came);
   EXPECT_FALSE(SendRaw(*opened, Control(Operation::kResetBus), 8).came) << "shorter than a header";
   const RawAnswer brief = SendRaw(*opened, Control(Operation::kExecuteSrb), 40);
   EXPECT_EQ(brief.packet.header.status, storvsc::Status::kInvalidParameter);
@@ -198,18 +186,15 @@ TEST_F(StorageTest, PacketsWithoutSense) {
   EXPECT_EQ(SendRaw(*opened, read, 64, &buffer).packet.scsi.srb_status, kInvalidRequest | 0x80);
   buffer = Allocate(4095);  // fewer pages than the request says
   EXPECT_EQ(SendRaw(*opened, read, 64, &buffer).packet.scsi.srb_status, kInvalidRequest | 0x80);
-  EXPECT_EQ(SendRaw(*opened, read).packet.scsi.srb_status, 0x12 | 0x80)
-      << "no pages at all: data overrun";
+  EXPECT_EQ(SendRaw(*opened, read).packet.scsi.srb_status, 0x12 | 0x80) << "no pages at all: data overrun";
   buffer = Allocate((1 << 20) + 4096);
   read.scsi.data_transfer_length = (1 << 20) + 512;
-  EXPECT_EQ(SendRaw(*opened, read, 64, &buffer).packet.scsi.srb_status, kInvalidRequest | 0x80)
-      << "too long";
+  EXPECT_EQ(SendRaw(*opened, read, 64, &buffer).packet.scsi.srb_status, kInvalidRequest | 0x80) << "too long";
   buffer = Allocate(2 << 20);  // more page numbers than a packet may have
   EXPECT_EQ(SendRaw(*opened, read, 64, &buffer).packet.scsi.srb_status, kInvalidRequest | 0x80);
   read.scsi.data_transfer_length = 4096;
   buffer = Allocate(4096);
-  EXPECT_EQ(SendRaw(*opened, read, 48, &buffer).packet.scsi.srb_status, kSuccess)
-      << "the form before Windows 8";
+  EXPECT_EQ(SendRaw(*opened, read, 48, &buffer).packet.scsi.srb_status, kSuccess) << "the form before Windows 8";
 }
 
 TEST_F(StorageTest, DataGoStraightBetweenScatteredPagesAndTheDisk) {
@@ -266,14 +251,11 @@ TEST_F(StorageTest, PagesThatAReadFilledAreDirtyBeforeTheGuestHears) {
 TEST_F(StorageTest, LunsAreToldApart) {
   Make();
   for (const uint8_t lun : {0, 5, 63}) {
-    ASSERT_TRUE(
-        storage_->Attach(lun, std::make_shared<MemoryDisk>(Pattern((lun + 1) * 4096, lun))).ok());
+    ASSERT_TRUE(storage_->Attach(lun, std::make_shared<MemoryDisk>(Pattern((lun + 1) * 4096, lun))).ok());
   }
-  EXPECT_TRUE(
-      absl::IsAlreadyExists(storage_->Attach(5, std::make_shared<MemoryDisk>(Pattern(512)))));
+  EXPECT_TRUE(absl::IsAlreadyExists(storage_->Attach(5, std::make_shared<MemoryDisk>(Pattern(512)))));
   EXPECT_TRUE(absl::IsOutOfRange(storage_->Attach(64, std::make_shared<MemoryDisk>(Pattern(512)))));
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      storage_->Attach(6, std::make_shared<MemoryDisk>(std::vector<uint8_t>()))));
+  EXPECT_TRUE(absl::IsInvalidArgument(storage_->Attach(6, std::make_shared<MemoryDisk>(std::vector<uint8_t>()))));
   EXPECT_TRUE(absl::IsNotFound(storage_->Detach(6)));
   auto opened = OpenReady();
 
@@ -304,8 +286,7 @@ TEST_F(StorageTest, LunsAreToldApart) {
     vsc::StorageRequest ready;
     ready.lun = lun;
     ready.SetTestUnitReady();
-    EXPECT_EQ(Run(*opened->client, ready).srb_status & 0x3F, present ? kSuccess : kInvalidLun)
-        << int{lun};
+    EXPECT_EQ(Run(*opened->client, ready).srb_status & 0x3F, present ? kSuccess : kInvalidLun) << int{lun};
     vsc::StorageRequest inquiry;
     inquiry.lun = lun;
     inquiry.SetInquiry(36);
@@ -417,8 +398,7 @@ TEST_F(StorageTest, ClosingWaitsForTheDisk) {
   ASSERT_EQ(disk->held(), 21u);
   child_->client().Close(opened->channel);
   Pump();
-  EXPECT_EQ(opened->channel.state(), vsc::Channel::State::kClosing)
-      << "the disk still writes to the guest's pages";
+  EXPECT_EQ(opened->channel.state(), vsc::Channel::State::kClosing) << "the disk still writes to the guest's pages";
   for (int i = 0; i < 20; ++i) disk->ReleaseOne();
   Pump();
   EXPECT_EQ(opened->channel.state(), vsc::Channel::State::kClosing);
@@ -532,8 +512,7 @@ TEST_F(StorageTest, Subchannels) {
   for (auto& read : reads) EXPECT_TRUE(read.ok());
   EXPECT_EQ(SendRaw(*subs[2], Control(Operation::kBeginInitialization)).packet.header.status,
             storvsc::Status::kInvalidDeviceState);
-  EXPECT_EQ(SendRaw(*subs[2], Control(Operation::kResetLun)).packet.header.status,
-            storvsc::Status::kSuccess);
+  EXPECT_EQ(SendRaw(*subs[2], Control(Operation::kResetLun)).packet.header.status, storvsc::Status::kSuccess);
 
   // One subchannel closed by the guest, two open: closing the primary takes them all away.
   child_->client().Close(subs[0]->channel);
@@ -581,9 +560,7 @@ TEST_F(StorageTest, AGuestThatDoesNotReadItsCompletionsLosesNone) {
   for (int round = 0; round < 1000 && done < requests.size(); ++round) {
     opened->client->OnSignal();
     Pump();
-    while (sent < requests.size() &&
-           (requests[sent].SetTestUnitReady(), opened->client->Send(requests[sent])))
-      ++sent;
+    while (sent < requests.size() && (requests[sent].SetTestUnitReady(), opened->client->Send(requests[sent]))) ++sent;
     opened->client->Publish();
     Pump();
     done = 0;

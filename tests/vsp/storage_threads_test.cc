@@ -18,8 +18,7 @@
 namespace hvsdk::vsp {
 namespace {
 
-class StorageThreadsTest : public StorageFixture,
-                           public testing::WithParamInterface<FileEngineKind> {
+class StorageThreadsTest : public StorageFixture, public testing::WithParamInterface<FileEngineKind> {
  protected:
   static constexpr size_t kBytes = 1 << 20;
 
@@ -59,8 +58,7 @@ class StorageThreadsTest : public StorageFixture,
     char path[] = "/tmp/hvsdk-storage-XXXXXX";
     close(mkstemp(path));
     paths_.push_back(path);
-    std::ofstream(path, std::ios::binary)
-        .write(reinterpret_cast<const char*>(contents.data()), contents.size());
+    std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(contents.data()), contents.size());
     return *RawDisk::Open(path, {}, engine_);
   }
   std::vector<uint8_t> Contents(size_t disk) {
@@ -75,8 +73,7 @@ class StorageThreadsTest : public StorageFixture,
 };
 
 INSTANTIATE_TEST_SUITE_P(Engines, StorageThreadsTest,
-                         testing::Values(FileEngineKind::kIoUring, FileEngineKind::kThreads),
-                         [](const auto& info) {
+                         testing::Values(FileEngineKind::kIoUring, FileEngineKind::kThreads), [](const auto& info) {
                            return info.param == FileEngineKind::kIoUring ? "IoUring" : "Threads";
                          });
 
@@ -146,8 +143,7 @@ TEST_P(StorageThreadsTest, FilesHoldWhatTheGuestWroteThroughManyChannels) {
     }
     for (auto& channel : channels) channel->client->Publish();
     PollUntil([&] {
-      return std::all_of(traffic.begin(), traffic.end(),
-                         [](const Traffic& t) { return t.request.is_done; });
+      return std::all_of(traffic.begin(), traffic.end(), [](const Traffic& t) { return t.request.is_done; });
     });
     for (auto& item : traffic) {
       ASSERT_TRUE(item.request.ok());
@@ -180,12 +176,9 @@ TEST_P(StorageThreadsTest, ChannelsCloseAndReopenUnderLoad) {
     }
     child_->client().Close(opened->channel);
     PollUntil([&] { return opened->channel.state() == vsc::Channel::State::kNone; });
-    opened->rings = vsc::ClientRings::Create(child_->host(opened->ring.pages.first_pfn * kPageSize),
-                                             opened->ring);
-    opened->client =
-        std::make_unique<vsc::StorageClient>(child_->client(), opened->channel, opened->rings);
-    ASSERT_TRUE(
-        child_->client().Open(opened->channel, *child_->FindOffer(kInstance), opened->ring));
+    opened->rings = vsc::ClientRings::Create(child_->host(opened->ring.pages.first_pfn * kPageSize), opened->ring);
+    opened->client = std::make_unique<vsc::StorageClient>(child_->client(), opened->channel, opened->rings);
+    ASSERT_TRUE(child_->client().Open(opened->channel, *child_->FindOffer(kInstance), opened->ring));
     PollUntil([&] { return opened->channel.state() == vsc::Channel::State::kOpen; });
   }
 }
@@ -217,8 +210,8 @@ TEST_P(StorageThreadsTest, DisksComeAndGoUnderLoad) {
     PollUntil([&] { return opened->client->in_flight() == 0; });
     for (auto& request : requests) {
       good += request.ok();
-      ASSERT_TRUE(request.ok() || (request.srb_status & 0x3F) ==
-                                      static_cast<uint8_t>(hvdef::storvsc::SrbStatus::kInvalidLun));
+      ASSERT_TRUE(request.ok() ||
+                  (request.srb_status & 0x3F) == static_cast<uint8_t>(hvdef::storvsc::SrbStatus::kInvalidLun));
     }
   };
   for (int round = 0; round < 300; ++round) ASSERT_NO_FATAL_FAILURE(read(round));

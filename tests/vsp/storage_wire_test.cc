@@ -24,8 +24,7 @@ std::vector<int> Bytes(const T& object) {
 
 TEST(StorvscWire, ExecuteSrbOfARead10) {
   storvsc::Packet packet = {};
-  packet.header = {storvsc::Operation::kExecuteSrb, storvsc::kFlagRequestCompletion,
-                   storvsc::Status::kSuccess};
+  packet.header = {storvsc::Operation::kExecuteSrb, storvsc::kFlagRequestCompletion, storvsc::Status::kSuccess};
   packet.scsi.length = sizeof(storvsc::ScsiRequest);
   packet.scsi.path_id = 1;
   packet.scsi.target_id = 2;
@@ -42,26 +41,21 @@ TEST(StorvscWire, ExecuteSrbOfARead10) {
   packet.scsi.time_out_value = 60;
   EXPECT_THAT(
       Bytes(packet),
-      ElementsAreArray(
-          {0x03, 0, 0,    0,    0x01, 0,    0, 0, 0,  0,    0, 0,                 // header
-           0x34, 0, 0,    0,    0,    1,    2, 3, 10, 0x14, 1, 0, 0, 0x10, 0, 0,  // request
-           0x28, 0, 0,    0,    0x12, 0x34, 0, 0, 8,  0,    0, 0, 0, 0,    0, 0,
-           0,    0, 0,    0,                                                         // command
-           0,    0, 0xFF, 0x20, 0x40, 0,    0, 0, 60, 0,    0, 0, 0, 0,    0, 0}));  // since 5.1
+      ElementsAreArray({0x03, 0, 0,    0,    0x01, 0,    0, 0, 0,  0,    0, 0,                             // header
+                        0x34, 0, 0,    0,    0,    1,    2, 3, 10, 0x14, 1, 0, 0, 0x10, 0, 0,              // request
+                        0x28, 0, 0,    0,    0x12, 0x34, 0, 0, 8,  0,    0, 0, 0, 0,    0, 0, 0, 0, 0, 0,  // command
+                        0,    0, 0xFF, 0x20, 0x40, 0,    0, 0, 60, 0,    0, 0, 0, 0,    0, 0}));           // since 5.1
 }
 
 TEST(StorvscWire, VersionAndProperties) {
-  EXPECT_THAT(Bytes(storvsc::ProtocolVersion{storvsc::Version::kWin10, 0}),
-              ElementsAre(0x02, 0x06, 0, 0));
-  EXPECT_THAT(Bytes(storvsc::ProtocolVersion{storvsc::Version::kWin7, 0}),
-              ElementsAre(0x02, 0x04, 0, 0));
+  EXPECT_THAT(Bytes(storvsc::ProtocolVersion{storvsc::Version::kWin10, 0}), ElementsAre(0x02, 0x06, 0, 0));
+  EXPECT_THAT(Bytes(storvsc::ProtocolVersion{storvsc::Version::kWin7, 0}), ElementsAre(0x02, 0x04, 0, 0));
   storvsc::ChannelProperties properties = {};
   properties.maximum_sub_channel_count = 3;
   properties.flags = storvsc::kChannelSupportsMultiChannel;
   properties.max_transfer_bytes = 0x40000;
-  EXPECT_THAT(Bytes(properties),
-              ElementsAreArray({0, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0,  //
-                                0, 0, 0, 0, 0, 0, 0, 0}));
+  EXPECT_THAT(Bytes(properties), ElementsAreArray({0, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0,  //
+                                                   0, 0, 0, 0, 0, 0, 0, 0}));
 }
 
 TEST(ScsiWire, BigEndianNumbers) {
@@ -89,8 +83,7 @@ TEST(ScsiWire, FixedSenseOfAReadBeyondTheEnd) {
   sense.information = 0x01020304;
   sense.additional_sense_length = 10;
   sense.additional_sense_code = static_cast<uint16_t>(scsi::Asc::kLbaOutOfRange) >> 8;
-  EXPECT_THAT(Bytes(sense),
-              ElementsAre(0xF0, 0, 5, 1, 2, 3, 4, 10, 0, 0, 0, 0, 0x21, 0, 0, 0, 0, 0));
+  EXPECT_THAT(Bytes(sense), ElementsAre(0xF0, 0, 5, 1, 2, 3, 4, 10, 0, 0, 0, 0, 0x21, 0, 0, 0, 0, 0));
 }
 
 TEST(ScsiWire, CapacityAndBlockLimits) {
@@ -99,9 +92,8 @@ TEST(ScsiWire, CapacityAndBlockLimits) {
   capacity.block_bytes = 512;
   capacity.physical_exponent = 3;
   capacity.provisioning = scsi::kCapacityThin | scsi::kCapacityReadsZeroes;
-  EXPECT_THAT(Bytes(capacity),
-              ElementsAreArray({0, 0, 0, 0, 0, 1, 0xFF, 0xFF, 0, 0, 2, 0, 0, 3, 0xC0, 0,  //
-                                0, 0, 0, 0, 0, 0, 0,    0,    0, 0, 0, 0, 0, 0, 0,    0}));
+  EXPECT_THAT(Bytes(capacity), ElementsAreArray({0, 0, 0, 0, 0, 1, 0xFF, 0xFF, 0, 0, 2, 0, 0, 3, 0xC0, 0,  //
+                                                 0, 0, 0, 0, 0, 0, 0,    0,    0, 0, 0, 0, 0, 0, 0,    0}));
   scsi::BlockLimits limits = {};
   limits.header = {scsi::kDirectAccessDevice, scsi::VpdPage::kBlockLimits, 60};
   limits.max_unmap_descriptors = 256;

@@ -63,7 +63,24 @@ struct CpuidEntry {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-enum class Gpr : uint8_t { kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi, kR8, kR9, kR10, kR11, kR12, kR13, kR14, kR15 };
+enum class Gpr : uint8_t {
+  kRax,
+  kRcx,
+  kRdx,
+  kRbx,
+  kRsp,
+  kRbp,
+  kRsi,
+  kRdi,
+  kR8,
+  kR9,
+  kR10,
+  kR11,
+  kR12,
+  kR13,
+  kR14,
+  kR15
+};
 
 enum class MsrOutcome : uint8_t {
   kDone,
@@ -115,10 +132,10 @@ enum class TranslateAccess : uint8_t { kRead = 1, kWrite = 2, kExecute = 4 };
 
 // What a walk of the guest's page tables found.
 struct Translation {
-  bool present = false;    // gpa is valid
+  bool present = false;        // gpa is valid
   bool reserved_bits = false;  // not present, because an entry on the way has bits set that must be clear
   uint64_t gpa = 0;
-  bool writable = false;   // for the privilege the walk was made with
+  bool writable = false;  // for the privilege the walk was made with
   bool user = false;
   bool executable = false;
   bool privilege_violation = false;  // present, but the access asked for is not allowed

@@ -67,10 +67,10 @@ class DeterministicMachine {
   ~DeterministicMachine();
 
   enum class Result : uint8_t {
-    kBudget,       // so many nanoseconds of the guest's time have passed
-    kKicked,       // a VP was kicked
+    kBudget,  // so many nanoseconds of the guest's time have passed
+    kKicked,  // a VP was kicked
     kTripleFault,
-    kIdle,         // every VP sleeps and no timer is armed
+    kIdle,  // every VP sleeps and no timer is armed
   };
   // Goes on where it stopped, for `budget_ns` of the guest's time: the instructions a VP that never sleeps would execute.
   // It may go beyond by one block of code.

@@ -105,10 +105,8 @@ inline BlockStatus CheckBlockRequest(const BlockInfo& info, const BlockRequest& 
   if (request.op == BlockOp::kFlush) return BlockStatus::kOk;
   if (info.read_only && request.op != BlockOp::kRead) return BlockStatus::kReadOnly;
   if (request.op == BlockOp::kDiscard && !info.can_discard) return BlockStatus::kUnsupported;
-  if ((request.offset_bytes | request.size_bytes) % info.logical_block_bytes != 0)
-    return BlockStatus::kOutOfRange;
-  if (request.offset_bytes > info.size_bytes ||
-      request.size_bytes > info.size_bytes - request.offset_bytes) {
+  if ((request.offset_bytes | request.size_bytes) % info.logical_block_bytes != 0) return BlockStatus::kOutOfRange;
+  if (request.offset_bytes > info.size_bytes || request.size_bytes > info.size_bytes - request.offset_bytes) {
     return BlockStatus::kOutOfRange;
   }
   return BlockStatus::kOk;

@@ -37,8 +37,7 @@ class RawDisk : public BlockDevice {
   // Every error is one line that names the file. NotFound, PermissionDenied; InvalidArgument: not a
   // file or block device, empty, or not whole blocks; FailedPrecondition: another program has it
   // open for writing, or this one wants to write while another has it open.
-  static absl::StatusOr<std::shared_ptr<RawDisk>> Open(const std::string& path,
-                                                       const RawDiskOptions& options,
+  static absl::StatusOr<std::shared_ptr<RawDisk>> Open(const std::string& path, const RawDiskOptions& options,
                                                        std::shared_ptr<FileEngine> engine);
   ~RawDisk() override;
   RawDisk(const RawDisk&) = delete;

@@ -64,8 +64,8 @@ class KeyboardController final : public ByteDevice {
   void Answer(uint8_t value);
 
   PowerHandler& handler_;
-  std::atomic<uint16_t> output_{0};       // bit 8: full
-  std::atomic<uint8_t> awaited_{0};       // the command whose data byte comes next, or 0
+  std::atomic<uint16_t> output_{0};  // bit 8: full
+  std::atomic<uint8_t> awaited_{0};  // the command whose data byte comes next, or 0
   std::atomic<uint8_t> command_byte_{0};
 };
 

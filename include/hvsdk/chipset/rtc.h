@@ -40,8 +40,7 @@ class Rtc final : public ByteDevice {
   static constexpr uint8_t kCenturyIndex = 0x32;
 
   // All outlive the device.
-  Rtc(const WallClock& wall_clock, const Clock& clock, TimerQueue& timers,
-      absl::AnyInvocable<void(bool level)> irq);
+  Rtc(const WallClock& wall_clock, const Clock& clock, TimerQueue& timers, absl::AnyInvocable<void(bool level)> irq);
   ~Rtc() override;
 
   absl::string_view Name() const override { return "real-time clock"; }

@@ -89,13 +89,22 @@ consteval Guid MakeGuid(const char (&text)[kGuidTextSize + 1]) {
 // Writes the 36-character form, lower case, without a terminating zero.
 constexpr void FormatGuid(const Guid& guid, char (&text)[kGuidTextSize]) {
   constexpr char kDigits[] = "0123456789abcdef";
-  const uint8_t bytes[16] = {
-      static_cast<uint8_t>(guid.data1 >> 24), static_cast<uint8_t>(guid.data1 >> 16),
-      static_cast<uint8_t>(guid.data1 >> 8),  static_cast<uint8_t>(guid.data1),
-      static_cast<uint8_t>(guid.data2 >> 8),  static_cast<uint8_t>(guid.data2),
-      static_cast<uint8_t>(guid.data3 >> 8),  static_cast<uint8_t>(guid.data3),
-      guid.data4[0], guid.data4[1], guid.data4[2], guid.data4[3],
-      guid.data4[4], guid.data4[5], guid.data4[6], guid.data4[7]};
+  const uint8_t bytes[16] = {static_cast<uint8_t>(guid.data1 >> 24),
+                             static_cast<uint8_t>(guid.data1 >> 16),
+                             static_cast<uint8_t>(guid.data1 >> 8),
+                             static_cast<uint8_t>(guid.data1),
+                             static_cast<uint8_t>(guid.data2 >> 8),
+                             static_cast<uint8_t>(guid.data2),
+                             static_cast<uint8_t>(guid.data3 >> 8),
+                             static_cast<uint8_t>(guid.data3),
+                             guid.data4[0],
+                             guid.data4[1],
+                             guid.data4[2],
+                             guid.data4[3],
+                             guid.data4[4],
+                             guid.data4[5],
+                             guid.data4[6],
+                             guid.data4[7]};
   size_t at = 0;
   for (int i = 0; i < 16; ++i) {
     if (i == 4 || i == 6 || i == 8 || i == 10) text[at++] = '-';

@@ -14,23 +14,23 @@
 namespace hvsdk::hvdef {
 
 enum class CallCode : uint16_t {
-  kFlushVirtualAddressSpace = 0x0002,     // HvCallFlushVirtualAddressSpace
-  kFlushVirtualAddressList = 0x0003,      // HvCallFlushVirtualAddressList
-  kNotifyLongSpinWait = 0x0008,           // HvCallNotifyLongSpinWait
-  kSendSyntheticClusterIpi = 0x000B,      // HvCallSendSyntheticClusterIpi
-  kFlushVirtualAddressSpaceEx = 0x0013,   // HvCallFlushVirtualAddressSpaceEx
-  kFlushVirtualAddressListEx = 0x0014,    // HvCallFlushVirtualAddressListEx
-  kSendSyntheticClusterIpiEx = 0x0015,    // HvCallSendSyntheticClusterIpiEx
-  kGetVpRegisters = 0x0050,               // HvCallGetVpRegisters
-  kSetVpRegisters = 0x0051,               // HvCallSetVpRegisters
-  kTranslateVirtualAddress = 0x0052,      // HvCallTranslateVirtualAddress
-  kPostMessage = 0x005C,                  // HvCallPostMessage
-  kSignalEvent = 0x005D,                  // HvCallSignalEvent
-  kRetargetDeviceInterrupt = 0x007E,      // HvCallRetargetDeviceInterrupt
-  kAssertVirtualInterrupt = 0x0094,       // HvCallAssertVirtualInterrupt
-  kStartVirtualProcessor = 0x0099,        // HvCallStartVirtualProcessor
-  kGetVpIndexFromApicId = 0x009A,         // HvCallGetVpIndexFromApicId
-  kQueryCapabilities = 0x8001,            // HvExtCallQueryCapabilities
+  kFlushVirtualAddressSpace = 0x0002,    // HvCallFlushVirtualAddressSpace
+  kFlushVirtualAddressList = 0x0003,     // HvCallFlushVirtualAddressList
+  kNotifyLongSpinWait = 0x0008,          // HvCallNotifyLongSpinWait
+  kSendSyntheticClusterIpi = 0x000B,     // HvCallSendSyntheticClusterIpi
+  kFlushVirtualAddressSpaceEx = 0x0013,  // HvCallFlushVirtualAddressSpaceEx
+  kFlushVirtualAddressListEx = 0x0014,   // HvCallFlushVirtualAddressListEx
+  kSendSyntheticClusterIpiEx = 0x0015,   // HvCallSendSyntheticClusterIpiEx
+  kGetVpRegisters = 0x0050,              // HvCallGetVpRegisters
+  kSetVpRegisters = 0x0051,              // HvCallSetVpRegisters
+  kTranslateVirtualAddress = 0x0052,     // HvCallTranslateVirtualAddress
+  kPostMessage = 0x005C,                 // HvCallPostMessage
+  kSignalEvent = 0x005D,                 // HvCallSignalEvent
+  kRetargetDeviceInterrupt = 0x007E,     // HvCallRetargetDeviceInterrupt
+  kAssertVirtualInterrupt = 0x0094,      // HvCallAssertVirtualInterrupt
+  kStartVirtualProcessor = 0x0099,       // HvCallStartVirtualProcessor
+  kGetVpIndexFromApicId = 0x009A,        // HvCallGetVpIndexFromApicId
+  kQueryCapabilities = 0x8001,           // HvExtCallQueryCapabilities
 };
 // Codes from here on are extended hypercalls.
 inline constexpr uint16_t kFirstExtendedCall = 0x8001;
@@ -70,9 +70,9 @@ constexpr uint16_t ResultReps(uint64_t result) { return (result >> 32) & 0xFFF; 
 // The block that a fast call passes in registers: RDX, R8 and XMM0 to XMM5.
 inline constexpr uint32_t kFastBlockBytes = 112;
 
-inline constexpr uint64_t kPartitionIdSelf = ~uint64_t{0};   // HV_PARTITION_ID_SELF
-inline constexpr uint32_t kVpIndexSelf = 0xFFFFFFFE;         // HV_VP_INDEX_SELF
-inline constexpr uint32_t kAnyVp = 0xFFFFFFFF;               // HV_ANY_VP
+inline constexpr uint64_t kPartitionIdSelf = ~uint64_t{0};  // HV_PARTITION_ID_SELF
+inline constexpr uint32_t kVpIndexSelf = 0xFFFFFFFE;        // HV_VP_INDEX_SELF
+inline constexpr uint32_t kAnyVp = 0xFFFFFFFF;              // HV_ANY_VP
 
 // HV_INPUT_VTL: target VTL 3:0, use it 4, reserved 7:5.
 inline constexpr uint8_t kInputVtlUse = 0x10;
@@ -116,7 +116,8 @@ struct SendSyntheticClusterIpiInput {
   uint8_t reserved[3];
   uint64_t processor_mask;
 };
-static_assert(sizeof(SendSyntheticClusterIpiInput) == 16 && offsetof(SendSyntheticClusterIpiInput, processor_mask) == 8);
+static_assert(sizeof(SendSyntheticClusterIpiInput) == 16 &&
+              offsetof(SendSyntheticClusterIpiInput, processor_mask) == 8);
 
 struct SendSyntheticClusterIpiExInput {  // followed by the set's banks
   uint32_t vector;
@@ -158,7 +159,8 @@ struct TranslateVirtualAddressInput {
   uint64_t control_flags;
   uint64_t gva_page;
 };
-static_assert(sizeof(TranslateVirtualAddressInput) == 32 && offsetof(TranslateVirtualAddressInput, control_flags) == 16);
+static_assert(sizeof(TranslateVirtualAddressInput) == 32 &&
+              offsetof(TranslateVirtualAddressInput, control_flags) == 16);
 
 enum class TranslateResult : uint32_t {  // HV_TRANSLATE_GVA_RESULT_CODE
   kSuccess = 0,
@@ -218,13 +220,22 @@ struct RetargetDeviceInterruptInput {  // with a processor set: followed by its 
   uint64_t mask_or_format;  // a mask of VPs, or the set's format
 };
 static_assert(sizeof(RetargetDeviceInterruptInput) == 56);
-static_assert(offsetof(RetargetDeviceInterruptInput, entry) == 16 && offsetof(RetargetDeviceInterruptInput, vector) == 40 &&
+static_assert(offsetof(RetargetDeviceInterruptInput, entry) == 16 &&
+              offsetof(RetargetDeviceInterruptInput, vector) == 40 &&
               offsetof(RetargetDeviceInterruptInput, mask_or_format) == 48);
 
 // HV_INTERRUPT_TYPE.
 enum class InterruptType : uint32_t {
-  kFixed = 0, kLowestPriority = 1, kSmi = 2, kRemoteRead = 3, kNmi = 4, kInit = 5, kSipi = 6, kExtInt = 7,
-  kLocalInt0 = 8, kLocalInt1 = 9,
+  kFixed = 0,
+  kLowestPriority = 1,
+  kSmi = 2,
+  kRemoteRead = 3,
+  kNmi = 4,
+  kInit = 5,
+  kSipi = 6,
+  kExtInt = 7,
+  kLocalInt0 = 8,
+  kLocalInt1 = 9,
 };
 
 struct AssertVirtualInterruptInput {

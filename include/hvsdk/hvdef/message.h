@@ -15,20 +15,20 @@ inline constexpr uint32_t kStimerCount = 4;
 
 // HV_MESSAGE_TYPE, an open set: a guest posts any type whose top bit is clear, but zero.
 enum class MessageType : uint32_t {
-  kNone = 0x00000000,                     // HvMessageTypeNone: the slot is empty
-  kUnmappedGpa = 0x80000000,              // HvMessageTypeUnmappedGpa
-  kGpaIntercept = 0x80000001,             // HvMessageTypeGpaIntercept
-  kTimerExpired = 0x80000010,             // HvMessageTimerExpired
-  kInvalidVpRegisterValue = 0x80000020,   // HvMessageTypeInvalidVpRegisterValue
-  kUnrecoverableException = 0x80000021,   // HvMessageTypeUnrecoverableException
-  kUnsupportedFeature = 0x80000022,       // HvMessageTypeUnsupportedFeature
-  kEventLogBufferComplete = 0x80000040,   // HvMessageTypeEventLogBufferComplete
+  kNone = 0x00000000,                    // HvMessageTypeNone: the slot is empty
+  kUnmappedGpa = 0x80000000,             // HvMessageTypeUnmappedGpa
+  kGpaIntercept = 0x80000001,            // HvMessageTypeGpaIntercept
+  kTimerExpired = 0x80000010,            // HvMessageTimerExpired
+  kInvalidVpRegisterValue = 0x80000020,  // HvMessageTypeInvalidVpRegisterValue
+  kUnrecoverableException = 0x80000021,  // HvMessageTypeUnrecoverableException
+  kUnsupportedFeature = 0x80000022,      // HvMessageTypeUnsupportedFeature
+  kEventLogBufferComplete = 0x80000040,  // HvMessageTypeEventLogBufferComplete
 };
 inline constexpr uint32_t kHypervisorMessageBit = 0x80000000;
 
-inline constexpr uint32_t kMessageSizeBytes = 256;         // HV_MESSAGE_SIZE
-inline constexpr uint32_t kMessageMaxPayloadBytes = 240;   // HV_MESSAGE_MAX_PAYLOAD_BYTE_COUNT
-inline constexpr uint8_t kMessagePending = 1;              // HV_MESSAGE_FLAGS: more messages wait; the guest writes EOM
+inline constexpr uint32_t kMessageSizeBytes = 256;        // HV_MESSAGE_SIZE
+inline constexpr uint32_t kMessageMaxPayloadBytes = 240;  // HV_MESSAGE_MAX_PAYLOAD_BYTE_COUNT
+inline constexpr uint8_t kMessagePending = 1;             // HV_MESSAGE_FLAGS: more messages wait; the guest writes EOM
 
 // HV_MESSAGE_HEADER.
 struct MessageHeader {

@@ -21,8 +21,7 @@ struct BigEndian {
   constexpr BigEndian() : bytes{} {}
   // Implicit: a number and its wire form are interchangeable.
   constexpr BigEndian(T value) : bytes{} {  // NOLINT(google-explicit-constructor)
-    for (size_t i = N; i-- > 0; value = static_cast<T>(value >> 8))
-      bytes[i] = static_cast<uint8_t>(value);
+    for (size_t i = N; i-- > 0; value = static_cast<T>(value >> 8)) bytes[i] = static_cast<uint8_t>(value);
   }
   constexpr operator T() const {  // NOLINT(google-explicit-constructor)
     T value = 0;
@@ -149,10 +148,8 @@ struct FixedSense {
   uint8_t sense_key_specific[3];       // 0x0F
 };
 static_assert(sizeof(FixedSense) == 18);
-static_assert(offsetof(FixedSense, information) == 3 &&
-              offsetof(FixedSense, additional_sense_length) == 7);
-static_assert(offsetof(FixedSense, additional_sense_code) == 12 &&
-              offsetof(FixedSense, sense_key_specific) == 15);
+static_assert(offsetof(FixedSense, information) == 3 && offsetof(FixedSense, additional_sense_length) == 7);
+static_assert(offsetof(FixedSense, additional_sense_code) == 12 && offsetof(FixedSense, sense_key_specific) == 15);
 inline constexpr uint8_t kSenseCurrentFixed = 0x70;
 inline constexpr uint8_t kSenseCurrentDescriptor = 0x72;
 inline constexpr uint8_t kSenseInformationValid = 0x80;
@@ -166,8 +163,7 @@ struct DescriptorSense {
   uint8_t reserved[3];                 // 0x04
   uint8_t additional_sense_length;     // 0x07
 };
-static_assert(sizeof(DescriptorSense) == 8 &&
-              offsetof(DescriptorSense, additional_sense_length) == 7);
+static_assert(sizeof(DescriptorSense) == 8 && offsetof(DescriptorSense, additional_sense_length) == 7);
 
 }  // namespace hvsdk::hvdef::scsi
 

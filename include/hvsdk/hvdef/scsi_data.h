@@ -87,8 +87,7 @@ struct BlockLimits {
   uint8_t reserved[20];                      // 0x2C
 };
 static_assert(sizeof(BlockLimits) == 64 && offsetof(BlockLimits, max_transfer_blocks) == 8);
-static_assert(offsetof(BlockLimits, max_unmap_blocks) == 20 &&
-              offsetof(BlockLimits, max_write_same_blocks) == 36);
+static_assert(offsetof(BlockLimits, max_unmap_blocks) == 20 && offsetof(BlockLimits, max_write_same_blocks) == 36);
 
 // Page 0xB1 (SBC-3 6.5.2).
 struct BlockDeviceCharacteristics {

@@ -126,12 +126,9 @@ inline constexpr size_t kScsiRequestBytesV1 = 0x24;
 static_assert(sizeof(ScsiRequest) == 0x34);
 static_assert(offsetof(ScsiRequest, path_id) == 0x05 && offsetof(ScsiRequest, lun) == 0x07);
 static_assert(offsetof(ScsiRequest, cdb_length) == 0x08 && offsetof(ScsiRequest, data_in) == 0x0A);
-static_assert(offsetof(ScsiRequest, data_transfer_length) == 0x0C &&
-              offsetof(ScsiRequest, payload) == 0x10);
-static_assert(offsetof(ScsiRequest, reserved2) == kScsiRequestBytesV1 &&
-              offsetof(ScsiRequest, srb_flags) == 0x28);
-static_assert(offsetof(ScsiRequest, time_out_value) == 0x2C &&
-              offsetof(ScsiRequest, queue_sort_key) == 0x30);
+static_assert(offsetof(ScsiRequest, data_transfer_length) == 0x0C && offsetof(ScsiRequest, payload) == 0x10);
+static_assert(offsetof(ScsiRequest, reserved2) == kScsiRequestBytesV1 && offsetof(ScsiRequest, srb_flags) == 0x28);
+static_assert(offsetof(ScsiRequest, time_out_value) == 0x2C && offsetof(ScsiRequest, queue_sort_key) == 0x30);
 
 // The body of kQueryProtocolVersion.
 struct ProtocolVersion {
@@ -150,8 +147,7 @@ struct ChannelProperties {
   uint32_t reserved2[2];               // 0x10
 };
 static_assert(sizeof(ChannelProperties) == 24);
-static_assert(offsetof(ChannelProperties, maximum_sub_channel_count) == 4 &&
-              offsetof(ChannelProperties, flags) == 8);
+static_assert(offsetof(ChannelProperties, maximum_sub_channel_count) == 4 && offsetof(ChannelProperties, flags) == 8);
 static_assert(offsetof(ChannelProperties, max_transfer_bytes) == 12);
 inline constexpr uint32_t kChannelSupportsMultiChannel = 0x1;
 

@@ -45,9 +45,9 @@ enum class Version : uint32_t {
   kV4_0 = 0x00040000,   // Windows 10
   kV4_1 = 0x00040001,   // Windows 10 version 1709
   kV5_0 = 0x00050000,
-  kV5_1 = 0x00050001,   // Windows 10 version 1803
-  kV5_2 = 0x00050002,   // Windows Server 2019
-  kV5_3 = 0x00050003,   // Windows Server 2022
+  kV5_1 = 0x00050001,  // Windows 10 version 1803
+  kV5_2 = 0x00050002,  // Windows Server 2019
+  kV5_3 = 0x00050003,  // Windows Server 2022
 };
 
 // All versions there are up to the newest, ascending.
@@ -80,31 +80,31 @@ constexpr bool HasModifyChannelResponse(Version v) { return v >= Version::kV5_3;
 
 enum class MessageType : uint32_t {
   kInvalid = 0,
-  kOfferChannel = 1,            // CHANNELMSG_OFFERCHANNEL, root to child
-  kRescindOffer = 2,            // CHANNELMSG_RESCIND_CHANNELOFFER, root to child
-  kRequestOffers = 3,           // CHANNELMSG_REQUESTOFFERS, child to root
-  kAllOffersDelivered = 4,      // CHANNELMSG_ALLOFFERS_DELIVERED, root to child
-  kOpenChannel = 5,             // CHANNELMSG_OPENCHANNEL, child to root
-  kOpenResult = 6,              // CHANNELMSG_OPENCHANNEL_RESULT, root to child
-  kCloseChannel = 7,            // CHANNELMSG_CLOSECHANNEL, child to root
-  kGpadlHeader = 8,             // CHANNELMSG_GPADL_HEADER, child to root
-  kGpadlBody = 9,               // CHANNELMSG_GPADL_BODY, child to root
-  kGpadlCreated = 10,           // CHANNELMSG_GPADL_CREATED, root to child
-  kGpadlTeardown = 11,          // CHANNELMSG_GPADL_TEARDOWN, child to root
-  kGpadlTorndown = 12,          // CHANNELMSG_GPADL_TORNDOWN, root to child
-  kRelidReleased = 13,          // CHANNELMSG_RELID_RELEASED, child to root
-  kInitiateContact = 14,        // CHANNELMSG_INITIATE_CONTACT, child to root
-  kVersionResponse = 15,        // CHANNELMSG_VERSION_RESPONSE, root to child
-  kUnload = 16,                 // CHANNELMSG_UNLOAD, child to root
-  kUnloadResponse = 17,         // CHANNELMSG_UNLOAD_RESPONSE, root to child
-  kOpenReservedChannel = 18,    // child to root
-  kCloseReservedChannel = 19,   // child to root
-  kCloseReservedResponse = 20,  // root to child
-  kTlConnectRequest = 21,       // CHANNELMSG_TL_CONNECT_REQUEST, child to root
-  kModifyChannel = 22,          // CHANNELMSG_MODIFYCHANNEL, child to root
-  kTlConnectResult = 23,        // CHANNELMSG_TL_CONNECT_RESULT, root to child
-  kModifyChannelResponse = 24,  // CHANNELMSG_MODIFYCHANNEL_RESPONSE, root to child
-  kModifyConnection = 25,       // child to root, version 6.0
+  kOfferChannel = 1,               // CHANNELMSG_OFFERCHANNEL, root to child
+  kRescindOffer = 2,               // CHANNELMSG_RESCIND_CHANNELOFFER, root to child
+  kRequestOffers = 3,              // CHANNELMSG_REQUESTOFFERS, child to root
+  kAllOffersDelivered = 4,         // CHANNELMSG_ALLOFFERS_DELIVERED, root to child
+  kOpenChannel = 5,                // CHANNELMSG_OPENCHANNEL, child to root
+  kOpenResult = 6,                 // CHANNELMSG_OPENCHANNEL_RESULT, root to child
+  kCloseChannel = 7,               // CHANNELMSG_CLOSECHANNEL, child to root
+  kGpadlHeader = 8,                // CHANNELMSG_GPADL_HEADER, child to root
+  kGpadlBody = 9,                  // CHANNELMSG_GPADL_BODY, child to root
+  kGpadlCreated = 10,              // CHANNELMSG_GPADL_CREATED, root to child
+  kGpadlTeardown = 11,             // CHANNELMSG_GPADL_TEARDOWN, child to root
+  kGpadlTorndown = 12,             // CHANNELMSG_GPADL_TORNDOWN, root to child
+  kRelidReleased = 13,             // CHANNELMSG_RELID_RELEASED, child to root
+  kInitiateContact = 14,           // CHANNELMSG_INITIATE_CONTACT, child to root
+  kVersionResponse = 15,           // CHANNELMSG_VERSION_RESPONSE, root to child
+  kUnload = 16,                    // CHANNELMSG_UNLOAD, child to root
+  kUnloadResponse = 17,            // CHANNELMSG_UNLOAD_RESPONSE, root to child
+  kOpenReservedChannel = 18,       // child to root
+  kCloseReservedChannel = 19,      // child to root
+  kCloseReservedResponse = 20,     // root to child
+  kTlConnectRequest = 21,          // CHANNELMSG_TL_CONNECT_REQUEST, child to root
+  kModifyChannel = 22,             // CHANNELMSG_MODIFYCHANNEL, child to root
+  kTlConnectResult = 23,           // CHANNELMSG_TL_CONNECT_RESULT, root to child
+  kModifyChannelResponse = 24,     // CHANNELMSG_MODIFYCHANNEL_RESPONSE, root to child
+  kModifyConnection = 25,          // child to root, version 6.0
   kModifyConnectionResponse = 26,  // root to child, version 6.0
 };
 
@@ -149,8 +149,8 @@ struct OfferChannel {
   uint16_t subchannel_index;  // 0: the primary channel
   uint16_t mmio_megabytes_optional;
   uint32_t channel_id;
-  uint8_t monitor_id;         // 0xFF where monitor_allocated is 0
-  uint8_t monitor_allocated;  // bit 0
+  uint8_t monitor_id;               // 0xFF where monitor_allocated is 0
+  uint8_t monitor_allocated;        // bit 0
   uint16_t is_dedicated_interrupt;  // bit 0: do not set a bit in the interrupt page
   uint32_t connection_id;           // to signal the root, from version 1.1 on
 };
@@ -174,9 +174,9 @@ static_assert(sizeof(ChannelMessage) == 12 && offsetof(ChannelMessage, channel_i
 struct OpenChannel {
   ChannelMessageHeader header;
   uint32_t channel_id;
-  uint32_t open_id;        // comes back in OpenResult
-  uint32_t ring_gpadl_id;  // both rings: the one towards the root first
-  uint32_t target_vp;      // before version 2.4: ignored, VP 0; kNoTargetVp: no interrupts
+  uint32_t open_id;                 // comes back in OpenResult
+  uint32_t ring_gpadl_id;           // both rings: the one towards the root first
+  uint32_t target_vp;               // before version 2.4: ignored, VP 0; kNoTargetVp: no interrupts
   uint32_t downstream_page_offset;  // pages from the GPADL's start to the ring towards the child
   uint8_t user_data[kUserDefinedSize];
 };

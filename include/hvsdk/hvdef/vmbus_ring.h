@@ -47,12 +47,12 @@ enum class PacketType : uint16_t {
   kRemoveTransferPageSet = 0x3,
   kEstablishGpadl = 0x4,
   kTeardownGpadl = 0x5,
-  kDataInBand = 0x6,               // VM_PKT_DATA_INBAND
-  kDataUsingTransferPages = 0x7,   // VM_PKT_DATA_USING_XFER_PAGES
+  kDataInBand = 0x6,              // VM_PKT_DATA_INBAND
+  kDataUsingTransferPages = 0x7,  // VM_PKT_DATA_USING_XFER_PAGES
   kDataUsingGpadl = 0x8,
-  kDataUsingGpaDirect = 0x9,       // VM_PKT_DATA_USING_GPA_DIRECT
+  kDataUsingGpaDirect = 0x9,  // VM_PKT_DATA_USING_GPA_DIRECT
   kCancelRequest = 0xA,
-  kCompletion = 0xB,               // VM_PKT_COMP
+  kCompletion = 0xB,  // VM_PKT_COMP
   kDataUsingAdditionalPackets = 0xC,
   kAdditionalData = 0xD,
 };

@@ -61,14 +61,11 @@ struct RepResult {
 template <typename In, typename Out>
 class Reps {
  public:
-  Reps(const uint8_t* input, uint8_t* output, uint16_t size)
-      : input_(input), output_(output), size_(size) {}
+  Reps(const uint8_t* input, uint8_t* output, uint16_t size) : input_(input), output_(output), size_(size) {}
   uint16_t size() const { return size_; }
   const In& input(uint16_t i) const { return std::launder(reinterpret_cast<const In*>(input_))[i]; }
   Out& output(uint16_t i) const { return std::launder(reinterpret_cast<Out*>(output_))[i]; }
-  absl::Span<const In> inputs() const {
-    return {std::launder(reinterpret_cast<const In*>(input_)), size_};
-  }
+  absl::Span<const In> inputs() const { return {std::launder(reinterpret_cast<const In*>(input_)), size_}; }
 
  private:
   const uint8_t* input_;
@@ -97,8 +94,7 @@ struct Descriptor {
   uint16_t output_bytes;
   uint16_t input_element_bytes;
   uint16_t output_element_bytes;
-  uint16_t
-      max_reps;  // done in one go, so that an exit stays short; the caller retries for the rest
+  uint16_t max_reps;  // done in one go, so that an exit stays short; the caller retries for the rest
   RepResult (*invoke)(void* target, Caller& caller, const Block& block);
 };
 
@@ -149,21 +145,17 @@ struct Binding<Method, hvdef::HvStatus (T::*)(Caller&, const In&)> {
 template <auto Method, typename T, typename In, typename Out>
 struct Binding<Method, hvdef::HvStatus (T::*)(Caller&, const In&, Out&)> {
   using Target = T;
-  static constexpr Descriptor kShape{.input_bytes = PadToWords(SizeOf<In>()),
-                                     .output_bytes = PadToWords(SizeOf<Out>()),
-                                     .max_reps = 1};
+  static constexpr Descriptor kShape{
+      .input_bytes = PadToWords(SizeOf<In>()), .output_bytes = PadToWords(SizeOf<Out>()), .max_reps = 1};
   static RepResult Invoke(void* target, Caller& caller, const Block& block) {
-    return {(static_cast<T*>(target)->*Method)(caller, Input<In>(block.input),
-                                               Output<Out>(block.output)),
-            0};
+    return {(static_cast<T*>(target)->*Method)(caller, Input<In>(block.input), Output<Out>(block.output)), 0};
   }
 };
 
 template <auto Method, typename T, typename In>
 struct Binding<Method, hvdef::HvStatus (T::*)(Caller&, const In&, absl::Span<const uint64_t>)> {
   using Target = T;
-  static constexpr Descriptor kShape{
-      .variable_header = true, .input_bytes = PadToWords(SizeOf<In>()), .max_reps = 1};
+  static constexpr Descriptor kShape{.variable_header = true, .input_bytes = PadToWords(SizeOf<In>()), .max_reps = 1};
   static RepResult Invoke(void* target, Caller& caller, const Block& block) {
     return {(static_cast<T*>(target)->*Method)(caller, Input<In>(block.input), Variable(block)), 0};
   }
@@ -184,8 +176,7 @@ struct Binding<Method, RepResult (T::*)(Caller&, const In&, Reps<InElement, OutE
 };
 
 template <auto Method, typename T, typename In, typename InElement, typename OutElement>
-struct Binding<Method, RepResult (T::*)(Caller&, const In&, absl::Span<const uint64_t>,
-                                        Reps<InElement, OutElement>)> {
+struct Binding<Method, RepResult (T::*)(Caller&, const In&, absl::Span<const uint64_t>, Reps<InElement, OutElement>)> {
   using Target = T;
   static constexpr Descriptor kShape{.rep = true,
                                      .variable_header = true,
@@ -204,8 +195,7 @@ struct Binding<Method, RepResult (T::*)(Caller&, const In&, absl::Span<const uin
 // The descriptor of the call that `Method` answers. `max_reps` bounds a rep call's elements in one
 // go.
 template <auto Method>
-constexpr auto Describe(uint16_t code, const char* name, uint64_t privilege = 0,
-                        uint16_t max_reps = kAllReps) {
+constexpr auto Describe(uint16_t code, const char* name, uint64_t privilege = 0, uint16_t max_reps = kAllReps) {
   using Bound = internal::Binding<Method>;
   TypedDescriptor<typename Bound::Target> descriptor{Bound::kShape};
   descriptor.code = code;
@@ -216,8 +206,7 @@ constexpr auto Describe(uint16_t code, const char* name, uint64_t privilege = 0,
   return descriptor;
 }
 template <auto Method>
-constexpr auto Describe(hvdef::CallCode code, const char* name, uint64_t privilege = 0,
-                        uint16_t max_reps = kAllReps) {
+constexpr auto Describe(hvdef::CallCode code, const char* name, uint64_t privilege = 0, uint16_t max_reps = kAllReps) {
   return Describe<Method>(static_cast<uint16_t>(code), name, privilege, max_reps);
 }
 

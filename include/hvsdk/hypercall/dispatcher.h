@@ -76,8 +76,7 @@ class Dispatcher {
 
   GuestMemory& memory_;
   std::vector<Entry> entries_;
-  std::array<uint16_t, kDirectCodes>
-      direct_;  // the index of a small code, which is nearly every one
+  std::array<uint16_t, kDirectCodes> direct_;  // the index of a small code, which is nearly every one
 };
 
 }  // namespace hvsdk::hypercall

@@ -97,8 +97,7 @@ struct Environment {
 class Partition {
  public:
   // InvalidArgument: the engine's hypercall code does not fit.
-  static absl::StatusOr<std::unique_ptr<Partition>> Create(const Config& config,
-                                                           const Environment& environment);
+  static absl::StatusOr<std::unique_ptr<Partition>> Create(const Config& config, const Environment& environment);
   ~Partition();
 
   // The effective privileges.
@@ -121,8 +120,7 @@ class Partition {
   // kInsufficientBuffers: the queue is full; the observer will be told. kInvalidVpIndex.
   // kInvalidParameter: the payload is too long or the type is zero. kInvalidSynicState: SynIC or
   // message page is disabled.
-  hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type,
-                              absl::Span<const uint8_t> payload);
+  hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload);
   // At most one; set before the first VP runs, or nullptr after the last has ended.
   void SetMessageSlotObserver(MessageSlotObserver* observer) { slot_observer_ = observer; }
 

@@ -43,8 +43,7 @@ class LoopbackHypervisor : public Hypervisor {
   explicit LoopbackHypervisor(uint32_t vp_count, size_t queue_limit = 4);
 
   // --- The root's side. ---
-  hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type,
-                              absl::Span<const uint8_t> payload) override;
+  hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload) override;
   void SetMessageSlotObserver(MessageSlotObserver* observer) override;
   hvdef::HvStatus SignalEvent(VpIndex vp, Sint sint, uint16_t flag) override;
   absl::Status RegisterPort(ConnectionId connection, PortHandler* handler) override;

@@ -29,10 +29,10 @@ struct Offer {
 
 // What a guest asked for when it opened a channel.
 struct OpenParams {
-  hvdef::vmbus::Version version{};     // of the connection
-  uint32_t channel_id = 0;             // also the event flag that interrupts the guest
-  uint32_t connection_id = 0;          // the guest signals here
-  uint32_t target_vp = 0;              // interrupt this VP; hvdef::vmbus::kNoTargetVp: the guest polls
+  hvdef::vmbus::Version version{};  // of the connection
+  uint32_t channel_id = 0;          // also the event flag that interrupts the guest
+  uint32_t connection_id = 0;       // the guest signals here
+  uint32_t target_vp = 0;           // interrupt this VP; hvdef::vmbus::kNoTargetVp: the guest polls
   uint32_t ring_gpadl_id = 0;
   uint32_t downstream_page_offset = 0;  // pages from the GPADL's start to the ring towards the guest
   uint64_t interrupt_page = 0;          // the GPA of the shared page, before version 2.4; else 0

@@ -147,13 +147,13 @@ class Server : private MessageSlotObserver {
   // Guarded by mutex_:
   ServerCore core_;
   std::map<OfferId, Channel*> channels_;
-  std::set<OfferId> wakes_;        // signalled through the interrupt page
-  std::deque<Record> records_;     // for the message observer
-  bool acting_ = false;            // a thread is in Act
-  Channel* acting_on_ = nullptr;   // what it touches without the lock
-  bool blocked_ = false;           // the guest's message slot is full ...
-  uint64_t blocked_epoch_ = 0;     // ... of this epoch's messages
-  uint64_t slots_freed_ = 0;       // how often there was room again
+  std::set<OfferId> wakes_;       // signalled through the interrupt page
+  std::deque<Record> records_;    // for the message observer
+  bool acting_ = false;           // a thread is in Act
+  Channel* acting_on_ = nullptr;  // what it touches without the lock
+  bool blocked_ = false;          // the guest's message slot is full ...
+  uint64_t blocked_epoch_ = 0;    // ... of this epoch's messages
+  uint64_t slots_freed_ = 0;      // how often there was room again
 };
 
 }  // namespace hvsdk::vmbus

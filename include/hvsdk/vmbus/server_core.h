@@ -176,9 +176,9 @@ class ServerCore {
 
  private:
   enum class ChannelState : uint8_t {
-    kHidden,           // the guest does not see it
-    kClosed,           // offered
-    kOpening,          // kOpen is out
+    kHidden,   // the guest does not see it
+    kClosed,   // offered
+    kOpening,  // kOpen is out
     kOpen,
     kClosing,          // kClose is out
     kReopening,        // kClose is out, and the guest asked to open it again
@@ -203,9 +203,9 @@ class ServerCore {
     ChannelState state = ChannelState::kHidden;
     bool declined = false;  // the guest released it of its own accord: no new offer on this connection
     uint32_t channel_id = 0;
-    OpenParams open;      // of the open in effect, or asked for
+    OpenParams open;  // of the open in effect, or asked for
     uint32_t open_id = 0;
-    OpenParams reopen;    // kReopening
+    OpenParams reopen;  // kReopening
     uint32_t reopen_id = 0;
     std::shared_ptr<const Gpadl> ring;  // from kOpen until CompleteClose
     bool retargeting = false;
@@ -295,10 +295,10 @@ class ServerCore {
 
   // The connection.
   ConnectionState state_ = ConnectionState::kDisconnected;
-  Contact contact_;                                  // the one in effect
-  hvdef::vmbus::Version version_{};                  // kConnected
+  Contact contact_;                  // the one in effect
+  hvdef::vmbus::Version version_{};  // kConnected
   bool offers_sent_ = false;
-  NextAct next_act_ = NextAct::kNothing;             // kDisconnecting
+  NextAct next_act_ = NextAct::kNothing;  // kDisconnecting
   Contact next_contact_;
   uint64_t interrupt_page_ = 0;
 

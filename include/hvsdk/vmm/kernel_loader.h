@@ -36,10 +36,10 @@ namespace hvsdk::vmm {
 
 // Where the loader puts what it makes; all below 640 KiB and unused by a kernel until it has taken over.
 inline constexpr uint64_t kGdtGpa = 0x500;
-inline constexpr uint64_t kPageTablesGpa = 0x2000;   // six pages: the first 4 GiB, identity
-inline constexpr uint64_t kBootParamsGpa = 0x8000;   // bzImage: the zero page
-inline constexpr uint64_t kRngSeedGpa = 0x9000;      // bzImage: setup data
-inline constexpr uint64_t kStartInfoGpa = 0xA000;    // PVH: start info, module list, memory map
+inline constexpr uint64_t kPageTablesGpa = 0x2000;  // six pages: the first 4 GiB, identity
+inline constexpr uint64_t kBootParamsGpa = 0x8000;  // bzImage: the zero page
+inline constexpr uint64_t kRngSeedGpa = 0x9000;     // bzImage: setup data
+inline constexpr uint64_t kStartInfoGpa = 0xA000;   // PVH: start info, module list, memory map
 inline constexpr uint64_t kCommandLineGpa = 0x20000;
 inline constexpr uint64_t kMaxCommandLine = 0x10000;
 inline constexpr uint64_t kAcpiTablesGpa = 0xE0000;  // where guests also look for an RSDP by themselves

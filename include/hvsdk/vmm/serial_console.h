@@ -65,8 +65,8 @@ class SerialConsole final : public SerialEndpoint {
   EventLoop& loop_;
   Options options_;
   chipset::Uart16550* uart_ = nullptr;
-  std::string output_;           // taken from the port, not yet written
-  bool waiting_ = false;         // for the receiver
+  std::string output_;    // taken from the port, not yet written
+  bool waiting_ = false;  // for the receiver
   bool output_gone_ = false;
   absl::Status output_status_;
   bool reading_ = false;

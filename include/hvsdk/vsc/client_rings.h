@@ -44,8 +44,8 @@ struct ClientRings {
     uint8_t* const in = out + uint64_t{ring.outgoing_pages} * kPage;
     __builtin_memset(out, 0, kPage);
     __builtin_memset(in, 0, kPage);
-    rings.outgoing = vmbus::RingWriter<vmbus::FlatMemory>(
-        vmbus::FlatMemory(out, out + kPage, (ring.outgoing_pages - 1) * kPage));
+    rings.outgoing =
+        vmbus::RingWriter<vmbus::FlatMemory>(vmbus::FlatMemory(out, out + kPage, (ring.outgoing_pages - 1) * kPage));
     rings.incoming = vmbus::RingReader<vmbus::FlatMemory>(
         vmbus::FlatMemory(in, in + kPage, (ring.pages.page_count - ring.outgoing_pages - 1) * kPage));
     (void)rings.outgoing.Attach();  // is_valid() tells

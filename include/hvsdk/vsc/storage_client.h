@@ -65,8 +65,7 @@ struct StorageRequest {
   hvdef::scsi::FixedSense sense = {};
 
   bool ok() const {
-    return is_done && srb_status == static_cast<uint8_t>(hvdef::storvsc::SrbStatus::kSuccess) &&
-           scsi_status == 0;
+    return is_done && srb_status == static_cast<uint8_t>(hvdef::storvsc::SrbStatus::kSuccess) && scsi_status == 0;
   }
 
   // The commands most wanted. The block address and count are in the disk's blocks; `data` is the

@@ -57,9 +57,7 @@ struct ScsiCommand : BlockRequest {
   hvdef::scsi::FixedSense sense = {};
 
   // Ends the command without data.
-  void Succeed() {
-    status = hvdef::scsi::Status::kGood, srb_status = hvdef::storvsc::SrbStatus::kSuccess;
-  }
+  void Succeed() { status = hvdef::scsi::Status::kGood, srb_status = hvdef::storvsc::SrbStatus::kSuccess; }
   void Fail(hvdef::storvsc::SrbStatus srb, hvdef::scsi::SenseKey key, hvdef::scsi::Asc asc);
   // Copies parameter data to the initiator: as much as the data buffer and the allocation length
   // take.
@@ -128,8 +126,7 @@ class ScsiDisk {
   const uint32_t max_transfer_bytes_;
   const uint32_t block_shift_;
   const uint64_t blocks_;
-  std::atomic<bool> write_cache_{
-      true};  // WCE of the caching mode page; off, every write is forced to the medium
+  std::atomic<bool> write_cache_{true};  // WCE of the caching mode page; off, every write is forced to the medium
   std::atomic<uint32_t> kept_sense_{0};  // key << 16 | code and qualifier, for REQUEST SENSE
 };
 

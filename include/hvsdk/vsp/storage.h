@@ -41,10 +41,8 @@
 namespace hvsdk::vsp {
 
 struct StorageOptions {
-  hvdef::Guid
-      instance_id{};  // of this controller; disks without a name of their own derive theirs from it
-  uint16_t max_subchannels =
-      0;  // besides the primary channel; the number of VPs less one is a good choice
+  hvdef::Guid instance_id{};              // of this controller; disks without a name of their own derive theirs from it
+  uint16_t max_subchannels = 0;           // besides the primary channel; the number of VPs less one is a good choice
   uint32_t max_transfer_bytes = 1 << 20;  // of one command: whole pages, 64 KiB to 8 MiB
   uint32_t queue_depth = 256;             // commands in flight on each channel, 1 to 4096
   hvdef::storvsc::Version newest_version = hvdef::storvsc::Version::kWin10;
@@ -57,8 +55,7 @@ class StorageController {
 
   // Puts the controller on the bus. The server and the executor outlive it. InvalidArgument: an
   // option is beyond its limits. Otherwise as vmbus::Server::OfferChannel.
-  static absl::StatusOr<std::unique_ptr<StorageController>> Create(vmbus::Server& server,
-                                                                   Executor& executor,
+  static absl::StatusOr<std::unique_ptr<StorageController>> Create(vmbus::Server& server, Executor& executor,
                                                                    const StorageOptions& options);
 
   // Takes the controller off the bus and waits until no transfer is under way. On the executor, or

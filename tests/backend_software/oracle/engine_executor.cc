@@ -92,14 +92,16 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
     Put(kPml4 + 8 * 511, kKernelPdpt | kTable);
     Put(kKernelPdpt + 8 * 510, kKernelPd | kTable);
     Put(kKernelPd, kKernelPt | kTable);
-    for (uint64_t page = 0; page < kMemorySize / 4096; ++page) Put(kKernelPt + 8 * page, page * 4096 | kPresent | kWritable);
+    for (uint64_t page = 0; page < kMemorySize / 4096; ++page)
+      Put(kKernelPt + 8 * page, page * 4096 | kPresent | kWritable);
 
     for (uint64_t vector = 0; vector < 32; ++vector) {
       const uint8_t stub[] = {0xE6, static_cast<uint8_t>(kFaultPort + vector), 0xF4};  // out imm8, al; hlt
       ASSERT_TRUE(memory_.Write(kStubs + 16 * vector, stub, sizeof(stub)));
       const uint64_t target = kKernel + kStubs + 16 * vector;
       const uint64_t dpl = vector == 3 || vector == 4 ? 3 : 0;
-      Put(kIdt + 16 * vector, (target & 0xFFFF) | uint64_t{kKernelCs} << 16 | (0x8E00 | dpl << 13) << 32 | (target >> 16 & 0xFFFF) << 48);
+      Put(kIdt + 16 * vector,
+          (target & 0xFFFF) | uint64_t{kKernelCs} << 16 | (0x8E00 | dpl << 13) << 32 | (target >> 16 & 0xFFFF) << 48);
       Put(kIdt + 16 * vector + 8, target >> 32);
     }
     Put(kGdt + 0x08, 0x00AF9B000000FFFF);
@@ -127,18 +129,23 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
 
   bool SetSystemRegisters() {
     const std::vector<RegisterName> names = {
-        RegisterName::kCr0, RegisterName::kCr3, RegisterName::kCr4, RegisterName::kEfer, RegisterName::kIdtr,
-        RegisterName::kGdtr, RegisterName::kTr, RegisterName::kDs, RegisterName::kEs, RegisterName::kFs, RegisterName::kGs,
-        RegisterName::kLdtr, RegisterName::kXfem};
+        RegisterName::kCr0,  RegisterName::kCr3,  RegisterName::kCr4, RegisterName::kEfer, RegisterName::kIdtr,
+        RegisterName::kGdtr, RegisterName::kTr,   RegisterName::kDs,  RegisterName::kEs,   RegisterName::kFs,
+        RegisterName::kGs,   RegisterName::kLdtr, RegisterName::kXfem};
     const RegisterValue null_segment = Segment(0, 0, 0, 0);
-    const std::vector<RegisterValue> values = {
-        {0x80050033, 0},  // PG, AM, WP, NE, ET, MP, PE
-        {kPml4, 0},
-        {0x6A0, 0},       // OSXMMEXCPT, OSFXSR, PGE, PAE
-        {0xD01, 0},       // NXE, LMA, LME, SCE
-        Table(kKernel + kIdt, 0xFFF), Table(kKernel + kGdt, 0x4F),
-        Segment(kKernel + kTss, 0x67, kTssSelector, 0x8B),
-        null_segment, null_segment, null_segment, null_segment, null_segment, {3, 0}};
+    const std::vector<RegisterValue> values = {{0x80050033, 0},  // PG, AM, WP, NE, ET, MP, PE
+                                               {kPml4, 0},
+                                               {0x6A0, 0},  // OSXMMEXCPT, OSFXSR, PGE, PAE
+                                               {0xD01, 0},  // NXE, LMA, LME, SCE
+                                               Table(kKernel + kIdt, 0xFFF),
+                                               Table(kKernel + kGdt, 0x4F),
+                                               Segment(kKernel + kTss, 0x67, kTssSelector, 0x8B),
+                                               null_segment,
+                                               null_segment,
+                                               null_segment,
+                                               null_segment,
+                                               null_segment,
+                                               {3, 0}};
     const absl::Status status = vp_->SetRegisters(names, values);
     EXPECT_TRUE(status.ok()) << status;
     return status.ok();
@@ -152,7 +159,8 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
     range(RegisterName::kRax, 18);
     range(RegisterName::kXmm0, 16);
     range(RegisterName::kFpMmx0, 8);
-    names.insert(names.end(), {RegisterName::kFpControlStatus, RegisterName::kXmmControlStatus, RegisterName::kCs, RegisterName::kSs});
+    names.insert(names.end(), {RegisterName::kFpControlStatus, RegisterName::kXmmControlStatus, RegisterName::kCs,
+                               RegisterName::kSs});
     return names;
   }
 
@@ -167,7 +175,8 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
       std::memcpy(&values_[at++], st.data(), 10);
     }
     values_[at++] = {static_cast<uint64_t>(state.x87_control) | static_cast<uint64_t>(state.x87_status) << 16 |
-                         static_cast<uint64_t>(state.x87_valid) << 32, 0};
+                         static_cast<uint64_t>(state.x87_valid) << 32,
+                     0};
     values_[at++] = {0, static_cast<uint64_t>(state.mxcsr) | uint64_t{0xFFFF} << 32};
     values_[at++] = Segment(0, 0xFFFFFFFF, kUserCs, 0xA0FB);
     values_[at++] = Segment(0, 0xFFFFFFFF, kUserSs, 0xC0F3);
@@ -206,12 +215,16 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
     }
   }
 
-  void OnPortRead(backend::Vp&, uint16_t, absl::Span<uint8_t> data) override { std::fill(data.begin(), data.end(), 0xFF); }
+  void OnPortRead(backend::Vp&, uint16_t, absl::Span<uint8_t> data) override {
+    std::fill(data.begin(), data.end(), 0xFF);
+  }
   void OnPortWrite(backend::Vp& vp, uint16_t port, absl::Span<const uint8_t>) override {
     if (port >= kFaultPort && port < kFaultPort + 32) vector_ = port - kFaultPort;
     vp.Kick();
   }
-  void OnMmioRead(backend::Vp&, uint64_t, absl::Span<uint8_t> data) override { std::fill(data.begin(), data.end(), 0xFF); }
+  void OnMmioRead(backend::Vp&, uint64_t, absl::Span<uint8_t> data) override {
+    std::fill(data.begin(), data.end(), 0xFF);
+  }
   void OnMmioWrite(backend::Vp&, uint64_t, absl::Span<const uint8_t>) override {}
   backend::MsrOutcome OnMsrRead(backend::Vp&, uint32_t, uint64_t&) override { return backend::MsrOutcome::kFault; }
   backend::MsrOutcome OnMsrWrite(backend::Vp&, uint32_t, uint64_t) override { return backend::MsrOutcome::kFault; }

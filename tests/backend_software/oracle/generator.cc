@@ -23,27 +23,47 @@ bool In(ZydisMnemonic mnemonic, std::initializer_list<ZydisMnemonic> list) {
 // Flags whose value after the instruction the manuals leave open (Intel SDM volume 1, appendix A, and the instructions' pages).
 uint64_t UndefinedFlags(const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand* operands) {
   switch (instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_AND: case ZYDIS_MNEMONIC_OR: case ZYDIS_MNEMONIC_XOR: case ZYDIS_MNEMONIC_TEST:
+    case ZYDIS_MNEMONIC_AND:
+    case ZYDIS_MNEMONIC_OR:
+    case ZYDIS_MNEMONIC_XOR:
+    case ZYDIS_MNEMONIC_TEST:
       return kAf;
-    case ZYDIS_MNEMONIC_MUL: case ZYDIS_MNEMONIC_IMUL:
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_IMUL:
       return kSf | kZf | kAf | kPf;
-    case ZYDIS_MNEMONIC_DIV: case ZYDIS_MNEMONIC_IDIV:
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
       return kArithmetic;
-    case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR:
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR:
       return kArithmetic & ~kZf;
-    case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTC: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTC:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTS:
       return kOf | kSf | kAf | kPf;
-    case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT:
+    case ZYDIS_MNEMONIC_LZCNT:
+    case ZYDIS_MNEMONIC_TZCNT:
       return kOf | kSf | kAf | kPf;
-    case ZYDIS_MNEMONIC_BZHI: case ZYDIS_MNEMONIC_BLSI: case ZYDIS_MNEMONIC_BLSR: case ZYDIS_MNEMONIC_BLSMSK:
+    case ZYDIS_MNEMONIC_BZHI:
+    case ZYDIS_MNEMONIC_BLSI:
+    case ZYDIS_MNEMONIC_BLSR:
+    case ZYDIS_MNEMONIC_BLSMSK:
     case ZYDIS_MNEMONIC_ANDN:
       return kAf | kPf;
     case ZYDIS_MNEMONIC_BEXTR:
       return kAf | kSf | kPf;
-    case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR: case ZYDIS_MNEMONIC_SHLD:
-    case ZYDIS_MNEMONIC_SHRD: case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR: case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD:
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
     case ZYDIS_MNEMONIC_RCR: {
-      const bool rotates = In(instruction.mnemonic, {ZYDIS_MNEMONIC_ROL, ZYDIS_MNEMONIC_ROR, ZYDIS_MNEMONIC_RCL, ZYDIS_MNEMONIC_RCR});
+      const bool rotates =
+          In(instruction.mnemonic, {ZYDIS_MNEMONIC_ROL, ZYDIS_MNEMONIC_ROR, ZYDIS_MNEMONIC_RCL, ZYDIS_MNEMONIC_RCR});
       const ZydisDecodedOperand& count = operands[instruction.operand_count_visible - 1];
       const uint64_t mask = operands[0].size == 64 ? 63 : 31;
       uint64_t undefined = kOf;
@@ -92,8 +112,14 @@ bool Generator::IsOffered(const ZydisDecodedInstruction& instruction, const Zydi
   if (offered == offered_.end() || !offered->second) return false;
   if (instruction.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) return false;
   switch (instruction.meta.category) {
-    case ZYDIS_CATEGORY_SYSCALL: case ZYDIS_CATEGORY_SYSRET: case ZYDIS_CATEGORY_SYSTEM: case ZYDIS_CATEGORY_SEGOP:
-    case ZYDIS_CATEGORY_RDWRFSGS: case ZYDIS_CATEGORY_XSAVE: case ZYDIS_CATEGORY_XSAVEOPT: case ZYDIS_CATEGORY_VTX:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_SEGOP:
+    case ZYDIS_CATEGORY_RDWRFSGS:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT:
+    case ZYDIS_CATEGORY_VTX:
       return In(instruction.mnemonic, {ZYDIS_MNEMONIC_HLT, ZYDIS_MNEMONIC_CLTS});
     case ZYDIS_CATEGORY_INTERRUPT:
       return instruction.mnemonic == ZYDIS_MNEMONIC_INT3;
@@ -101,12 +127,13 @@ bool Generator::IsOffered(const ZydisDecodedInstruction& instruction, const Zydi
       break;
   }
   if (In(instruction.mnemonic,
-         {ZYDIS_MNEMONIC_CPUID, ZYDIS_MNEMONIC_RDTSC, ZYDIS_MNEMONIC_RDPMC, ZYDIS_MNEMONIC_FXSAVE, ZYDIS_MNEMONIC_FXSAVE64,
-          ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64, ZYDIS_MNEMONIC_FNSTENV, ZYDIS_MNEMONIC_FNSAVE,
-          ZYDIS_MNEMONIC_LAR, ZYDIS_MNEMONIC_LSL, ZYDIS_MNEMONIC_VERR, ZYDIS_MNEMONIC_VERW, ZYDIS_MNEMONIC_IRET,
-          ZYDIS_MNEMONIC_IRETD, ZYDIS_MNEMONIC_IRETQ, ZYDIS_MNEMONIC_SMSW, ZYDIS_MNEMONIC_SGDT, ZYDIS_MNEMONIC_SIDT,
-          ZYDIS_MNEMONIC_SLDT, ZYDIS_MNEMONIC_STR, ZYDIS_MNEMONIC_SYSCALL, ZYDIS_MNEMONIC_SYSENTER,
-          ZYDIS_MNEMONIC_SYSEXIT, ZYDIS_MNEMONIC_SYSRET, ZYDIS_MNEMONIC_MOV}) &&
+         {ZYDIS_MNEMONIC_CPUID,    ZYDIS_MNEMONIC_RDTSC,   ZYDIS_MNEMONIC_RDPMC,     ZYDIS_MNEMONIC_FXSAVE,
+          ZYDIS_MNEMONIC_FXSAVE64, ZYDIS_MNEMONIC_FXRSTOR, ZYDIS_MNEMONIC_FXRSTOR64, ZYDIS_MNEMONIC_FNSTENV,
+          ZYDIS_MNEMONIC_FNSAVE,   ZYDIS_MNEMONIC_LAR,     ZYDIS_MNEMONIC_LSL,       ZYDIS_MNEMONIC_VERR,
+          ZYDIS_MNEMONIC_VERW,     ZYDIS_MNEMONIC_IRET,    ZYDIS_MNEMONIC_IRETD,     ZYDIS_MNEMONIC_IRETQ,
+          ZYDIS_MNEMONIC_SMSW,     ZYDIS_MNEMONIC_SGDT,    ZYDIS_MNEMONIC_SIDT,      ZYDIS_MNEMONIC_SLDT,
+          ZYDIS_MNEMONIC_STR,      ZYDIS_MNEMONIC_SYSCALL, ZYDIS_MNEMONIC_SYSENTER,  ZYDIS_MNEMONIC_SYSEXIT,
+          ZYDIS_MNEMONIC_SYSRET,   ZYDIS_MNEMONIC_MOV}) &&
       instruction.mnemonic != ZYDIS_MNEMONIC_MOV) {
     return false;
   }
@@ -124,11 +151,13 @@ bool Generator::IsOffered(const ZydisDecodedInstruction& instruction, const Zydi
   }
   if (instruction.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) return false;
   // Branches with a 16-bit operand size differ between makers of processors.
-  if (instruction.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && (instruction.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)) {
+  if (instruction.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
+      (instruction.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE)) {
     return false;
   }
   // The register form of 0F 0D is a no-operation to one maker and undefined to the other.
-  if (instruction.mnemonic == ZYDIS_MNEMONIC_NOP && instruction.opcode_map == ZYDIS_OPCODE_MAP_0F && instruction.opcode == 0x0D) {
+  if (instruction.mnemonic == ZYDIS_MNEMONIC_NOP && instruction.opcode_map == ZYDIS_OPCODE_MAP_0F &&
+      instruction.opcode == 0x0D) {
     return false;
   }
   // Results the manuals leave open.
@@ -178,10 +207,23 @@ uint64_t Generator::DataPointer() {
 
 uint64_t Generator::Value() {
   switch (random_.Below(8)) {
-    case 0: return random_.Below(64);
+    case 0:
+      return random_.Below(64);
     case 1: {
-      constexpr uint64_t kEdges[] = {0, 1, ~uint64_t{0}, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000,
-                                     0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0x8000000000000000};
+      constexpr uint64_t kEdges[] = {0,
+                                     1,
+                                     ~uint64_t{0},
+                                     0x7F,
+                                     0x80,
+                                     0xFF,
+                                     0x7FFF,
+                                     0x8000,
+                                     0xFFFF,
+                                     0x7FFFFFFF,
+                                     0x80000000,
+                                     0xFFFFFFFF,
+                                     0x7FFFFFFFFFFFFFFF,
+                                     0x8000000000000000};
       return kEdges[random_.Below(std::size(kEdges))];
     }
     case 2: {
@@ -191,15 +233,19 @@ uint64_t Generator::Value() {
                                       0x7FC000017F800001, 0x0000000180000001, 0x43E0000000000000, 0x4F0000004EFFFFFF};
       return kFloats[random_.Below(std::size(kFloats))];
     }
-    case 3: case 4: return DataPointer();
+    case 3:
+    case 4:
+      return DataPointer();
     case 5: {
       // A double of ordinary size.
-      const double value = static_cast<double>(static_cast<int64_t>(random_())) / static_cast<double>(1 + random_.Below(1u << 30));
+      const double value =
+          static_cast<double>(static_cast<int64_t>(random_())) / static_cast<double>(1 + random_.Below(1u << 30));
       uint64_t bits;
       std::memcpy(&bits, &value, 8);
       return bits;
     }
-    default: return random_();
+    default:
+      return random_();
   }
 }
 
@@ -263,11 +309,13 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
   state.x87_valid = random_.OneIn(2) ? 0xFF : static_cast<uint8_t>(random_());
   if (random_.OneIn(2)) state.x87_status &= 0x4700;  // MMX code finds the top at zero
   for (auto& st : state.st) {
-    const long double value = static_cast<long double>(static_cast<int64_t>(random_())) / static_cast<long double>(1 + random_.Below(1u << 20));
+    const long double value = static_cast<long double>(static_cast<int64_t>(random_())) /
+                              static_cast<long double>(1 + random_.Below(1u << 20));
     std::memcpy(st.data(), &value, 10);
     if (random_.OneIn(4)) {
       const uint64_t significand = Value();
-      const uint16_t exponent = static_cast<uint16_t>(random_.OneIn(2) ? random_() : (random_() & 0x8000) | 0x7FFF * random_.Below(2));
+      const uint16_t exponent =
+          static_cast<uint16_t>(random_.OneIn(2) ? random_() : (random_() & 0x8000) | 0x7FFF * random_.Below(2));
       std::memcpy(st.data(), &significand, 8);
       std::memcpy(st.data() + 8, &exponent, 2);
     }
@@ -291,8 +339,8 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     const auto category = instruction.meta.category;
     const bool branches = instruction.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || category == ZYDIS_CATEGORY_RET;
     // Where an indirect branch goes must be canonical, for processors differ over when the other kind faults.
-    const bool indirect = category == ZYDIS_CATEGORY_RET ||
-                          (branches && instruction.operand_count_visible > 0 && operands[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE);
+    const bool indirect = category == ZYDIS_CATEGORY_RET || (branches && instruction.operand_count_visible > 0 &&
+                                                             operands[0].type != ZYDIS_OPERAND_TYPE_IMMEDIATE);
     const bool pops_flags = In(instruction.mnemonic, {ZYDIS_MNEMONIC_POPF, ZYDIS_MNEMONIC_POPFD, ZYDIS_MNEMONIC_POPFQ});
     if ((indirect || pops_flags || category == ZYDIS_CATEGORY_STRINGOP) && !first) continue;
     if (indirect) {
@@ -335,11 +383,13 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
             ? instruction.cpu_flags->modified | instruction.cpu_flags->set_0 | instruction.cpu_flags->set_1
             : 0;
     // Shifts by CL may write nothing, so what was open stays open.
-    const bool conditional = In(category == ZYDIS_CATEGORY_SHIFT || category == ZYDIS_CATEGORY_ROTATE ? ZYDIS_MNEMONIC_SHL : instruction.mnemonic,
-                                {ZYDIS_MNEMONIC_SHL, ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD,
-                                 ZYDIS_MNEMONIC_SCASQ, ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD,
-                                 ZYDIS_MNEMONIC_CMPSQ});
-    sequence.undefined_flags = (conditional || branches ? sequence.undefined_flags : sequence.undefined_flags & ~written) | open;
+    const bool conditional =
+        In(category == ZYDIS_CATEGORY_SHIFT || category == ZYDIS_CATEGORY_ROTATE ? ZYDIS_MNEMONIC_SHL
+                                                                                 : instruction.mnemonic,
+           {ZYDIS_MNEMONIC_SHL, ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD, ZYDIS_MNEMONIC_SCASQ,
+            ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ});
+    sequence.undefined_flags =
+        (conditional || branches ? sequence.undefined_flags : sequence.undefined_flags & ~written) | open;
     sequence.starts.push_back(static_cast<uint16_t>(at));
     sequence.mnemonics.push_back(instruction.mnemonic);
     sequence.code.insert(sequence.code.end(), bytes, bytes + instruction.length);
@@ -360,7 +410,9 @@ std::string Disassemble(const Sequence& sequence) {
     ZydisDecodedInstruction instruction;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
     const uint8_t* bytes = sequence.code.data() + sequence.starts[i];
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, sequence.code.size() - sequence.starts[i], &instruction, operands))) continue;
+    if (!ZYAN_SUCCESS(
+            ZydisDecoderDecodeFull(&decoder, bytes, sequence.code.size() - sequence.starts[i], &instruction, operands)))
+      continue;
     char line[160];
     ZydisFormatterFormatInstruction(&formatter, &instruction, operands, instruction.operand_count_visible, line,
                                     sizeof(line), kCodeAddress + sequence.starts[i], nullptr);

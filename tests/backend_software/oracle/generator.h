@@ -23,10 +23,10 @@
 namespace hvsdk::oracle {
 
 struct Sequence {
-  std::vector<uint8_t> code;          // ends in UD2
-  std::vector<uint16_t> starts;       // offset of each instruction
+  std::vector<uint8_t> code;     // ends in UD2
+  std::vector<uint16_t> starts;  // offset of each instruction
   std::vector<ZydisMnemonic> mnemonics;
-  uint64_t undefined_flags = 0;       // RFLAGS that the last instructions leave undefined
+  uint64_t undefined_flags = 0;  // RFLAGS that the last instructions leave undefined
   UserState state;
 };
 

@@ -76,14 +76,16 @@ std::string Difference(const Outcome& native, const Outcome& engine, uint64_t fl
   }
   for (size_t i = 0; i < kDataSize; ++i) {
     if (native.data[i] == engine.data[i]) continue;
-    text += absl::StrFormat("  memory at %x: host %02x engine %02x\n", kDataAddress + i, native.data[i], engine.data[i]);
+    text +=
+        absl::StrFormat("  memory at %x: host %02x engine %02x\n", kDataAddress + i, native.data[i], engine.data[i]);
     break;
   }
   return text;
 }
 
 std::string X87Before(const UserState& state) {
-  std::string text = absl::StrFormat("  before: cw %04x sw %04x tags %02x", state.x87_control, state.x87_status, state.x87_valid);
+  std::string text =
+      absl::StrFormat("  before: cw %04x sw %04x tags %02x", state.x87_control, state.x87_status, state.x87_valid);
   for (const auto& st : state.st) {
     uint64_t significand;
     std::memcpy(&significand, st.data(), 8);
@@ -140,18 +142,22 @@ TEST(InstructionOracleTest, RandomUserModeInstructionsAgreeWithTheHost) {
     MxcsrOfTheHostAlone(sequence, last, ours, native);
     // A sequence that stopped early leaves open what any of its instructions may.
     const bool whole = native.fault.vector == 6 && end == sequence.code.size() - 2;
-    const uint64_t open = whole ? sequence.undefined_flags : sequence.starts.size() > 1 ? uint64_t{0x8D5} : sequence.undefined_flags;
-    const bool wide = last == ZYDIS_MNEMONIC_FLDENV || last == ZYDIS_MNEMONIC_FRSTOR || last == ZYDIS_MNEMONIC_MASKMOVQ ||
-                      last == ZYDIS_MNEMONIC_MASKMOVDQU;
+    const uint64_t open = whole                        ? sequence.undefined_flags
+                          : sequence.starts.size() > 1 ? uint64_t{0x8D5}
+                                                       : sequence.undefined_flags;
+    const bool wide = last == ZYDIS_MNEMONIC_FLDENV || last == ZYDIS_MNEMONIC_FRSTOR ||
+                      last == ZYDIS_MNEMONIC_MASKMOVQ || last == ZYDIS_MNEMONIC_MASKMOVDQU;
     const std::string difference = Difference(native, ours, kComparedFlags & ~open, wide);
     if (difference.empty()) continue;
     ++mismatches;
     // A few of each kind tell more than many of one.
     if (++reported[last] <= 2) ADD_FAILURE() << Disassemble(sequence) << difference << X87Before(sequence.state);
-    if (reported.size() > 30) FAIL() << "stopped after " << mismatches << " differences in " << instructions << " instructions";
+    if (reported.size() > 30)
+      FAIL() << "stopped after " << mismatches << " differences in " << instructions << " instructions";
   }
-  std::printf("%llu instructions of %zu mnemonics, %d differences, seed %llu\n", static_cast<unsigned long long>(instructions),
-              counts.size(), mismatches, static_cast<unsigned long long>(seed));
+  std::printf("%llu instructions of %zu mnemonics, %d differences, seed %llu\n",
+              static_cast<unsigned long long>(instructions), counts.size(), mismatches,
+              static_cast<unsigned long long>(seed));
   // The draw reaches everything: a mnemonic that never comes would be a hole in the proof.
   EXPECT_GE(counts.size(), wanted >= 1'000'000 ? 500u : 1u);
   EXPECT_EQ(mismatches, 0);

@@ -2,12 +2,12 @@
 #include "tests/backend_software/oracle/native_executor.h"
 
 #include <asm/prctl.h>
-#include <csignal>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/ucontext.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 
 namespace hvsdk::oracle {
@@ -20,7 +20,7 @@ constexpr int kGregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP
 // The handler works on these; it is entered once to begin a sequence (SIGUSR2) and once when the sequence faults.
 const UserState* g_input;
 Outcome* g_outcome;
-ucontext_t g_host;           // where Run was
+ucontext_t g_host;  // where Run was
 _libc_fpstate g_host_fp;
 
 void Handle(int signal, siginfo_t*, void* context_pointer) {

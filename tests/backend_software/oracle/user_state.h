@@ -14,8 +14,8 @@
 namespace hvsdk::oracle {
 
 // Linear addresses, each with nothing mapped for 64 KiB around.
-inline constexpr uint64_t kCodeAddress = 0x1000'0000;   // one page, readable and executable
-inline constexpr uint64_t kDataAddress = 0x2000'0000;   // two pages, readable and writable
+inline constexpr uint64_t kCodeAddress = 0x1000'0000;  // one page, readable and executable
+inline constexpr uint64_t kDataAddress = 0x2000'0000;  // two pages, readable and writable
 inline constexpr uint64_t kDataSize = 0x2000;
 inline constexpr uint64_t kCodeSize = 0x1000;
 
@@ -30,7 +30,7 @@ struct UserState {
   uint32_t mxcsr = 0x1F80;
   uint16_t x87_control = 0x037F;
   uint16_t x87_status = 0;
-  uint8_t x87_valid = 0;  // abridged tags, by physical register
+  uint8_t x87_valid = 0;                        // abridged tags, by physical register
   std::array<std::array<uint8_t, 10>, 8> st{};  // ST(0) to ST(7)
 };
 
@@ -52,8 +52,8 @@ struct Outcome {
 class Executor {
  public:
   virtual ~Executor() = default;
-  virtual void Run(const std::vector<uint8_t>& code, const UserState& state,
-                   const std::array<uint8_t, kDataSize>& data, Outcome& outcome) = 0;
+  virtual void Run(const std::vector<uint8_t>& code, const UserState& state, const std::array<uint8_t, kDataSize>& data,
+                   Outcome& outcome) = 0;
 };
 
 }  // namespace hvsdk::oracle

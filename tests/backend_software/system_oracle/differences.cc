@@ -11,9 +11,11 @@ namespace {
 using hvdef::RegisterName;
 
 constexpr const char* kNames[] = {
-    "cr0", "cr2", "cr3", "cr4", "efer", "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
-    "r13", "r14", "r15", "rip", "rflags", "es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "idtr", "gdtr", "dr0", "dr1", "dr2",
-    "dr3", "dr6", "dr7", "kernel_gs", "sysenter_cs", "sysenter_esp", "sysenter_eip", "star", "lstar", "cstar", "sfmask", "pat"};
+    "cr0",         "cr2",          "cr3",          "cr4",  "efer",  "rax",   "rcx",    "rdx", "rbx", "rsp",
+    "rbp",         "rsi",          "rdi",          "r8",   "r9",    "r10",   "r11",    "r12", "r13", "r14",
+    "r15",         "rip",          "rflags",       "es",   "cs",    "ss",    "ds",     "fs",  "gs",  "ldtr",
+    "tr",          "idtr",         "gdtr",         "dr0",  "dr1",   "dr2",   "dr3",    "dr6", "dr7", "kernel_gs",
+    "sysenter_cs", "sysenter_esp", "sysenter_eip", "star", "lstar", "cstar", "sfmask", "pat"};
 static_assert(std::size(kNames) == kStateCount);
 
 hvdef::SegmentRegister AsSegment(const hvdef::RegisterValue& value) {
@@ -27,7 +29,8 @@ void ExcuseErrorCode(const SystemOutcome& ours, SystemOutcome& theirs) {
   const int vector = ours.port - kExceptionPort;
   if (vector < 10 || vector > 14) return;
   const hvdef::SegmentRegister stack = AsSegment(ours.state[RegisterName::kSs]);
-  const bool in_64 = (AsSegment(ours.state[RegisterName::kCs]).attributes & 0x2000) && (ours.state[RegisterName::kEfer].low & 0x400);
+  const bool in_64 =
+      (AsSegment(ours.state[RegisterName::kCs]).attributes & 0x2000) && (ours.state[RegisterName::kEfer].low & 0x400);
   uint64_t at = ours.state[RegisterName::kRsp].low;
   if (!in_64) at = stack.base + (at & (stack.attributes & 0x4000 ? 0xFFFFFFFF : 0xFFFF));
   if (at + 2 > kSystemMemory) return;
@@ -49,9 +52,12 @@ void ExcuseErrorCode(const SystemOutcome& ours, SystemOutcome& theirs) {
 
 std::string Show(const SystemOutcome& outcome) {
   switch (outcome.how) {
-    case SystemOutcome::kPort: return absl::StrFormat("port %02x", outcome.port);
-    case SystemOutcome::kTripleFault: return "triple fault";
-    default: return "no end";
+    case SystemOutcome::kPort:
+      return absl::StrFormat("port %02x", outcome.port);
+    case SystemOutcome::kTripleFault:
+      return "triple fault";
+    default:
+      return "no end";
   }
 }
 
@@ -62,7 +68,8 @@ void Excuse(const Scenario& scenario, bool qemu, const SystemOutcome& ours, Syst
     uint64_t& value = theirs.state[RegisterName::kRcx].low;
     value = (value & ~uint64_t{0xF0000}) | (ours.state[RegisterName::kRcx].low & 0xF0000);
   }
-  if ((AsSegment(ours.state[RegisterName::kLdtr]).selector & ~3) == 0 && (AsSegment(theirs.state[RegisterName::kLdtr]).selector & ~3) == 0) {
+  if ((AsSegment(ours.state[RegisterName::kLdtr]).selector & ~3) == 0 &&
+      (AsSegment(theirs.state[RegisterName::kLdtr]).selector & ~3) == 0) {
     theirs.state[RegisterName::kLdtr] = ours.state[RegisterName::kLdtr];
   }
   // An entry that was used on the way to a fault may or may not be marked as accessed (SDM volume 3, 4.8).
@@ -75,7 +82,8 @@ void Excuse(const Scenario& scenario, bool qemu, const SystemOutcome& ours, Syst
     if (segment.limit <= 0xFFFFF) theirs.state.values[i].high |= ours.state.values[i].high & uint64_t{0x8000} << 48;
   }
   // What is behind a segment register that holds no segment is nobody's business.
-  for (const RegisterName name : {RegisterName::kEs, RegisterName::kSs, RegisterName::kDs, RegisterName::kFs, RegisterName::kGs}) {
+  for (const RegisterName name :
+       {RegisterName::kEs, RegisterName::kSs, RegisterName::kDs, RegisterName::kFs, RegisterName::kGs}) {
     const hvdef::SegmentRegister a = AsSegment(theirs.state[name]), b = AsSegment(ours.state[name]);
     if (a.selector == b.selector && (a.selector & ~3) == 0 && !(b.attributes & 0x80) &&
         (!(a.attributes & 0x80) || name == RegisterName::kSs)) {
@@ -93,7 +101,8 @@ void Excuse(const Scenario& scenario, bool qemu, const SystemOutcome& ours, Syst
     theirs.memory[at] |= ours.memory[at] & 1;
   }
   if (accessed) {  // and then the page is dirty
-    for (const uint64_t at : {kPtTable + 8 * (kGdtBase >> 12), kPt32 + 4 * (kGdtBase >> 12)}) theirs.memory[at] |= ours.memory[at] & 0x60;
+    for (const uint64_t at : {kPtTable + 8 * (kGdtBase >> 12), kPt32 + 4 * (kGdtBase >> 12)})
+      theirs.memory[at] |= ours.memory[at] & 0x60;
   }
   // It leaves RPL in a null FS or GS that goes to an outer ring (SDM volume 2, RET and IRET).
   for (const RegisterName name : {RegisterName::kFs, RegisterName::kGs}) {
@@ -118,8 +127,12 @@ bool MissedDoubleFault(const SystemOutcome& theirs, const SystemOutcome& ours) {
 std::string Difference(const SystemOutcome& theirs, const SystemOutcome& ours) {
   if (ours.how != theirs.how || ours.port != theirs.port) {
     std::string text = absl::StrFormat("  ends: theirs %s, ours %s\n", Show(theirs), Show(ours));
-    if (theirs.how == SystemOutcome::kPort) text += absl::StrFormat("  theirs: rip %x rsp %x\n", theirs.state[RegisterName::kRip].low, theirs.state[RegisterName::kRsp].low);
-    if (ours.how == SystemOutcome::kPort) text += absl::StrFormat("  ours: rip %x rsp %x\n", ours.state[RegisterName::kRip].low, ours.state[RegisterName::kRsp].low);
+    if (theirs.how == SystemOutcome::kPort)
+      text += absl::StrFormat("  theirs: rip %x rsp %x\n", theirs.state[RegisterName::kRip].low,
+                              theirs.state[RegisterName::kRsp].low);
+    if (ours.how == SystemOutcome::kPort)
+      text += absl::StrFormat("  ours: rip %x rsp %x\n", ours.state[RegisterName::kRip].low,
+                              ours.state[RegisterName::kRsp].low);
     return text;
   }
   // Before a triple fault code may have run that nobody wrote.
@@ -127,7 +140,8 @@ std::string Difference(const SystemOutcome& theirs, const SystemOutcome& ours) {
   std::string text;
   if (ours.accesses != theirs.accesses) text += "  the port accesses differ\n";
   if (ours.how == SystemOutcome::kPort) {
-    const bool in_64 = AsSegment(ours.state[RegisterName::kCs]).attributes & 0x2000 && (ours.state[RegisterName::kEfer].low & 0x400);
+    const bool in_64 =
+        AsSegment(ours.state[RegisterName::kCs]).attributes & 0x2000 && (ours.state[RegisterName::kEfer].low & 0x400);
     for (int i = 0; i < kStateCount; ++i) {
       hvdef::RegisterValue a = theirs.state.values[i], b = ours.state.values[i];
       // Outside 64-bit mode the upper halves of registers are nobody's.
@@ -154,7 +168,8 @@ std::string Stack(const SystemOutcome& outcome) {
   if (outcome.how != SystemOutcome::kPort) return Show(outcome) + "\n";
   const hvdef::SegmentRegister stack = AsSegment(outcome.state[RegisterName::kSs]);
   uint64_t at = outcome.state[RegisterName::kRsp].low;
-  if (!(outcome.state[RegisterName::kEfer].low & 0x400)) at = stack.base + (at & (stack.attributes & 0x4000 ? 0xFFFFFFFF : 0xFFFF));
+  if (!(outcome.state[RegisterName::kEfer].low & 0x400))
+    at = stack.base + (at & (stack.attributes & 0x4000 ? 0xFFFFFFFF : 0xFFFF));
   std::string text = absl::StrFormat("%s, stack at %x:", Show(outcome), at);
   for (int i = 0; i < 14 && at + 4 <= kSystemMemory; ++i, at += 4) {
     uint32_t word;

@@ -16,7 +16,8 @@ enum Reg : uint8_t { kAx, kCx, kDx, kBx, kSp, kBp, kSi, kDi };
 
 class Emitter {
  public:
-  Emitter(uint8_t* begin, uint8_t* end, uint64_t address, int bits) : begin_(begin), at_(begin), end_(end), address_(address), bits_(bits) {}
+  Emitter(uint8_t* begin, uint8_t* end, uint64_t address, int bits)
+      : begin_(begin), at_(begin), end_(end), address_(address), bits_(bits) {}
 
   int bits() const { return bits_; }
   uint64_t address() const { return address_ + static_cast<uint64_t>(at_ - begin_); }

@@ -21,19 +21,22 @@ namespace hvsdk::oracle {
 
 // The registers that a scenario sets and that are compared after it.
 inline constexpr hvdef::RegisterName kStateNames[] = {
-    hvdef::RegisterName::kCr0, hvdef::RegisterName::kCr2, hvdef::RegisterName::kCr3, hvdef::RegisterName::kCr4,
-    hvdef::RegisterName::kEfer, hvdef::RegisterName::kRax, hvdef::RegisterName::kRcx, hvdef::RegisterName::kRdx,
-    hvdef::RegisterName::kRbx, hvdef::RegisterName::kRsp, hvdef::RegisterName::kRbp, hvdef::RegisterName::kRsi,
-    hvdef::RegisterName::kRdi, hvdef::RegisterName::kR8, hvdef::RegisterName::kR9, hvdef::RegisterName::kR10,
-    hvdef::RegisterName::kR11, hvdef::RegisterName::kR12, hvdef::RegisterName::kR13, hvdef::RegisterName::kR14,
-    hvdef::RegisterName::kR15, hvdef::RegisterName::kRip, hvdef::RegisterName::kRflags, hvdef::RegisterName::kEs,
-    hvdef::RegisterName::kCs, hvdef::RegisterName::kSs, hvdef::RegisterName::kDs, hvdef::RegisterName::kFs,
-    hvdef::RegisterName::kGs, hvdef::RegisterName::kLdtr, hvdef::RegisterName::kTr, hvdef::RegisterName::kIdtr,
-    hvdef::RegisterName::kGdtr, hvdef::RegisterName::kDr0, hvdef::RegisterName::kDr1, hvdef::RegisterName::kDr2,
-    hvdef::RegisterName::kDr3, hvdef::RegisterName::kDr6, hvdef::RegisterName::kDr7, hvdef::RegisterName::kKernelGsBase,
-    hvdef::RegisterName::kSysenterCs, hvdef::RegisterName::kSysenterEsp, hvdef::RegisterName::kSysenterEip,
-    hvdef::RegisterName::kStar, hvdef::RegisterName::kLstar, hvdef::RegisterName::kCstar, hvdef::RegisterName::kSfmask,
-    hvdef::RegisterName::kPat};
+    hvdef::RegisterName::kCr0,          hvdef::RegisterName::kCr2,        hvdef::RegisterName::kCr3,
+    hvdef::RegisterName::kCr4,          hvdef::RegisterName::kEfer,       hvdef::RegisterName::kRax,
+    hvdef::RegisterName::kRcx,          hvdef::RegisterName::kRdx,        hvdef::RegisterName::kRbx,
+    hvdef::RegisterName::kRsp,          hvdef::RegisterName::kRbp,        hvdef::RegisterName::kRsi,
+    hvdef::RegisterName::kRdi,          hvdef::RegisterName::kR8,         hvdef::RegisterName::kR9,
+    hvdef::RegisterName::kR10,          hvdef::RegisterName::kR11,        hvdef::RegisterName::kR12,
+    hvdef::RegisterName::kR13,          hvdef::RegisterName::kR14,        hvdef::RegisterName::kR15,
+    hvdef::RegisterName::kRip,          hvdef::RegisterName::kRflags,     hvdef::RegisterName::kEs,
+    hvdef::RegisterName::kCs,           hvdef::RegisterName::kSs,         hvdef::RegisterName::kDs,
+    hvdef::RegisterName::kFs,           hvdef::RegisterName::kGs,         hvdef::RegisterName::kLdtr,
+    hvdef::RegisterName::kTr,           hvdef::RegisterName::kIdtr,       hvdef::RegisterName::kGdtr,
+    hvdef::RegisterName::kDr0,          hvdef::RegisterName::kDr1,        hvdef::RegisterName::kDr2,
+    hvdef::RegisterName::kDr3,          hvdef::RegisterName::kDr6,        hvdef::RegisterName::kDr7,
+    hvdef::RegisterName::kKernelGsBase, hvdef::RegisterName::kSysenterCs, hvdef::RegisterName::kSysenterEsp,
+    hvdef::RegisterName::kSysenterEip,  hvdef::RegisterName::kStar,       hvdef::RegisterName::kLstar,
+    hvdef::RegisterName::kCstar,        hvdef::RegisterName::kSfmask,     hvdef::RegisterName::kPat};
 inline constexpr int kStateCount = static_cast<int>(std::size(kStateNames));
 constexpr int StateIndex(hvdef::RegisterName name) {
   for (int i = 0; i < kStateCount; ++i) {
@@ -64,16 +67,28 @@ struct SystemFeatures {
 };
 
 enum class StartMode : uint8_t {
-  kReal, kProtected16, kProtected32, kProtectedUser, kPaged32, kPaged32User, kPae, kPaeUser, kVirtual86, kCompatibility,
-  kCompatibilityUser, kLong, kLongUser, kModes,
+  kReal,
+  kProtected16,
+  kProtected32,
+  kProtectedUser,
+  kPaged32,
+  kPaged32User,
+  kPae,
+  kPaeUser,
+  kVirtual86,
+  kCompatibility,
+  kCompatibilityUser,
+  kLong,
+  kLongUser,
+  kModes,
 };
 
 struct Scenario {
   StartMode mode;
   SystemState start;
-  std::vector<uint8_t> memory;        // kSystemMemory bytes
+  std::vector<uint8_t> memory;  // kSystemMemory bytes
   bool uses_lar = false;
-  std::vector<std::string> listing;   // what was put where, for whoever reads a failure
+  std::vector<std::string> listing;  // what was put where, for whoever reads a failure
 };
 
 // Real mode at the first fragment.

@@ -10,8 +10,8 @@
 namespace hvsdk::oracle {
 namespace {
 
-constexpr int kHandlers = 4;                                // interrupts 0x20 to 0x23
-constexpr int kFirstHandler = kFragmentCount - kHandlers;   // fragments
+constexpr int kHandlers = 4;                               // interrupts 0x20 to 0x23
+constexpr int kFirstHandler = kFragmentCount - kHandlers;  // fragments
 
 // What the code of a fragment takes itself to run in.
 struct Mode {
@@ -27,7 +27,8 @@ class CodeBuilder {
 
   void Build() {
     const StartMode start = s_.mode;
-    mode_ = {StartBits(start), IsLongMode(start), start != StartMode::kReal, start == StartMode::kVirtual86, IsUserMode(start) ? 3 : 0};
+    mode_ = {StartBits(start), IsLongMode(start), start != StartMode::kReal, start == StartMode::kVirtual86,
+             IsUserMode(start) ? 3 : 0};
     if (mode_.is_vm86) mode_.ring = 3;
     const Mode first = mode_;
     for (int i = 0; i < kHandlers; ++i) BuildHandler(i);
@@ -66,8 +67,10 @@ class CodeBuilder {
     };
     Put<uint32_t>(s_, vector * 4, static_cast<uint32_t>((kSegmentBase16 >> 4) << 16 | (target - kSegmentBase16)));
     const bool conforming = random_.OneIn(4) && !(features_.qemu && (IsUserMode(s_.mode) || mode_.is_vm86));
-    Put(s_, kIdt32 + vector * 8, gate(conforming ? kConforming32 * 8 : kCode32 * 8, random_.Of<uint64_t>({0xEE, 0xEF})));
-    Put(s_, kIdt64 + vector * 16, gate(conforming ? kConforming64 * 8 : kCode64 * 8, random_.Of<uint64_t>({0xEE, 0xEF})));
+    Put(s_, kIdt32 + vector * 8,
+        gate(conforming ? kConforming32 * 8 : kCode32 * 8, random_.Of<uint64_t>({0xEE, 0xEF})));
+    Put(s_, kIdt64 + vector * 16,
+        gate(conforming ? kConforming64 * 8 : kCode64 * 8, random_.Of<uint64_t>({0xEE, 0xEF})));
     if (features_.qemu && mode_.bits == 32) {  // as in Settle
       e.MovImm(kAx, kData32 * 8);
       e.Bytes({0x8E, 0xD8});
@@ -103,7 +106,11 @@ class CodeBuilder {
   }
   void ReloadData(Emitter& e) {
     if (mode_.bits != 64 && mode_.is_protected && !mode_.is_vm86) {
-      const uint16_t flat = mode_.bits == 16 && mode_.ring == 0 ? kData16 : mode_.ring == 3 ? kUserData32 : mode_.ring == 2 ? kDataRing2 : mode_.ring == 1 ? kDataRing1 : kData32;
+      const uint16_t flat = mode_.bits == 16 && mode_.ring == 0 ? kData16
+                            : mode_.ring == 3                   ? kUserData32
+                            : mode_.ring == 2                   ? kDataRing2
+                            : mode_.ring == 1                   ? kDataRing1
+                                                                : kData32;
       e.MovImm(kAx, static_cast<uint64_t>(flat * 8 | mode_.ring));
       e.Bytes({0x8E, 0xD8});
     }
@@ -113,24 +120,48 @@ class CodeBuilder {
 
   void Simple(Emitter& e) {
     switch (random_.Below(24)) {
-      case 0: case 1: return LoadSegment(e);
-      case 2: return LoadFarPointer(e);
-      case 3: return LookAtSelector(e);
-      case 4: return StoreTable(e);
-      case 5: return LoadTable(e);
-      case 6: return LoadSystemSegment(e);
-      case 7: return ReadControl(e);
-      case 8: case 9: return ToggleControl(e);
-      case 10: return DebugRegister(e);
-      case 11: case 12: return Msr(e);
-      case 13: case 14: return Flags(e);
-      case 15: case 16: case 17: return Memory(e);
-      case 18: return ChangePage(e);
-      case 19: return Port(e);
-      case 20: return SegmentBase(e);
-      case 21: return FloatingPoint(e);
-      case 22: return Interrupt(e);
-      default: return Odd(e);
+      case 0:
+      case 1:
+        return LoadSegment(e);
+      case 2:
+        return LoadFarPointer(e);
+      case 3:
+        return LookAtSelector(e);
+      case 4:
+        return StoreTable(e);
+      case 5:
+        return LoadTable(e);
+      case 6:
+        return LoadSystemSegment(e);
+      case 7:
+        return ReadControl(e);
+      case 8:
+      case 9:
+        return ToggleControl(e);
+      case 10:
+        return DebugRegister(e);
+      case 11:
+      case 12:
+        return Msr(e);
+      case 13:
+      case 14:
+        return Flags(e);
+      case 15:
+      case 16:
+      case 17:
+        return Memory(e);
+      case 18:
+        return ChangePage(e);
+      case 19:
+        return Port(e);
+      case 20:
+        return SegmentBase(e);
+      case 21:
+        return FloatingPoint(e);
+      case 22:
+        return Interrupt(e);
+      default:
+        return Odd(e);
     }
   }
 
@@ -149,7 +180,8 @@ class CodeBuilder {
 
   // In real mode any selector is fine, but code goes on with its data where it was.
   uint16_t SegmentSelector() {
-    if (!mode_.is_protected || mode_.is_vm86) return random_.OneIn(2) ? kSegmentBase16 >> 4 : static_cast<uint16_t>(random_.Below(0x1800));
+    if (!mode_.is_protected || mode_.is_vm86)
+      return random_.OneIn(2) ? kSegmentBase16 >> 4 : static_cast<uint16_t>(random_.Below(0x1800));
     return AnySelector();
   }
 
@@ -157,8 +189,14 @@ class CodeBuilder {
   uint16_t UsableSelector() {
     if (!features_.qemu) return SegmentSelector();
     if (!mode_.is_protected || mode_.is_vm86) return kSegmentBase16 >> 4;
-    const uint16_t flat = mode_.ring == 3 ? kUserData32 : mode_.ring == 2 ? kDataRing2 : mode_.ring == 1 ? kDataRing1 : kData32;
-    const uint16_t index = random_.OneIn(2) ? flat : random_.Of<uint16_t>({kAbsentData, kExecuteOnly, kLdt, kZero, kDescriptors + 1, kData32, kUserData32, kInterruptGateInGdt});
+    const uint16_t flat = mode_.ring == 3   ? kUserData32
+                          : mode_.ring == 2 ? kDataRing2
+                          : mode_.ring == 1 ? kDataRing1
+                                            : kData32;
+    const uint16_t index = random_.OneIn(2)
+                               ? flat
+                               : random_.Of<uint16_t>({kAbsentData, kExecuteOnly, kLdt, kZero, kDescriptors + 1,
+                                                       kData32, kUserData32, kInterruptGateInGdt});
     return static_cast<uint16_t>(index * 8 | (random_.OneIn(3) ? random_.Below(4) : static_cast<uint64_t>(mode_.ring)));
   }
 
@@ -198,13 +236,15 @@ class CodeBuilder {
     Note("%05x: lar/lsl/verr/verw/arpl %d of %04x", e.address(), which, selector);
     e.MovImm(kAx, selector);
     switch (which) {
-      case 0: case 1:
+      case 0:
+      case 1:
         s_.uses_lar |= which == 0;
         e.Wide(random_.OneIn(2));
         e.Bytes({0x0F, static_cast<uint8_t>(0x02 + which)});
         e.Register(kCx, kAx);
         break;
-      case 2: case 3:
+      case 2:
+      case 3:
         e.Bytes({0x0F, 0x00});
         e.Register(which + 2, kAx);
         break;
@@ -247,7 +287,8 @@ class CodeBuilder {
     const bool task = random_.OneIn(2);
     uint16_t index = task ? (mode_.is_long ? kFreeTss64 : kFreeTss32) : kLdt;
     if (random_.OneIn(3)) index = static_cast<uint16_t>(random_.Below(kDescriptors));
-    const auto selector = static_cast<uint16_t>(random_.OneIn(12) ? random_.Below(8) : index * 8 | (random_.OneIn(4) ? 3 : 0));
+    const auto selector =
+        static_cast<uint16_t>(random_.OneIn(12) ? random_.Below(8) : index * 8 | (random_.OneIn(4) ? 3 : 0));
     if (features_.qemu && task && (selector & ~3) == 0) return;
     Note("%05x: %s %04x", e.address(), task ? "ltr" : "lldt", selector);
     e.MovImm(kAx, selector);
@@ -275,9 +316,11 @@ class CodeBuilder {
 
   void ToggleControl(Emitter& e) {
     switch (random_.Below(8)) {
-      case 0: case 1: case 2: {
-        uint64_t mask = random_.Of<uint64_t>({1, 0x80000000, 0x10000, 8, 4, 2, 0x20, features_.qemu ? 2u : 0x40000u, 0x40000000, 0x20000000, 0x60000000, 0x10,
-                                              0x1000, 0x100000, 0x80000001});
+      case 0:
+      case 1:
+      case 2: {
+        uint64_t mask = random_.Of<uint64_t>({1, 0x80000000, 0x10000, 8, 4, 2, 0x20, features_.qemu ? 2u : 0x40000u,
+                                              0x40000000, 0x20000000, 0x60000000, 0x10, 0x1000, 0x100000, 0x80000001});
         // QEMU's accessed bits in page-directory-pointer entries are reserved bits to KVM, which looks at them when these change.
         if (PointersAccessed() && (mask & 0xE0000000)) mask = 0x10000;
         if (features_.qemu && (mask & 1)) mask = 0x10000;
@@ -288,7 +331,8 @@ class CodeBuilder {
         e.Bytes({0x0F, 0x22, 0xC0});
         return;
       }
-      case 3: case 4: {
+      case 3:
+      case 4: {
         uint64_t mask = random_.Of<uint64_t>({4, 8, 0x10, 0x20, 0x80, 0x200, 0x400, 0x8000, 0x2000000, 0x40000000});
         // Without hardware's help KVM skips the instruction by reading it again, which SMEP may forbid from then on.
         if (features_.smep && !features_.qemu && random_.OneIn(4)) mask = 1 << 20;
@@ -302,7 +346,8 @@ class CodeBuilder {
         return;
       }
       case 5: {
-        const uint64_t mask = mode_.bits == 64 && random_.OneIn(3) ? uint64_t{1} << random_.Of<int>({45, 51, 52, 62}) : random_.Of<uint64_t>({8, 0x10, 0x18, 0});
+        const uint64_t mask = mode_.bits == 64 && random_.OneIn(3) ? uint64_t{1} << random_.Of<int>({45, 51, 52, 62})
+                                                                   : random_.Of<uint64_t>({8, 0x10, 0x18, 0});
         Note("%05x: cr3 ^= %x", e.address(), mask);
         e.Bytes({0x0F, 0x20, 0xD8});
         Xor(e, mask);
@@ -343,7 +388,9 @@ class CodeBuilder {
       e.Register(number, kBx);
       return;
     }
-    uint64_t value = number < 4 ? kOperands + random_.Below(64) : number == 6 || number == 4 ? (random_() & 0xE00F) | 0xFFFF0FF0 : 0x400;
+    uint64_t value = number < 4                   ? kOperands + random_.Below(64)
+                     : number == 6 || number == 4 ? (random_() & 0xE00F) | 0xFFFF0FF0
+                                                  : 0x400;
     if ((number == 7 || number == 5) && random_.OneIn(3)) value |= 0x2000;  // general detect
     if (number >= 4 && mode_.bits == 64 && random_.OneIn(6)) value |= uint64_t{1} << 40;
     Note("%05x: mov dr%d, %x", e.address(), number, value);
@@ -354,8 +401,8 @@ class CodeBuilder {
 
   void Msr(Emitter& e) {
     constexpr uint32_t kEfer = 0xC0000080;
-    const uint32_t number = random_.Of<uint32_t>({kEfer, kEfer, 0xC0000081, 0xC0000082, 0xC0000084, 0xC0000100, 0xC0000101,
-                                                  0xC0000102, 0x174, 0x175, 0x176, 0x277});
+    const uint32_t number = random_.Of<uint32_t>({kEfer, kEfer, 0xC0000081, 0xC0000082, 0xC0000084, 0xC0000100,
+                                                  0xC0000101, 0xC0000102, 0x174, 0x175, 0x176, 0x277});
     e.MovImm(kCx, number);
     if (random_.OneIn(3)) {
       Note("%05x: rdmsr %x", e.address(), number);
@@ -377,8 +424,10 @@ class CodeBuilder {
     if (number == 0xC0000082) value = FragmentAddress(next_);
     if (number == 0xC0000084) value = random_() & 0x3F7FD5;
     if (number == 0x174) value = random_.Of<uint64_t>({kFastCode * 8, 0, 3});
-    if (number == 0x277) value = random_.Of<uint64_t>({0x0007040600070406, 0x0606060606060606, 0x0207040600070406, 0x0807040600070406});
-    if (!features_.qemu && random_.OneIn(6) && number >= 0xC0000082 && number != 0xC0000084) value = 0x8000000000000000 | value;  // not canonical
+    if (number == 0x277)
+      value = random_.Of<uint64_t>({0x0007040600070406, 0x0606060606060606, 0x0207040600070406, 0x0807040600070406});
+    if (!features_.qemu && random_.OneIn(6) && number >= 0xC0000082 && number != 0xC0000084)
+      value = 0x8000000000000000 | value;  // not canonical
     Note("%05x: wrmsr %x, %x", e.address(), number, value);
     e.MovImm(kAx, value & 0xFFFFFFFF);
     e.MovImm(kDx, value >> 32);
@@ -399,12 +448,15 @@ class CodeBuilder {
 
   void Flags(Emitter& e) {
     switch (random_.Below(7)) {
-      case 0: Note("%05x: cli", e.address()); return e.Byte(0xFA);
+      case 0:
+        Note("%05x: cli", e.address());
+        return e.Byte(0xFA);
       case 1:
         if (features_.qemu) return;
         Note("%05x: sti", e.address());
         return e.Byte(0xFB);
-      case 2: case 3: {
+      case 2:
+      case 3: {
         const bool word = mode_.bits != 16 && random_.OneIn(4);
         const uint64_t flags = AnyFlags() & ~uint64_t{0x20000};
         Note("%05x: popf%s %x", e.address(), word ? " word" : "", flags);
@@ -416,17 +468,23 @@ class CodeBuilder {
         }
         return e.Byte(0x9D);
       }
-      case 4: Note("%05x: pushf", e.address()); return e.Byte(0x9C);
+      case 4:
+        Note("%05x: pushf", e.address());
+        return e.Byte(0x9C);
       case 5:
         Note("%05x: clac/stac", e.address());
         return e.Bytes({0x0F, 0x01, random_.Of<uint8_t>({0xCA, 0xCB})});
-      default: Note("%05x: std/cld", e.address()); return e.Byte(random_.Of<uint8_t>({0xFC, 0xFD}));
+      default:
+        Note("%05x: std/cld", e.address());
+        return e.Byte(random_.Of<uint8_t>({0xFC, 0xFD}));
     }
   }
 
   uint64_t OddAddress() {
-    uint64_t address = kOddPages + random_.Below(4) * 0x1000 + random_.Of<uint64_t>({0, 0x10, 0x7FC, 0xFFC, 0xFFD, 0xFFE, 0xFFF});
-    if (random_.OneIn(6)) address = random_.Of<uint64_t>({kStack3 - 0x100, kStack0 - 0x400, kOperands + 0x1003, kSystemMemory - 0x400});
+    uint64_t address =
+        kOddPages + random_.Below(4) * 0x1000 + random_.Of<uint64_t>({0, 0x10, 0x7FC, 0xFFC, 0xFFD, 0xFFE, 0xFFF});
+    if (random_.OneIn(6))
+      address = random_.Of<uint64_t>({kStack3 - 0x100, kStack0 - 0x400, kOperands + 0x1003, kSystemMemory - 0x400});
     if (mode_.bits == 16) return address;
     if (random_.OneIn(5)) address = random_.Of<uint64_t>({kSystemStubs + 0x800, kTss32 + 0x700, kPtTable + 0xF00});
     const bool paged = s_.start[hvdef::RegisterName::kCr0].low >> 31 & 1;
@@ -440,12 +498,14 @@ class CodeBuilder {
     // Code runs where breakpoints are.
     if (which == 6 && address % kLarge < kFragments) address = kOddPages + random_.Below(0x4000);
     switch (which) {
-      case 0: case 1:
+      case 0:
+      case 1:
         Note("%05x: mov ebx, [%x]", e.address(), address);
         e.Wide(random_.OneIn(2));
         e.Byte(0x8B);
         return e.Memory(kBx, address);
-      case 2: case 3:
+      case 2:
+      case 3:
         Note("%05x: mov [%x], ebx", e.address(), address);
         e.Wide(random_.OneIn(2));
         e.Byte(0x89);
@@ -458,7 +518,8 @@ class CodeBuilder {
         return e.Memory(kBx, address);
       case 5:
         if (mode_.bits == 64 && random_.OneIn(3)) {
-          const uint64_t bad = random_.Of<uint64_t>({0x800000000000, 0xFFFF7FFFFFFFFFFC, 0xFFFFFFFFFFFFFFFD, features_.qemu ? 0x800000000001u : 0x7FFFFFFFFFFFu});
+          const uint64_t bad = random_.Of<uint64_t>({0x800000000000, 0xFFFF7FFFFFFFFFFC, 0xFFFFFFFFFFFFFFFD,
+                                                     features_.qemu ? 0x800000000001u : 0x7FFFFFFFFFFFu});
           Note("%05x: not canonical: %x", e.address(), bad);
           if (!features_.qemu && random_.OneIn(3)) {
             e.MovImm(kSp, bad);
@@ -530,23 +591,31 @@ class CodeBuilder {
     const int which = static_cast<int>(random_.Below(5));
     Note("%05x: unit %d", e.address(), which);
     switch (which) {
-      case 0: return e.Bytes({0xD9, 0xD0});        // fnop
-      case 1: return e.Byte(0x9B);                 // wait
-      case 2: return e.Bytes({0x0F, 0x28, 0xC1});  // movaps xmm0, xmm1
-      case 3: return e.Bytes({0x0F, 0xFC, 0xC0});  // paddb mm0, mm0
-      default: return e.Bytes({0x0F, 0xAE, 0xF0});  // mfence
+      case 0:
+        return e.Bytes({0xD9, 0xD0});  // fnop
+      case 1:
+        return e.Byte(0x9B);  // wait
+      case 2:
+        return e.Bytes({0x0F, 0x28, 0xC1});  // movaps xmm0, xmm1
+      case 3:
+        return e.Bytes({0x0F, 0xFC, 0xC0});  // paddb mm0, mm0
+      default:
+        return e.Bytes({0x0F, 0xAE, 0xF0});  // mfence
     }
   }
 
   void Interrupt(Emitter& e) {
     switch (random_.Below(6)) {
-      case 0: Note("%05x: int3", e.address()); return e.Byte(0xCC);
+      case 0:
+        Note("%05x: int3", e.address());
+        return e.Byte(0xCC);
       case 1:
         if (mode_.bits == 64) return;
         Note("%05x: into", e.address());
         return e.Byte(0xCE);
       default: {
-        const auto vector = random_.Of<uint8_t>({0x20, 0x21, 0x22, 0x23, 0x20, 0x21, 0x30, 0x31, 0x32, 0x33, 0x34, 3, 4, 13, 14, 0xFF});
+        const auto vector =
+            random_.Of<uint8_t>({0x20, 0x21, 0x22, 0x23, 0x20, 0x21, 0x30, 0x31, 0x32, 0x33, 0x34, 3, 4, 13, 14, 0xFF});
         Note("%05x: int %x", e.address(), vector);
         e.Bytes({0xCD, vector});
         if (features_.qemu) ReloadData(e);
@@ -557,8 +626,12 @@ class CodeBuilder {
 
   void Odd(Emitter& e) {
     switch (random_.Below(6)) {
-      case 0: Note("%05x: ud2", e.address()); return e.Bytes({0x0F, 0x0B});
-      case 1: Note("%05x: ud0", e.address()); return e.Bytes({0x0F, 0xFF, 0xC0});
+      case 0:
+        Note("%05x: ud2", e.address());
+        return e.Bytes({0x0F, 0x0B});
+      case 1:
+        Note("%05x: ud0", e.address());
+        return e.Bytes({0x0F, 0xFF, 0xC0});
       case 2:
         if (mode_.ring == 0) return;
         Note("%05x: hlt", e.address());
@@ -575,7 +648,9 @@ class CodeBuilder {
         e.Bytes({0x0F, 0x01});
         return e.Memory(7, kOperands);
       }
-      default: Note("%05x: wbinvd", e.address()); return e.Bytes({0x0F, 0x09});
+      default:
+        Note("%05x: wbinvd", e.address());
+        return e.Bytes({0x0F, 0x09});
     }
   }
 
@@ -586,16 +661,40 @@ class CodeBuilder {
     uint16_t index;
     if (!random_.OneIn(4)) {
       const uint16_t same = mode_.ring == 3 ? (mode_.is_long && random_.OneIn(2) ? kUserCode64 : kUserCode32)
-                                            : (mode_.is_long && random_.OneIn(2) ? kCode64 : random_.OneIn(4) ? kCode16 : kCode32);
+                                            : (mode_.is_long && random_.OneIn(2) ? kCode64
+                                               : random_.OneIn(4)                ? kCode16
+                                                                                 : kCode32);
       index = same;
       if (may_change_ring && mode_.ring < 3 && random_.OneIn(2)) {
         index = random_.Of<uint16_t>({kUserCode32, kUserCode64, kUserCode32, kCodeRing1, kCodeRing2});
       }
       if (random_.OneIn(6)) index = random_.Of<uint16_t>({kConforming32, kConforming64, kUserConforming});
     } else {
-      index = random_.Of<uint16_t>({kCode32, kCode64, kCode16, kUserCode32, kUserCode64, kConforming32, kConforming64, kExecuteOnly,
-                                    kAbsentCode, kAbsentCode64, features_.qemu ? kZero : kBothSizes, kCodeRing1, kData32, kLdt, kZero, kInterruptGateInGdt,
-                                    kCallGate32, kCallGate16, kCallGate64, kCallGate64, kCallGate32, kAbsentGate, 0, kDescriptors, kSystemZero});
+      index = random_.Of<uint16_t>({kCode32,
+                                    kCode64,
+                                    kCode16,
+                                    kUserCode32,
+                                    kUserCode64,
+                                    kConforming32,
+                                    kConforming64,
+                                    kExecuteOnly,
+                                    kAbsentCode,
+                                    kAbsentCode64,
+                                    features_.qemu ? kZero : kBothSizes,
+                                    kCodeRing1,
+                                    kData32,
+                                    kLdt,
+                                    kZero,
+                                    kInterruptGateInGdt,
+                                    kCallGate32,
+                                    kCallGate16,
+                                    kCallGate64,
+                                    kCallGate64,
+                                    kCallGate32,
+                                    kAbsentGate,
+                                    0,
+                                    kDescriptors,
+                                    kSystemZero});
       if (!features_.qemu && random_.OneIn(6)) index = static_cast<uint16_t>(kRandomFirst + random_.Below(6));
       // The 64-bit gates stand for tables that legacy mode reads differently; a task switch is what this processor has not.
       if (mode_.is_long && random_.OneIn(8)) index = random_.Of<uint16_t>({kFreeTss64, kBusyTss64});
@@ -623,9 +722,12 @@ class CodeBuilder {
   // A call gate to the next fragment.
   uint16_t MakeGate() {
     const bool conforming_here = mode_.ring == 0 || !features_.qemu;
-    uint16_t code = random_.OneIn(3) ? CodeSelector(false)
-                                           : static_cast<uint16_t>(8 * (mode_.is_long ? random_.Of<uint16_t>({kCode64, kConforming64})
-                                                                                      : random_.Of<uint16_t>({kCode32, kCode32, kConforming32, kCodeRing1, kCode16})));
+    uint16_t code =
+        random_.OneIn(3)
+            ? CodeSelector(false)
+            : static_cast<uint16_t>(
+                  8 * (mode_.is_long ? random_.Of<uint16_t>({kCode64, kConforming64})
+                                     : random_.Of<uint16_t>({kCode32, kCode32, kConforming32, kCodeRing1, kCode16})));
     if (!conforming_here && (Peek<uint64_t>(s_, kGdtBase + (code & ~7u)) >> 42 & 3) == 3) code = kCode32 * 8;
     if (features_.qemu && (Peek<uint64_t>(s_, kGdtBase + (code & ~7u)) >> 47 & 1) == 0) code = kCode64 * 8;
     const uint16_t at = mode_.is_long ? kCallGate64 : random_.OneIn(4) ? kCallGate16 : kCallGate32;
@@ -638,9 +740,15 @@ class CodeBuilder {
     const int old_ring = mode_.ring;
     const uint64_t offset = GoThrough(code, false);
     if (!conforming) mode_.ring = std::min(old_ring, static_cast<int>(raw >> 45 & 3));
-    Put(s_, kGdtBase + at * 8u, (offset & 0xFFFF) | uint64_t{code} << 16 | (mode_.is_long || features_.smap ? 0 : random_.Below(random_.OneIn(2) ? 1 : 4)) << 32 |
-                                    (present | static_cast<uint64_t>(dpl) << 5 | type) << 40 | (offset >> 16 & 0xFFFF) << 48);
-    if (mode_.is_long) Put<uint64_t>(s_, kGdtBase + at * 8u + 8, !features_.qemu && random_.OneIn(12) ? 0x8000 : random_.OneIn(12) ? uint64_t{0x8C} << 40 : 0);
+    Put(s_, kGdtBase + at * 8u,
+        (offset & 0xFFFF) | uint64_t{code} << 16 |
+            (mode_.is_long || features_.smap ? 0 : random_.Below(random_.OneIn(2) ? 1 : 4)) << 32 |
+            (present | static_cast<uint64_t>(dpl) << 5 | type) << 40 | (offset >> 16 & 0xFFFF) << 48);
+    if (mode_.is_long)
+      Put<uint64_t>(s_, kGdtBase + at * 8u + 8,
+                    !features_.qemu && random_.OneIn(12) ? 0x8000
+                    : random_.OneIn(12)                  ? uint64_t{0x8C} << 40
+                                                         : 0);
     return static_cast<uint16_t>(at * 8 | (random_.OneIn(4) ? random_.Below(4) : old_ring));
   }
 
@@ -651,11 +759,21 @@ class CodeBuilder {
 
   void Transfer(Emitter& e) {
     switch (random_.Below(10)) {
-      case 0: case 1: case 2: return FarJumpOrCall(e);
-      case 3: case 4: return FarReturn(e);
-      case 5: case 6: return InterruptReturn(e);
-      case 7: case 8: return FastCall(e);
-      default: return mode_.is_long ? Descend(e) : Climb(e);
+      case 0:
+      case 1:
+      case 2:
+        return FarJumpOrCall(e);
+      case 3:
+      case 4:
+        return FarReturn(e);
+      case 5:
+      case 6:
+        return InterruptReturn(e);
+      case 7:
+      case 8:
+        return FastCall(e);
+      default:
+        return mode_.is_long ? Descend(e) : Climb(e);
     }
   }
 
@@ -689,9 +807,15 @@ class CodeBuilder {
   void PushFrame(Emitter& e, uint16_t selector, uint64_t offset, int old_ring, bool flags, bool always_stack) {
     const int rpl = selector & 3;
     if (rpl != old_ring || always_stack || random_.OneIn(16)) {
-      uint16_t stack = static_cast<uint16_t>((rpl == 3 ? kUserData32 : rpl == 2 ? kDataRing2 : rpl == 1 ? kDataRing1 : kData32) * 8 | rpl);
+      uint16_t stack = static_cast<uint16_t>((rpl == 3   ? kUserData32
+                                              : rpl == 2 ? kDataRing2
+                                              : rpl == 1 ? kDataRing1
+                                                         : kData32) *
+                                                 8 |
+                                             rpl);
       if (random_.OneIn(8)) stack = UsableSelector();
-      if (always_stack && random_.OneIn(8) && !(features_.qemu && selector >> 3 != kCode64)) stack = static_cast<uint16_t>(features_.qemu ? 0 : random_.Below(4));
+      if (always_stack && random_.OneIn(8) && !(features_.qemu && selector >> 3 != kCode64))
+        stack = static_cast<uint16_t>(features_.qemu ? 0 : random_.Below(4));
       e.Push(stack);
       e.Push(rpl == 3 ? kStack3 : rpl == 0 ? kStack0 - 0x100 : kStack1);
     }
@@ -775,7 +899,7 @@ class CodeBuilder {
         const bool quad = mode_.bits == 64 && random_.OneIn(2);
         e.MovImm(kCx, mode_.bits == 64 && random_.OneIn(12) ? target | 0x800000000000 : target);
         if (mode_.bits == 64) {
-          e.Bytes({0x49, 0xBB});  // mov r11, flags
+          e.Bytes({0x49, 0xBB});                                              // mov r11, flags
           e.Word(AnyFlags() & ~uint64_t{features_.qemu ? 0x20000u : 0u}, 8);  // which QEMU would take VM from
         }
         if (quad) e.Byte(0x48);
@@ -914,7 +1038,7 @@ class CodeBuilder {
   const SystemFeatures& features_;
   Scenario& s_;
   Mode mode_{};
-  int next_ = 0;          // the fragment that a transfer leads to
+  int next_ = 0;  // the fragment that a transfer leads to
   bool leads_on_ = false;
   uint64_t operands_ = kOperands;
 };

@@ -78,15 +78,17 @@ void BuildGdt(Random& random, Scenario& s) {
   Descriptor(s, kLdt, SegmentDescriptor(kLdtBase, 0x7F, 0x82, 0));
   for (int index = kRandomFirst; index <= kRandomLast; ++index) Descriptor(s, index, RandomDescriptor(random));
   for (int index = 0; index < 16; ++index) {
-    Put(s, kLdtBase + index * 8u, index < 8 ? Flat(random.Of<uint8_t>({0x9B, 0x93, 0xFB, 0xF3, 0xF2, 0x92}), random.Of<uint8_t>({0xC, 0xC, 0xA}))
-                                            : RandomDescriptor(random));
+    Put(s, kLdtBase + index * 8u,
+        index < 8 ? Flat(random.Of<uint8_t>({0x9B, 0x93, 0xFB, 0xF3, 0xF2, 0x92}), random.Of<uint8_t>({0xC, 0xC, 0xA}))
+                  : RandomDescriptor(random));
   }
 }
 
 // A selector that no stack segment of ring 0 may have.
 uint16_t UnfitStack(Random& random) {
-  return static_cast<uint16_t>(random.Of<uint16_t>({kAbsentData, kReadOnly, kCode32, kUserData32, kLdt, kDescriptors + 1, kZero, 0}) * 8 |
-                               random.Of<uint16_t>({0, 0, 3}));
+  return static_cast<uint16_t>(
+      random.Of<uint16_t>({kAbsentData, kReadOnly, kCode32, kUserData32, kLdt, kDescriptors + 1, kZero, 0}) * 8 |
+      random.Of<uint16_t>({0, 0, 3}));
 }
 
 void BuildTaskSegments(Random& random, const SystemFeatures& features, Scenario& s) {
@@ -100,11 +102,17 @@ void BuildTaskSegments(Random& random, const SystemFeatures& features, Scenario&
   for (int ist = 0; ist < 7; ++ist) Put<uint64_t>(s, kTss64 + 0x24 + 8u * ist, kIstStack - 0x100u * ist);
   // Here and there a stack that does not do.
   if (random.OneIn(8)) Put<uint16_t>(s, kTss32 + 8, UnfitStack(random));
-  if (random.OneIn(8)) Put<uint64_t>(s, kTss64 + 4, random.Of<uint64_t>({features.qemu ? kStack1 : 0x800000000000, kOddPages + 0x800, kStack0 - 3, 0x400000}));
-  if (random.OneIn(16)) Put<uint64_t>(s, kTss64 + 0x24, random.Of<uint64_t>({features.qemu ? kStack1 : 0x8000000000000000, kOddPages + 0x1800}));
+  if (random.OneIn(8))
+    Put<uint64_t>(
+        s, kTss64 + 4,
+        random.Of<uint64_t>({features.qemu ? kStack1 : 0x800000000000, kOddPages + 0x800, kStack0 - 3, 0x400000}));
+  if (random.OneIn(16))
+    Put<uint64_t>(s, kTss64 + 0x24,
+                  random.Of<uint64_t>({features.qemu ? kStack1 : 0x8000000000000000, kOddPages + 0x1800}));
   for (const uint64_t tss : {kTss32, kTss64}) {
     Put<uint16_t>(s, tss + 0x66, random.OneIn(4) ? static_cast<uint16_t>(kTssLimit + 1) : 0x68);
-    for (uint64_t at = 0; at < 129; at += 1) Put<uint8_t>(s, tss + 0x68 + at, random.OneIn(2) ? 0 : static_cast<uint8_t>(random()));
+    for (uint64_t at = 0; at < 129; at += 1)
+      Put<uint8_t>(s, tss + 0x68 + at, random.OneIn(2) ? 0 : static_cast<uint8_t>(random()));
   }
 }
 
@@ -158,16 +166,18 @@ void BuildInterruptTables(Random& random, const SystemFeatures& features, Scenar
   // Some gates are of another kind, or wrong.
   const int changes = static_cast<int>(random.Below(6));
   for (int i = 0; i < changes; ++i) {
-    const auto vector = random.Of<uint32_t>({0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 13, 14, 14, 0x30, 0x31, 0x32, 0x33, 0x34});
+    const auto vector =
+        random.Of<uint32_t>({0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 13, 14, 14, 0x30, 0x31, 0x32, 0x33, 0x34});
     const uint64_t stub = kSystemStubs + 4u * vector;
     uint8_t access = random.Of<uint8_t>({0x8E, 0x8F, 0xEE, 0xEF, 0x86, 0xE7, 0x0E, 0x8C, 0x80, 0x9E, 0xCE});
-    const auto index = random.Of<uint16_t>({kCode32, kCode64, kCode16, kUserCode32, kUserCode64, kConforming32, kConforming64,
-                                            kAbsentCode, kData32, kCodeRing1, kZero, kBothSizes, 0, kDescriptors + 3, kFastCode});
+    const auto index =
+        random.Of<uint16_t>({kCode32, kCode64, kCode16, kUserCode32, kUserCode64, kConforming32, kConforming64,
+                             kAbsentCode, kData32, kCodeRing1, kZero, kBothSizes, 0, kDescriptors + 3, kFastCode});
     const auto selector = static_cast<uint16_t>(index * 8 | (random.OneIn(4) ? random.Below(4) : 0));
     auto ist = static_cast<uint8_t>(random.OneIn(2) ? random.Below(8) : 0);
     if (features.qemu && !IsUserMode(s.mode)) ist = 0;
-    const bool outer = index == kUserCode32 || index == kUserCode64 || index == kConforming32 || index == kConforming64 ||
-                       index == kCodeRing1;
+    const bool outer = index == kUserCode32 || index == kUserCode64 || index == kConforming32 ||
+                       index == kConforming64 || index == kCodeRing1;
     if (features.qemu && outer) continue;
     Put(s, kIdt32 + 8u * vector, Gate(random.OneIn(3) ? selector : kCode32 * 8, stub, access));
     Put(s, kIdt64 + 16u * vector, Gate(random.OneIn(3) ? selector : kCode64 * 8, stub, access, ist));
@@ -181,16 +191,23 @@ RegisterValue Loaded(const Scenario& s, int index, int rpl) {
   const auto attributes = static_cast<uint16_t>((raw >> 40 & 0xFF) | (raw >> 52 & 15) << 12 | 1);
   auto limit = static_cast<uint32_t>((raw & 0xFFFF) | (raw >> 48 & 15) << 16);
   if (attributes & 0x8000) limit = limit << 12 | 0xFFF;
-  return SegmentValue((raw >> 16 & 0xFFFFFF) | (raw >> 56) << 24, limit, static_cast<uint16_t>(index * 8 | rpl), attributes);
+  return SegmentValue((raw >> 16 & 0xFFFFFF) | (raw >> 56) << 24, limit, static_cast<uint16_t>(index * 8 | rpl),
+                      attributes);
 }
 
 }  // namespace
 
 int StartBits(StartMode mode) {
   switch (mode) {
-    case StartMode::kReal: case StartMode::kProtected16: case StartMode::kVirtual86: return 16;
-    case StartMode::kLong: case StartMode::kLongUser: return 64;
-    default: return 32;
+    case StartMode::kReal:
+    case StartMode::kProtected16:
+    case StartMode::kVirtual86:
+      return 16;
+    case StartMode::kLong:
+    case StartMode::kLongUser:
+      return 64;
+    default:
+      return 32;
   }
 }
 
@@ -223,7 +240,7 @@ void BuildStartState(Random& random, const SystemFeatures& features, Scenario& s
   if (random.OneIn(12)) cr0 |= 4;       // EM
   if (features.qemu && (cr0 & 4)) cr0 &= ~uint64_t{8};
   if (!features.qemu && random.OneIn(4)) cr0 |= 0x40000;  // AM
-  uint64_t cr4 = 0x10 | (pae ? 0x20 : 0);  // PSE
+  uint64_t cr4 = 0x10 | (pae ? 0x20 : 0);                 // PSE
   if (random.OneIn(2)) cr4 |= 0x80;
   if (random.OneIn(2)) cr4 |= 0x600;
   if (random.OneIn(2)) cr4 |= 8;
@@ -252,30 +269,42 @@ void BuildStartState(Random& random, const SystemFeatures& features, Scenario& s
   if (vm86) set(RegisterName::kRsp, kStack3 - kSegmentBase16);
   set(RegisterName::kRip, StartBits(mode) == 16 ? kFragments - kSegmentBase16 : kFragments);
   uint64_t flags = 2 | (random() & 0x8C5) | (random.OneIn(4) ? 0x200 : 0) | random.Below(4) << 12;
-  if (random.OneIn(12)) flags |= 0x4000;   // NT
-  if (random.OneIn(6)) flags |= 0x40000;   // AC
+  if (random.OneIn(12)) flags |= 0x4000;  // NT
+  if (random.OneIn(6)) flags |= 0x40000;  // AC
   if (vm86) flags |= 0x20000;
   set(RegisterName::kRflags, flags);
 
   const int rpl = user ? 3 : 0;
   int code = 0, data = user ? kUserData32 : kData32;
   switch (mode) {
-    case StartMode::kProtected16: code = kCode16; data = kData16; break;
-    case StartMode::kLong: code = kCode64; break;
-    case StartMode::kLongUser: code = kUserCode64; break;
-    default: code = user ? kUserCode32 : kCode32;
+    case StartMode::kProtected16:
+      code = kCode16;
+      data = kData16;
+      break;
+    case StartMode::kLong:
+      code = kCode64;
+      break;
+    case StartMode::kLongUser:
+      code = kUserCode64;
+      break;
+    default:
+      code = user ? kUserCode32 : kCode32;
   }
-  for (const RegisterName name : {RegisterName::kEs, RegisterName::kSs, RegisterName::kDs, RegisterName::kFs, RegisterName::kGs}) {
+  for (const RegisterName name :
+       {RegisterName::kEs, RegisterName::kSs, RegisterName::kDs, RegisterName::kFs, RegisterName::kGs}) {
     state[name] = real || vm86 ? SegmentValue(kSegmentBase16, 0xFFFF, kSegmentBase16 >> 4, vm86 ? 0xF3 : 0x93)
                                : Loaded(s, data, rpl);
   }
-  state[RegisterName::kCs] = real || vm86 ? SegmentValue(kSegmentBase16, 0xFFFF, kSegmentBase16 >> 4, vm86 ? 0xF3 : 0x9B)
-                                          : Loaded(s, code, rpl);
+  state[RegisterName::kCs] = real || vm86
+                                 ? SegmentValue(kSegmentBase16, 0xFFFF, kSegmentBase16 >> 4, vm86 ? 0xF3 : 0x9B)
+                                 : Loaded(s, code, rpl);
   state[RegisterName::kTr] = long_mode ? SegmentValue(kTss64, kTssLimit, kBusyTss64 * 8, 0x8B)
                                        : SegmentValue(kTss32, kTssLimit, kBusyTss32 * 8, 0x8B);
   state[RegisterName::kLdtr] = SegmentValue(kLdtBase, 0x7F, kLdt * 8, 0x82);
   state[RegisterName::kGdtr] = TableValue(kGdtBase, kGdtLimit);
-  state[RegisterName::kIdtr] = real ? TableValue(0, 0x3FF) : long_mode ? TableValue(kIdt64, 0xFFF) : TableValue(kIdt32, 0x7FF);
+  state[RegisterName::kIdtr] = real        ? TableValue(0, 0x3FF)
+                               : long_mode ? TableValue(kIdt64, 0xFFF)
+                                           : TableValue(kIdt32, 0x7FF);
 
   for (const RegisterName name : {RegisterName::kDr0, RegisterName::kDr1, RegisterName::kDr2, RegisterName::kDr3}) {
     set(name, kOperands + random.Below(64));
@@ -299,7 +328,8 @@ void MakeRealModeState(SystemState& state) {
   state[RegisterName::kDr6] = {0xFFFF0FF0, 0};
   state[RegisterName::kDr7] = {0x400, 0};
   state[RegisterName::kPat] = {0x0007040600070406, 0};
-  for (const RegisterName name : {RegisterName::kEs, RegisterName::kSs, RegisterName::kDs, RegisterName::kFs, RegisterName::kGs}) {
+  for (const RegisterName name :
+       {RegisterName::kEs, RegisterName::kSs, RegisterName::kDs, RegisterName::kFs, RegisterName::kGs}) {
     state[name] = SegmentValue(kSegmentBase16, 0xFFFF, kSegmentBase16 >> 4, 0x93);
   }
   state[RegisterName::kCs] = SegmentValue(kSegmentBase16, 0xFFFF, kSegmentBase16 >> 4, 0x9B);

@@ -24,15 +24,16 @@ namespace {
 
 using hvdef::RegisterName;
 
-constexpr const char* kModeNames[] = {"real", "protected 16", "protected", "protected user", "paged", "paged user", "PAE",
-                                      "PAE user", "virtual-8086", "compatibility", "compatibility user", "long", "long user"};
+constexpr const char* kModeNames[] = {
+    "real",     "protected 16", "protected",     "protected user",     "paged", "paged user", "PAE",
+    "PAE user", "virtual-8086", "compatibility", "compatibility user", "long",  "long user"};
 
 uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoull(text, nullptr, 0) : otherwise;
 }
 
-bool HasBit(absl::Span<const backend::CpuidEntry> cpuid, uint32_t leaf, uint32_t backend::CpuidEntry::* reg, int bit) {
+bool HasBit(absl::Span<const backend::CpuidEntry> cpuid, uint32_t leaf, uint32_t backend::CpuidEntry::*reg, int bit) {
   for (const backend::CpuidEntry& entry : cpuid) {
     if (entry.leaf == leaf && entry.subleaf == 0) return entry.*reg >> bit & 1;
   }
@@ -45,15 +46,16 @@ bool VendorIsIntel(absl::Span<const backend::CpuidEntry> cpuid) {
 
 SystemFeatures FeaturesOf(absl::Span<const backend::CpuidEntry> cpuid) {
   using backend::CpuidEntry;
-  return {HasBit(cpuid, 7, &CpuidEntry::ebx, 7), HasBit(cpuid, 7, &CpuidEntry::ebx, 20), HasBit(cpuid, 7, &CpuidEntry::ebx, 0),
-          HasBit(cpuid, 7, &CpuidEntry::ecx, 2), VendorIsIntel(cpuid)};
+  return {HasBit(cpuid, 7, &CpuidEntry::ebx, 7), HasBit(cpuid, 7, &CpuidEntry::ebx, 20),
+          HasBit(cpuid, 7, &CpuidEntry::ebx, 0), HasBit(cpuid, 7, &CpuidEntry::ecx, 2), VendorIsIntel(cpuid)};
 }
 
 std::string Describe(const Scenario& scenario) {
   const SystemState& start = scenario.start;
-  std::string text = absl::StrFormat("in %s mode, cr0 %x cr4 %x efer %x rflags %x\n", kModeNames[static_cast<int>(scenario.mode)],
-                                     start[RegisterName::kCr0].low, start[RegisterName::kCr4].low, start[RegisterName::kEfer].low,
-                                     start[RegisterName::kRflags].low);
+  std::string text =
+      absl::StrFormat("in %s mode, cr0 %x cr4 %x efer %x rflags %x\n", kModeNames[static_cast<int>(scenario.mode)],
+                      start[RegisterName::kCr0].low, start[RegisterName::kCr4].low, start[RegisterName::kEfer].low,
+                      start[RegisterName::kRflags].low);
   for (const std::string& line : scenario.listing) text += "  " + line + "\n";
   return text;
 }
@@ -72,7 +74,7 @@ TEST(SystemOracleTest, RandomPrivilegedWorkAgreesWithKvm) {
   const bool emulated = std::getenv("HVSDK_NESTED") != nullptr;
   SystemFeatures features = FeaturesOf((*ours)->cpuid());
   const SystemFeatures host = FeaturesOf((*theirs)->cpuid());
-  features = {features.smep && host.smep, features.smap && host.smap, features.fsgsbase && host.fsgsbase,
+  features = {features.smep && host.smep, features.smap && host.smap,   features.fsgsbase && host.fsgsbase,
               features.umip && host.umip, features.intel && host.intel, emulated};
 
   const uint64_t seed = FromEnvironment("HVSDK_ORACLE_SEED", 20'000);
@@ -94,7 +96,8 @@ TEST(SystemOracleTest, RandomPrivilegedWorkAgreesWithKvm) {
     scenario.start[RegisterName::kTr] = task;
     status = (*ours)->Run(scenario, b);
     ASSERT_TRUE(status.ok()) << status << " " << name;
-    if (a.how == SystemOutcome::kNoEnd || a.reached_devices || b.reached_devices || (emulated && MissedDoubleFault(a, b))) {
+    if (a.how == SystemOutcome::kNoEnd || a.reached_devices || b.reached_devices ||
+        (emulated && MissedDoubleFault(a, b))) {
       ++left_out;
       continue;
     }
@@ -106,9 +109,11 @@ TEST(SystemOracleTest, RandomPrivilegedWorkAgreesWithKvm) {
     ADD_FAILURE() << name << difference << "  theirs: " << Stack(a) << "  ours:   " << Stack(b);
     if (++mismatches == 25) FAIL() << "stopped after " << compared << " scenarios";
   }
-  std::printf("%llu scenarios compared, %d differences, %llu left out, seed %llu\n", static_cast<unsigned long long>(compared), mismatches,
-              static_cast<unsigned long long>(left_out), static_cast<unsigned long long>(seed));
-  for (const auto& [end, count] : ends) std::printf("  %s: %llu\n", end.c_str(), static_cast<unsigned long long>(count));
+  std::printf("%llu scenarios compared, %d differences, %llu left out, seed %llu\n",
+              static_cast<unsigned long long>(compared), mismatches, static_cast<unsigned long long>(left_out),
+              static_cast<unsigned long long>(seed));
+  for (const auto& [end, count] : ends)
+    std::printf("  %s: %llu\n", end.c_str(), static_cast<unsigned long long>(count));
   EXPECT_GE(compared, wanted * 9 / 10);
 }
 

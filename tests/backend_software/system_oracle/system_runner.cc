@@ -55,7 +55,8 @@ absl::Status SystemRunner::TouchMemory() {
   MakeRealModeState(scenario.start);
   SystemOutcome outcome;
   RETURN_IF_ERROR(Run(scenario, outcome));
-  return outcome.how == SystemOutcome::kPort ? absl::OkStatus() : absl::InternalError("the guest does not run in real mode");
+  return outcome.how == SystemOutcome::kPort ? absl::OkStatus()
+                                             : absl::InternalError("the guest does not run in real mode");
 }
 
 SystemRunner::~SystemRunner() {
@@ -86,13 +87,14 @@ absl::Status SystemRunner::Load(const Scenario& scenario) {
   // The engine hears of what was written, so only what changed is.
   for (uint64_t page = 0; page < kSystemMemory; page += 4096) {
     if (std::memcmp(host_ + page, scenario.memory.data() + page, 4096) == 0) continue;
-    if (!memory_.Write(page, scenario.memory.data() + page, 4096)) return absl::InternalError("guest memory refuses a write");
+    if (!memory_.Write(page, scenario.memory.data() + page, 4096))
+      return absl::InternalError("guest memory refuses a write");
   }
   RETURN_IF_ERROR(vp_->SetActivity(backend::Activity::kRunning));
   // What an earlier scenario's code may have left pending, in the floating-point unit too.
   using hvdef::RegisterName;
-  const RegisterName pending[] = {RegisterName::kPendingInterruption, RegisterName::kInterruptState, RegisterName::kFpControlStatus,
-                                  RegisterName::kXmmControlStatus};
+  const RegisterName pending[] = {RegisterName::kPendingInterruption, RegisterName::kInterruptState,
+                                  RegisterName::kFpControlStatus, RegisterName::kXmmControlStatus};
   const hvdef::RegisterValue none[] = {{}, {}, {0x037F, 0}, {0, 0x1F80 | uint64_t{0xFFFF} << 32}};
   RETURN_IF_ERROR(vp_->SetRegisters(pending, none));
   // An exception that waits for its delivery, which not every engine can tell from one under delivery.

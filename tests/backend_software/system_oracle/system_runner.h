@@ -21,9 +21,9 @@ namespace hvsdk::oracle {
 // How a scenario ended, and what it left.
 struct SystemOutcome {
   enum How { kPort, kTripleFault, kNoEnd } how = kNoEnd;
-  uint16_t port = 0;               // of kPort
-  bool reached_devices = false;    // it touched what is not memory, where engines may do as they like
-  SystemState state;               // at the port write; of kPort only
+  uint16_t port = 0;             // of kPort
+  bool reached_devices = false;  // it touched what is not memory, where engines may do as they like
+  SystemState state;             // at the port write; of kPort only
   std::vector<uint8_t> memory;
   std::vector<uint64_t> accesses;  // ports in order: number, size, direction, value
 };

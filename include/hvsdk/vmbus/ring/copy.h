@@ -95,7 +95,8 @@ __attribute__((target("avx2"), noinline)) inline void CopyWide(uint8_t* to, cons
 }
 
 [[gnu::always_inline]] inline void CopyLong(uint8_t* to, const uint8_t* from, size_t size) {
-  if (__builtin_cpu_supports("avx2")) [[likely]] return CopyWide(to, from, size);
+  if (__builtin_cpu_supports("avx2")) [[likely]]
+    return CopyWide(to, from, size);
   __builtin_memcpy(to, from, size);
 }
 
@@ -114,7 +115,8 @@ __attribute__((target("avx2"), noinline)) inline void CopyWide(uint8_t* to, cons
     // Hides what the compiler knows of the caller's object: of a small one it would say that this branch reads beyond it,
     // not seeing that its size never gets here.
     asm("" : "+r"(in));
-    if (size > kMaxInlineCopy) [[unlikely]] return CopyLong(out, in, size);
+    if (size > kMaxInlineCopy) [[unlikely]]
+      return CopyLong(out, in, size);
     CopyEnds32(out, in, 64);
     CopyEnds32(out + size - 64, in + size - 64, 64);
   } else if (size >= 32) {

@@ -104,12 +104,14 @@ class FlatMemory {
     }
     [[gnu::always_inline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
       const uint32_t offset = Wrap(at);
-      if (size > size_ - offset) [[unlikely]] return CopyInSplit(offset, from, size);
+      if (size > size_ - offset) [[unlikely]]
+        return CopyInSplit(offset, from, size);
       internal::CopyBytes(data_ + offset, from, size);
     }
     [[gnu::always_inline]] void CopyOut(uint32_t at, void* to, uint32_t size) const {
       const uint32_t offset = Wrap(at);
-      if (size > size_ - offset) [[unlikely]] return CopyOutSplit(offset, to, size);
+      if (size > size_ - offset) [[unlikely]]
+        return CopyOutSplit(offset, to, size);
       internal::CopyBytes(to, data_ + offset, size);
     }
     void Store64(uint32_t at, uint64_t value) const { internal::StoreWord(data_ + Wrap(at), value); }
@@ -163,12 +165,14 @@ class PagedMemory {
     }
     [[gnu::always_inline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
       uint8_t* const run = Run(at, size);
-      if (run == nullptr) [[unlikely]] return CopyInPieces(at, from, size);
+      if (run == nullptr) [[unlikely]]
+        return CopyInPieces(at, from, size);
       internal::CopyBytes(run, from, size);
     }
     [[gnu::always_inline]] void CopyOut(uint32_t at, void* to, uint32_t size) const {
       const uint8_t* const run = Run(at, size);
-      if (run == nullptr) [[unlikely]] return CopyOutPieces(at, to, size);
+      if (run == nullptr) [[unlikely]]
+        return CopyOutPieces(at, to, size);
       internal::CopyBytes(to, run, size);
     }
     void Store64(uint32_t at, uint64_t value) const { internal::StoreWord(Byte(start_ + at), value); }
@@ -213,8 +217,7 @@ class PagedMemory {
 
   PagedMemory() = default;
   // `pages` is the ring in order: the control page, then `data_pages` pages. The list is borrowed, as the pages are.
-  PagedMemory(uint8_t* const* pages, uint32_t data_pages)
-      : pages_(pages), size_(data_pages * hvdef::kRingPageSize) {}
+  PagedMemory(uint8_t* const* pages, uint32_t data_pages) : pages_(pages), size_(data_pages * hvdef::kRingPageSize) {}
 
   hvdef::RingControl* control() const { return reinterpret_cast<hvdef::RingControl*>(pages_[0]); }
   uint32_t size() const { return size_; }

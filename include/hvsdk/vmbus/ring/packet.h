@@ -10,31 +10,29 @@
 
 namespace hvsdk::vmbus {
 
-enum class [[nodiscard]] RingStatus : uint8_t {
-  kOk,
-  kEmpty,    // reader: no packet
-  kFull,     // writer: no room at present; see RingWriter::WaitForRoom
-  kTooBig,   // the packet can never fit: this ring, the packet format, or the caller's buffer
-  kCorrupt,  // the peer broke the ring; fault() says how, and every later call answers the same
+enum class [[nodiscard]] RingStatus : uint8_t{
+    kOk,
+    kEmpty,    // reader: no packet
+    kFull,     // writer: no room at present; see RingWriter::WaitForRoom
+    kTooBig,   // the packet can never fit: this ring, the packet format, or the caller's buffer
+    kCorrupt,  // the peer broke the ring; fault() says how, and every later call answers the same
 };
 
 // What the peer did, once a ring is corrupt.
 enum class RingFault : uint8_t {
   kNone,
-  kBadSize,           // ours: the data are not whole pages, or beyond 1 GiB
-  kBadWriteIndex,     // not a multiple of 8, or beyond the ring
+  kBadSize,        // ours: the data are not whole pages, or beyond 1 GiB
+  kBadWriteIndex,  // not a multiple of 8, or beyond the ring
   kBadReadIndex,
-  kBadPacketLength,   // length8 is below the descriptor, or beyond what was written
-  kBadPacketOffset,   // data_offset8 points into the descriptor or behind the packet
+  kBadPacketLength,  // length8 is below the descriptor, or beyond what was written
+  kBadPacketOffset,  // data_offset8 points into the descriptor or behind the packet
 };
 
 // Whether the peer must be told; the caller does it (HvCallSignalEvent from the child, an event flag from the root), and not
 // while it holds a lock.
-enum class [[nodiscard]] Signal : bool { kNotNeeded = false, kNeeded = true };
+enum class [[nodiscard]] Signal : bool{kNotNeeded = false, kNeeded = true};
 
-inline Signal operator|(Signal a, Signal b) {
-  return static_cast<Signal>(static_cast<bool>(a) | static_cast<bool>(b));
-}
+inline Signal operator|(Signal a, Signal b) { return static_cast<Signal>(static_cast<bool>(a) | static_cast<bool>(b)); }
 
 // The ring's own part of a packet to be sent.
 struct PacketHeader {
@@ -59,7 +57,8 @@ struct GpaBuffer {
   const uint64_t* pfns;  // one for each page the bytes touch
 
   constexpr uint32_t pfn_count() const {
-    return static_cast<uint32_t>((uint64_t{byte_offset} + byte_count + hvdef::kRingPageSize - 1) / hvdef::kRingPageSize);
+    return static_cast<uint32_t>((uint64_t{byte_offset} + byte_count + hvdef::kRingPageSize - 1) /
+                                 hvdef::kRingPageSize);
   }
 };
 

@@ -51,9 +51,7 @@ class PacketView {
   const uint8_t* extension() const { return start_.Run(kDescriptorSize, extension_size()); }
   // Copies part of it; [at, at + size) must lie inside.
   void CopyPayload(uint32_t at, void* to, uint32_t size) const { start_.CopyOut(data_offset_ + at, to, size); }
-  void CopyExtension(uint32_t at, void* to, uint32_t size) const {
-    start_.CopyOut(kDescriptorSize + at, to, size);
-  }
+  void CopyExtension(uint32_t at, void* to, uint32_t size) const { start_.CopyOut(kDescriptorSize + at, to, size); }
 
  private:
   template <RingMemory, typename>
@@ -69,8 +67,9 @@ class PacketView {
 
 // What Arm found.
 struct [[nodiscard]] Armed {
-  bool may_sleep;  // the ring is empty and the writer will signal; else signals are masked again and there is more to read
-  Signal signal;   // the writer waits for room and now has it
+  bool
+      may_sleep;  // the ring is empty and the writer will signal; else signals are masked again and there is more to read
+  Signal signal;  // the writer waits for room and now has it
 };
 
 // `Order` is there for the tests that take the fence away.
@@ -95,7 +94,8 @@ class RingReader {
   // The next packet, in place. It stays until released.
   [[gnu::always_inline]] RingStatus Peek(View& view) {
     if (available_ == 0) {
-      if (const RingStatus status = Refresh(); status != RingStatus::kOk) [[unlikely]] return status;
+      if (const RingStatus status = Refresh(); status != RingStatus::kOk) [[unlikely]]
+        return status;
       if (available_ == 0) return RingStatus::kEmpty;
     }
     const auto start = memory_.At(read_);
@@ -108,7 +108,8 @@ class RingReader {
     if (length < kDescriptorSize || length + kTrailerSize > available_) [[unlikely]] {
       return Fail(RingFault::kBadPacketLength);
     }
-    if (data_offset < kDescriptorSize || data_offset > length) [[unlikely]] return Fail(RingFault::kBadPacketOffset);
+    if (data_offset < kDescriptorSize || data_offset > length) [[unlikely]]
+      return Fail(RingFault::kBadPacketOffset);
     view.start_ = start;
     view.head_ = head;
     view.transaction_id_ = start.Load64(8);
@@ -120,7 +121,8 @@ class RingReader {
   // Lets go of the packet last peeked at; the view's bytes are the writer's again once Commit or Arm is called.
   [[gnu::always_inline]] void Release(const View& view) {
     const uint32_t total = view.length_ + kTrailerSize;
-    if (total > available_) [[unlikely]] return;  // found corrupt since the view was made
+    if (total > available_) [[unlikely]]
+      return;  // found corrupt since the view was made
     read_ = internal::Advance(read_, total, memory_.size());
     available_ -= total;
   }
@@ -132,9 +134,12 @@ class RingReader {
     if (const RingStatus status = Peek(view); status != RingStatus::kOk) return status;
     const uint32_t size = view.length_ - kDescriptorSize;
     auto* bytes = static_cast<uint8_t*>(buffer);
-    packet = Packet{view.type(), view.flags(), view.transaction_id_, bytes, view.extension_size(),
-                    bytes + view.extension_size(), view.payload_size()};
-    if (size > capacity) [[unlikely]] return RingStatus::kTooBig;
+    packet = Packet{view.type(),           view.flags(),
+                    view.transaction_id_,  bytes,
+                    view.extension_size(), bytes + view.extension_size(),
+                    view.payload_size()};
+    if (size > capacity) [[unlikely]]
+      return RingStatus::kTooBig;
     view.start_.CopyOut(kDescriptorSize, buffer, size);
     // Who reads the copy reads the copy: the compiler may not take it from the ring again.
     std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -206,9 +211,11 @@ class RingReader {
   // Learns how much the peer has written. Acquire, so that the packets are visible; sequentially consistent, because it
   // is also the look that follows unmasking.
   RingStatus Refresh() {
-    if (Broken()) [[unlikely]] return RingStatus::kCorrupt;
+    if (Broken()) [[unlikely]]
+      return RingStatus::kCorrupt;
     const uint32_t write = internal::LoadAfterPublish(memory_.control()->write_index);
-    if (!internal::IsValidIndex(write, memory_.size())) [[unlikely]] return Fail(RingFault::kBadWriteIndex);
+    if (!internal::IsValidIndex(write, memory_.size())) [[unlikely]]
+      return Fail(RingFault::kBadWriteIndex);
     available_ = internal::Used(write, read_, memory_.size());
     return RingStatus::kOk;
   }
@@ -219,7 +226,8 @@ class RingReader {
     committed_ = read_;
     hvdef::RingControl& control = *memory_.control();
     const uint32_t pending = internal::LoadAfterPublish(control.pending_send_size);
-    if (pending == 0) [[likely]] return Signal::kNotNeeded;
+    if (pending == 0) [[likely]]
+      return Signal::kNotNeeded;
     return WaitsForRoom(pending, before);
   }
   // The writer waits. Signal only on the way from too little to enough, for peers punish signals without a cause.

@@ -74,7 +74,8 @@ class RingWriter {
   // Stages a packet that carries `size` bytes of payload; the last word is padded with zeros.
   [[gnu::always_inline]] RingStatus StageInBand(const PacketHeader& header, const void* payload, uint32_t size) {
     const uint32_t total = PacketSize(size);
-    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
+      return status;
     const Frame frame(*this, header, kDescriptorSize, total);
     frame.WritePayload(payload, size);
     Take(total);
@@ -88,7 +89,8 @@ class RingWriter {
     for (uint32_t i = 0; i < count; ++i) extension += sizeof(hvdef::GpaRange) + uint64_t{buffers[i].pfn_count()} * 8;
     if (extension > kMaxExtension) return Broken() ? RingStatus::kCorrupt : RingStatus::kTooBig;
     const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
-    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
+      return status;
     const Frame frame(*this,
                       {hvdef::PacketType::kDataUsingGpaDirect, CompletionFlag(completion_requested), transaction_id},
                       kDescriptorSize + static_cast<uint32_t>(extension), total);
@@ -111,7 +113,8 @@ class RingWriter {
     const uint64_t extension = sizeof(hvdef::TransferPageHeader) + uint64_t{count} * sizeof(hvdef::TransferPageRange);
     if (extension > kMaxExtension) return Broken() ? RingStatus::kCorrupt : RingStatus::kTooBig;
     const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
-    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
+      return status;
     const Frame frame(
         *this, {hvdef::PacketType::kDataUsingTransferPages, CompletionFlag(completion_requested), transaction_id},
         kDescriptorSize + static_cast<uint32_t>(extension), total);
@@ -129,7 +132,8 @@ class RingWriter {
   // two; a slot that is not committed leaves no trace. Bytes of the payload that are not written hold what was there.
   RingStatus Reserve(const PacketHeader& header, uint32_t payload_size, Slot& slot) {
     const uint32_t total = PacketSize(payload_size);
-    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]] return status;
+    if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
+      return status;
     const Frame frame(*this, header, kDescriptorSize, total);
     frame.Pad(payload_size);
     slot.start_ = memory_.At(write_);
@@ -138,7 +142,8 @@ class RingWriter {
     return RingStatus::kOk;
   }
   void Commit(const Slot& slot) {
-    if (slot.total_ > free_) [[unlikely]] return;  // WaitForRoom found since that the peer took room back
+    if (slot.total_ > free_) [[unlikely]]
+      return;  // WaitForRoom found since that the peer took room back
     Take(slot.total_);
   }
 
@@ -257,7 +262,8 @@ class RingWriter {
 
   // Makes sure that a packet of `total` bytes fits behind write_. `total` is 0 for one that no ring can hold.
   [[gnu::always_inline]] RingStatus Claim(uint32_t total) {
-    if (total - 1 < free_) [[likely]] return RingStatus::kOk;
+    if (total - 1 < free_) [[likely]]
+      return RingStatus::kOk;
     return ClaimSlowly(total);
   }
   [[gnu::noinline]] RingStatus ClaimSlowly(uint32_t total) {
