@@ -38,6 +38,10 @@ DeterministicMachine::DeterministicMachine(InstructionTime& time, absl::Span<con
     : impl_(std::make_unique<Impl>(time, processors, slice_instructions)) {}
 DeterministicMachine::~DeterministicMachine() = default;
 
+void DeterministicMachine::SetHandler(ExitHandler& handler) {
+  for (Cpu* cpu : impl_->cpus) cpu->exits = &handler;
+}
+
 DeterministicMachine::Result DeterministicMachine::Run(uint64_t budget_ns) {
   InstructionTime& time = impl_->time;
   const uint64_t end = time.now_ns_ + budget_ns;

@@ -2,6 +2,7 @@
 #include "hvsdk/vmm/acpi_tables.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "hvsdk/chipset/power.h"
 #include "hvsdk/chipset/rtc.h"
@@ -21,22 +22,6 @@ uint8_t Checksum(absl::string_view bytes) {
   uint8_t sum = 0;
   for (const char byte : bytes) sum += static_cast<uint8_t>(byte);
   return static_cast<uint8_t>(-sum);
-}
-
-// 5.2.6: the header that every table but the RSDP begins with.
-std::string Table(absl::string_view signature, uint8_t revision, absl::string_view body) {
-  std::string table(signature);
-  Append<uint32_t>(table, kHeaderSize + body.size());
-  Append<uint8_t>(table, revision);
-  Append<uint8_t>(table, 0);
-  absl::StrAppend(&table, kOemId, kOemTableId);
-  Append<uint32_t>(table, 1);
-  absl::StrAppend(&table, "HVSD");
-  Append<uint32_t>(table, 1);
-  HVSDK_CHECK(table.size() == kHeaderSize);
-  absl::StrAppend(&table, body);
-  table[kChecksumOffset] = static_cast<char>(Checksum(table));
-  return table;
 }
 
 // 5.2.3.2: a byte-wide I/O port as a generic address structure.
@@ -81,7 +66,7 @@ std::string Fadt(uint64_t dsdt_gpa, bool serial_port) {
   AppendPort(body, kPowerPort + chipset::AcpiPower::kSleepStatus);   // 256 SLEEP_STATUS_REG
   absl::StrAppend(&body, "MsHyperV");                                // 268 Hypervisor Vendor Identity
   HVSDK_CHECK(body.size() + kHeaderSize == 276);
-  return Table("FACP", 6, body);
+  return MakeAcpiTable("FACP", 6, body);
 }
 
 // 5.2.12. Processors that the 8 bits of a local APIC entry cannot name get an x2APIC entry.
@@ -132,7 +117,7 @@ std::string Madt(absl::Span<const uint32_t> apic_ids) {
     Append<uint8_t>(body, 1);
     body.append(3, '\0');
   }
-  return Table("APIC", 5, body);
+  return MakeAcpiTable("APIC", 5, body);
 }
 
 std::string Dsdt(const AcpiOptions& options) {
@@ -163,10 +148,28 @@ std::string Dsdt(const AcpiOptions& options) {
   // 7.4.2: the sleep type that the sleep control register takes for S5, twice.
   const std::string s5 = Name("\\_S5_", Package({Integer(chipset::AcpiPower::kSleepTypeOff),
                                                  Integer(chipset::AcpiPower::kSleepTypeOff), Integer(0), Integer(0)}));
-  return Table("DSDT", 2, absl::StrCat(s5, Scope("\\_SB_", absl::StrCat(vmbus, serial, rtc))));
+  return MakeAcpiTable(
+      "DSDT", 2,
+      absl::StrCat(s5, Scope("\\_SB_", absl::StrCat(vmbus, serial, rtc, absl::StrJoin(options.devices, "")))));
 }
 
 }  // namespace
+
+std::string MakeAcpiTable(absl::string_view signature, uint8_t revision, absl::string_view body) {
+  std::string table(signature);
+  table.resize(4, ' ');
+  Append<uint32_t>(table, kHeaderSize + body.size());
+  Append<uint8_t>(table, revision);
+  Append<uint8_t>(table, 0);
+  absl::StrAppend(&table, kOemId, kOemTableId);
+  Append<uint32_t>(table, 1);
+  absl::StrAppend(&table, "HVSD");
+  Append<uint32_t>(table, 1);
+  HVSDK_CHECK(table.size() == kHeaderSize);
+  absl::StrAppend(&table, body);
+  table[kChecksumOffset] = static_cast<char>(Checksum(table));
+  return table;
+}
 
 std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa) {
   constexpr size_t kRsdpSize = 36;
@@ -183,7 +186,8 @@ std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa) {
   std::string pointers;
   Append<uint64_t>(pointers, place(Fadt(dsdt, options.serial_port)));
   Append<uint64_t>(pointers, place(Madt(options.apic_ids)));
-  const uint64_t xsdt = place(Table("XSDT", 1, pointers));
+  for (const std::string& table : options.tables) Append<uint64_t>(pointers, place(table));
+  const uint64_t xsdt = place(MakeAcpiTable("XSDT", 1, pointers));
   HVSDK_CHECK(gpa + bytes.size() <= uint64_t{1} << 32);
 
   // 5.2.5.3: RSDP; its first checksum covers the 20 bytes of version 1.

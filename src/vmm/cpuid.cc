@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vmm/cpuid.h"
+#include "hvsdk/vmm/cpuid.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vmm/host_memory.h"
+#include "hvsdk/vmm/host_memory.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vmm/partition_hypervisor.h"
+#include "hvsdk/vmm/partition_hypervisor.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>

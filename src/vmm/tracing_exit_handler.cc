@@ -26,51 +26,50 @@ std::string Msr(uint32_t msr, uint64_t value, backend::MsrOutcome outcome) {
 
 }  // namespace
 
-TracingExitHandler::TracingExitHandler(Tracer& tracer, backend::ExitHandler& next, HypercallFunction hypercall)
-    : tracer_(tracer), next_(next), hypercall_(std::move(hypercall)) {}
-
 void TracingExitHandler::OnPortRead(backend::Vp& vp, uint16_t port, absl::Span<uint8_t> data) {
   const uint64_t start = tracer_.NowNs();
-  next_.OnPortRead(vp, port, data);
+  next().OnPortRead(vp, port, data);
   tracer_.Span(ToInt(vp.index()), "exit", "port read", start, Access(port, data));
 }
 
 void TracingExitHandler::OnPortWrite(backend::Vp& vp, uint16_t port, absl::Span<const uint8_t> data) {
   const uint64_t start = tracer_.NowNs();
-  next_.OnPortWrite(vp, port, data);
+  next().OnPortWrite(vp, port, data);
   tracer_.Span(ToInt(vp.index()), "exit", "port write", start, Access(port, data));
 }
 
 void TracingExitHandler::OnMmioRead(backend::Vp& vp, uint64_t gpa, absl::Span<uint8_t> data) {
   const uint64_t start = tracer_.NowNs();
-  next_.OnMmioRead(vp, gpa, data);
+  next().OnMmioRead(vp, gpa, data);
   tracer_.Span(ToInt(vp.index()), "exit", "MMIO read", start, Access(gpa, data));
 }
 
 void TracingExitHandler::OnMmioWrite(backend::Vp& vp, uint64_t gpa, absl::Span<const uint8_t> data) {
   const uint64_t start = tracer_.NowNs();
-  next_.OnMmioWrite(vp, gpa, data);
+  next().OnMmioWrite(vp, gpa, data);
   tracer_.Span(ToInt(vp.index()), "exit", "MMIO write", start, Access(gpa, data));
 }
 
 backend::MsrOutcome TracingExitHandler::OnMsrRead(backend::Vp& vp, uint32_t msr, uint64_t& value) {
   const uint64_t start = tracer_.NowNs();
-  const backend::MsrOutcome outcome = next_.OnMsrRead(vp, msr, value);
+  const backend::MsrOutcome outcome = next().OnMsrRead(vp, msr, value);
   tracer_.Span(ToInt(vp.index()), "exit", "MSR read", start, Msr(msr, value, outcome));
   return outcome;
 }
 
 backend::MsrOutcome TracingExitHandler::OnMsrWrite(backend::Vp& vp, uint32_t msr, uint64_t value) {
   const uint64_t start = tracer_.NowNs();
-  const backend::MsrOutcome outcome = next_.OnMsrWrite(vp, msr, value);
+  const backend::MsrOutcome outcome = next().OnMsrWrite(vp, msr, value);
   tracer_.Span(ToInt(vp.index()), "exit", "MSR write", start, Msr(msr, value, outcome));
   return outcome;
 }
 
 backend::HypercallOutcome TracingExitHandler::OnHypercall(backend::Vp& vp) {
   const uint64_t start = tracer_.NowNs();
-  hypercall::CallRecord record;
-  const backend::HypercallOutcome outcome = hypercall_(vp, record);
+  // A call that a layer below answers leaves it as it is.
+  hypercall::CallRecord& record = board_.last_call(vp.index());
+  record = {};
+  const backend::HypercallOutcome outcome = next().OnHypercall(vp);
   const hvdef::Control control = record.control;
   tracer_.Span(
       ToInt(vp.index()), "hypercall", record.call != nullptr ? record.call->name : "unknown hypercall", start,

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Traces every exit on its way to the handler that answers it. A machine that is not traced does without.
+// Traces every exit on its way to what answers it. A machine that is not traced does without.
 
 #ifndef HVSDK_SRC_VMM_TRACING_EXIT_HANDLER_H_
 #define HVSDK_SRC_VMM_TRACING_EXIT_HANDLER_H_
 
-#include "absl/functional/any_invocable.h"
-#include "hvsdk/backend/backend.h"
-#include "hvsdk/hypercall/dispatcher.h"
+#include "hvsdk/vmm/board.h"
+#include "hvsdk/vmm/exit_router.h"
 #include "hvsdk/vmm/tracer.h"
 
 namespace hvsdk::vmm {
 
-class TracingExitHandler final : public backend::ExitHandler {
+class TracingExitHandler final : public ExitLayer {
  public:
-  using HypercallFunction = absl::AnyInvocable<backend::HypercallOutcome(backend::Vp&, hypercall::CallRecord&)>;
-
-  // `hypercall` takes the place of next.OnHypercall, because it also says what the call was.
-  TracingExitHandler(Tracer& tracer, backend::ExitHandler& next, HypercallFunction hypercall);
+  // Both outlive this.
+  TracingExitHandler(Tracer& tracer, Board& board) : tracer_(tracer), board_(board) {}
 
   void OnPortRead(backend::Vp& vp, uint16_t port, absl::Span<uint8_t> data) override;
   void OnPortWrite(backend::Vp& vp, uint16_t port, absl::Span<const uint8_t> data) override;
@@ -28,8 +25,7 @@ class TracingExitHandler final : public backend::ExitHandler {
 
  private:
   Tracer& tracer_;
-  backend::ExitHandler& next_;
-  HypercallFunction hypercall_;
+  Board& board_;
 };
 
 }  // namespace hvsdk::vmm

@@ -66,6 +66,9 @@ class DeterministicMachine {
                        uint64_t slice_instructions = 20'000);
   ~DeterministicMachine();
 
+  // Between runs: what answers the exits of all VPs from now on.
+  void SetHandler(ExitHandler& handler);
+
   enum class Result : uint8_t {
     kBudget,  // so many nanoseconds of the guest's time have passed
     kKicked,  // a VP was kicked

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "hvsdk/vmm/memory_layout.h"
 
@@ -31,7 +32,12 @@ struct AcpiOptions {
   bool serial_port = true;
   GpaRange low_mmio;
   GpaRange high_mmio;
+  std::vector<std::string> tables;   // more of them, whole; the XSDT lists them behind the machine's
+  std::vector<std::string> devices;  // AML terms for the DSDT's scope \_SB_
 };
+
+// A table with the header of ACPI 6.4, 5.2.6 around `body`: length, checksum, and who made it. `signature` has four characters.
+std::string MakeAcpiTable(absl::string_view signature, uint8_t revision, absl::string_view body);
 
 // All tables, to be put at `gpa`, which is a multiple of 16 below 4 GiB. The RSDP comes first.
 std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa);

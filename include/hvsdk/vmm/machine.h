@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Machine: one guest from its kernel image to its end. It composes an engine, guest memory, the hypervisor interface, the
-// chipset, VMBus and its service providers, and runs them.
+// Machine: one guest from its kernel image to its end. It puts the parts of a PC on a board (board.h): chipset, serial port,
+// disks, and what the embedding program brings (part.h); writes the firmware's tables, loads the guest, and runs it.
 //
 // Threads: Run uses the calling thread as the machine's one thread of I/O, and one thread for each VP. When it returns,
 // no VP runs and no thread of the machine is left.
@@ -8,9 +8,12 @@
 // A guest's reset ends the machine; whoever wants it to start again makes another from the same options. Everything
 // the options point to outlives the machine and may serve the next.
 //
-//   ASSIGN_OR_RETURN(auto loop, EventLoop::Create());
-//   ASSIGN_OR_RETURN(auto machine, Machine::Create(options, *loop));
-//   const MachineResult result = machine->Run();
+//   Beeper beeper;  // as in part.h
+//   MachineOptions options{.backend = backend, .kernel = kernel, .parts = {&beeper}};
+//   LoadInput blame;
+//   const auto machine = Machine::Create(options, loop, blame);
+//   if (!machine.ok()) return machine.status();
+//   const MachineResult result = (*machine)->Run();
 
 #ifndef HVSDK_VMM_MACHINE_H_
 #define HVSDK_VMM_MACHINE_H_
@@ -29,6 +32,7 @@
 #include "hvsdk/vmm/byte_source.h"
 #include "hvsdk/vmm/event_loop.h"
 #include "hvsdk/vmm/kernel_loader.h"
+#include "hvsdk/vmm/part.h"
 
 namespace hvsdk::backend {
 class InstructionTime;
@@ -50,6 +54,8 @@ struct MachineOptions {
   SerialEndpoint* serial = nullptr;                 // null: what the guest sends is dropped
   Tracer* tracer = nullptr;                         // null: nothing is traced
   bool loopback_ports = false;                      // see loopback_ports.h
+  std::vector<Part*> parts;                         // of one's own, attached behind the PC's in this order
+  GuestLoader* loader = nullptr;                    // in place of `kernel`, `initrd` and `command_line`
   // Not null: a deterministic machine. `backend` was made with this time, which serves this machine alone; all VPs run in turn on
   // the thread that calls Run, and the same options and console input give the same execution. No disks.
   backend::InstructionTime* instruction_time = nullptr;
@@ -82,11 +88,14 @@ class Machine {
                                                          LoadInput& blame);
   virtual ~Machine() = default;
 
+  // What the machine is built on. Devices, layers and channels of one's own come and go there while the machine runs, too.
+  //
+  //   auto channel = machine->vmbus().OfferChannel({.class_id = kMine, .instance_id = kFirst}, provider, loop);
+  virtual Board& board() = 0;
+
   // The guest's VMBus, where devices of one's own are offered: before Run or, while it runs, on the loop's thread, with the loop as
   // their executor. Their channels are gone before the machine is, and are destroyed once Run has returned.
-  //
-  //   auto channel = machine->vmbus().OfferChannel({.class_id = kMine, .instance_id = kFirst}, provider, *loop);
-  virtual vmbus::Server& vmbus() = 0;
+  vmbus::Server& vmbus() { return board().vmbus(); }
 
   // Runs until the guest or somebody ends it. Once.
   virtual MachineResult Run() = 0;

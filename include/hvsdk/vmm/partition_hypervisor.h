@@ -4,8 +4,8 @@
 //
 // Thread class: as vmbus::Hypervisor, but RegisterPort and UnregisterPort on the loop's thread or while it does not run.
 
-#ifndef HVSDK_SRC_VMM_PARTITION_HYPERVISOR_H_
-#define HVSDK_SRC_VMM_PARTITION_HYPERVISOR_H_
+#ifndef HVSDK_VMM_PARTITION_HYPERVISOR_H_
+#define HVSDK_VMM_PARTITION_HYPERVISOR_H_
 
 #include <map>
 #include <memory>
@@ -51,4 +51,4 @@ class PartitionHypervisor final : public vmbus::Hypervisor, private partition::M
 
 }  // namespace hvsdk::vmm
 
-#endif  // HVSDK_SRC_VMM_PARTITION_HYPERVISOR_H_
+#endif  // HVSDK_VMM_PARTITION_HYPERVISOR_H_

@@ -2,8 +2,8 @@
 // What CPUID tells a guest: what the engine offers, less what a partition cannot use, with the machine's topology and the
 // hypervisor's leaves.
 
-#ifndef HVSDK_SRC_VMM_CPUID_H_
-#define HVSDK_SRC_VMM_CPUID_H_
+#ifndef HVSDK_VMM_CPUID_H_
+#define HVSDK_VMM_CPUID_H_
 
 #include <cstdint>
 #include <vector>
@@ -21,4 +21,4 @@ uint32_t PhysicalAddressBits(const std::vector<backend::CpuidEntry>& cpuid);
 
 }  // namespace hvsdk::vmm
 
-#endif  // HVSDK_SRC_VMM_CPUID_H_
+#endif  // HVSDK_VMM_CPUID_H_

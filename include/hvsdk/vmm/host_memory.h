@@ -2,8 +2,8 @@
 // The host's pages behind a guest's memory. They are promised, not allocated: a page costs the host something from its first
 // use on.
 
-#ifndef HVSDK_SRC_VMM_HOST_MEMORY_H_
-#define HVSDK_SRC_VMM_HOST_MEMORY_H_
+#ifndef HVSDK_VMM_HOST_MEMORY_H_
+#define HVSDK_VMM_HOST_MEMORY_H_
 
 #include <cstdint>
 
@@ -32,4 +32,4 @@ class HostMemory {
 
 }  // namespace hvsdk::vmm
 
-#endif  // HVSDK_SRC_VMM_HOST_MEMORY_H_
+#endif  // HVSDK_VMM_HOST_MEMORY_H_

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Part: what is put on a machine's board: a device, a service provider, an intercept, a table; of the PC's own or of the
+// embedding program's. MachineOptions::parts takes them.
+//
+//   class Beeper : public vmm::Part, public chipset::ByteDevice {
+//    public:
+//     absl::string_view Name() const override { return "beeper"; }
+//     absl::Status Attach(vmm::Board& board) override { return board.MapPorts(0x61, 1, *this); }
+//    protected:
+//     uint8_t ReadByte(uint64_t) override { return tone_; }
+//     void WriteByte(uint64_t, uint8_t value) override { tone_ = value; }
+//     std::atomic<uint8_t> tone_{0};
+//   };
+
+#ifndef HVSDK_VMM_PART_H_
+#define HVSDK_VMM_PART_H_
+
+#include "absl/status/status.h"
+#include "hvsdk/vmm/board.h"
+
+namespace hvsdk::vmm {
+
+// Outlives the machine, and may serve the next when that one is gone.
+class Part {
+ public:
+  virtual ~Part() = default;
+
+  // The board has memory, buses and VMBus, and no processors yet. An error ends the making of the machine; then this part is
+  // not detached.
+  virtual absl::Status Attach(Board& board) = 0;
+
+  // No VP runs any more, and none will: lets go of the board, channels on its VMBus first of all. What was mapped goes with
+  // the board. In the reverse order of Attach.
+  virtual void Detach() {}
+};
+
+// Puts a guest into memory, in place of the loaders of kernel_loader.h. Outlives the machine, and may serve the next.
+class GuestLoader {
+ public:
+  virtual ~GuestLoader() = default;
+
+  // Memory is zero, but for the firmware's tables at kAcpiTablesGpa and the reset vector at the end of that area.
+  // InvalidArgument: the image is at fault.
+  virtual absl::Status Load(Board& board) = 0;
+
+  // Sets the first VP's registers. It is in the architecture's reset state.
+  virtual absl::Status SetInitialState(backend::Vp& vp) = 0;
+};
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_VMM_PART_H_

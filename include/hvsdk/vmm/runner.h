@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runner: how a machine's processors come to run, and by what time: each on a thread of its own by the host's clocks, or all in
+// turn on one thread, with time counted in instructions. What stands above cannot tell which.
+//
+// Life: made -> AddProcessor for each VP -> Run, once -> destroyed, before the VPs are.
+//
+//   ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, CreateThreadRunner(loop, clock));
+//   runner->AddProcessor({.backend = backend_vp, .partition = partition_vp});
+//   runner->Run(router, events);  // until somebody calls runner->Stop()
+//
+// Thread class: Stop and Quiesce are thread-safe; the rest belongs to the thread that calls Run.
+
+#ifndef HVSDK_VMM_RUNNER_H_
+#define HVSDK_VMM_RUNNER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "hvsdk/backend/backend.h"
+#include "hvsdk/base/clock.h"
+#include "hvsdk/chipset/rtc.h"
+#include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/partition/partition.h"
+#include "hvsdk/partition/vp.h"
+#include "hvsdk/vmm/event_loop.h"
+#include "hvsdk/vmm/exit_router.h"
+
+namespace hvsdk::backend {
+class InstructionTime;
+}
+
+namespace hvsdk::vmm {
+
+class Runner : public partition::VpRuntimeSource {
+ public:
+  // A VP as its engine and as the hypervisor interface see it. Both outlive the run.
+  struct Processor {
+    backend::Vp* backend = nullptr;
+    partition::Vp* partition = nullptr;
+  };
+  // Called on a VP's thread, with no lock held; both would have the run stopped.
+  class Events {
+   public:
+    virtual ~Events() = default;
+    virtual void OnTripleFault(VpIndex vp) = 0;
+    // The engine cannot go on with a VP, or a thread cannot be started.
+    virtual void OnFailure(const absl::Status& status) = 0;
+    // Work of the loop's that the guest's time must wait for, where that time is ours to stop: output under way.
+    virtual bool waiting() const { return false; }
+  };
+
+  // The machine's timers, and its civil time.
+  virtual TimerQueue& timers() = 0;
+  virtual const chipset::WallClock& wall_clock() const = 0;
+  // The same machine and input give the same execution: nothing of the host's may enter it.
+  virtual bool is_deterministic() const { return false; }
+
+  virtual void AddProcessor(const Processor& processor) = 0;
+  // Runs the loop and the processors, which enter the guest with router.top(), until Stop; then no VP runs any more.
+  virtual void Run(ExitRouter& router, Events& events) = 0;
+  virtual void Stop() = 0;
+  // Returns when each VP has been outside of the guest at some time since the call: what was changed before it is what every
+  // VP sees, and nothing that it saw before is in use. Not from within an exit or an event above, where it would wait for itself.
+  virtual void Quiesce() = 0;
+
+  // Of a deterministic machine, after Run: how many instructions all VPs executed, and a hash of memory and registers.
+  virtual uint64_t instructions() const { return 0; }
+  virtual uint64_t HashState(const GuestMemory&) const { return 0; }
+};
+
+// A thread for each VP, beside the loop's. `loop` and `clock`, the partition's reference clock, outlive the runner.
+absl::StatusOr<std::unique_ptr<Runner>> CreateThreadRunner(EventLoop& loop, const Clock& clock);
+
+// All VPs in turn on the thread that runs the loop. The engine was made with `time`, which has served no other machine.
+std::unique_ptr<Runner> CreateInTurnRunner(EventLoop& loop, backend::InstructionTime& time);
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_VMM_RUNNER_H_

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/vmm/board.h"
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "hvsdk/vmm/cpuid.h"
+
+namespace hvsdk::vmm {
+
+absl::StatusOr<std::unique_ptr<Board>> Board::Create(const BoardOptions& options, EventLoop& loop, LoadInput& blame) {
+  std::unique_ptr<Board> board(new Board(options, loop));
+  RETURN_IF_ERROR(board->Build(blame));
+  return board;
+}
+
+Board::~Board() = default;
+
+// What no processor of this engine could have is refused before anything is allocated for it.
+absl::Status Board::Build(LoadInput& blame) {
+  blame = LoadInput::kCpus;
+  if (options_.cpus < 1 || options_.cpus > caps().max_vps) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s runs 1 to %d processors", options_.backend->name(), caps().max_vps));
+  }
+  blame = LoadInput::kMemory;
+  ASSIGN_OR_RETURN(layout_, MemoryLayout::ForSize(options_.memory_bytes));
+  blame = LoadInput::kNone;
+  ASSIGN_OR_RETURN(engine_, options_.backend->CreatePartition(memory_));
+  ASSIGN_OR_RETURN(supported_cpuid_, engine_->SupportedCpuid());
+  blame = LoadInput::kMemory;
+  if (const uint32_t bits = PhysicalAddressBits(supported_cpuid_); bits < 64 && layout_.end() > uint64_t{1} << bits) {
+    return absl::InvalidArgumentError(absl::StrFormat("%d MiB are more than the processor's %d address bits reach",
+                                                      options_.memory_bytes >> 20, bits));
+  }
+  RETURN_IF_ERROR(BuildMemory());
+  blame = LoadInput::kNone;
+  return BuildPartition();
+}
+
+absl::Status Board::BuildMemory() {
+  ASSIGN_OR_RETURN(host_memory_, HostMemory::Reserve(options_.memory_bytes));
+  absl::Span<uint8_t> rest = host_memory_.bytes();
+  for (const GpaRange& range : layout_.memory) {
+    const absl::Span<uint8_t> host = rest.subspan(0, range.size_bytes);
+    RETURN_IF_ERROR(memory_.AddRange(range.gpa, host));
+    RETURN_IF_ERROR(engine_->MapMemory(range.gpa, host, backend::MapAccess::kReadWriteExecute));
+    rest.remove_prefix(range.size_bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Board::BuildPartition() {
+  ASSIGN_OR_RETURN(clock_, partition::ReferenceClock::Create(*engine_, caps().tsc_frequency_hz));
+  if (options_.instruction_time != nullptr) {
+    runner_ = CreateInTurnRunner(loop_, *options_.instruction_time);
+  } else {
+    ASSIGN_OR_RETURN(runner_, CreateThreadRunner(loop_, *clock_));
+  }
+  ASSIGN_OR_RETURN(partition_, partition::Partition::Create(options_.partition, {.backend = *engine_,
+                                                                                 .caps = caps(),
+                                                                                 .memory = memory_,
+                                                                                 .clock = *clock_,
+                                                                                 .timers = timers(),
+                                                                                 .events = *options_.events,
+                                                                                 .vp_runtime = runner_.get()}));
+  hypervisor_ = std::make_unique<PartitionHypervisor>(*partition_, loop_);
+  vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{.vp_count = options_.cpus});
+  return vmbus_->Start();
+}
+
+absl::Status Board::AddProcessors() {
+  CpuidTable cpuid = ComposeCpuid(std::move(supported_cpuid_), partition_->Cpuid(), options_.cpus);
+  for (auto& edit : cpuid_edits_) edit(cpuid);
+  vps_.resize(options_.cpus);
+  for (uint32_t i = 0; i < options_.cpus; ++i) {
+    ASSIGN_OR_RETURN(vps_[i].engine, engine_->CreateVp(VpIndex{i}, i, cpuid));
+    ASSIGN_OR_RETURN(vps_[i].partition, partition_->AddVp(*vps_[i].engine));
+    runner_->AddProcessor({.backend = vps_[i].engine.get(), .partition = vps_[i].partition});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Board::MapPorts(uint16_t first, uint32_t count, chipset::Device& device) {
+  if (count > 0x10000u - first) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: ports %#x+%#x go beyond 0xffff", device.Name(), first, count));
+  }
+  return ports_.Map(first, count, &device);
+}
+
+absl::Status Board::MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& device) {
+  const auto clash = [&](const GpaRange& range, absl::string_view what) {
+    // What is empty or wraps around, the bus refuses.
+    if (gpa + size_bytes < gpa || gpa >= range.end() || range.gpa >= gpa + size_bytes) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrFormat("%s at %#x+%#x overlaps %s at %#x+%#x", device.Name(), gpa,
+                                                      size_bytes, what, range.gpa, range.size_bytes));
+  };
+  for (const GpaRange& range : layout_.memory) RETURN_IF_ERROR(clash(range, "memory"));
+  RETURN_IF_ERROR(clash({kIoApicGpa, kPageSize}, "the I/O APIC"));
+  RETURN_IF_ERROR(clash({kLocalApicGpa, kPageSize}, "the local APICs"));
+  return mmio_.Map(gpa, size_bytes, &device);
+}
+
+void Board::Unmap(chipset::Device& device) {
+  const uint64_t ports = ports_.Unmap(&device);
+  const uint64_t mmio = mmio_.Unmap(&device);
+  runner_->Quiesce();
+  ports_.Reclaim(ports);
+  mmio_.Reclaim(mmio);
+}
+
+std::function<void(bool)> Board::IrqLine(uint32_t gsi) {
+  return [engine = engine_.get(), gsi](bool level) { engine->SetIrqLine(gsi, level); };
+}
+
+void Board::AddLayer(ExitLayer& layer) {
+  router_.Push(layer);
+  runner_->Quiesce();
+}
+
+void Board::RemoveLayer(ExitLayer& layer) {
+  router_.Remove(layer);
+  runner_->Quiesce();
+}
+
+hypercall::CallRecord& Board::last_call(VpIndex index) {
+  if (last_calls_.empty()) last_calls_.resize(options_.cpus);
+  return last_calls_[ToInt(index)];
+}
+
+}  // namespace hvsdk::vmm

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// All VPs in turn on one thread, and time that is a count of instructions.
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "absl/types/optional.h"
+#include "base/check.h"
+#include "hvsdk/backend_software/software_backend.h"
+#include "hvsdk/vmm/runner.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+using backend::DeterministicMachine;
+using hvdef::RegisterName;
+
+// One slice for each VP: between rounds the machine's own work is done, so this bounds how long the guest waits for it.
+constexpr uint64_t kRoundNs = 20'000;
+
+struct Row {
+  RegisterName first;
+  uint32_t count;
+};
+constexpr Row kRegisters[] = {{RegisterName::kRax, 18}, {RegisterName::kXmm0, 16}, {RegisterName::kFpMmx0, 10},
+                              {RegisterName::kCr0, 6},  {RegisterName::kDr0, 6},   {RegisterName::kEs, 8},
+                              {RegisterName::kIdtr, 2}, {RegisterName::kTsc, 12},  {RegisterName::kTscAux, 1}};
+
+class Fnv1a {
+ public:
+  void Add(uint64_t word) { hash_ = (hash_ ^ word) * 0x100000001B3; }
+  uint64_t value() const { return hash_; }
+
+ private:
+  uint64_t hash_ = 0xCBF29CE484222325;
+};
+
+// Begins at the same moment in every run.
+class InstructionWallClock final : public chipset::WallClock {
+ public:
+  explicit InstructionWallClock(const backend::InstructionTime& time) : time_(time) {}
+  int64_t NowNs() const override { return kStart + static_cast<int64_t>(time_.now_ns()); }
+
+ private:
+  static constexpr int64_t kStart = int64_t{1'700'000'000} * 1'000'000'000;
+  const backend::InstructionTime& time_;
+};
+
+class InTurnRunner final : public Runner {
+ public:
+  InTurnRunner(EventLoop& loop, backend::InstructionTime& time) : loop_(loop), time_(time), wall_clock_(time) {}
+
+  TimerQueue& timers() override { return time_.timers(); }
+  const chipset::WallClock& wall_clock() const override { return wall_clock_; }
+  bool is_deterministic() const override { return true; }
+  void AddProcessor(const Processor& processor) override { processors_.push_back(processor); }
+  void Run(ExitRouter& router, Events& events) override;
+  void Stop() override;
+  void Quiesce() override;
+  uint64_t instructions() const override { return machine_.has_value() ? machine_->instructions() : 0; }
+  uint64_t HashState(const GuestMemory& memory) const override;
+
+  // What a VP executes takes time, and nothing else.
+  uint64_t VpRuntime100ns(VpIndex vp) override { return machine_.has_value() ? machine_->instructions(vp) / 100 : 0; }
+
+ private:
+  EventLoop& loop_;
+  backend::InstructionTime& time_;
+  const InstructionWallClock wall_clock_;
+  std::vector<Processor> processors_;
+  absl::optional<DeterministicMachine> machine_;
+  std::atomic<bool> stopping_{false};
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  bool in_round_ = false;
+  uint64_t rounds_ = 0;
+  pthread_t thread_{};  // while it runs
+};
+
+// No session is opened: what one VP has to do for another, it does right away.
+void InTurnRunner::Run(ExitRouter& router, Events& events) {
+  std::vector<DeterministicMachine::Processor> processors;
+  for (const Processor& processor : processors_) processors.push_back({processor.backend, &router.top()});
+  machine_.emplace(time_, processors, kRoundNs);
+  const auto enter = [&](bool in_round) {
+    std::lock_guard lock(mutex_);
+    in_round_ = in_round;
+    thread_ = pthread_self();
+    rounds_ += in_round ? 0 : 1;
+    changed_.notify_all();
+  };
+  while (!stopping_.load(std::memory_order_acquire)) {
+    enter(/*in_round=*/true);
+    machine_->SetHandler(router.top());
+    const DeterministicMachine::Result result = machine_->Run(kRoundNs);
+    enter(/*in_round=*/false);
+    if (result == DeterministicMachine::Result::kTripleFault) events.OnTripleFault(processors_[0].backend->index());
+    // Time stands still until what the guest has sent is out: it must not notice how fast the receiver is.
+    do {
+      loop_.RunOnce(/*wait=*/events.waiting());
+    } while (events.waiting() && !stopping_.load(std::memory_order_acquire));
+  }
+}
+
+void InTurnRunner::Stop() {
+  stopping_.store(true, std::memory_order_release);
+  for (const Processor& processor : processors_) processor.backend->Kick();
+}
+
+void InTurnRunner::Quiesce() {
+  std::unique_lock lock(mutex_);
+  if (!in_round_) return;
+  HVSDK_CHECK(!pthread_equal(thread_, pthread_self()));
+  changed_.wait(lock, [this, before = rounds_] { return rounds_ != before || !in_round_; });
+}
+
+uint64_t InTurnRunner::HashState(const GuestMemory& memory) const {
+  Fnv1a hash;
+  for (const GuestMemory::Range& range : memory.ranges()) {
+    for (uint64_t at = 0; at < range.size_bytes; at += sizeof(uint64_t)) {
+      uint64_t word;
+      std::memcpy(&word, range.host + at, sizeof(word));
+      hash.Add(word);
+    }
+  }
+  for (const Processor& processor : processors_) {
+    for (const Row& row : kRegisters) {
+      for (uint32_t i = 0; i < row.count; ++i) {
+        const auto name = static_cast<RegisterName>(static_cast<uint32_t>(row.first) + i);
+        hvdef::RegisterValue value;
+        HVSDK_CHECK(processor.backend->GetRegisters({&name, 1}, {&value, 1}).ok());
+        hash.Add(value.low);
+        hash.Add(value.high);
+      }
+    }
+  }
+  return hash.value();
+}
+
+}  // namespace
+
+std::unique_ptr<Runner> CreateInTurnRunner(EventLoop& loop, backend::InstructionTime& time) {
+  return std::make_unique<InTurnRunner>(loop, time);
+}
+
+}  // namespace hvsdk::vmm

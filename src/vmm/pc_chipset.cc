@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/pc_chipset.h"
+
+#include "base/status_macros.h"
+#include "hvsdk/vmm/acpi_tables.h"
+
+namespace hvsdk::vmm {
+
+absl::Status PcChipset::Attach(Board& board) {
+  rtc_ = std::make_unique<chipset::Rtc>(board.wall_clock(), board.clock(), board.timers(), board.IrqLine(kRtcIrq));
+  RETURN_IF_ERROR(board.MapPorts(kRtcPort, chipset::Rtc::kPorts, *rtc_));
+  RETURN_IF_ERROR(board.MapPorts(kPowerPort, chipset::AcpiPower::kPorts, acpi_power_));
+  RETURN_IF_ERROR(board.MapPorts(0x60, chipset::KeyboardController::kPorts, keyboard_));
+  RETURN_IF_ERROR(board.MapPorts(0x92, 1, system_control_));
+  RETURN_IF_ERROR(board.MapPorts(0xCF8, chipset::PciConfigPorts::kPorts, pci_));
+  if (serial_ == nullptr) return absl::OkStatus();
+  const auto look = [this, &loop = board.loop()] { loop.Schedule(*serial_); };
+  uart_ = std::make_unique<chipset::Uart16550>(
+      chipset::Uart16550::Hooks{.irq = board.IrqLine(kSerialIrq), .output_ready = look, .input_room = look});
+  RETURN_IF_ERROR(board.MapPorts(kSerialPort, chipset::Uart16550::kPorts, *uart_));
+  serial_->Attach(*uart_);
+  return absl::OkStatus();
+}
+
+void PcChipset::Detach() {
+  if (uart_ != nullptr) serial_->Detach();
+  uart_.reset();
+  rtc_.reset();
+}
+
+}  // namespace hvsdk::vmm

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a PC has on its ports: real-time clock, power registers, keyboard controller, PCI, and a serial port if it leads somewhere.
+
+#ifndef HVSDK_SRC_VMM_PC_CHIPSET_H_
+#define HVSDK_SRC_VMM_PC_CHIPSET_H_
+
+#include <memory>
+
+#include "hvsdk/chipset/pci_config.h"
+#include "hvsdk/chipset/power.h"
+#include "hvsdk/chipset/rtc.h"
+#include "hvsdk/chipset/uart16550.h"
+#include "hvsdk/vmm/part.h"
+#include "hvsdk/vmm/serial_console.h"
+
+namespace hvsdk::vmm {
+
+class PcChipset final : public Part {
+ public:
+  // Both outlive the part; `serial` may be null.
+  PcChipset(chipset::PowerHandler& power, SerialEndpoint* serial) : power_(power), serial_(serial) {}
+
+  absl::Status Attach(Board& board) override;
+  void Detach() override;
+
+ private:
+  chipset::PowerHandler& power_;
+  SerialEndpoint* const serial_;
+  chipset::AcpiPower acpi_power_{power_};
+  chipset::KeyboardController keyboard_{power_};
+  chipset::SystemControlPort system_control_{power_};
+  chipset::PciConfigPorts pci_;
+  std::unique_ptr<chipset::Uart16550> uart_;
+  std::unique_ptr<chipset::Rtc> rtc_;
+};
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_SRC_VMM_PC_CHIPSET_H_
