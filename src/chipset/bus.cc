@@ -33,7 +33,7 @@ uint64_t Bus::Unmap(const Device* device) {
   return reclaimed_ + tables_.size() - 1;  // all before the one just published
 }
 
-absl::Status Bus::Map(uint64_t base, uint64_t size_bytes, Device* device) {
+absl::Status Bus::Map(uint64_t base, uint64_t size_bytes, Device* device, uint64_t offset) {
   if (size_bytes == 0 || base + (size_bytes - 1) < base) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: %#x+%#x is not an address range", device->Name(), base, size_bytes));
@@ -52,7 +52,7 @@ absl::Status Bus::Map(uint64_t base, uint64_t size_bytes, Device* device) {
                                                       size_bytes, clash->device->Name(), clash->base,
                                                       clash->size_bytes));
   }
-  table->insert(next, Mapping{base, size_bytes, device});
+  table->insert(next, Mapping{base, size_bytes, offset, device});
   Publish(std::move(table));
   return absl::OkStatus();
 }
@@ -69,14 +69,14 @@ bool Bus::Read(uint64_t address, absl::Span<uint8_t> data) const {
   const Table& table = *table_.load(std::memory_order_acquire);
   const Mapping* mapping = Find(table, address);
   if (mapping != nullptr && data.size() <= mapping->size_bytes - (address - mapping->base)) {
-    mapping->device->Read(address - mapping->base, data);
+    mapping->device->Read(address - mapping->base + mapping->offset, data);
     return true;
   }
   bool answered = true;
   for (size_t i = 0; i < data.size(); ++i) {
     mapping = Find(table, address + i);
     if (mapping != nullptr) {
-      mapping->device->Read(address + i - mapping->base, data.subspan(i, 1));
+      mapping->device->Read(address + i - mapping->base + mapping->offset, data.subspan(i, 1));
     } else {
       data[i] = 0xFF;
       answered = false;
@@ -89,14 +89,14 @@ bool Bus::Write(uint64_t address, absl::Span<const uint8_t> data) const {
   const Table& table = *table_.load(std::memory_order_acquire);
   const Mapping* mapping = Find(table, address);
   if (mapping != nullptr && data.size() <= mapping->size_bytes - (address - mapping->base)) {
-    mapping->device->Write(address - mapping->base, data);
+    mapping->device->Write(address - mapping->base + mapping->offset, data);
     return true;
   }
   bool answered = true;
   for (size_t i = 0; i < data.size(); ++i) {
     mapping = Find(table, address + i);
     if (mapping != nullptr) {
-      mapping->device->Write(address + i - mapping->base, data.subspan(i, 1));
+      mapping->device->Write(address + i - mapping->base + mapping->offset, data.subspan(i, 1));
     } else {
       answered = false;
     }

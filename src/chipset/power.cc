@@ -9,9 +9,7 @@ constexpr uint8_t kSleepEnable = 0x20;
 constexpr unsigned kSleepTypeShift = 2;
 constexpr uint8_t kSleepTypeMask = 0x07;
 
-// Keyboard controller ports and commands.
-constexpr uint64_t kData = 0;
-constexpr uint64_t kCommand = 4;
+// Keyboard controller's commands.
 constexpr uint16_t kOutputFull = 0x100;
 constexpr uint8_t kStatusOutputFull = 0x01;
 constexpr uint8_t kReadCommandByte = 0x20;

@@ -82,15 +82,15 @@ absl::Status Board::AddProcessors() {
   return absl::OkStatus();
 }
 
-absl::Status Board::MapPorts(uint16_t first, uint32_t count, chipset::Device& device) {
+absl::Status Board::MapPorts(uint16_t first, uint32_t count, chipset::Device& device, uint64_t offset) {
   if (count > 0x10000u - first) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: ports %#x+%#x go beyond 0xffff", device.Name(), first, count));
   }
-  return ports_.Map(first, count, &device);
+  return ports_.Map(first, count, &device, offset);
 }
 
-absl::Status Board::MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& device) {
+absl::Status Board::MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& device, uint64_t offset) {
   const auto clash = [&](const GpaRange& range, absl::string_view what) {
     // What is empty or wraps around, the bus refuses.
     if (gpa + size_bytes < gpa || gpa >= range.end() || range.gpa >= gpa + size_bytes) return absl::OkStatus();
@@ -100,7 +100,7 @@ absl::Status Board::MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& 
   for (const GpaRange& range : layout_.memory) RETURN_IF_ERROR(clash(range, "memory"));
   RETURN_IF_ERROR(clash({kIoApicGpa, kPageSize}, "the I/O APIC"));
   RETURN_IF_ERROR(clash({kLocalApicGpa, kPageSize}, "the local APICs"));
-  return mmio_.Map(gpa, size_bytes, &device);
+  return mmio_.Map(gpa, size_bytes, &device, offset);
 }
 
 void Board::Unmap(chipset::Device& device) {

@@ -10,7 +10,8 @@ absl::Status PcChipset::Attach(Board& board) {
   rtc_ = std::make_unique<chipset::Rtc>(board.wall_clock(), board.clock(), board.timers(), board.IrqLine(kRtcIrq));
   RETURN_IF_ERROR(board.MapPorts(kRtcPort, chipset::Rtc::kPorts, *rtc_));
   RETURN_IF_ERROR(board.MapPorts(kPowerPort, chipset::AcpiPower::kPorts, acpi_power_));
-  RETURN_IF_ERROR(board.MapPorts(0x60, chipset::KeyboardController::kPorts, keyboard_));
+  RETURN_IF_ERROR(board.MapPorts(0x60, 1, keyboard_, chipset::KeyboardController::kData));
+  RETURN_IF_ERROR(board.MapPorts(0x64, 1, keyboard_, chipset::KeyboardController::kCommand));
   RETURN_IF_ERROR(board.MapPorts(0x92, 1, system_control_));
   RETURN_IF_ERROR(board.MapPorts(0xCF8, chipset::PciConfigPorts::kPorts, pci_));
   if (serial_ == nullptr) return absl::OkStatus();

@@ -18,7 +18,8 @@ class PowerTest : public ::testing::Test {
  protected:
   PowerTest() {
     EXPECT_TRUE(bus_.Map(0x600, AcpiPower::kPorts, &acpi_).ok());
-    EXPECT_TRUE(bus_.Map(0x60, KeyboardController::kPorts, &keyboard_).ok());
+    EXPECT_TRUE(bus_.Map(0x60, 1, &keyboard_, KeyboardController::kData).ok());
+    EXPECT_TRUE(bus_.Map(0x64, 1, &keyboard_, KeyboardController::kCommand).ok());
     EXPECT_TRUE(bus_.Map(0x92, 1, &control_).ok());
   }
   void Out(uint64_t port, uint8_t value) { bus_.Write(port, {value}); }

@@ -19,37 +19,10 @@
 #include "hvsdk/vsp/memory_disk.h"
 #include "hvsdk/vsp/storage.h"
 #include "tests/vmm/kernel_images.h"
+#include "tests/vmm/small_guest.h"
 
 namespace hvsdk::vmm {
 namespace {
-
-// 32-bit code.
-std::string Out(uint16_t port, uint8_t value) {
-  return {'\x66',
-          '\xBA',
-          static_cast<char>(port),
-          static_cast<char>(port >> 8),  // mov dx, port
-          '\xB0',
-          static_cast<char>(value),  // mov al, value
-          '\xEE'};                   // out dx, al
-}
-std::string WriteMsr(uint32_t msr, uint64_t value) {
-  std::string code = "\xB9";  // mov ecx, msr
-  Append<uint32_t>(code, msr);
-  code += "\xB8";  // mov eax, low
-  Append<uint32_t>(code, static_cast<uint32_t>(value));
-  code += "\xBA";  // mov edx, high
-  Append<uint32_t>(code, static_cast<uint32_t>(value >> 32));
-  return code + "\x0F\x30";  // wrmsr
-}
-std::string Print(absl::string_view text) {
-  std::string code;
-  for (const char c : text) code += Out(0x3F8, c);
-  return code;
-}
-const std::string kPowerOff = Out(0x600, 5 << 2 | 0x20);
-const std::string kLoop = "\xEB\xFE";
-const std::string kHalt = "\xFA\xF4\xEB\xFC";  // cli; 1: hlt; jmp 1b
 
 class MachineTest : public ::testing::TestWithParam<std::string> {
  protected:

@@ -33,9 +33,9 @@ class Bus {
   Bus(const Bus&) = delete;
   Bus& operator=(const Bus&) = delete;
 
-  // Makes `device` answer [base, base + size_bytes), from now on. InvalidArgument: empty, wraps around, or overlaps; the
-  // message names both devices.
-  absl::Status Map(uint64_t base, uint64_t size_bytes, Device* device);
+  // Makes `device` answer [base, base + size_bytes), from now on; `base` is its offset `offset`, for a device with registers
+  // in several places. InvalidArgument: empty, wraps around, or overlaps; the message names both devices.
+  absl::Status Map(uint64_t base, uint64_t size_bytes, Device* device, uint64_t offset = 0);
   // Nothing that begins afterwards reaches `device`, wherever it was mapped. Returns a mark for Reclaim.
   uint64_t Unmap(const Device* device);
   // Frees what the bus kept for accesses that began before the Unmap that returned `mark`, now that none is under way.
@@ -49,6 +49,7 @@ class Bus {
   struct Mapping {
     uint64_t base;
     uint64_t size_bytes;
+    uint64_t offset;
     Device* device;
   };
   using Table = std::vector<Mapping>;  // by base

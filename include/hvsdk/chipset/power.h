@@ -45,13 +45,14 @@ class AcpiPower final : public ByteDevice {
 };
 
 // What is left of the 8042 keyboard controller when there is neither keyboard nor mouse: its self-test, its command byte
-// and the output port, whose bit 0 resets the processor. Map one byte at port 0x60 and one at 0x64; offset 0 is the
-// data port, offset 4 the command and status port.
+// and the output port, whose bit 0 resets the processor. On a PC the data register is port 0x60, command and status port 0x64;
+// those between are others'.
 //
 // Source: Intel 8042 as in the IBM PC AT Technical Reference, "Keyboard controller".
 class KeyboardController final : public ByteDevice {
  public:
-  static constexpr uint64_t kPorts = 5;
+  static constexpr uint64_t kData = 0;
+  static constexpr uint64_t kCommand = 4;
 
   explicit KeyboardController(PowerHandler& handler) : handler_(handler) {}
   absl::string_view Name() const override { return "keyboard controller"; }

@@ -81,10 +81,10 @@ class Board final : private backend::ExitHandler {
   bool is_deterministic() const { return runner_->is_deterministic(); }
   uint32_t cpus() const { return options_.cpus; }
 
-  // Has `device` answer there, from now on, also while the machine runs. InvalidArgument: another device or memory does; the
-  // message names them.
-  absl::Status MapPorts(uint16_t first, uint32_t count, chipset::Device& device);
-  absl::Status MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& device);
+  // Has `device` answer there, from its offset `offset` on, from now on, also while the machine runs. InvalidArgument: another
+  // device or memory does; the message names them.
+  absl::Status MapPorts(uint16_t first, uint32_t count, chipset::Device& device, uint64_t offset = 0);
+  absl::Status MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& device, uint64_t offset = 0);
   // Takes the device off both buses. When it returns, no VP is inside.
   void Unmap(chipset::Device& device);
 

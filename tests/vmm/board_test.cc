@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an embedding program adds to a machine: devices, layers, CPUID leaves, tables, loaders; before it runs and meanwhile.
+
+#include "hvsdk/vmm/board.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "hvsdk/backend_software/software_backend.h"
+#include "hvsdk/vmm/backends.h"
+#include "hvsdk/vmm/machine.h"
+#include "tests/vmm/small_guest.h"
+
+namespace hvsdk::vmm {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr uint32_t kCodeGpa = 0x100000;
+constexpr uint16_t kResultPort = 0x1234;
+
+// Code in memory, entered as a PVH guest is.
+class CodeLoader final : public GuestLoader {
+ public:
+  explicit CodeLoader(std::string code) : code_(std::move(code)) {}
+  absl::Status Load(Board& board) override {
+    return board.memory().Write(kCodeGpa, code_.data(), code_.size()) ? absl::OkStatus()
+                                                                      : absl::InvalidArgumentError("too small");
+  }
+  absl::Status SetInitialState(backend::Vp& vp) override {
+    using Name = hvdef::RegisterName;
+    const auto flat = [](uint16_t selector, uint16_t type) {
+      return std::bit_cast<hvdef::RegisterValue>(
+          hvdef::SegmentRegister{0, 0xFFFFFFFF, selector, static_cast<uint16_t>(0xC090 | type)});
+    };
+    const Name names[] = {Name::kCr0, Name::kCs, Name::kDs, Name::kEs, Name::kSs, Name::kRip};
+    const hvdef::RegisterValue values[] = {{0x11, 0},     flat(0x10, 0xB), flat(0x18, 3),
+                                           flat(0x18, 3), flat(0x18, 3),   {kCodeGpa, 0}};
+    return vp.SetRegisters(names, values);
+  }
+
+ private:
+  const std::string code_;
+};
+
+// Answers with a byte, and keeps what is written.
+class Register final : public chipset::ByteDevice {
+ public:
+  explicit Register(uint8_t answer) : answer(answer) {}
+  ~Register() override { answer = 0xDD; }
+  absl::string_view Name() const override { return "register"; }
+  uint8_t ReadByte(uint64_t) override {
+    ++accesses;
+    return answer;
+  }
+  void WriteByte(uint64_t, uint8_t value) override {
+    ++accesses;
+    written.push_back(value);
+  }
+  std::atomic<uint8_t> answer;
+  std::atomic<int> accesses{0};
+  std::vector<uint8_t> written;  // one VP's
+};
+
+class FunctionPart final : public Part {
+ public:
+  explicit FunctionPart(std::function<absl::Status(Board&)> attach, std::function<void()> detach = nullptr)
+      : attach_(std::move(attach)), detach_(std::move(detach)) {}
+  absl::Status Attach(Board& board) override { return attach_(board); }
+  void Detach() override {
+    if (detach_) detach_();
+  }
+
+ private:
+  std::function<absl::Status(Board&)> attach_;
+  std::function<void()> detach_;
+};
+
+class BoardTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    auto backend = GetParam() == "deterministic" ? backend::CreateSoftwareBackend({.instruction_time = &time_})
+                                                 : CreateBackend(GetParam());
+    if (!backend.ok()) GTEST_SKIP() << backend.status();
+    backend_ = *std::move(backend);
+    loop_ = *EventLoop::Create();
+  }
+
+  absl::StatusOr<std::unique_ptr<Machine>> Make(const std::string& code, std::vector<Part*> parts, uint32_t cpus = 1) {
+    loader_ = std::make_unique<CodeLoader>(code);
+    LoadInput blame;
+    return Machine::Create({.backend = backend_.get(),
+                            .memory_bytes = 16 << 20,
+                            .cpus = cpus,
+                            .parts = std::move(parts),
+                            .loader = loader_.get(),
+                            .instruction_time = GetParam() == "deterministic" ? &time_ : nullptr},
+                           *loop_, blame);
+  }
+  // Runs `code`, which ends the machine, with `parts` and a register at kResultPort; returns what was written there.
+  std::vector<uint8_t> RunCode(const std::string& code, std::vector<Part*> parts) {
+    Register result(0);
+    FunctionPart part([&](Board& board) { return board.MapPorts(kResultPort, 1, result); });
+    parts.push_back(&part);
+    const auto machine = Make(code + kPowerOff + kLoop, parts);
+    EXPECT_TRUE(machine.ok()) << machine.status();
+    if (!machine.ok()) return {};
+    EXPECT_EQ((*machine)->Run().outcome, Outcome::kPoweredOff);
+    return result.written;
+  }
+  static std::string ResultAl() { return Out(kResultPort, 0).substr(0, 4) + '\xEE'; }
+
+  backend::InstructionTime time_;
+  std::unique_ptr<backend::Backend> backend_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<CodeLoader> loader_;
+};
+
+TEST_P(BoardTest, DevicesOnPortsAndInMemory) {
+  Register port(0x5A), mmio(0xA5);
+  FunctionPart part([&](Board& board) {
+    const absl::Status status = board.MapPorts(0x61, 1, port);
+    return status.ok() ? board.MapMmio(0xF0000000, 0x1000, mmio) : status;
+  });
+  const std::string code = In(0x61) + ResultAl() + Load(0xF0000004) + ResultAl() + Out(0x61, 7) + "\xB0\x09" +
+                           Store(0xF0000FFF) + Load(0xF0001000) + ResultAl();
+  EXPECT_THAT(RunCode(code, {&part}), ElementsAre(0x5A, 0xA5, 0xFF));
+  EXPECT_THAT(port.written, ElementsAre(7));
+  EXPECT_THAT(mmio.written, ElementsAre(9));
+}
+
+TEST_P(BoardTest, WhatOverlapsIsRefusedByName) {
+  Register device(0);
+  const auto map = [&](uint64_t gpa, uint64_t size) {
+    FunctionPart part([&](Board& board) { return board.MapMmio(gpa, size, device); });
+    return Make(kHalt, {&part}).status();
+  };
+  EXPECT_TRUE(map(0xF0000000, 0x1000).ok());
+  for (const auto& [gpa, size, what] : {std::tuple{0x1000ull, 0x1000ull, "memory"},
+                                        {0xFFF000, 0x2000, "memory"},
+                                        {0xFEC00000, 8, "I/O APIC"},
+                                        {0xFEBFFFF8, 0x10, "I/O APIC"},
+                                        {0xFEE00FFF, 1, "local APICs"},
+                                        {0xF0000000, 0, "not an address range"},
+                                        {~0xFFFull, 0x2000, "not an address range"}}) {
+    const absl::Status status = map(gpa, size);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << gpa;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(what));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("register"));
+  }
+  FunctionPart part([&](Board& board) { return board.MapPorts(0x70, 1, device); });
+  EXPECT_THAT(std::string(Make(kHalt, {&part}).status().message()), HasSubstr("real-time clock"));
+  FunctionPart beyond([&](Board& board) { return board.MapPorts(0xFFFF, 2, device); });
+  EXPECT_EQ(Make(kHalt, {&beyond}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// The layer that was added last is asked first, and what it passes on, the one before it sees.
+TEST_P(BoardTest, LayersStack) {
+  class Adder final : public ExitLayer {
+   public:
+    explicit Adder(uint8_t amount) : amount_(amount) {}
+    void OnPortRead(backend::Vp& vp, uint16_t port, absl::Span<uint8_t> data) override {
+      next().OnPortRead(vp, port, data);
+      if (port == 0x61) data[0] = static_cast<uint8_t>(data[0] * 10 + amount_);
+    }
+    backend::MsrOutcome OnMsrRead(backend::Vp& vp, uint32_t msr, uint64_t& value) override {
+      if (msr != 0x40000190) return next().OnMsrRead(vp, msr, value);
+      value = amount_;
+      return backend::MsrOutcome::kDone;
+    }
+
+   private:
+    const uint8_t amount_;
+  };
+  Register port(0);
+  Adder first(1), second(2);
+  FunctionPart part([&](Board& board) {
+    board.AddLayer(first);
+    board.AddLayer(second);
+    return board.MapPorts(0x61, 1, port);
+  });
+  const std::string code = In(0x61) + ResultAl() + ReadMsr(0x40000190) + ResultAl();
+  EXPECT_THAT(RunCode(code, {&part}), ElementsAre(12, 2));
+  FunctionPart without([&](Board& board) {
+    board.AddLayer(first);
+    board.AddLayer(second);
+    board.RemoveLayer(second);
+    board.RemoveLayer(second);  // it is not there any more
+    return board.MapPorts(0x61, 1, port);
+  });
+  EXPECT_THAT(RunCode(code, {&without}), ElementsAre(1, 1));
+}
+
+TEST_P(BoardTest, CpuidAndTables) {
+  FunctionPart part([](Board& board) {
+    board.EditCpuid([](Board::CpuidTable& cpuid) {
+      for (auto& entry : cpuid) {
+        if (entry.leaf == 0x80000004) entry.eax = 0x42;
+      }
+    });
+    board.AddAcpiTable(MakeAcpiTable("TEST", 3, "what a driver wants to know"));
+    return absl::OkStatus();
+  });
+  EXPECT_THAT(RunCode(Cpuid(0x80000004) + ResultAl(), {&part}), ElementsAre(0x42));
+
+  const auto machine = Make(kHalt, {&part});
+  ASSERT_TRUE(machine.ok());
+  GuestMemory& memory = (*machine)->board().memory();
+  uint64_t xsdt, table = 0;
+  uint32_t length;
+  ASSERT_TRUE(memory.ReadObject(kAcpiTablesGpa + 24, xsdt) && memory.ReadObject(xsdt + 4, length));
+  ASSERT_TRUE(memory.ReadObject(xsdt + length - 8, table));
+  std::string text(36 + 27, '\0');
+  ASSERT_TRUE(memory.Read(table, text.data(), text.size()));
+  EXPECT_EQ(text.substr(0, 4), "TEST");
+  EXPECT_EQ(text.substr(36), "what a driver wants to know");
+  uint8_t sum = 0;
+  for (const char c : text) sum += static_cast<uint8_t>(c);
+  EXPECT_EQ(sum, 0);
+}
+
+TEST_P(BoardTest, PartsAreDetachedInReverse) {
+  std::vector<int> order;
+  const auto part = [&](int number, absl::Status status) {
+    return std::make_unique<FunctionPart>(
+        [&order, number, status](Board&) {
+          order.push_back(number);
+          return status;
+        },
+        [&order, number] { order.push_back(-number); });
+  };
+  const auto one = part(1, absl::OkStatus()), two = part(2, absl::OkStatus());
+  const auto bad = part(3, absl::UnavailableError("no such luck"));
+  EXPECT_TRUE(Make(kHalt, {one.get(), two.get()}).ok());
+  EXPECT_THAT(order, ElementsAre(1, 2, -2, -1));
+  order.clear();
+  EXPECT_EQ(Make(kHalt, {one.get(), bad.get(), two.get()}).status().message(), "no such luck");
+  EXPECT_THAT(order, ElementsAre(1, 3, -1));
+}
+
+// While processors read a port without end: devices and layers come, answer, and are gone for good once they were taken out.
+TEST_P(BoardTest, DevicesAndLayersComeAndGoWhileItRuns) {
+  const std::string spin = In(0x61);
+  const std::string code = spin + "\xEB" + static_cast<char>(-static_cast<int>(spin.size()) - 2);
+  const bool deterministic = GetParam() == "deterministic";
+  const auto machine = Make(code, {}, deterministic ? 1 : 2);
+  ASSERT_TRUE(machine.ok()) << machine.status();
+  Board& board = (*machine)->board();
+  class Counter final : public ExitLayer {
+   public:
+    ~Counter() override { gone = true; }
+    void OnPortRead(backend::Vp& vp, uint16_t port, absl::Span<uint8_t> data) override {
+      EXPECT_FALSE(gone);
+      ++seen;
+      next().OnPortRead(vp, port, data);
+    }
+    std::atomic<int> seen{0};
+    std::atomic<bool> gone{false};
+  };
+  std::thread changer([&] {
+    for (int i = 0; i < 50; ++i) {
+      auto device = std::make_unique<Register>(1);
+      EXPECT_TRUE(board.MapPorts(0x61, 1, *device).ok());
+      auto layer = std::make_unique<Counter>();
+      board.AddLayer(*layer);
+      while (device->accesses == 0 || layer->seen == 0) std::this_thread::yield();
+      board.Unmap(*device);
+      const int accesses = device->accesses;
+      board.RemoveLayer(*layer);
+      const int seen = layer->seen;
+      std::this_thread::yield();
+      EXPECT_EQ(device->accesses, accesses);
+      EXPECT_EQ(layer->seen, seen);
+      device.reset();
+      layer.reset();
+    }
+    (*machine)->Stop();
+  });
+  EXPECT_EQ((*machine)->Run().outcome, Outcome::kStopped);
+  changer.join();
+}
+
+std::vector<std::string> Engines() {
+  std::vector<std::string> names = BackendNames();
+  names[0] = "deterministic";  // in place of auto
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Engines, BoardTest, ::testing::ValuesIn(Engines()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace hvsdk::vmm
