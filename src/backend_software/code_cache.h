@@ -3,10 +3,12 @@
 //
 // Blocks are found by physical address and mode. Above that stands the jump cache (Cpu::jump), by linear address, which
 // a change of the memory map empties. Blocks of one page are dropped together; their memory stays until the arena is
-// reset between two blocks, so that the block under way may drop itself.
+// reset between two blocks, so that the block under way may drop itself. It then ends behind the instruction under way, so an
+// instruction sees what the one before it wrote, as the processor promises (Intel SDM volume 3, 11.6 and 8.1.3).
 //
 // An instruction that lies in two pages is not cached under a page: its block is kept beside the bytes it was decoded
-// from and used as long as they are still the same.
+// from and used as long as they are still the same, first those that are in the first page, which alone tell whether there is a
+// second.
 //
 // VP thread only, but for PostDrop.
 
@@ -30,7 +32,7 @@ class CodeCache {
 
   // The block at r[kIp], decoding it if need be. Faults as the fetch does.
   const Op* Lookup();
-  // One instruction at r[kIp] alone, never linked.
+  // One instruction at r[kIp] alone, in a buffer that the next look-up reuses.
   const Op* LookupStep();
 
   // Forgets the blocks of a page, or all.
@@ -65,13 +67,16 @@ class CodeCache {
   struct Straddle {
     uint64_t linear = ~uint64_t{0};
     uint32_t mode = 0;
+    int size = 0;  // of what was decoded: less than all if CS.limit came before
     uint8_t bytes[ZYDIS_MAX_INSTRUCTION_LENGTH] = {};
     Op ops[4] = {};
   };
 
   // The page that r[kIp] is in; checks the instruction pointer.
   const TlbPage& CodePage();
-  const Op* Build(uint64_t gpa, const TlbPage& page);
+  bool IsKnownStraddle(uint64_t linear, const TlbPage& page) const;
+  // False: the first instruction goes on in the next page.
+  bool Build(uint64_t gpa, const TlbPage& page);
   const Op* Across(uint64_t linear, const TlbPage& page);
   // Tells all VPs that we hold code of the page; false: the world may have changed meanwhile, look again.
   bool Announce(const TlbPage& page);

@@ -109,6 +109,7 @@ inline constexpr uint64_t kCr4Vme = 1, kCr4Pvi = 2, kCr4Tsd = 4, kCr4De = 8, kCr
 inline constexpr uint64_t kCr4Pce = 256, kCr4Osfxsr = 512, kCr4Osxmmexcpt = 1024, kCr4Umip = 1 << 11,
                           kCr4Fsgsbase = 1 << 16;
 inline constexpr uint64_t kCr4Pcide = 1 << 17, kCr4Osxsave = 1 << 18, kCr4Smep = 1 << 20, kCr4Smap = 1 << 21;
+inline constexpr uint64_t kDr6GeneralDetect = 1 << 13, kDr6SingleStep = 1 << 14, kDr7GeneralDetect = 1 << 13;
 inline constexpr uint64_t kEferSce = 1, kEferLme = 1 << 8, kEferLma = 1 << 10, kEferNxe = 1 << 11;
 
 struct Segment {
@@ -220,7 +221,7 @@ struct Cpu {
   TlbEntry* tlb = nullptr;             // of the current privilege
   std::atomic<uint32_t> attention{0};  // shared
   uint32_t mode = 0;                   // ModeBits
-  uint64_t code_tag = 0;               // code_generation << 32 | mode
+  uint64_t code_tag = 0;               // code_generation << 32 | code_limit_epoch << 16 | mode
   uint64_t link_tag = 1;               // counts up whenever a translation or a block may have gone; never repeats
   uint64_t code_base = 0;              // linear address of offset 0 of CS
   uint64_t rflags = kFlagOne;          // all but the arithmetic flags
@@ -251,11 +252,11 @@ struct Cpu {
   bool nmi_pending = false;
   bool exception_pending = false;
   Fault injected = {};
-  uint8_t injected_type = 3;        // as in HV_X64_PENDING_INTERRUPTION_REGISTER
-  uint8_t injected_length = 0;      // of the instruction, for software interrupts
-  uint64_t pending_debug = 0;       // DR6 bits found by data breakpoints of the current instruction
-  bool stepping = false;            // the block under way is one instruction
-  bool code_write_allowed = false;  // the store under way may hit this VP's own code
+  uint8_t injected_type = 3;    // as in HV_X64_PENDING_INTERRUPTION_REGISTER
+  uint8_t injected_length = 0;  // of the instruction, for software interrupts
+  uint64_t pending_debug = 0;   // DR6 bits found by data and port breakpoints of the current instruction
+  bool stack_shadow = false;    // the interrupt shadow is that of a new stack segment: debug events wait too
+  bool stepping = false;        // the block under way is one instruction
   bool holds_exclusive = false;
   bool trap_after = false;  // TF was set when the instruction under way began
   bool redirected = false;  // an exit changed RIP or the mode
@@ -294,6 +295,11 @@ struct Cpu {
   // The linear range that entries from large pages lie in, by half of the address space; INVLPG inside looks at all.
   uint64_t large_low[2], large_high[2];
   uint32_t code_generation = 0;
+  // Blocks in the jump cache lie within CS.limit. Outside 64-bit mode and flat segments, whose epoch is 0, they do so only for the
+  // end of the segment that they were looked up with; another end begins another epoch.
+  uint16_t code_limit_epoch = 0;
+  uint16_t last_limit_epoch = 0;
+  uint64_t last_limit_end = 0;  // base + limit
   JumpEntry jump[kJumpEntries];
 
   // --- registers ---
@@ -322,6 +328,10 @@ struct Cpu {
   bool IsLong() const { return efer & kEferLma; }
   int Iopl() const { return static_cast<int>(rflags >> 12 & 3); }
   uint64_t IpMask() const { return Is64() ? ~uint64_t{0} : 0xFFFFFFFF; }
+  uint64_t CodeLinear() const { return Is64() ? r[kIp] : (r[kIp] + code_base) & 0xFFFFFFFF; }
+  // How many bytes of code there are from r[kIp] on before CS.limit. A segment of 4 GiB wraps without a fault.
+  bool CodeIsLimited() const { return !Is64() && segment[kCs].limit != 0xFFFFFFFF; }
+  uint64_t CodeBytesLeft() const { return CodeIsLimited() ? segment[kCs].limit - r[kIp] + 1 : ~uint64_t{0}; }
   uint64_t NextIp(const Op* at) const { return r[kIp] + at->ip + at->length; }
   uint64_t GetRflags() const { return rflags | flags.Get(); }
   void SetRflags(uint64_t value);  // unchecked; takes effect at once
@@ -330,11 +340,16 @@ struct Cpu {
   [[noreturn]] void Raise(uint8_t vector);
   [[noreturn]] void Raise(uint8_t vector, uint32_t error);
   [[noreturn]] void RaisePageFault(uint64_t linear, uint32_t error);
-  [[noreturn]] void RestartStepping();  // runs the current instruction again, alone
   void Undefined(const Op* at) __attribute__((noreturn)) {
     op = at;
     Raise(kInvalidOpcode);
   }
+
+  // --- breakpoints (debug.cc) ---
+  uint64_t InstructionBreakpoints() const;  // the bits of DR6 for those at r[kIp]
+  void CheckWatchpoints(uint64_t linear, int size, bool write);
+  void CheckPortWatchpoints(uint16_t port, int size);
+  [[noreturn]] void RaiseDebug(uint64_t dr6_bits);
 
   // --- memory: the long way (mmu.cc) ---
   uint64_t LoadSlow(const Op* at, uint64_t linear, int size);
@@ -366,8 +381,7 @@ struct Cpu {
   void CheckLinear(const Op* at, uint64_t linear, int size);
   uint64_t LoadPiece(uint64_t linear, int size, uint32_t access);
   void StorePiece(uint64_t linear, uint64_t value, int size, TlbMode as);
-  bool OwnCodeAt(const TlbPage& page, uint64_t linear, int size) const;
-  void CheckWatchpoints(uint64_t linear, int size, bool write);
+  void WroteSlow(uint64_t gpa, int size, PageState& state);  // after a write that no fast entry announced
   TlbEntry& EntryFor(uint64_t linear, TlbMode as) {
     return tlb_entries[as][(linear >> kPageShift) & (kTlbEntries - 1)];
   }
@@ -375,6 +389,7 @@ struct Cpu {
   void FlushTlbPage(uint64_t linear);
   void PurgeWrites(const PageState* only);  // nullptr: all
   void BumpCodeGeneration();
+  void UpdateCodeTag();
   TlbMode DataTlbMode() const;
 
   // --- stack (any mode) ---
@@ -391,10 +406,12 @@ struct Cpu {
   const Op* Continue();
   const Op* ContinueMiss();
   void UpdateMode();      // after any change of CS, SS, CR0, CR4, EFER, CPL, AC
-  void UpdateStepping();  // after any change of TF, DR7 or the interrupt shadow
+  void UpdateStepping();  // after any change of TF, DR7, the interrupt shadow or `stepping`
   void Idle();            // sleeps from the next instruction on, until an interrupt arrives, masked or not
   void LookAtApic();      // the VP itself changed what its APIC may deliver
-  void InterruptsEnabled(bool shadow);  // IF went from 0 to 1
+  void BeginShadow(
+      bool stack);  // the next instruction runs before any interrupt; after a load of SS, before a debug event
+  void EndShadow();
 
   // --- events (exceptions.cc) ---
   // Goes through the interrupt table. Nothing is changed until nothing can fault any more.

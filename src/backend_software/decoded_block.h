@@ -3,7 +3,9 @@
 //
 // A block is the instructions from one entry point up to and including the first one that may change the flow, the
 // mode or the memory map, at most to the end of the page. It belongs to one VP, is found by physical address and
-// mode (BlockKey), and is never changed after it was built, but for the links of its last operation.
+// mode (BlockKey), and is never changed after it was built, but for the links of its last operation, and for a cut: when the code of
+// a block under way is changed, the operation behind the present one becomes an end (CodeCache::DropPage), so that what follows is
+// looked up anew.
 //
 // Every instruction is one Op (a compare and the branch after it may share one): a handler specialised by operation,
 // operand size and operand form, and what the handler needs, already extracted. Running a block means calling
@@ -14,7 +16,8 @@
 // A translator to host code may stand behind the same interface: it gives the first Op of a block a handler that
 // runs the whole block. What it owes is what the handlers here owe: (1) registers and flags are those before the
 // instruction when it faults; (2) a fault says which Op it came from (Cpu::op); (3) attention is looked at on every
-// way out of a block; (4) the number of instructions done can be told from the Op at any exit.
+// way out of a block; (4) the number of instructions done can be told from the Op at any exit; (5) a block that is dropped while
+// it runs is left behind the instruction under way.
 //
 // Registers are named by their byte offset in Cpu::r, which covers AH to BH and partial registers alike.
 
@@ -97,12 +100,14 @@ enum ModeBits : uint32_t {
   kModeUser = 1 << 7,          // CPL 3
   kModeCount = 1 << 8,
 };
+static_assert(kModeCount <= 1 << 16, "the upper half is the limit's epoch in Cpu::code_tag");
 
 struct Block {
   uint64_t gpa;
   uint32_t mode;
   uint16_t size_bytes;
   uint8_t instructions;
+  uint8_t op_count;  // with the links
   Op* ops;
 };
 

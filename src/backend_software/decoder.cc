@@ -126,6 +126,7 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
   bool ends = false;
   bool links = false;
   Op* previous = nullptr;
+  Op* shadowing = nullptr;
   while (!ends && result.instructions < max_instructions) {
     ZydisDecoderContext context;
     ZydisDecodedInstruction z;
@@ -153,8 +154,10 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
         op.handler = &RaiseUndefined;
         in.ends = true;
       }
-      ends = in.ends;
+      ends = in.ends || shadowing != nullptr;
       links = in.links;
+      if (shadowing != nullptr) shadowing->extra = kHasSuccessor;
+      shadowing = in.shadows ? &op : nullptr;
       effects[result.ops] = known ? in.flag_effect : FlagEffect::kSees;
       without_flags[result.ops] = known ? in.without_flags : nullptr;
     } else {

@@ -30,6 +30,8 @@ struct Insn {
   uint32_t mode;
   bool ends = false;   // the block ends after this instruction
   bool links = false;  // its handler goes on over the block's links
+  bool shadows =
+      false;  // the block ends after the next instruction, and op.extra becomes kHasSuccessor if there is one
   FlagEffect flag_effect = FlagEffect::kSees;
   Handler without_flags = nullptr;  // does all of it but the flags
 
@@ -40,6 +42,8 @@ struct Insn {
   bool IsImm(int i) const { return o[i].type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }
   bool locked() const { return z.attributes & ZYDIS_ATTRIB_HAS_LOCK; }
 };
+
+inline constexpr uint8_t kHasSuccessor = 1;
 
 // Fills `op`, whose ip, length and count are set. False: undefined opcode.
 using Translator = bool (*)(Insn& in, Op& op);

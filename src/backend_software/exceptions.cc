@@ -27,7 +27,6 @@ void Cpu::RaisePageFault(uint64_t linear, uint32_t error) {
   cr2 = linear;
   Raise(kPageFault, error);
 }
-void Cpu::RestartStepping() { std::longjmp(unwind, kUnwindRestart); }
 
 bool Cpu::DeliverFault() {
   const int first = delivering;
@@ -41,17 +40,19 @@ bool Cpu::DeliverFault() {
   Event event{fault.vector, fault.has_error, fault.error};
   event.return_ip = r[kIp];
   event.external = true;
-  // A debug exception that is a trap does not set RF; instruction breakpoints come with it set by the caller.
+  // A debug exception that is a fault comes with RF as it is to be pushed.
   event.pushed_rf = fault.vector == kDebug ? 0 : kFlagRf;
   if (fault.vector == kBreakpoint || fault.vector == kOverflow) event.pushed_rf = 0;
   if (fault.has_error && !IsProtected()) event.has_error = false;
   Interrupt(event);
+  if (event.vector == kDebug) dr7 &= ~kDr7GeneralDetect;  // so that the handler may use the debug registers
   delivering = -1;
   return true;
 }
 
 void Cpu::Interrupt(const Event& event) {
   trap_after = false;
+  interrupt_shadow = stack_shadow = false;
   if (!IsProtected()) {
     InterruptReal(event);
   } else if (IsLong()) {

@@ -182,6 +182,7 @@ void Cpu::ServeRequests() {
 }
 
 void Cpu::PortRead(uint16_t port, uint8_t* data, int size) {
+  if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
   in_exit = true;
   Leave();
   exits->OnPortRead(*vp, port, absl::MakeSpan(data, size));
@@ -190,6 +191,7 @@ void Cpu::PortRead(uint16_t port, uint8_t* data, int size) {
 }
 
 void Cpu::PortWrite(uint16_t port, const uint8_t* data, int size) {
+  if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
   in_exit = true;
   Leave();
   exits->OnPortWrite(*vp, port, absl::MakeConstSpan(data, size));

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Paging: the walk, the software TLB, and accesses that have no fast TLB entry (Intel SDM volume 3, chapter 4).
 #include <algorithm>
-#include <utility>
 
 #include "backend_software/code_cache.h"
 #include "backend_software/cpu.h"
@@ -64,6 +63,7 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
     struct Seen {
       uint64_t host;
       uint64_t entry;
+      uint64_t gpa;
       PageState* state;
     } seen[4];
     int depth = 0;
@@ -81,7 +81,7 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
       const uint64_t host = reinterpret_cast<uint64_t>(page.host) + (gpa & (kPageSize - 1));
       const uint64_t entry = wide ? RawLoad<uint64_t>(host) : RawLoad<uint32_t>(host);
       if (!(entry & kPresent)) return walk;
-      seen[depth++] = {host, entry, page.state};
+      seen[depth++] = {host, entry, gpa, page.state};
       const bool pae_pointer = now == 3 && !IsLong();
       if (wide && ((entry & kReservedMask) || (!nx && (entry & kNoExecute) && !pae_pointer) ||
                    (level == 3 && !pae_pointer && (entry & kPaeReservedMask)) || (now == 4 && (entry & kLarge)))) {
@@ -141,7 +141,7 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
         auto expected = static_cast<uint32_t>(seen[i].entry);
         stable = RawCompareExchange<uint32_t>(seen[i].host, expected, static_cast<uint32_t>(want));
       }
-      if (machine.dirty_log()) seen[i].state->dirty.store(1, std::memory_order_relaxed);
+      WroteSlow(seen[i].gpa, wide ? 8 : 4, *seen[i].state);
       if (i == depth - 1) walk.dirty = want & kDirty;
     }
     if (stable) return walk;
@@ -276,24 +276,11 @@ void Cpu::CheckLinear(const Op* at, uint64_t linear, int size) {
   }
 }
 
-void Cpu::CheckWatchpoints(uint64_t linear, int size, bool write) {
-  for (int i = 0; i < 4; ++i) {
-    if (!(dr7 >> (2 * i) & 3)) continue;
-    const int kind = static_cast<int>(dr7 >> (16 + 4 * i) & 3);
-    if (kind == 0 || kind == 2 || (kind == 1 && !write)) continue;
-    static constexpr int kLengths[4] = {1, 2, 8, 4};
-    const int length = kLengths[dr7 >> (18 + 4 * i) & 3];
-    const uint64_t start = dr[i] & ~static_cast<uint64_t>(length - 1);
-    if (linear < start + length && start < linear + size) pending_debug |= uint64_t{1} << i;
-  }
-}
-
 uint64_t Cpu::LoadPiece(uint64_t linear, int size, uint32_t access) {
   const TlbPage& page = Resolve(linear, access, DataTlbMode());
   const uint64_t offset = linear & (kPageSize - 1);
   if (page.host != nullptr) {
     const uint64_t host = reinterpret_cast<uint64_t>(page.host) + offset;
-    if ((access & kAccessWrite) && !code_write_allowed && OwnCodeAt(page, linear, size)) RestartStepping();
     switch (size) {
       case 1:
         return RawLoad<uint8_t>(host);
@@ -337,9 +324,13 @@ uint64_t Cpu::LoadForWriteSlow(const Op* at, uint64_t linear, int size) {
   return LoadPiece(linear, first, kAccessWrite) | high << (8 * first);
 }
 
-bool Cpu::OwnCodeAt(const TlbPage& page, uint64_t linear, int size) const {
-  return page.state != nullptr && (page.state->code_vps.load(std::memory_order_relaxed) & vp_bit()) &&
-         (page.state->granules.load(std::memory_order_relaxed) & GranuleMask(linear, size));
+void Cpu::WroteSlow(uint64_t gpa, int size, PageState& state) {
+  if (machine.dirty_log()) state.dirty.store(1, std::memory_order_relaxed);
+  // Pairs with the announcement of granules in CodeCache: either the decoder read our bytes or we see its code.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (state.granules.load(std::memory_order_relaxed) & GranuleMask(gpa, size)) {
+    machine.DropCode(this, PageOf(gpa), state);
+  }
 }
 
 void Cpu::StorePiece(uint64_t linear, uint64_t value, int size, TlbMode as) {
@@ -353,7 +344,6 @@ void Cpu::StorePiece(uint64_t linear, uint64_t value, int size, TlbMode as) {
   // Known to have no code: write at once, the entry says that a decoder would have told us.
   const bool fast =
       !(EntryFor(linear, as).write & kTlbSlow) || MakeWriteFast(EntryFor(linear, as), page, PageOf(linear));
-  if (!fast && !code_write_allowed && OwnCodeAt(page, linear, size)) RestartStepping();
   switch (size) {
     case 1:
       RawStore<uint8_t>(host, static_cast<uint8_t>(value));
@@ -370,13 +360,7 @@ void Cpu::StorePiece(uint64_t linear, uint64_t value, int size, TlbMode as) {
     default:
       for (int i = 0; i < size; ++i) RawStore<uint8_t>(host + i, static_cast<uint8_t>(value >> (8 * i)));
   }
-  if (fast) return;
-  if (machine.dirty_log()) page.state->dirty.store(1, std::memory_order_relaxed);
-  // Pairs with the announcement of granules in CodeCache: either the decoder read our bytes or we see its code.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (page.state->granules.load(std::memory_order_relaxed) & GranuleMask(linear, size)) {
-    machine.DropCode(this, page.gpa, *page.state);
-  }
+  if (!fast) WroteSlow(page.gpa + offset, size, *page.state);
 }
 
 void Cpu::StoreSlow(const Op* at, uint64_t linear, uint64_t value, int size) {
@@ -394,7 +378,7 @@ void Cpu::StoreSlow(const Op* at, uint64_t linear, uint64_t value, int size) {
   StorePiece(second, value >> (8 * first), size - first, DataTlbMode());
 }
 
-// After this no byte of the store can fault, nor begin the instruction anew.
+// After this no byte of the store can fault.
 void Cpu::ProbeWrite(const Op* at, uint64_t linear, int size) {
   CheckLinear(at, linear, 1);
   if (IsLong()) CheckLinear(at, linear + static_cast<uint64_t>(size) - 1, 1);
@@ -402,10 +386,8 @@ void Cpu::ProbeWrite(const Op* at, uint64_t linear, int size) {
     uint64_t here = linear + done;
     if (!IsLong()) here &= 0xFFFFFFFF;
     if (!IsCanonical(here)) Raise(at != nullptr && (at->flags & kOpStackSegment) ? kStackFault : kGeneralProtection, 0);
-    const TlbPage& page = Resolve(here, kAccessWrite, DataTlbMode());
-    const uint64_t piece = std::min<uint64_t>(size - done, kPageSize - (here & (kPageSize - 1)));
-    if (!code_write_allowed && OwnCodeAt(page, here, static_cast<int>(piece))) RestartStepping();
-    done += piece;
+    Resolve(here, kAccessWrite, DataTlbMode());
+    done += kPageSize - (here & (kPageSize - 1));
   }
 }
 
@@ -491,10 +473,7 @@ void Cpu::EndLocked(uint64_t linear, int size, bool exclusive) {
     return;
   }
   const TlbPage& page = Resolve(linear, kAccessWrite, DataTlbMode());
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (page.state->granules.load(std::memory_order_relaxed) & GranuleMask(linear, size)) {
-    machine.DropCode(this, page.gpa, *page.state);
-  }
+  WroteSlow(page.gpa + (linear & (kPageSize - 1)), size, *page.state);
 }
 
 uint64_t Cpu::LoadSystem(uint64_t linear, int size) {
@@ -519,9 +498,6 @@ uint64_t Cpu::LoadSystem(uint64_t linear, int size) {
 }
 
 void Cpu::StoreSystem(uint64_t linear, uint64_t value, int size, TlbMode as) {
-  // A frame may be pushed onto a page with code. There is no instruction to begin anew alone, nor a need: what follows a
-  // delivery is looked up afresh.
-  const bool allowed = std::exchange(code_write_allowed, true);
   for (int i = 0; i < size;) {
     const uint64_t here = IsLong() ? linear + i : (linear + i) & 0xFFFFFFFF;
     if (!IsCanonical(here)) Raise(kStackFault, 0);
@@ -529,7 +505,6 @@ void Cpu::StoreSystem(uint64_t linear, uint64_t value, int size, TlbMode as) {
     StorePiece(here, value >> (8 * i), whole ? size : 1, as);
     i += whole ? size : 1;
   }
-  code_write_allowed = allowed;
 }
 
 // ---- segmentation ----

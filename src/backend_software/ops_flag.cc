@@ -72,12 +72,15 @@ const Op* Cli(Cpu& c, const Op* op) {
 const Op* Sti(Cpu& c, const Op* op) {
   c.op = op;
   if (!MayChangeIf(c)) c.Raise(kGeneralProtection, 0);
+  if (c.rflags & kFlagIf) return op + 1;
+  c.rflags |= kFlagIf;
+  c.LookAtApic();
+  // The next instruction runs before any interrupt, also one that arrives only now. In a block nobody looks between the two, and the
+  // block ends behind the second.
+  if (op->extra == kHasSuccessor) return op + 1;
   c.r[kIp] = c.NextIp(op) & c.IpMask();
-  if (!(c.rflags & kFlagIf)) {
-    c.rflags |= kFlagIf;
-    c.InterruptsEnabled(true);
-  }
-  return LookUpJump(c);
+  c.BeginShadow(/*stack=*/false);
+  return nullptr;
 }
 
 template <bool kSet>
@@ -90,10 +93,14 @@ const Op* AccessFlag(Cpu& c, const Op* op) {
   HVSDK_NEXT(op + 1);
 }
 
-template <Handler kHandler, bool kEnds = false>
-bool TranslateFlag(Insn& in, Op& op) {
-  in.ends = kEnds;
+template <Handler kHandler>
+bool TranslateFlag(Insn&, Op& op) {
   op.handler = kHandler;
+  return true;
+}
+bool TranslateSti(Insn& in, Op& op) {
+  in.shadows = true;
+  op.handler = &Sti;
   return true;
 }
 template <Handler kHandler, bool kEnds>
@@ -117,7 +124,7 @@ void RegisterFlag(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_SAHF, &TranslateFlag<&Sahf>);
   table.Set(ZYDIS_MNEMONIC_SALC, &TranslateFlag<&Salc>);
   table.Set(ZYDIS_MNEMONIC_CLI, &TranslateFlag<&Cli>);
-  table.Set(ZYDIS_MNEMONIC_STI, (&TranslateFlag<&Sti, true>));
+  table.Set(ZYDIS_MNEMONIC_STI, &TranslateSti);
   table.Set(ZYDIS_MNEMONIC_CLAC, &TranslateFlag<&AccessFlag<false>>);
   table.Set(ZYDIS_MNEMONIC_STAC, &TranslateFlag<&AccessFlag<true>>);
   table.Set(ZYDIS_MNEMONIC_PUSHF, (&TranslateStackFlag<&Pushf, false>));

@@ -12,9 +12,8 @@ const Op* AfterSegmentLoad(Cpu& c, const Op* op, int segment) {
   c.r[kIp] = c.NextIp(op) & c.IpMask();
   if (segment == kSs) {
     // No interrupt between the stack segment and the stack pointer that comes with it.
-    c.interrupt_shadow = true;
-    c.trap_after = false;  // nor a single step
-    c.UpdateStepping();
+    c.BeginShadow(/*stack=*/true);
+    c.trap_after = false;  // nor a single step, ever
   }
   return LookUpJump(c);
 }

@@ -227,10 +227,9 @@ int DebugRegister(Cpu& c, int number) {
   }
   if (number > 7) c.Raise(kInvalidOpcode);
   if (c.cpl != 0) c.Raise(kGeneralProtection, 0);
-  if (c.dr7 & 0x2000) {  // general detect
-    c.dr7 &= ~uint64_t{0x2000};
-    c.dr6 |= 0x2000;
-    c.Raise(kDebug);
+  if (c.dr7 & kDr7GeneralDetect) {
+    c.rflags |= kFlagRf;  // as every fault but an instruction breakpoint pushes it (Intel SDM volume 3, 17.3.1.1)
+    c.RaiseDebug(kDr6GeneralDetect);
   }
   return number;
 }
@@ -545,8 +544,7 @@ const Op* Sysret(Cpu& c, const Op* op) {
     // Unlike IRET and POPF it traps at once, before the first instruction that it returned to.
     c.instructions += op->count;
     c.op = nullptr;
-    c.dr6 |= 0x4000;
-    c.Raise(kDebug);
+    c.RaiseDebug(kDr6SingleStep);
   }
   return LookUpJump(c);
 }
@@ -602,6 +600,7 @@ const Op* Hypercall(Cpu& c, const Op* op) {
       return AfterInstruction(c, op);
     case backend::HypercallOutcome::kRetry:
       c.redirected = false;
+      c.trap_after = false;  // it is not done yet
       return LookUpJump(c);
     default:
       c.Raise(kInvalidOpcode);

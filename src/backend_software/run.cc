@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend_software/run.h"
 
+#include <utility>
+
 #include "backend_software/code_cache.h"
 #include "backend_software/machine.h"
 
@@ -81,7 +83,10 @@ void DeliverEvents(Cpu& c) {
   chipset::LocalApic& apic = c.machine.apic(c.index);
   if (IsHalted(c)) {
     const bool due = apic.PendingVector() >= 0 && (c.idle || (c.rflags & kFlagIf));
-    if (c.halted == static_cast<uint8_t>(Activity::kHalted) && (due || (c.nmi_pending && !c.nmi_blocked))) WakeUp(c);
+    if (c.halted == static_cast<uint8_t>(Activity::kHalted) &&
+        (due || (c.nmi_pending && !c.nmi_blocked) || c.exception_pending)) {
+      WakeUp(c);
+    }
     if (IsHalted(c)) return;
   }
   if (c.exception_pending) {
@@ -156,56 +161,35 @@ void RunOps(Cpu& c, const Op* op) {
   while (op != nullptr) op = op->handler(c, op);
 }
 
-// The exec breakpoint bits of DR6 that match r[kIp].
-uint64_t InstructionBreakpoints(const Cpu& c) {
-  uint64_t hits = 0;
-  for (int i = 0; i < 4; ++i) {
-    if ((c.dr7 >> (2 * i) & 3) && (c.dr7 >> (16 + 4 * i) & 3) == 0 && c.dr[i] == c.r[kIp] + c.code_base) {
-      hits |= uint64_t{1} << i;
-    }
-  }
-  return hits;
-}
-
-void Debug(Cpu& c, uint64_t dr6_bits) {
-  c.dr6 |= dr6_bits;
-  c.op = nullptr;
-  c.fault = {kDebug, false, 0};
-  std::longjmp(c.unwind, kUnwindFault);
-}
-
 // One instruction, with everything that can only be seen around one.
 void Step(Cpu& c) {
   c.op = nullptr;
-  if (!(c.rflags & kFlagRf)) {
-    if (const uint64_t hits = InstructionBreakpoints(c); hits != 0) {
-      c.rflags |= kFlagRf;  // pushed with the fault, so that the instruction runs on return
-      Debug(c, hits);
-    }
+  if (!c.stack_shadow) {
+    if (const uint64_t hits = c.InstructionBreakpoints(); hits != 0 && !(c.rflags & kFlagRf)) c.RaiseDebug(hits);
+    c.pending_debug = 0;
   }
   c.trap_after = c.rflags & kFlagTf;
-  c.interrupt_shadow = false;
-  c.stepping = true;
-  c.pending_debug = 0;
+  c.stepping = true;  // which has the block end behind the instruction, whatever it does to TF or DR7
+  c.EndShadow();
   const Op* op = c.code->LookupStep();
   c.rflags &= ~kFlagRf;
   RunOps(c, op);
-  c.stepping = false;
-  c.code_write_allowed = false;
+  c.op = nullptr;
   c.instructions += c.block_instructions;
+  c.before_exit = 0;
+  c.stepping = false;
   c.UpdateStepping();
-  const uint64_t bits = c.pending_debug | (c.trap_after ? 0x4000 : 0);
-  c.pending_debug = 0;
-  c.trap_after = false;
-  if (bits != 0) Debug(c, bits);
+  // What the load of a stack segment met waits for the instruction behind it (Intel SDM volume 3, 6.8.3).
+  if (c.stack_shadow) return;
+  const uint64_t bits = c.pending_debug | (c.trap_after ? kDr6SingleStep : 0);
+  if (bits != 0) c.RaiseDebug(bits);
 }
 
 // After a longjmp: makes r[kIp] the instruction's own address and counts what was done before it.
 void LeaveInstruction(Cpu& c) {
   if (c.holds_exclusive) c.machine.EndExclusive(c);
-  c.code_write_allowed = false;
-  c.stepping = false;
   c.in_exit = false;
+  if (std::exchange(c.stepping, false)) c.UpdateStepping();
   if (c.op != nullptr) {
     c.instructions += c.op->count;
     c.r[kIp] = (c.r[kIp] + c.op->ip) & c.IpMask();
@@ -227,14 +211,12 @@ RunResult RunGuest(Cpu& c, uint64_t instruction_limit) {
     ++c.instructions;  // a fault takes time too, or a guest that only faults would stop the clock
     c.trap_after = false;
     c.pending_debug = 0;
+    // Whatever it was that put the VP to sleep, it also raised an event, whose handler runs.
+    if (c.halted == static_cast<uint8_t>(Activity::kHalted)) WakeUp(c);
     if (!c.DeliverFault()) {
       c.delivering = -1;
       c.attention.fetch_or(kAttentionTripleFault, std::memory_order_relaxed);
     }
-  } else if (why == kUnwindRestart) {
-    LeaveInstruction(c);
-    c.code_write_allowed = true;
-    Step(c);
   } else if (why == kUnwindRedirect) {
     c.op = nullptr;
     LeaveInstruction(c);
@@ -250,6 +232,7 @@ RunResult RunGuest(Cpu& c, uint64_t instruction_limit) {
         continue;
       }
     }
+    c.rflags &= ~kFlagRf;  // no breakpoint is enabled
     c.code->Trim();
     const uint64_t linear = c.r[kIp] + c.code_base;
     const JumpEntry& entry = c.jump[JumpIndex(linear)];

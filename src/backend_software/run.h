@@ -13,8 +13,7 @@ namespace hvsdk::software {
 // Why an instruction was left by longjmp.
 enum Unwind : int {
   kUnwindFault = 1,     // Cpu::fault
-  kUnwindRestart = 2,   // it must run alone, because it writes code of its own block
-  kUnwindRedirect = 3,  // an exit changed RIP or the mode: go on with those
+  kUnwindRedirect = 2,  // an exit changed RIP or the mode: go on with those
 };
 
 enum class RunResult : uint8_t {

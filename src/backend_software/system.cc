@@ -69,7 +69,7 @@ void Cpu::Init() {
   base(kCs) = 0xFFFF0000;
   gdtr = idtr = TableRegister{};
   halted = static_cast<uint8_t>(backend::Activity::kRunning);
-  idle = interrupt_shadow = nmi_blocked = nmi_pending = exception_pending = false;
+  idle = interrupt_shadow = stack_shadow = nmi_blocked = nmi_pending = exception_pending = false;
   pending_debug = 0;
   delivering = -1;
   FlushTlb(false);
@@ -95,20 +95,36 @@ void Cpu::UpdateMode() {
   if (!(cr4 & kCr4Osxsave)) now |= kModeNoXsave;
   if (cpl == 3) now |= kModeUser;
   mode = now;
-  code_tag = static_cast<uint64_t>(code_generation) << 32 | now;
+  code_limit_epoch = 0;
+  if (CodeIsLimited()) [[unlikely]] {
+    const uint64_t end = code_base + segment[kCs].limit;
+    if (end != last_limit_end || last_limit_epoch == 0) {
+      last_limit_end = end;
+      if (++last_limit_epoch == 0) {
+        BumpCodeGeneration();  // epochs repeat
+        last_limit_epoch = 1;
+      }
+    }
+    code_limit_epoch = last_limit_epoch;
+  }
+  UpdateCodeTag();
   const bool checks = (dr7 & 0xFF) || (cpl == 3 && (rflags & kFlagAc) && (cr0 & kCr0Am));
   tlb = checks ? NullTlb() : tlb_entries[DataTlbMode()];
+}
+
+void Cpu::UpdateCodeTag() {
+  code_tag = static_cast<uint64_t>(code_generation) << 32 | static_cast<uint32_t>(code_limit_epoch) << 16 | mode;
 }
 
 void Cpu::BumpCodeGeneration() {
   ++link_tag;
   ++code_generation;
-  code_tag = static_cast<uint64_t>(code_generation) << 32 | mode;
+  UpdateCodeTag();
   if (code_generation == 0) std::memset(jump, 0xFF, sizeof(jump));  // tags repeat
 }
 
 void Cpu::UpdateStepping() {
-  const bool step = (rflags & kFlagTf) || (dr7 & 0xFF) || interrupt_shadow;
+  const bool step = (rflags & kFlagTf) || (dr7 & 0xFF) || interrupt_shadow || stepping;
   if (step) {
     attention.fetch_or(kAttentionStep, std::memory_order_relaxed);
   } else {
@@ -116,13 +132,15 @@ void Cpu::UpdateStepping() {
   }
 }
 
-void Cpu::InterruptsEnabled(bool shadow) {
-  if (!machine.MayInterrupt(*this)) return;
-  if (shadow) {
-    interrupt_shadow = true;
-    UpdateStepping();
-  }
-  attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
+void Cpu::BeginShadow(bool stack) {
+  interrupt_shadow = true;
+  stack_shadow = stack;
+  UpdateStepping();
+}
+
+void Cpu::EndShadow() {
+  interrupt_shadow = stack_shadow = false;
+  UpdateStepping();
 }
 
 void Cpu::SetRflags(uint64_t value) {
@@ -134,7 +152,7 @@ void Cpu::SetRflags(uint64_t value) {
   const uint64_t changed = old ^ rflags;
   if (changed & kFlagTf) UpdateStepping();
   if (changed & (kFlagAc | kFlagVm)) UpdateMode();
-  if (changed & rflags & kFlagIf) InterruptsEnabled(false);
+  if (changed & rflags & kFlagIf) LookAtApic();
 }
 
 void Cpu::CheckPaePointers(uint64_t new_cr0, uint64_t new_cr3, uint64_t new_cr4) {
