@@ -79,7 +79,6 @@ HVSDK_STORE_GUEST(StoreMmx, "movq mm1, [0x80000]; movq [rdi], mm1; emms\n")
 HVSDK_STORE_GUEST(StoreFst, "fld qword ptr [0x80000]; fstp qword ptr [rdi]\n")
 HVSDK_STORE_GUEST(StoreFist, "fild qword ptr [0x80000]; fistp qword ptr [rdi]\n")
 HVSDK_STORE_GUEST(StoreFstcw, "fninit; fnstcw [rdi]\n")
-HVSDK_STORE_GUEST(StoreStmxcsr, "stmxcsr [rdi]\n")
 HVSDK_STORE_GUEST(StoreAlias, "mov [rdi + 0x100000], rbx\n")
 
 TEST_P(CodeTest, AnInstructionSeesWhatTheOneBeforeItWrote) {
@@ -132,7 +131,6 @@ TEST_P(CodeTest, AnInstructionSeesWhatTheOneBeforeItWrote) {
       {"fst", StoreFst(), kNew},
       {"fist", StoreFist(), kNew},
       {"fstcw", StoreFstcw(), 0x111111111111037F},
-      {"stmxcsr", StoreStmxcsr(), 0x1111111100001F80},
       {"mov by another address", StoreAlias(), kNew},
   };
   recorder_.port_values[0x20] = 0x22222222;
