@@ -136,9 +136,10 @@ TEST_F(InterruptShadowTest, NoneComesInAShadowAndEachComesOnce) {
     const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     while (Word(kCount).load() < sent) {
       ASSERT_LT(std::chrono::steady_clock::now(), limit) << "interrupt " << sent << " is lost";
+      std::this_thread::yield();
     }
     turns = turns * 1103515245 + 12345;
-    for (uint32_t i = turns >> 24; i != 0; --i) std::atomic_signal_fence(std::memory_order_seq_cst);
+    for (uint32_t i = turns >> 20; i != 0; --i) std::atomic_thread_fence(std::memory_order_seq_cst);
   }
   Word(kStop).store(1);
   thread.WaitUntilDone();
