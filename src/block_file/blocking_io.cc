@@ -16,18 +16,8 @@ namespace {
 static_assert(sizeof(HostBuffer) == sizeof(iovec) && offsetof(HostBuffer, data) == offsetof(iovec, iov_base) &&
               offsetof(HostBuffer, size_bytes) == offsetof(iovec, iov_len));
 
-BlockStatus Flush(int fd) {
-  int result;
-  do {
-    result = fdatasync(fd);
-  } while (result != 0 && errno == EINTR);
-  return result == 0 ? BlockStatus::kOk : BlockStatusFromErrno(errno);
-}
-
 BlockStatus Transfer(int fd, const BlockRequest& request, uint64_t done) {
   constexpr size_t kMaxPieces = 256;
-  bool dsync = request.op == BlockOp::kWrite && request.fua;
-  bool flush = false;
   while (done < request.size_bytes) {
     // The pieces behind what has been done already.
     iovec pieces[kMaxPieces];
@@ -44,22 +34,14 @@ BlockStatus Transfer(int fd, const BlockRequest& request, uint64_t done) {
     }
     if (count == 0) return BlockStatus::kIoError;  // fewer bytes of buffers than were promised
     const off_t offset = static_cast<off_t>(request.offset_bytes + done);
-    const ssize_t moved = request.op == BlockOp::kRead ? preadv2(fd, pieces, count, offset, 0)
-                                                       : pwritev2(fd, pieces, count, offset, dsync ? RWF_DSYNC : 0);
-    if (moved < 0) {
-      if (errno == EINTR) continue;
-      if (errno == EOPNOTSUPP && dsync) {
-        // A kernel that does not know the flag.
-        dsync = false;
-        flush = true;
-        continue;
-      }
-      return BlockStatusFromErrno(errno);
-    }
+    const ssize_t moved =
+        request.op == BlockOp::kRead ? preadv(fd, pieces, count, offset) : pwritev(fd, pieces, count, offset);
+    if (moved < 0 && errno == EINTR) continue;
+    if (moved < 0) return BlockStatusFromErrno(errno);
     if (moved == 0) return BlockStatus::kIoError;  // the file has become shorter
     done += static_cast<uint64_t>(moved);
   }
-  return flush ? Flush(fd) : BlockStatus::kOk;
+  return BlockStatus::kOk;
 }
 
 int Allocate(int fd, int mode, const BlockRequest& request) {
@@ -92,7 +74,7 @@ BlockStatus WriteZeroes(int fd, const BlockRequest& request) {
       if (const BlockStatus status = Transfer(fd, piece, 0); status != BlockStatus::kOk) return status;
     }
   }
-  return request.fua ? Flush(fd) : BlockStatus::kOk;
+  return BlockStatus::kOk;
 }
 
 }  // namespace
@@ -120,7 +102,7 @@ BlockStatus PerformBlocking(int fd, const BlockRequest& request, uint64_t done_b
     case BlockOp::kWrite:
       return Transfer(fd, request, done_bytes);
     case BlockOp::kFlush:
-      return Flush(fd);
+      break;
     case BlockOp::kDiscard:
       if (request.size_bytes == 0) return BlockStatus::kOk;
       if (const int error = Allocate(fd, FALLOC_FL_PUNCH_HOLE, request); error != EOPNOTSUPP)
@@ -130,6 +112,14 @@ BlockStatus PerformBlocking(int fd, const BlockRequest& request, uint64_t done_b
       return request.size_bytes == 0 ? BlockStatus::kOk : WriteZeroes(fd, request);
   }
   return BlockStatus::kUnsupported;
+}
+
+int SyncFile(int fd) {
+  int result;
+  do {
+    result = fdatasync(fd);
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : errno;
 }
 
 }  // namespace hvsdk::internal

@@ -14,8 +14,14 @@ namespace hvsdk::internal {
 // What a failed system call means to the initiator.
 BlockStatus BlockStatusFromErrno(int error);
 
-// Carries out `request`, of whose transfer the first `done_bytes` have been made already.
+// Carries out `request`, of whose transfer the first `done_bytes` have been made already: all but a flush,
+// and but for the sync that a request with `fua` ends with.
 BlockStatus PerformBlocking(int fd, const BlockRequest& request, uint64_t done_bytes);
+
+// Makes last what was written. 0, or the errno of a failure that the kernel tells once. A write is never made
+// to last by RWF_DSYNC instead: where that fails, nobody can say whether the write did, or the sync, and then of
+// what.
+int SyncFile(int fd);
 
 }  // namespace hvsdk::internal
 

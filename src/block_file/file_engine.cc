@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/block_file/file_engine.h"
 
-#include "block_file/thread_engine.h"
+#include <utility>
+
+#include "base/status_macros.h"
+#include "block_file/file_queue.h"
 #include "block_file/uring_engine.h"
 
 namespace hvsdk {
 namespace {
 
-constexpr size_t kMaxThreads = 4;
+class ThreadEngine final : public FileEngine {
+ public:
+  absl::string_view name() const override { return "threads"; }
+  absl::StatusOr<std::unique_ptr<File>> Serve(int fd, SyncFailure on_sync_failure) override {
+    auto file = std::make_unique<internal::FileQueue>(fd, std::move(on_sync_failure));
+    RETURN_IF_ERROR(file->Start());
+    return file;
+  }
+};
 
 }  // namespace
 
@@ -16,7 +27,7 @@ absl::StatusOr<std::shared_ptr<FileEngine>> FileEngine::Create(FileEngineKind ki
     auto engine = internal::UringEngine::Create();
     if (engine.ok() || kind == FileEngineKind::kIoUring) return engine;
   }
-  return internal::ThreadEngine::Create(kMaxThreads);
+  return std::make_shared<ThreadEngine>();
 }
 
 }  // namespace hvsdk

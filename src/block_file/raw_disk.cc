@@ -12,10 +12,14 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "block_file/file_lock.h"
 
 namespace hvsdk {
 namespace {
@@ -40,15 +44,6 @@ absl::Status Error(const std::string& path, absl::string_view what) {
 }
 absl::Status SystemError(const std::string& path, int error) {
   return absl::ErrnoToStatus(error, absl::StrCat("disk '", path, "'"));
-}
-
-// Readers share, a writer is alone. The lock is of the open file, so that two disks of one process
-// exclude each other too.
-bool Lock(int fd, bool read_only) {
-  struct flock lock = {};
-  lock.l_type = read_only ? F_RDLCK : F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  return fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES);
 }
 
 // Whether the file is on a file system that punches holes. To try it out would change the file
@@ -85,8 +80,8 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path, 
   OwnedFd fd(open(path.c_str(), flags));
   if (fd.get() < 0) return SystemError(path, errno);
   // Before anything is judged: who has it locked may be about to change its size.
-  if (!Lock(fd.get(), options.read_only)) {
-    return absl::FailedPreconditionError(absl::StrCat("disk '", path, "': is in use by another program or machine"));
+  if (const absl::Status locked = internal::LockFile(fd.get(), options.read_only); !locked.ok()) {
+    return absl::Status(locked.code(), absl::StrCat("disk '", path, "': ", locked.message()));
   }
   struct stat status;
   if (fstat(fd.get(), &status) != 0) return SystemError(path, errno);
@@ -119,22 +114,43 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path, 
     return Error(
         path, absl::StrCat("its size, ", info.size_bytes, " bytes, is not a multiple of ", info.logical_block_bytes));
   }
-  return std::shared_ptr<RawDisk>(new RawDisk(fd.Release(), std::move(info), std::move(engine)));
+  FileEngine::SyncFailure on_sync_failure;
+  if (options.on_writes_lost != nullptr) {
+    on_sync_failure = [path, tell = options.on_writes_lost](int error) {
+      tell(absl::DataLossError(absl::StrCat(
+          "disk '", path, "': cannot be flushed: ", std::strerror(error),
+          "; what was written since the last flush may be lost, and no flush succeeds until it is opened again")));
+    };
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<FileEngine::File> file, engine->Serve(fd.get(), std::move(on_sync_failure)));
+  return std::shared_ptr<RawDisk>(new RawDisk(path, fd.Release(), std::move(info), std::move(engine), std::move(file)));
 }
 
-RawDisk::~RawDisk() { close(fd_); }
+RawDisk::~RawDisk() {
+  file_.reset();
+  close(fd_);
+}
+
+bool RawDisk::WaitUntilIdle(std::chrono::milliseconds timeout) const {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  while (file_->in_flight() != 0) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
 
 void RawDisk::Submit(absl::Span<BlockRequest* const> batch) {
-  size_t first = 0;  // of those that are good, not empty, and not handed on yet
+  size_t first = 0;  // of those that are good, have something to do, and are not handed on yet
   for (size_t i = 0; i < batch.size(); ++i) {
     const BlockStatus status = CheckBlockRequest(info_, *batch[i]);
-    const bool is_empty = batch[i]->op != BlockOp::kFlush && batch[i]->size_bytes == 0;
-    if (status == BlockStatus::kOk && !is_empty) continue;
-    if (i != first) engine_->Submit(fd_, batch.subspan(first, i - first));
+    const bool is_nothing = batch[i]->op == BlockOp::kFlush ? info_.read_only : batch[i]->size_bytes == 0;
+    if (status == BlockStatus::kOk && !is_nothing) continue;
+    if (i != first) file_->Submit(batch.subspan(first, i - first));
     first = i + 1;
     batch[i]->on_complete(*batch[i], status);
   }
-  if (first != batch.size()) engine_->Submit(fd_, batch.subspan(first));
+  if (first != batch.size()) file_->Submit(batch.subspan(first));
 }
 
 }  // namespace hvsdk

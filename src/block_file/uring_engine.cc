@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "block_file/uring_engine.h"
 
-#include <linux/falloc.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -21,14 +21,15 @@ constexpr unsigned kSubmissionEntries = 256;
 constexpr unsigned kCompletionEntries = 4096;
 constexpr size_t kMaxPieces = 1024;  // UIO_MAXIOV
 constexpr int kMaxTries = 10;        // to submit, while nothing completes
+// The kernel's threads for what it must wait for after all: by default so few that one disk can take them all.
+constexpr unsigned kMaxKernelWorkers = 256;
 
 // io_uring wants iovec; HostBuffer has its layout (asserted in blocking_io.cc).
 const iovec* Pieces(const BlockRequest& request) { return reinterpret_cast<const iovec*>(request.buffers.data()); }
 
 // Kernels got the operations one by one, and know no other way to tell which they have.
 bool HasOperations(io_uring& ring) {
-  constexpr int kOperations[] = {IORING_OP_NOP,    IORING_OP_READ,  IORING_OP_READV,    IORING_OP_WRITE,
-                                 IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE};
+  constexpr int kOperations[] = {IORING_OP_NOP, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV};
   io_uring_probe* probe = io_uring_get_probe_ring(&ring);
   if (probe == nullptr) return false;
   const bool has_all = std::all_of(std::begin(kOperations), std::end(kOperations),
@@ -52,7 +53,25 @@ bool IsForAThread(int result) {
   }
 }
 
+// Whether the kernel can say of this file that it would have to wait. Of others it makes a thread wait for each
+// request, and has a limited number of them for all files together.
+bool KnowsWhenToWait(int fd) {
+  uint8_t byte;
+  const iovec piece = {&byte, 1};
+  return preadv2(fd, &piece, 1, 0, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP;
+}
+
 }  // namespace
+
+class UringEngine::RingFile final : public FileQueue {
+ public:
+  RingFile(UringEngine& engine, int fd, SyncFailure on_sync_failure)
+      : FileQueue(fd, std::move(on_sync_failure)), engine_(engine) {}
+  void Submit(absl::Span<BlockRequest* const> batch) override { engine_.Submit(*this, batch); }
+
+ private:
+  UringEngine& engine_;
+};
 
 absl::StatusOr<std::shared_ptr<FileEngine>> UringEngine::Create() {
   auto engine = std::shared_ptr<UringEngine>(new UringEngine);
@@ -69,7 +88,8 @@ absl::StatusOr<std::shared_ptr<FileEngine>> UringEngine::Create() {
   if ((params.features & kNeeded) != kNeeded || !HasOperations(engine->ring_)) {
     return absl::UnavailableError("io_uring is not available: this kernel's is too old");
   }
-  ASSIGN_OR_RETURN(engine->slow_, ThreadEngine::Create(1));
+  unsigned workers[2] = {kMaxKernelWorkers, 0};
+  io_uring_register_iowq_max_workers(&engine->ring_, workers);  // a kernel without it does with what it has
   RETURN_IF_ERROR(engine->thread_.Start("disk", [e = engine.get()] { e->WaitForCompletions(); }));
   return engine;
 }
@@ -99,17 +119,28 @@ bool UringEngine::SubmitNop() {
   return SubmitPrepared(none);
 }
 
-void UringEngine::Submit(int fd, absl::Span<BlockRequest* const> batch) {
+absl::StatusOr<std::unique_ptr<FileEngine::File>> UringEngine::Serve(int fd, SyncFailure on_sync_failure) {
+  std::unique_ptr<FileQueue> file;
+  if (KnowsWhenToWait(fd)) {
+    file = std::make_unique<RingFile>(*this, fd, std::move(on_sync_failure));
+  } else {
+    file = std::make_unique<FileQueue>(fd, std::move(on_sync_failure));
+  }
+  RETURN_IF_ERROR(file->Start());
+  return file;
+}
+
+void UringEngine::Submit(RingFile& file, absl::Span<BlockRequest* const> batch) {
+  file.Begin(batch.size());
   Deferred deferred;
   {
     std::lock_guard lock(submit_mutex_);
     for (BlockRequest* request : batch) {
-      // Zeroing with FUA is two steps, and a request in too many pieces is several: the slow way.
       const bool is_transfer = request->op == BlockOp::kRead || request->op == BlockOp::kWrite;
-      if ((request->op == BlockOp::kWriteZeroes && request->fua) || (is_transfer && request->buffers.empty())) {
-        slow_->Resume(fd, *request, 0);
+      if (is_transfer && !request->buffers.empty()) {
+        Prepare(file, *request, deferred);
       } else {
-        Prepare(fd, *request, deferred);
+        file.Resume(*request, 0);
       }
     }
     SubmitPrepared(deferred);
@@ -120,45 +151,22 @@ void UringEngine::Submit(int fd, absl::Span<BlockRequest* const> batch) {
   if (in_flight_.load(std::memory_order_acquire) != 0) in_flight_.notify_one();
 }
 
-void UringEngine::Prepare(int fd, BlockRequest& request, Deferred& deferred) {
+void UringEngine::Prepare(RingFile& file, BlockRequest& request, Deferred& deferred) {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr) {
     SubmitPrepared(deferred);
     sqe = io_uring_get_sqe(&ring_);
   }
   const unsigned pieces = static_cast<unsigned>(std::min(request.buffers.size(), kMaxPieces));
-  const off_t offset = static_cast<off_t>(request.offset_bytes);
-  switch (request.op) {
-    case BlockOp::kRead:
-      if (pieces == 1) {
-        const unsigned size = static_cast<unsigned>(std::min<size_t>(request.buffers[0].size_bytes, 1 << 30));
-        io_uring_prep_read(sqe, fd, request.buffers[0].data, size, offset);
-      } else {
-        io_uring_prep_readv(sqe, fd, Pieces(request), pieces, offset);
-      }
-      break;
-    case BlockOp::kWrite:
-      if (pieces == 1) {
-        const unsigned size = static_cast<unsigned>(std::min<size_t>(request.buffers[0].size_bytes, 1 << 30));
-        io_uring_prep_write(sqe, fd, request.buffers[0].data, size, offset);
-      } else {
-        io_uring_prep_writev(sqe, fd, Pieces(request), pieces, offset);
-      }
-      if (request.fua) sqe->rw_flags = RWF_DSYNC;
-      break;
-    case BlockOp::kFlush:
-      io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
-      break;
-    case BlockOp::kDiscard:
-      io_uring_prep_fallocate(sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
-                              static_cast<off_t>(request.size_bytes));
-      break;
-    case BlockOp::kWriteZeroes:
-      io_uring_prep_fallocate(sqe, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset,
-                              static_cast<off_t>(request.size_bytes));
-      break;
+  const uint64_t offset = request.offset_bytes;
+  const bool is_read = request.op == BlockOp::kRead;
+  if (pieces == 1) {
+    const unsigned size = static_cast<unsigned>(std::min<size_t>(request.buffers[0].size_bytes, 1 << 30));
+    io_uring_prep_rw(is_read ? IORING_OP_READ : IORING_OP_WRITE, sqe, file.fd(), request.buffers[0].data, size, offset);
+  } else {
+    io_uring_prep_rw(is_read ? IORING_OP_READV : IORING_OP_WRITEV, sqe, file.fd(), Pieces(request), pieces, offset);
   }
-  request.device_word = static_cast<uint64_t>(fd);
+  request.device_word = reinterpret_cast<uintptr_t>(&file);
   io_uring_sqe_set_data(sqe, &request);
   // Release pairs with the subtraction in Take: whoever takes the completion sees the request as its owner wrote it.
   in_flight_.fetch_add(1, std::memory_order_release);
@@ -227,18 +235,17 @@ void UringEngine::Reap() {
 }
 
 void UringEngine::Complete(BlockRequest& request, int result) {
-  const int fd = static_cast<int>(request.device_word);
-  const bool is_transfer = request.op == BlockOp::kRead || request.op == BlockOp::kWrite;
-  if (result < 0) {
-    if (IsForAThread(result)) {
-      slow_->Resume(fd, request, 0);
-    } else {
-      request.on_complete(request, BlockStatusFromErrno(-result));
-    }
-  } else if (is_transfer && static_cast<uint64_t>(result) < request.size_bytes) {
-    slow_->Resume(fd, request, static_cast<uint64_t>(result));
+  RingFile& file = *reinterpret_cast<RingFile*>(static_cast<uintptr_t>(request.device_word));
+  if (result < 0 && !IsForAThread(result)) {
+    file.Finish(request, BlockStatusFromErrno(-result));
+    return;
+  }
+  const uint64_t done_bytes = result < 0 ? 0 : static_cast<uint64_t>(result);
+  const bool wants_sync = request.op == BlockOp::kWrite && request.fua;
+  if (done_bytes < request.size_bytes || wants_sync) {
+    file.Resume(request, done_bytes);
   } else {
-    request.on_complete(request, BlockStatus::kOk);
+    file.Finish(request, BlockStatus::kOk);
   }
 }
 

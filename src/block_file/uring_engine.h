@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// FileEngine by io_uring.
+// FileEngine by io_uring. The ring does the reads and writes of files on which the kernel need not wait; all else,
+// and what the ring does in part, is done by threads of the file (file_queue.h).
 
 #ifndef HVSDK_SRC_BLOCK_FILE_URING_ENGINE_H_
 #define HVSDK_SRC_BLOCK_FILE_URING_ENGINE_H_
@@ -13,7 +14,7 @@
 #include <vector>
 
 #include "base/host_thread.h"
-#include "block_file/thread_engine.h"
+#include "block_file/file_queue.h"
 #include "hvsdk/block_file/file_engine.h"
 
 namespace hvsdk::internal {
@@ -24,9 +25,11 @@ class UringEngine : public FileEngine {
   ~UringEngine() override;
 
   absl::string_view name() const override { return "io_uring"; }
-  void Submit(int fd, absl::Span<BlockRequest* const> batch) override;
+  absl::StatusOr<std::unique_ptr<File>> Serve(int fd, SyncFailure on_sync_failure) override;
 
  private:
+  class RingFile;
+
   UringEngine();
 
   struct Done {
@@ -35,9 +38,11 @@ class UringEngine : public FileEngine {
   };
   using Deferred = std::vector<Done>;
 
+  void Submit(RingFile& file, absl::Span<BlockRequest* const> batch);
+
   // With submit_mutex_ held. What they must take out of a full completion queue, and what the kernel
   // does not accept, is `deferred` until it is released.
-  void Prepare(int fd, BlockRequest& request, Deferred& deferred);
+  void Prepare(RingFile& file, BlockRequest& request, Deferred& deferred);
   // False: the kernel refused, and what it did not take was withdrawn.
   bool SubmitPrepared(Deferred& deferred);
   void Withdraw(Deferred& deferred);
@@ -57,7 +62,6 @@ class UringEngine : public FileEngine {
   // while it is.
   std::atomic<uint32_t> in_flight_{0};
   std::atomic<bool> stop_{false};
-  std::shared_ptr<ThreadEngine> slow_;  // for what io_uring does in part, or not at all
   HostThread thread_;
 };
 

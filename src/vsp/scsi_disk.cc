@@ -514,6 +514,11 @@ void ScsiDisk::FailBlock(ScsiCommand& command, BlockStatus status) {
     case BlockStatus::kUnsupported:
       command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidOpCode);
       return;
+    case BlockStatus::kWritesLost:
+      // Not a medium error, which Linux takes for transient and tries again (scsi_check_sense); a hardware error it
+      // passes on, so that a file system learns that its barrier failed.
+      command.Fail(SrbStatus::kError, SenseKey::kHardwareError, Asc::kPeripheralDeviceWriteFault);
+      return;
     case BlockStatus::kOk:
     case BlockStatus::kIoError:
       break;

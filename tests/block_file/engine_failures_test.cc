@@ -5,15 +5,16 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <pthread.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "hvsdk/block_file/raw_disk.h"
 #include "tests/block_file/waited_request.h"
@@ -27,9 +28,10 @@ struct Host {
   std::atomic<int> missing_operation{-1};
   std::atomic<int> completion_error{0};  // of whatever the kernel did
   std::atomic<bool> punches_no_holes{false};
-  std::atomic<bool> knows_no_dsync{false};
-  std::atomic<int> interrupted_flushes{0};  // to come
-  std::atomic<int> flushes{0};              // that were carried out
+  std::atomic<int> interrupted_syncs{0};  // to come
+  std::atomic<int> sync_error{0};         // of the next sync alone: Linux tells once
+  std::atomic<bool> holds_syncs{false};
+  std::atomic<int> syncs{0};  // that have begun, not counting interrupted ones
 } host;
 
 }  // namespace
@@ -73,21 +75,20 @@ int __wrap_fallocate(int fd, int mode, off_t offset, off_t size) {
   return -1;
 }
 
-ssize_t __real_pwritev2(int, const iovec*, int, off_t, int);
-ssize_t __wrap_pwritev2(int fd, const iovec* pieces, int count, off_t offset, int flags) {
-  if (flags == 0 || !host.knows_no_dsync) return __real_pwritev2(fd, pieces, count, offset, flags);
-  errno = EOPNOTSUPP;
-  return -1;
-}
-
 int __real_fdatasync(int);
 int __wrap_fdatasync(int fd) {
-  if (host.interrupted_flushes > 0) {
-    --host.interrupted_flushes;
+  if (host.interrupted_syncs > 0) {
+    --host.interrupted_syncs;
     errno = EINTR;
     return -1;
   }
-  ++host.flushes;
+  ++host.syncs;
+  host.syncs.notify_all();
+  host.holds_syncs.wait(true);
+  if (const int error = host.sync_error.exchange(0); error != 0) {
+    errno = error;
+    return -1;
+  }
   return __real_fdatasync(fd);
 }
 
@@ -120,8 +121,9 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
     host.missing_operation = -1;
     host.completion_error = 0;
     host.punches_no_holes = false;
-    host.knows_no_dsync = false;
-    host.interrupted_flushes = 0;
+    host.interrupted_syncs = 0;
+    host.sync_error = 0;
+    host.syncs = 0;
   }
   static bool IsMissing(const absl::Status& status) {
     return GetParam() == FileEngineKind::kIoUring && absl::IsUnavailable(status);
@@ -131,7 +133,14 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
     auto engine = FileEngine::Create(GetParam());
     if (IsMissing(engine.status())) GTEST_SKIP() << engine.status();
     ASSERT_TRUE(engine.ok()) << engine.status();
-    auto disk = RawDisk::Open(path_, {}, *engine);
+    engine_ = *engine;
+    OpenDisk();
+  }
+  void OpenDisk() {
+    disk_.reset();
+    RawDiskOptions options;
+    options.on_writes_lost = [this](const absl::Status& status) { told_.push_back(status); };
+    auto disk = RawDisk::Open(path_, options, engine_);
     ASSERT_TRUE(disk.ok()) << disk.status();
     disk_ = *disk;
   }
@@ -173,7 +182,9 @@ class EngineFailuresTest : public testing::TestWithParam<FileEngineKind> {
   }
 
   std::string path_;
+  std::shared_ptr<FileEngine> engine_;
   std::shared_ptr<RawDisk> disk_;
+  std::vector<absl::Status> told_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Engines, EngineFailuresTest,
@@ -181,12 +192,15 @@ INSTANTIATE_TEST_SUITE_P(Engines, EngineFailuresTest,
                            return info.param == FileEngineKind::kIoUring ? "IoUring" : "Threads";
                          });
 
-TEST_P(EngineFailuresTest, WithoutAThreadThereIsNoEngine) {
-  host.refuses_threads = true;
-  const auto engine = FileEngine::Create(GetParam());
+TEST_P(EngineFailuresTest, WithoutAThreadThereIsNoDisk) {
+  auto engine = FileEngine::Create(GetParam());
   if (IsMissing(engine.status())) GTEST_SKIP() << engine.status();
-  EXPECT_TRUE(absl::IsResourceExhausted(engine.status())) << engine.status();
-  EXPECT_TRUE(absl::IsResourceExhausted(FileEngine::Create(FileEngineKind::kAuto).status()));
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  host.refuses_threads = true;
+  EXPECT_TRUE(absl::IsResourceExhausted(RawDisk::Open(path_, {}, *engine).status()));
+  if (GetParam() == FileEngineKind::kIoUring) {
+    EXPECT_TRUE(absl::IsResourceExhausted(FileEngine::Create(GetParam()).status()));
+  }
 }
 
 TEST_P(EngineFailuresTest, NoMoreThreadsWillDo) {
@@ -220,7 +234,7 @@ TEST_P(EngineFailuresTest, WhatTheRingCannotDoIsDoneByAThread) {
 }
 
 TEST_P(EngineFailuresTest, AKernelThatLacksAnOperationMeansThreads) {
-  for (const int operation : {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_FALLOCATE}) {
+  for (const int operation : {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_WRITEV}) {
     host.missing_operation = operation;
     const auto engine = FileEngine::Create(GetParam());
     EXPECT_EQ(engine.ok(), GetParam() == FileEngineKind::kThreads);
@@ -248,29 +262,120 @@ TEST_P(EngineFailuresTest, WhereThereAreNoHolesADiscardWritesZeroes) {
   for (size_t i = 0; i < kSize; ++i) ASSERT_EQ(request.bytes[i], i >= 4096 && i < 4096 + (3 << 20) ? 0 : 0xAB) << i;
 }
 
-TEST_P(EngineFailuresTest, WithoutDsyncAForcedWriteIsFlushed) {
+TEST_P(EngineFailuresTest, AForcedWriteIsSyncedOnce) {
   ASSERT_NO_FATAL_FAILURE(Open());
   if (disk_ == nullptr) return;
-  host.knows_no_dsync = true;
-  host.completion_error = EOPNOTSUPP;
-  host.flushes = 0;
-  WaitedRequest request;
-  Fill(request, BlockOp::kWrite, 0, 4096, 0xAB);
-  request.fua = true;
-  EXPECT_EQ(Run(request), BlockStatus::kOk);
-  EXPECT_EQ(host.flushes, 1);
+  // Whether the ring did it, a part of it, or nothing.
+  for (const int error : {0, EAGAIN, EOPNOTSUPP}) {
+    host.completion_error = error;
+    for (const BlockOp op : {BlockOp::kWrite, BlockOp::kWriteZeroes}) {
+      host.syncs = 0;
+      WaitedRequest request;
+      Fill(request, op, 0, 4096, 0xAB);
+      request.fua = true;
+      EXPECT_EQ(Run(request), BlockStatus::kOk);
+      EXPECT_EQ(host.syncs, 1);
+    }
+  }
 }
 
 TEST_P(EngineFailuresTest, AnInterruptedFlushIsTriedAgain) {
   ASSERT_NO_FATAL_FAILURE(Open());
   if (disk_ == nullptr) return;
-  host.interrupted_flushes = 3;
-  host.completion_error = EINTR;
-  host.flushes = 0;
+  host.interrupted_syncs = 3;
   WaitedRequest request;
   Fill(request, BlockOp::kFlush, 0, 0);
   EXPECT_EQ(Run(request), BlockStatus::kOk);
-  EXPECT_EQ(host.flushes, 1);
+  EXPECT_EQ(host.syncs, 1);
+}
+
+// Linux tells once that it could not write back, drops what it had, and calls the next sync a success.
+TEST_P(EngineFailuresTest, AfterAFailedSyncNoFlushIsBelieved) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  struct Way {
+    BlockOp op;
+    bool fua;
+  };
+  constexpr Way kSyncs[] = {{BlockOp::kFlush, false}, {BlockOp::kWrite, true}, {BlockOp::kWriteZeroes, true}};
+  constexpr Way kOthers[] = {{BlockOp::kRead, false}, {BlockOp::kWrite, false}, {BlockOp::kWriteZeroes, false}};
+  WaitedRequest request;
+  const auto run = [&](Way way) {
+    const bool has_range = way.op != BlockOp::kFlush;
+    Fill(request, way.op, has_range ? 8192 : 0, has_range ? 4096 : 0, 0xCD);
+    request.fua = way.fua;
+    return Run(request);
+  };
+  for (const Way first : kSyncs) {
+    // An error of writeback comes out of fdatasync as what the device said, whatever else the number may mean.
+    for (const int error : {EIO, ENOSPC, EDQUOT, EAGAIN, ENOMEM, EOPNOTSUPP, ECANCELED, EREMOTEIO, ETIMEDOUT, EROFS}) {
+      ASSERT_NO_FATAL_FAILURE(OpenDisk());
+      told_.clear();
+      for (const Way way : kSyncs) ASSERT_EQ(run(way), BlockStatus::kOk);
+      host.sync_error = error;
+      ASSERT_EQ(run(first), BlockStatus::kWritesLost) << std::strerror(error);
+      host.syncs = 0;
+      for (int i = 0; i < 3; ++i) {
+        for (const Way way : kSyncs) ASSERT_EQ(run(way), BlockStatus::kWritesLost) << std::strerror(error);
+        for (const Way way : kOthers) ASSERT_EQ(run(way), BlockStatus::kOk) << std::strerror(error);
+      }
+      EXPECT_EQ(host.syncs, 0);
+      ASSERT_EQ(told_.size(), 1);
+      EXPECT_TRUE(absl::IsDataLoss(told_[0]));
+      EXPECT_THAT(told_[0].message(), testing::HasSubstr(path_));
+      EXPECT_THAT(told_[0].message(), testing::HasSubstr(std::strerror(error)));
+    }
+  }
+}
+
+TEST_P(EngineFailuresTest, RequestsThatWaitShareTheNextSyncAndItsFailure) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  for (const bool fails : {false, true}) {
+    host.syncs = 0;
+    host.holds_syncs = true;
+    WaitedRequest first;
+    Fill(first, BlockOp::kFlush, 0, 0);
+    BlockRequest* one = &first;
+    disk_->Submit({&one, 1});
+    host.syncs.wait(0);
+    // None of these is covered by a sync that began before them.
+    std::vector<WaitedRequest> others(20);
+    std::vector<BlockRequest*> batch;
+    for (WaitedRequest& other : others) {
+      const bool is_write = batch.size() % 2 == 1;
+      Fill(other, is_write ? BlockOp::kWrite : BlockOp::kFlush, is_write ? batch.size() * 4096 : 0,
+           is_write ? 4096 : 0);
+      other.fua = is_write;
+      batch.push_back(&other);
+    }
+    disk_->Submit(batch);
+    EXPECT_FALSE(disk_->WaitUntilIdle(std::chrono::milliseconds(50)));
+    EXPECT_EQ(host.syncs, 1);
+    if (fails) host.sync_error = EIO;
+    host.holds_syncs = false;
+    host.holds_syncs.notify_all();
+    const BlockStatus expected = fails ? BlockStatus::kWritesLost : BlockStatus::kOk;
+    EXPECT_EQ(first.Wait(), expected);
+    for (WaitedRequest& other : others) EXPECT_EQ(other.Wait(), expected);
+    EXPECT_TRUE(disk_->WaitUntilIdle(std::chrono::seconds(10)));
+    // One for all that waited, or a few where some came late.
+    EXPECT_LT(host.syncs, 12);
+  }
+}
+
+TEST_P(EngineFailuresTest, AReadOnlyDiskHasNothingToFlush) {
+  ASSERT_NO_FATAL_FAILURE(Open());
+  if (disk_ == nullptr) return;
+  disk_.reset();
+  auto disk = RawDisk::Open(path_, {.read_only = true}, engine_);
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  disk_ = *disk;
+  host.sync_error = EIO;
+  WaitedRequest request;
+  Fill(request, BlockOp::kFlush, 0, 0);
+  EXPECT_EQ(Run(request), BlockStatus::kOk);
+  EXPECT_EQ(host.syncs, 0);
 }
 
 }  // namespace

@@ -10,7 +10,8 @@
 //
 // Ordering: requests in flight together may be carried out in any order. A flush covers the
 // requests that had completed when it was submitted: when it completes, they survive a loss of
-// power. So does a write with `fua`, by itself.
+// power. So does a write with `fua`, by itself. A device that failed to keep that once cannot say what of
+// it is there, so it ends every later flush and request with `fua` as kWritesLost.
 //
 // Thread-safe: any thread may submit, and on_complete runs on any thread, possibly before Submit
 // returns; the device holds no lock while it calls. Whoever destroys a device makes sure that no
@@ -52,11 +53,12 @@ enum class BlockOp : uint8_t {
 
 enum class BlockStatus : uint8_t {
   kOk,
-  kIoError,     // the medium failed; how much of the range was transferred is not known
-  kNoSpace,     // the host's file system or quota is full
-  kReadOnly,    // a request that writes, to a device that does not
-  kOutOfRange,  // not whole blocks, or beyond the end
-  kUnsupported  // a discard, where BlockInfo does not offer it
+  kIoError,      // the medium failed; how much of the range was transferred is not known
+  kNoSpace,      // the host's file system or quota is full
+  kReadOnly,     // a request that writes, to a device that does not
+  kOutOfRange,   // not whole blocks, or beyond the end
+  kUnsupported,  // a discard, where BlockInfo does not offer it
+  kWritesLost    // a flush, or a request with `fua`: what was written since the last flush may never last
 };
 
 struct BlockRequest {

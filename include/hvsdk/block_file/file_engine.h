@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // FileEngine: carries out block requests on open files, without blocking the caller: by io_uring,
-// or by a few threads where the kernel has none or does not let us use it. One engine serves all
-// disks of a machine.
+// or by a few threads of each file where the kernel has none, does not let us use it, or would have
+// to wait. One engine serves all disks of a machine.
 //
 // With io_uring a batch is one system call, and what the page cache can answer completes within
 // Submit. A helper thread delivers what completes later; it sleeps while nothing is in flight.
 //
-// A flush is fdatasync, a write with `fua` is RWF_DSYNC, a discard punches a hole: what was
-// acknowledged is on the disk as far as the host's file system promises it. A full disk, a quota and
-// a limit on the size of files are kNoSpace; that the limit (RLIMIT_FSIZE) does not end the program is
-// the program's to say, by ignoring SIGXFSZ.
+// A medium that hangs holds up nobody else: whatever may have to wait for it, waits on threads of its
+// file alone.
 //
-// Thread-safe. Nothing is in flight when an engine is destroyed.
+// A flush is fdatasync, and so is what makes a write with `fua` last; a discard punches a hole: what
+// was acknowledged is on the disk as far as the host's file system promises it. Linux tells of what it
+// could not write back once, drops it, and calls the next fdatasync a success. So files are synced by one
+// thread at a time, requests that wait for it together by one call, and after a failure every flush and every
+// write with `fua` of that file ends with kWritesLost, until it is closed and opened again.
 //
-//   ASSIGN_OR_RETURN(std::shared_ptr<FileEngine> engine,
-//   FileEngine::Create(FileEngineKind::kAuto)); engine->Submit(fd, batch);
+// A full disk, a quota and a limit on the size of files are kNoSpace; that the limit (RLIMIT_FSIZE)
+// does not end the program is the program's to say, by ignoring SIGXFSZ.
+//
+// Thread-safe. An engine outlives its files.
+//
+//   ASSIGN_OR_RETURN(std::shared_ptr<FileEngine> engine, FileEngine::Create(FileEngineKind::kAuto));
+//   ASSIGN_OR_RETURN(std::unique_ptr<FileEngine::File> file, engine->Serve(fd, nullptr));
+//   file->Submit(batch);
 
 #ifndef HVSDK_BLOCK_FILE_FILE_ENGINE_H_
 #define HVSDK_BLOCK_FILE_FILE_ENGINE_H_
@@ -22,6 +30,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -33,9 +42,24 @@ enum class FileEngineKind : uint8_t { kAuto, kIoUring, kThreads };
 
 class FileEngine {
  public:
+  // An open file. Nothing is in flight when it is destroyed.
+  class File {
+   public:
+    virtual ~File() = default;
+
+    // Starts the requests. Ranges have been checked; a file that is shorter than a read expects fails it.
+    virtual void Submit(absl::Span<BlockRequest* const> batch) = 0;
+
+    // Requests that were submitted and have not completed.
+    virtual uint32_t in_flight() const = 0;
+  };
+
+  // Told the errno of the first sync that failed, before the first request ends with kWritesLost. On a thread of the file, which
+  // goes on when it returns.
+  using SyncFailure = absl::AnyInvocable<void(int error)>;
+
   // Unavailable: this kernel has no io_uring, forbids it, or lacks an operation. kAuto never fails for
-  // that reason. ResourceExhausted: the host has no thread to give. Once made, an engine does with
-  // what it has: whatever the host refuses later, every request completes.
+  // that reason. ResourceExhausted: the host has no thread to give.
   static absl::StatusOr<std::shared_ptr<FileEngine>> Create(FileEngineKind kind);
 
   virtual ~FileEngine() = default;
@@ -43,9 +67,10 @@ class FileEngine {
   // "io_uring" or "threads".
   virtual absl::string_view name() const = 0;
 
-  // Starts the requests on `fd`, which stays open until they complete. Ranges have been checked; a
-  // file that is shorter than a read expects fails it.
-  virtual void Submit(int fd, absl::Span<BlockRequest* const> batch) = 0;
+  // Serves `fd`, which stays open as long as the file. `on_sync_failure` may be null. ResourceExhausted:
+  // the host has no thread to give. Once made, a file does with what it has: whatever the host refuses
+  // later, every request completes.
+  virtual absl::StatusOr<std::unique_ptr<File>> Serve(int fd, SyncFailure on_sync_failure) = 0;
 };
 
 }  // namespace hvsdk

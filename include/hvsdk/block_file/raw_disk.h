@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // RawDisk: a BlockDevice whose medium is a file or a host block device, byte for byte.
 //
-// The file is locked while it is open: one writer, or any number of readers, on this host. Its size
-// is whole 512-byte blocks and does not change. Nothing is written before the first request that
+// The file is locked while it is open: one writer, or any number of readers, on this host. QEMU and its tools
+// understand the lock, and hvsdk theirs. The file's size is whole 512-byte blocks and does not change. Nothing is written before the first request that
 // writes. Discarded blocks become holes in a file, which read as zeroes; discard is offered where the
 // file system is of a kind that has holes, and by no block device.
 //
-// Thread-safe. Nothing is in flight when a disk is destroyed.
+// When the host fails to make writes last, the disk says so with every later flush (FileEngine), and the program is
+// told once. Whoever opens the disk again begins anew, with whatever is on the medium.
+//
+// Thread-safe. Nothing is in flight when a disk is destroyed; one whose medium hangs can only be left as it is,
+// together with all that its requests point to, and the process be ended by _exit.
 //
 //   ASSIGN_OR_RETURN(auto engine, FileEngine::Create(FileEngineKind::kAuto));
 //   ASSIGN_OR_RETURN(std::shared_ptr<RawDisk> disk, RawDisk::Open("debian.img", {.read_only =
@@ -16,10 +20,13 @@
 #define HVSDK_BLOCK_FILE_RAW_DISK_H_
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "hvsdk/base/block_device.h"
 #include "hvsdk/block_file/file_engine.h"
@@ -29,14 +36,18 @@ namespace hvsdk {
 struct RawDiskOptions {
   bool read_only = false;
   std::array<uint8_t, 16> id{};  // as BlockInfo's
-  std::string serial;
+  std::string serial{};
+  // Told that a sync failed, once in the disk's life: one line that names the file, DataLoss. On a thread of the disk,
+  // which does nothing else meanwhile. May be null.
+  std::function<void(const absl::Status&)> on_writes_lost = nullptr;
 };
 
 class RawDisk : public BlockDevice {
  public:
   // Every error is one line that names the file. NotFound, PermissionDenied; InvalidArgument: not a
   // file or block device, empty, or not whole blocks; FailedPrecondition: another program has it
-  // open for writing, or this one wants to write while another has it open.
+  // open for writing, or this one wants to write while another has it open. Unimplemented: the file system
+  // refuses locks. ResourceExhausted and others: the host cannot.
   static absl::StatusOr<std::shared_ptr<RawDisk>> Open(const std::string& path, const RawDiskOptions& options,
                                                        std::shared_ptr<FileEngine> engine);
   ~RawDisk() override;
@@ -46,13 +57,22 @@ class RawDisk : public BlockDevice {
   const BlockInfo& info() const override { return info_; }
   void Submit(absl::Span<BlockRequest* const> batch) override;
 
- private:
-  RawDisk(int fd, BlockInfo info, std::shared_ptr<FileEngine> engine)
-      : fd_(fd), info_(std::move(info)), engine_(std::move(engine)) {}
+  const std::string& path() const { return path_; }
 
+  // False: a request that was submitted has not completed in this time. For the end of a program, where no more
+  // are submitted.
+  bool WaitUntilIdle(std::chrono::milliseconds timeout) const;
+
+ private:
+  RawDisk(std::string path, int fd, BlockInfo info, std::shared_ptr<FileEngine> engine,
+          std::unique_ptr<FileEngine::File> file)
+      : path_(std::move(path)), fd_(fd), info_(std::move(info)), engine_(std::move(engine)), file_(std::move(file)) {}
+
+  const std::string path_;
   const int fd_;
   const BlockInfo info_;
   const std::shared_ptr<FileEngine> engine_;
+  std::unique_ptr<FileEngine::File> file_;
 };
 
 }  // namespace hvsdk
