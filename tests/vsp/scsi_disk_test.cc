@@ -36,7 +36,9 @@ class WatchedDisk : public BlockDevice {
       for (const HostBuffer& buffer : request->buffers) buffered += buffer.size_bytes;
       const bool transfers = request->op == BlockOp::kRead || request->op == BlockOp::kWrite;
       EXPECT_EQ(buffered, transfers ? request->size_bytes : 0) << "buffers and size agree";
-      if (fail_next != BlockStatus::kOk) {
+      if (writes_lost && (request->op == BlockOp::kFlush || (request->fua && request->op != BlockOp::kRead))) {
+        request->on_complete(*request, BlockStatus::kWritesLost);
+      } else if (fail_next != BlockStatus::kOk) {
         const BlockStatus status = fail_next;
         fail_next = BlockStatus::kOk;
         request->on_complete(*request, status);
@@ -56,6 +58,7 @@ class WatchedDisk : public BlockDevice {
   };
   std::vector<Op> ops;
   BlockStatus fail_next = BlockStatus::kOk;
+  bool writes_lost = false;  // a sync has failed: nothing more is said to last
 
  private:
   MemoryDisk disk_;
@@ -725,6 +728,45 @@ TEST_F(ScsiDiskTest, RandomCommandBlocksEndInAnAnswer) {
     for (auto& byte : data) byte = static_cast<uint8_t>(random() % 4 ? 0 : random());
     const Answer answer = Run(cdb, &data, random() % 3, random() % 2);
     ASSERT_LE(answer.transferred, data.size());
+  }
+}
+
+// Whatever command makes writes last. A medium error would be tried again by Linux, and the sense says that it is current, since
+// a deferred one would be as well (scsi_check_sense).
+TEST_F(ScsiDiskTest, LostWritesAreAHardwareErrorWhateverWasToLast) {
+  BlockInfo info = MemoryDisk::DefaultInfo();
+  info.can_discard = info.discard_reads_zeroes = true;
+  Make(info);
+  std::vector<uint8_t> block(512);
+  std::vector<uint8_t> other(512, 1);
+  std::vector<uint8_t> unmap = {0, 22, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 4, 0, 0, 0, 0};
+  std::vector<uint8_t> cache_off = {0, 0, 0, 0, 8, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+  std::vector<uint8_t> cache_on = cache_off;
+  cache_on[6] = 4;
+  const auto expect_lost = [](const Answer& answer) {
+    ExpectSense(answer, SrbStatus::kError, SenseKey::kHardwareError, Asc::kPeripheralDeviceWriteFault);
+  };
+  medium_->writes_lost = true;
+  for (int times = 0; times < 2; ++times) {
+    expect_lost(None(Rw10(0x35, 0, 0)));  // SYNCHRONIZE CACHE
+    expect_lost(None({0x91, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
+    expect_lost(None({0x1B, 0, 0, 0, 0, 0}));         // START STOP UNIT: stop
+    expect_lost(In(Rw10(0x28, 0, 1, 0x08), block));   // READ with FUA
+    expect_lost(Out(Rw10(0x2A, 0, 1, 0x08), block));  // WRITE with FUA
+    expect_lost(Out(Rw10(0x2E, 0, 1), block));        // WRITE AND VERIFY
+    expect_lost(None(Rw10(0x2F, 0, 1)));              // VERIFY
+    ExpectGood(In(Rw10(0x28, 0, 1), block), 512);
+    ExpectGood(Out(Rw10(0x2A, 0, 1), block), 512);
+    ExpectGood(Out(Rw10(0x41, 0, 1), block), 512);  // WRITE SAME
+    ExpectGood(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, unmap), 24);
+    expect_lost(Out({0x15, 0x10, 0, 0, 24, 0}, cache_off));  // MODE SELECT
+    expect_lost(Out(Rw10(0x2A, 0, 1), block));
+    expect_lost(Out(Rw10(0x41, 0, 1), block));        // zeroes
+    expect_lost(Out(Rw10(0x41, 0, 1), other));        // a pattern
+    expect_lost(Out(Rw10(0x41, 0, 1, 0x08), block));  // WRITE SAME with UNMAP
+    expect_lost(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, unmap));
+    ExpectGood(In(Rw10(0x28, 0, 1), block), 512);
+    ExpectGood(Out({0x15, 0x10, 0, 0, 24, 0}, cache_on), 24);
   }
 }
 
