@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "files.h"
 
+#include <poll.h>
 #include <sys/stat.h>
-
-#include <string>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
-#include "hvsdk/block_file/raw_disk.h"
 
 namespace mini_vmm {
 namespace {
 
 using hvsdk::vmm::MachineConfig;
-
-// The flag and file to blame. Whatever keeps a file that the user named from being opened, another file mends it.
-absl::Status CannotOpen(absl::string_view flag, const absl::Status& status) {
-  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message()));
-}
 
 struct Role {
   std::string flag;
@@ -53,25 +47,46 @@ absl::Status CheckRoles(const Flags& flags) {
   return status;
 }
 
+// A line for the user, from a disk's thread: not at the price of the disk, should nobody read standard error.
+void Tell(const absl::Status& status) {
+  pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  if (poll(&room, 1, /*timeout=*/1000) != 1) return;
+  const std::string line = absl::StrCat("mini_vmm: --disk: ", status.message(), "\n");
+  (void)!write(STDERR_FILENO, line.data(), line.size());
+}
+
 }  // namespace
+
+absl::Status FileError(absl::string_view what, const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return absl::InvalidArgumentError(absl::StrCat(what, ": ", status.message()));
+    default:
+      return absl::Status(status.code(), absl::StrCat(what, ": ", status.message()));
+  }
+}
 
 absl::Status OpenFiles(const Flags& flags, Files& files) {
   const MachineConfig& config = flags.config;
   auto kernel = hvsdk::vmm::OpenFileSource(config.kernel());
-  if (!kernel.ok()) return CannotOpen(absl::StrCat("--kernel=", config.kernel()), kernel.status());
+  if (!kernel.ok()) return FileError(absl::StrCat("--kernel=", config.kernel()), kernel.status());
   files.kernel = *std::move(kernel);
   if (!config.initrd().empty()) {
     auto initrd = hvsdk::vmm::OpenFileSource(config.initrd());
-    if (!initrd.ok()) return CannotOpen(absl::StrCat("--initrd=", config.initrd()), initrd.status());
+    if (!initrd.ok()) return FileError(absl::StrCat("--initrd=", config.initrd()), initrd.status());
     files.initrd = *std::move(initrd);
   }
   if (!config.serial().file().empty()) {
     const absl::Status opened = files.serial.Open(config.serial().file());
-    if (!opened.ok()) return CannotOpen(absl::StrCat("--serial=", config.serial().file()), opened);
+    if (!opened.ok()) return FileError(absl::StrCat("--serial=", config.serial().file()), opened);
   }
   if (!config.trace().empty()) {
     const absl::Status opened = files.trace.Open(config.trace());
-    if (!opened.ok()) return CannotOpen(absl::StrCat("--trace=", config.trace()), opened);
+    if (!opened.ok()) return FileError(absl::StrCat("--trace=", config.trace()), opened);
   }
   // Now that all that is not there yet was made, and before disks are locked.
   if (absl::Status status = CheckRoles(flags); !status.ok()) return status;
@@ -79,11 +94,22 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
   const auto engine = hvsdk::FileEngine::Create(hvsdk::FileEngineKind::kAuto);
   if (!engine.ok()) return absl::InternalError(absl::StrCat("--disk: ", engine.status().message()));
   for (const hvsdk::vmm::DiskConfig& wanted : config.disks()) {
-    auto disk = hvsdk::RawDisk::Open(wanted.path(), {.read_only = wanted.read_only()}, *engine);
-    if (!disk.ok()) return CannotOpen("--disk", disk.status());
+    auto disk =
+        hvsdk::RawDisk::Open(wanted.path(), {.read_only = wanted.read_only(), .on_writes_lost = &Tell}, *engine);
+    if (!disk.ok()) return FileError("--disk", disk.status());
     files.disks.push_back(*std::move(disk));
   }
   return absl::OkStatus();
+}
+
+std::vector<std::string> DisksThatDoNotAnswer(const Files& files, std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  std::vector<std::string> silent;
+  for (const auto& disk : files.disks) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (!disk->WaitUntilIdle(left)) silent.push_back(disk->path());
+  }
+  return silent;
 }
 
 }  // namespace mini_vmm

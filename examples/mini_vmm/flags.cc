@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/types/span.h"
+#include "files.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/byte_source.h"
 
@@ -139,11 +140,11 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
   constexpr uint64_t kMaxSize = 1 << 20;
   const std::string shown = absl::StrCat("--config=", path);
   const auto source = hvsdk::vmm::OpenFileSource(path);
-  if (!source.ok()) return Invalid(shown, source.status().message());
+  if (!source.ok()) return FileError(shown, source.status());
   if ((*source)->size() > kMaxSize) return Invalid(shown, "larger than 1 MiB");
   std::string text((*source)->size(), '\0');
   const absl::Status read = (*source)->Read(0, absl::MakeSpan(reinterpret_cast<uint8_t*>(text.data()), text.size()));
-  if (!read.ok()) return Invalid(shown, read.message());
+  if (!read.ok()) return FileError(shown, read);
   absl::StatusOr<MachineConfig> config = hvsdk::vmm::ParseMachineConfig(text);
   if (!config.ok()) return Invalid(shown, config.status().message());
   // By itself, so that a flag's mistake is not put down to the file. The kernel alone may be left to a flag.

@@ -18,7 +18,7 @@ struct Flags {
 };
 
 // Reads the command line and, if it names one, the configuration file, which the other flags then change. The result is
-// valid. InvalidArgument: one line for the user.
+// valid. InvalidArgument: one line for the user. Others: the host could not read the file.
 absl::StatusOr<Flags> ParseFlags(int argc, char** argv);
 
 std::string HelpText();

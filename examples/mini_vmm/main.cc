@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -19,6 +20,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
 #include "files.h"
 #include "flags.h"
@@ -44,6 +46,9 @@ enum ExitStatus : int {
   kCrashed = 11,
   kSignalBase = 128,
 };
+
+// How long a machine that has ended waits for its disks.
+constexpr std::chrono::seconds kDiskGrace{5};
 
 // One line, whatever bytes the user's names have.
 int Fail(ExitStatus status, absl::string_view message) {
@@ -139,7 +144,7 @@ int RunMachine(const Flags& flags) {
   options.command_line = config.cmdline();
   options.memory_bytes = uint64_t{hvsdk::vmm::MemoryMib(config)} << 20;
   options.cpus = hvsdk::vmm::Cpus(config);
-  options.disks = files.disks;
+  options.disks.assign(files.disks.begin(), files.disks.end());
   options.loopback_ports = config.loopback_ports();
 
   std::string note;
@@ -183,10 +188,11 @@ int RunMachine(const Flags& flags) {
   if (files.trace.is_open()) options.tracer = &tracer.emplace();
 
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
+  bool disks_hang = false;
   const auto run_until_end = [&]() -> int {
     for (bool first = true;; first = false) {
       LoadInput blame{};
-      const auto machine = Machine::Create(options, **loop, blame);
+      auto machine = Machine::Create(options, **loop, blame);
       if (!machine.ok()) {
         terminal.reset();
         if (blame == LoadInput::kNone) return Fail(kHostFailure, machine.status().message());
@@ -205,6 +211,16 @@ int RunMachine(const Flags& flags) {
       const hvsdk::vmm::MachineResult result = current->Run();
       if (config.deterministic()) {
         absl::FPrintF(stderr, "mini_vmm: %d instructions, state hash %016x\n", result.instructions, result.state_hash);
+      }
+      if (const auto silent = DisksThatDoNotAnswer(files, kDiskGrace); !silent.empty()) {
+        // Their requests cannot be taken back and point into the machine, which therefore stays for as long as the process.
+        disks_hang = true;
+        (void)machine->release();
+        terminal.reset();
+        const int failure =
+            Fail(kHostFailure, absl::StrCat("--disk: no answer from '", absl::StrJoin(silent, "', '"),
+                                            "'; what the guest asked of it last may not have been done"));
+        if (result.outcome == Outcome::kPoweredOff || result.outcome == Outcome::kReset) return failure;
       }
       switch (result.outcome) {
         case Outcome::kPoweredOff:
@@ -234,6 +250,7 @@ int RunMachine(const Flags& flags) {
   if (const absl::Status written = tracer.has_value() ? tracer->Finish() : absl::OkStatus(); !written.ok()) {
     status = Fail(kHostFailure, absl::StrCat("--trace=", config.trace(), ": ", written.message()));
   }
+  if (disks_hang) _exit(status);  // whoever joined their threads would wait as well
   return status;
 }
 
@@ -241,7 +258,7 @@ int Main(int argc, char** argv) {
   OpenStandardDescriptors();
   RaiseDescriptorLimit();
   const absl::StatusOr<Flags> flags = ParseFlags(argc, argv);
-  if (!flags.ok()) return Fail(kUserMistake, flags.status().message());
+  if (!flags.ok()) return FailBy(flags.status(), "");
   if (flags->help) {
     absl::FPrintF(stdout, "%s", HelpText());
     return fflush(stdout) == 0 ? kPoweredOff : Fail(kHostFailure, absl::StrCat("--help: ", strerror(errno)));

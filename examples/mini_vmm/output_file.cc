@@ -22,7 +22,8 @@ absl::Status OutputFile::Open(const std::string& path) {
     return absl::InvalidArgumentError("nobody reads from this pipe");
   }
   if (fd_ < 0 || fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) & ~O_NONBLOCK) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot be written: ", strerror(errno)));
+    if (errno == ELOOP) return absl::InvalidArgumentError(absl::StrCat("cannot be written: ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, "cannot be written");
   }
   return absl::OkStatus();
 }

@@ -18,7 +18,7 @@ class OutputFile {
   // Removes the file if Open made it and Commit was not called.
   ~OutputFile();
 
-  // InvalidArgument: it cannot be written; the message does not name it.
+  // It cannot be written; the message does not name it.
   absl::Status Open(const std::string& path);
   // Empties the file.
   void Commit();

@@ -43,6 +43,7 @@ absl::Status Error(const std::string& path, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("disk '", path, "': ", what));
 }
 absl::Status SystemError(const std::string& path, int error) {
+  if (error == ELOOP) return Error(path, std::strerror(error));
   return absl::ErrnoToStatus(error, absl::StrCat("disk '", path, "'"));
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 
@@ -41,6 +42,8 @@ class FileSource final : public ByteSource {
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenFileSource(const std::string& path) {
   // Not blocking: a FIFO would wait for a writer before it can be refused.
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  // The one errno of a mistake that is no status of its own.
+  if (fd < 0 && errno == ELOOP) return absl::InvalidArgumentError(absl::StrCat("cannot open: ", strerror(errno)));
   if (fd < 0) return absl::ErrnoToStatus(errno, "cannot open");
   struct stat info;
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
