@@ -58,11 +58,16 @@ absl::Status TestNobodyElse(int fd, off_t byte) {
 absl::Status LockFile(int fd, bool read_only) {
   // First what says so, then the look at others: of two at once at least one sees the other.
   RETURN_IF_ERROR(Take(fd, kHasBase + kConsistentRead));
-  if (!read_only) RETURN_IF_ERROR(Take(fd, kHasBase + kWrite));
   RETURN_IF_ERROR(Take(fd, kKeepsBase + kWrite));
   RETURN_IF_ERROR(Take(fd, kKeepsBase + kResize));
+  if (!read_only) {
+    RETURN_IF_ERROR(Take(fd, kHasBase + kWrite));
+    // What a guest is writing is not consistent for anybody else.
+    RETURN_IF_ERROR(Take(fd, kKeepsBase + kConsistentRead));
+    RETURN_IF_ERROR(TestNobodyElse(fd, kHasBase + kConsistentRead));
+    RETURN_IF_ERROR(TestNobodyElse(fd, kKeepsBase + kWrite));
+  }
   RETURN_IF_ERROR(TestNobodyElse(fd, kKeepsBase + kConsistentRead));
-  if (!read_only) RETURN_IF_ERROR(TestNobodyElse(fd, kKeepsBase + kWrite));
   RETURN_IF_ERROR(TestNobodyElse(fd, kHasBase + kWrite));
   return TestNobodyElse(fd, kHasBase + kResize);
 }
