@@ -12,21 +12,28 @@ namespace hvsdk::vmbus {
 namespace wire = hvdef::vmbus;
 using hvdef::HvStatus;
 
-// Keeps what the core decides for the observer, who is called without the lock.
+// Keeps what the core decides for the observer, who is called without the lock. A guest that sends faster than the observer looks
+// must not make us remember without bound.
 class Server::Recorder : public ServerCoreListener {
  public:
-  explicit Recorder(std::deque<Record>& records) : records_(records) {}
-  void OnToRoot(absl::Span<const uint8_t> message) override {
-    records_.push_back({Direction::kToRoot, {message.begin(), message.end()}});
-  }
-  void OnToChild(absl::Span<const uint8_t> message) override {
-    records_.push_back({Direction::kToChild, {message.begin(), message.end()}});
-  }
+  static constexpr size_t kMaxRecords = 1024;
+
+  explicit Recorder(Server& server) : server_(server) {}
+  void OnToRoot(absl::Span<const uint8_t> message) override { Keep(Direction::kToRoot, message); }
+  void OnToChild(absl::Span<const uint8_t> message) override { Keep(Direction::kToChild, message); }
   void OnHostAct(const HostAct&) override {}
   void OnNotice(const Notice&) override {}
 
  private:
-  std::deque<Record>& records_;
+  void Keep(Direction direction, absl::Span<const uint8_t> message) {
+    if (server_.records_.size() == kMaxRecords) {
+      ++server_.records_lost_;
+    } else {
+      server_.records_.push_back({direction, {message.begin(), message.end()}});
+    }
+  }
+
+  Server& server_;
 };
 
 Server::Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options)
@@ -60,9 +67,10 @@ absl::Status Server::Start() {
   return absl::OkStatus();
 }
 
-void Server::SetMessageObserver(MessageObserver observer) {
+void Server::SetMessageObserver(MessageObserver observer, LossObserver losses) {
   message_observer_ = std::move(observer);
-  recorder_ = std::make_unique<Recorder>(records_);
+  loss_observer_ = std::move(losses);
+  recorder_ = std::make_unique<Recorder>(*this);
   core_.SetListener(recorder_.get());
 }
 
@@ -124,6 +132,13 @@ void Server::Act() {
 }
 
 bool Server::ActOnce(std::unique_lock<std::mutex>& lock) {
+  if (records_lost_ >= Recorder::kMaxRecords || (records_lost_ != 0 && records_.empty())) {
+    const uint64_t lost = std::exchange(records_lost_, 0);
+    lock.unlock();
+    if (loss_observer_) loss_observer_(lost);
+    lock.lock();
+    return true;
+  }
   if (!records_.empty()) {
     const Record record = std::move(records_.front());
     records_.pop_front();

@@ -65,10 +65,12 @@ class Server : private MessageSlotObserver {
   // The version of the connection, or nothing while no guest is connected.
   absl::optional<hvdef::vmbus::Version> version() const;
 
-  // Shown every channel message in the order in which they were decided. At most one; before the guest runs.
+  // Shown every channel message in the order in which they were decided; at most one observer, before the guest runs. Up to 1024
+  // messages wait for it. Behind an observer that is slower than the guest others are lost, and `losses` is told how many.
   enum class Direction : uint8_t { kToRoot, kToChild };
   using MessageObserver = absl::AnyInvocable<void(Direction, absl::Span<const uint8_t>)>;
-  void SetMessageObserver(MessageObserver observer);
+  using LossObserver = absl::AnyInvocable<void(uint64_t count)>;
+  void SetMessageObserver(MessageObserver observer, LossObserver losses = nullptr);
 
   // Asked for sockets to the host (hvdef::vmbus::TlConnectRequest2, silo id zero if the guest sent none). Without a
   // handler, and with RefuseTlConnect, the guest is told that the connection was refused. Before the guest runs.
@@ -139,6 +141,7 @@ class Server : private MessageSlotObserver {
 
   // Set before the guest runs.
   MessageObserver message_observer_;
+  LossObserver loss_observer_;
   TlConnectHandler tl_connect_handler_;
   std::unique_ptr<Recorder> recorder_;
 
@@ -149,6 +152,7 @@ class Server : private MessageSlotObserver {
   std::map<OfferId, Channel*> channels_;
   std::set<OfferId> wakes_;       // signalled through the interrupt page
   std::deque<Record> records_;    // for the message observer
+  uint64_t records_lost_ = 0;     // of them
   bool acting_ = false;           // a thread is in Act
   Channel* acting_on_ = nullptr;  // what it touches without the lock
   bool blocked_ = false;          // the guest's message slot is full ...
