@@ -75,6 +75,14 @@ absl::Status SetMemory(absl::string_view text, MachineConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status SetOnCrash(absl::string_view text, MachineConfig& config) {
+  if (text != "report" && text != "end") {
+    return absl::InvalidArgumentError(absl::StrFormat("\"%s\" is not report or end", text));
+  }
+  config.set_on_crash(std::string(text));
+  return absl::OkStatus();
+}
+
 template <void (*set)(MachineConfig&, std::string)>
 absl::Status SetText(absl::string_view text, MachineConfig& config) {
   set(config, std::string(text));
@@ -106,6 +114,8 @@ const Flag kFlags[] = {
      "write exits, hypercalls and VMBus messages as a Chrome trace"},
     {"no-reboot", "", [](absl::string_view, MachineConfig& c) { return c.set_no_reboot(true), absl::OkStatus(); },
      "end when the guest resets, instead of starting again"},
+    {"on-crash", "report|end", SetOnCrash,
+     "a guest that says it crashed goes on, to dump or restart itself (default), or is ended"},
     {"deterministic", "",
      [](absl::string_view, MachineConfig& c) { return c.set_deterministic(true), absl::OkStatus(); },
      "software engine on one thread, time counted in instructions; prints a hash of the final state"},
@@ -216,7 +226,7 @@ std::string HelpText() {
                   "             2   a mistake in the flags or files\n"
                   "             3   the host failed\n"
                   "             10  the guest reset, with --no-reboot\n"
-                  "             11  the guest crashed\n");
+                  "             11  the guest crashed, however it ended after that\n");
   return text;
 }
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -13,11 +14,9 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <memory>
+#include <new>
 #include <string>
-#include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -29,6 +28,7 @@
 #include "hvsdk/vmm/machine.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "hvsdk/vmm/tracer.h"
+#include "messages.h"
 
 namespace mini_vmm {
 namespace {
@@ -50,17 +50,8 @@ enum ExitStatus : int {
 // How long a machine that has ended waits for its disks.
 constexpr std::chrono::seconds kDiskGrace{5};
 
-// One line, whatever bytes the user's names have.
 int Fail(ExitStatus status, absl::string_view message) {
-  std::string line;
-  for (const char c : message) {
-    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) {
-      absl::StrAppendFormat(&line, "\\x%02x", c);
-    } else {
-      line += c;
-    }
-  }
-  absl::FPrintF(stderr, "mini_vmm: %s\n", line);
+  Say(message);
   return status;
 }
 
@@ -100,7 +91,16 @@ void ReportCrash(const hvsdk::partition::CrashReport& crash) {
     text += printable ? c : '?';
   }
   if (text.back() != '\n') text += '\n';
-  (void)!write(STDERR_FILENO, text.data(), text.size());
+  SayText(text);
+}
+
+// The host has refused memory for something small; what is large is asked for with a status. In place of an exception.
+void OnNoMemory() {
+  hvsdk::vmm::RawTerminal::Restore();
+  constexpr absl::string_view kLine = "mini_vmm: the host refuses memory (limits: address space, data)\n";
+  pollfd ready{STDERR_FILENO, POLLOUT, 0};
+  if (poll(&ready, 1, /*timeout=*/0) == 1) (void)!write(STDERR_FILENO, kLine.data(), kLine.size());
+  _exit(kHostFailure);
 }
 
 // A standard descriptor that is closed would be the next file that is opened, and the console's output would go into a disk.
@@ -135,6 +135,7 @@ int OpenSignals() {
 int RunMachine(const Flags& flags) {
   const MachineConfig& config = flags.config;
   const int signal_fd = OpenSignals();
+  if (signal_fd < 0) return Fail(kHostFailure, absl::StrCat("signalfd: ", strerror(errno)));
   Files files;
   if (const absl::Status opened = OpenFiles(flags, files); !opened.ok()) return FailBy(opened, "");
 
@@ -156,13 +157,14 @@ int RunMachine(const Flags& flags) {
   if (!backend.ok()) {
     return FailBy(backend.status(), absl::StrCat("--backend=", config.backend().empty() ? "auto" : config.backend()));
   }
-  if (!note.empty()) absl::FPrintF(stderr, "mini_vmm: %s\n", note);
+  if (!note.empty()) Say(note);
   options.backend = backend->get();
 
   auto loop = hvsdk::vmm::EventLoop::Create();
   if (!loop.ok()) return Fail(kHostFailure, loop.status().message());
   Machine* current = nullptr;
   int exit_signal = 0;
+  bool quit = false;
   absl::Status watched = (*loop)->Watch(signal_fd, EPOLLIN, [&](uint32_t) {
     signalfd_siginfo info;
     if (read(signal_fd, &info, sizeof(info)) != sizeof(info)) return;
@@ -179,7 +181,13 @@ int RunMachine(const Flags& flags) {
     if (stdio) {
       to.input_fd = STDIN_FILENO;
       to.output_fd = STDOUT_FILENO;
-      to.on_quit = [&] { current->Stop(); };
+      // Whatever is piped in is the guest's, byte by byte.
+      if (isatty(STDIN_FILENO)) {
+        to.on_quit = [&] {
+          quit = true;
+          current->Stop();
+        };
+      }
     }
     console.emplace(**loop, std::move(to));
     options.serial = &*console;
@@ -189,6 +197,8 @@ int RunMachine(const Flags& flags) {
 
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
   bool disks_hang = false;
+  options.on_crash = config.on_crash() == "end" ? hvsdk::vmm::CrashAction::kEnd : hvsdk::vmm::CrashAction::kReport;
+  options.crash_observer = ReportCrash;
   const auto run_until_end = [&]() -> int {
     for (bool first = true;; first = false) {
       LoadInput blame{};
@@ -204,13 +214,18 @@ int RunMachine(const Flags& flags) {
         if (files.serial.is_open()) files.serial.Commit();
         if (files.trace.is_open()) {
           files.trace.Commit();
-          tracer->Start(files.trace.fd());
+          const absl::Status started = tracer->Start(files.trace.fd());
+          if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
         }
         if (stdio) terminal.emplace();
       }
       const hvsdk::vmm::MachineResult result = current->Run();
-      if (config.deterministic()) {
-        absl::FPrintF(stderr, "mini_vmm: %d instructions, state hash %016x\n", result.instructions, result.state_hash);
+      // A slow reader gets all that the guest said, but for one that holds up the user's own wish to end.
+      if (console.has_value() && result.outcome != Outcome::kStopped) {
+        console->Flush([&] {
+          (*loop)->RunOnce(/*wait=*/false);
+          return exit_signal == 0 && !quit;
+        });
       }
       if (const auto silent = DisksThatDoNotAnswer(files, kDiskGrace); !silent.empty()) {
         // Their requests cannot be taken back and point into the machine, which therefore stays for as long as the process.
@@ -222,35 +237,40 @@ int RunMachine(const Flags& flags) {
                                             "'; what the guest asked of it last may not have been done"));
         if (result.outcome == Outcome::kPoweredOff || result.outcome == Outcome::kReset) return failure;
       }
+      if (config.deterministic()) {
+        Say(absl::StrFormat("%d instructions, state hash %016x", result.instructions, result.state_hash));
+      }
+      if (exit_signal != 0) return kSignalBase + exit_signal;
       switch (result.outcome) {
         case Outcome::kPoweredOff:
-          return kPoweredOff;
         case Outcome::kStopped:
-          return exit_signal != 0 ? kSignalBase + exit_signal : kPoweredOff;
+          return kPoweredOff;
         case Outcome::kCrashed:
-          terminal.reset();
-          ReportCrash(result.crash);
           return kCrashed;
         case Outcome::kHostFailure:
           terminal.reset();
           return Fail(kHostFailure, result.status.message());
         case Outcome::kReset:
           if (config.no_reboot() || config.deterministic()) return kReset;
+          if (quit) return kPoweredOff;
           break;
       }
     }
   };
   int status = run_until_end();
   terminal.reset();
-  // Output that was lost is a failure, however well the guest ended.
-  if (const absl::Status written = console.has_value() ? console->output_status() : absl::OkStatus(); !written.ok()) {
-    status = Fail(kHostFailure,
-                  absl::StrCat("--serial=", stdio ? "stdio" : config.serial().file(), ": ", written.message()));
+  // Output that was lost is a failure, however well the guest ended; unless it was for the signal that nobody waited for its reader.
+  const auto check = [&](const absl::Status& written, absl::string_view flag, absl::string_view where) {
+    if (written.ok()) return;
+    Say(absl::StrCat("--", flag, "=", where, ": ", written.message()));
+    if (exit_signal == 0 || !absl::IsDeadlineExceeded(written)) status = kHostFailure;
+  };
+  if (console.has_value()) check(console->output_status(), "serial", stdio ? "stdio" : config.serial().file());
+  if (tracer.has_value()) check(tracer->Finish(), "trace", config.trace());
+  if (disks_hang) {
+    FinishMessages();
+    _exit(status);  // whoever joined their threads would wait as well
   }
-  if (const absl::Status written = tracer.has_value() ? tracer->Finish() : absl::OkStatus(); !written.ok()) {
-    status = Fail(kHostFailure, absl::StrCat("--trace=", config.trace(), ": ", written.message()));
-  }
-  if (disks_hang) _exit(status);  // whoever joined their threads would wait as well
   return status;
 }
 
@@ -269,4 +289,9 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace mini_vmm
 
-int main(int argc, char** argv) { return mini_vmm::Main(argc, argv); }
+int main(int argc, char** argv) {
+  std::set_new_handler(mini_vmm::OnNoMemory);
+  const int status = mini_vmm::Main(argc, argv);
+  mini_vmm::FinishMessages();
+  return status;
+}

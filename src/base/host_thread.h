@@ -2,7 +2,7 @@
 // HostThread: a thread with a small stack. std::thread's is the process's default, 8 MiB, of which Linux makes a huge page: two
 // MiB of memory for each thread that has touched one byte. Private to the library's sources.
 //
-// Thread-compatible. It is joined before it is destroyed.
+// Thread-compatible. It is joined or detached before it is destroyed.
 //
 //   HostThread thread;
 //   RETURN_IF_ERROR(thread.Start("vp0", [this] { Work(); }));
@@ -12,6 +12,7 @@
 #define HVSDK_SRC_BASE_HOST_THREAD_H_
 
 #include <pthread.h>
+#include <string.h>
 
 #include <memory>
 #include <utility>
@@ -29,7 +30,7 @@ class HostThread {
   HostThread(HostThread&& other) noexcept : thread_(other.thread_), running_(std::exchange(other.running_, false)) {}
   ~HostThread() { HVSDK_CHECK(!running_); }
 
-  // `name` has up to 15 characters. ResourceExhausted: the host has no more threads.
+  // `name` has up to 15 characters. ResourceExhausted: the host has no more threads, or no memory for a stack.
   absl::Status Start(const char* name, absl::AnyInvocable<void()> body) {
     HVSDK_CHECK(!running_);
     // Small enough never to hold a whole huge page, and large enough for a sanitizer's frames.
@@ -40,7 +41,10 @@ class HostThread {
     auto owned = std::make_unique<absl::AnyInvocable<void()>>(std::move(body));
     const int error = pthread_create(&thread_, &attributes, &Main, owned.get());
     pthread_attr_destroy(&attributes);
-    if (error != 0) return absl::ResourceExhaustedError(absl::StrCat("cannot start thread ", name));
+    if (error != 0) {
+      return absl::ResourceExhaustedError(absl::StrCat("the host refuses the thread \"", name, "\": ", strerror(error),
+                                                       " (limits: processes, memory)"));
+    }
     (void)owned.release();  // Main's
     running_ = true;
     pthread_setname_np(thread_, name);
@@ -50,6 +54,11 @@ class HostThread {
   bool is_running() const { return running_; }
   void Join() {
     pthread_join(thread_, nullptr);
+    running_ = false;
+  }
+  // Leaves it to itself, with what it owns.
+  void Detach() {
+    pthread_detach(thread_);
     running_ = false;
   }
 

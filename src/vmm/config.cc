@@ -65,6 +65,10 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     if (backend == "kvm") return absl::InvalidArgumentError("deterministic: needs the software engine");
     if (config.disks_size() != 0) return absl::InvalidArgumentError("deterministic: a machine with disks is not");
   }
+  const std::string& on_crash = config.on_crash();
+  if (!on_crash.empty() && on_crash != "report" && on_crash != "end") {
+    return absl::InvalidArgumentError(absl::StrFormat("on_crash: \"%s\" is not report or end", on_crash));
+  }
   if (config.cmdline().find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("cmdline: contains a zero byte");
   }

@@ -17,6 +17,7 @@
 #include "hvsdk/vmm/loopback_ports.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "hvsdk/vmm/tracer.h"
+#include "vmm/crash_watch.h"
 #include "vmm/disk_controller.h"
 #include "vmm/pc_chipset.h"
 #include "vmm/tracing_exit_handler.h"
@@ -93,7 +94,10 @@ class PcMachine final : public Machine,
 
   // partition::PartitionEvents.
   void OnResetRequested(VpIndex) override { End({.outcome = Outcome::kReset}); }
-  void OnCrash(const partition::CrashReport& report) override { End({.outcome = Outcome::kCrashed, .crash = report}); }
+  void OnCrash(const partition::CrashReport& report) override {
+    crash_watch_->Report(report);
+    if (options_.on_crash == CrashAction::kEnd) End({.outcome = Outcome::kCrashed});
+  }
 
   // chipset::PowerHandler.
   void OnPowerOff() override { End({.outcome = Outcome::kPoweredOff}); }
@@ -114,9 +118,11 @@ class PcMachine final : public Machine,
   std::vector<std::unique_ptr<Part>> own_parts_;
   std::vector<Part*> attached_;
   absl::optional<TracingExitHandler> tracing_;
+  absl::optional<CrashWatch> crash_watch_;
 };
 
 PcMachine::~PcMachine() {
+  crash_watch_.reset();
   for (; !attached_.empty(); attached_.pop_back()) attached_.back()->Detach();
 }
 
@@ -127,6 +133,8 @@ absl::Status PcMachine::Build(EventLoop& loop, LoadInput& blame) {
                                           .events = this,
                                           .instruction_time = options_.instruction_time},
                                          loop, blame));
+  crash_watch_.emplace(*board_, options_.crash_silence_ms, options_.crash_observer,
+                       [this] { End({.outcome = Outcome::kCrashed}); });
   RETURN_IF_ERROR(AttachParts());
   RETURN_IF_ERROR(WriteFirmware());
   KernelImage kernel(options_, blame);
@@ -177,15 +185,24 @@ void PcMachine::BuildTracing() {
   for (uint32_t i = 0; i < options_.cpus; ++i) tracer.NameTrack(i, absl::StrCat("VP ", i));
   tracer.NameTrack(Tracer::kVmbusTrack, "VMBus messages");
   board_->AddLayer(tracing_.emplace(tracer, *board_));
-  board_->vmbus().SetMessageObserver([&tracer](vmbus::Server::Direction direction, absl::Span<const uint8_t> message) {
+  const auto show = [&tracer](vmbus::Server::Direction direction, absl::Span<const uint8_t> message) {
     const std::string text = vmbus::FormatMessage(message);
     const bool to_root = direction == vmbus::Server::Direction::kToRoot;
     tracer.Instant(Tracer::kVmbusTrack, "vmbus", absl::string_view(text).substr(0, text.find(' ')),
                    absl::StrFormat(R"("to":"%s","message":%s)", to_root ? "root" : "child", Tracer::Quote(text)));
-  });
+  };
+  board_->vmbus().SetMessageObserver(show, [&tracer](uint64_t count) { tracer.Lost(count); });
 }
 
 void PcMachine::End(MachineResult result) {
+  using enum Outcome;
+  const absl::optional<partition::CrashReport> crash = crash_watch_->report();
+  if (crash.has_value()) {
+    result.crash = *crash;
+    if (result.outcome == kPoweredOff || result.outcome == kReset) {
+      result.after_crash = std::exchange(result.outcome, kCrashed);
+    }
+  }
   {
     std::lock_guard lock(mutex_);
     if (result_.has_value()) return;
@@ -196,6 +213,7 @@ void PcMachine::End(MachineResult result) {
 
 MachineResult PcMachine::Run() {
   board_->Run(*this);
+  crash_watch_->TellNow();
   std::lock_guard lock(mutex_);
   if (board_->is_deterministic()) {
     result_->instructions = board_->runner().instructions();

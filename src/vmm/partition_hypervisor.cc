@@ -62,9 +62,11 @@ void PartitionHypervisor::AddShortcut(Port& port) {
   if (fd < 0) return;
   const bool watched = loop_
                            .Watch(fd, EPOLLIN,
-                                  [&port, fd](uint32_t) {
+                                  [this, &port, fd](uint32_t) {
                                     uint64_t count;
-                                    if (read(fd, &count, sizeof(count)) == sizeof(count)) port.handler->OnEvent(0);
+                                    if (read(fd, &count, sizeof(count)) != sizeof(count)) return;
+                                    ++channel_signals_;
+                                    port.handler->OnEvent(0);
                                   })
                            .ok();
   if (watched && environment.backend.AssignSignalEvent(port.connection, fd).ok()) {

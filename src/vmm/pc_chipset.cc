@@ -19,8 +19,7 @@ absl::Status PcChipset::Attach(Board& board) {
   uart_ = std::make_unique<chipset::Uart16550>(
       chipset::Uart16550::Hooks{.irq = board.IrqLine(kSerialIrq), .output_ready = look, .input_room = look});
   RETURN_IF_ERROR(board.MapPorts(kSerialPort, chipset::Uart16550::kPorts, *uart_));
-  serial_->Attach(*uart_);
-  return absl::OkStatus();
+  return serial_->Attach(*uart_);
 }
 
 void PcChipset::Detach() {

@@ -5,126 +5,185 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <termios.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <utility>
+
+#include "base/status_macros.h"
 
 namespace hvsdk::vmm {
 namespace {
 
 constexpr uint8_t kCtrlA = 1;
-// A pipe that polls as writable takes this much without blocking (POSIX PIPE_BUF).
-constexpr size_t kWritePiece = 4096;
 
-bool IsWritable(int fd, int timeout_ms) {
-  pollfd poll_fd{fd, POLLOUT, 0};
-  return poll(&poll_fd, 1, timeout_ms) > 0;
+using SteadyClock = std::chrono::steady_clock;
+
+// read(2) that does not wait, although others may read from the same pipe, socket or terminal and be faster, so that what poll saw
+// is gone. O_NONBLOCK would be theirs, too.
+ssize_t ReadWithoutWaiting(int fd, absl::Span<uint8_t> data) {
+  iovec piece{data.data(), data.size()};
+  ssize_t got = preadv2(fd, &piece, 1, /*offset=*/-1, RWF_NOWAIT);
+  if (got >= 0 || errno == EAGAIN || errno == EINTR) return got;
+  got = recv(fd, data.data(), data.size(), MSG_DONTWAIT);
+  if (got >= 0 || errno != ENOTSOCK) return got;
+  // A terminal, whose raw mode makes a read of what is not there return 0; or an old kernel.
+  pollfd ready{fd, POLLIN, 0};
+  if (poll(&ready, 1, /*timeout=*/0) == 0) return errno = EAGAIN, -1;
+  return read(fd, data.data(), data.size());
 }
 
 }  // namespace
 
-SerialConsole::SerialConsole(EventLoop& loop, Options options) : loop_(loop), options_(std::move(options)) {
+SerialConsole::SerialConsole(EventLoop& loop, Options options)
+    : loop_(loop),
+      options_(std::move(options)),
+      input_is_terminal_(options_.input_fd >= 0 && isatty(options_.input_fd) != 0) {
   if (options_.input_fd < 0) return;
-  // A plain file cannot be watched (EPERM) and is no console either.
-  reading_ = loop_.Watch(options_.input_fd, EPOLLIN, [this](uint32_t) { OnReadable(); }).ok();
+  input_ = Input::kWatched;
+  SetReading(true);
 }
 
 SerialConsole::~SerialConsole() {
+  writer_.reset();
   loop_.Drain(*this);
-  if (reading_) loop_.Unwatch(options_.input_fd);
-  if (waiting_) loop_.Unwatch(options_.output_fd);
+  SetReading(false);
 }
 
-void SerialConsole::Attach(chipset::Uart16550& uart) {
+absl::Status SerialConsole::Attach(chipset::Uart16550& uart) {
+  if (writer_ == nullptr) {
+    ASSIGN_OR_RETURN(writer_, OutputWriter::Create(options_.output_fd, {.thread_name = "console",
+                                                                        .on_room = [this] { loop_.Schedule(*this); }}));
+  }
   uart_ = &uart;
-  OfferInput();
+  loop_.Schedule(*this);
+  return absl::OkStatus();
 }
 
 void SerialConsole::Detach() {
+  constexpr std::chrono::milliseconds kLimit(500);
   loop_.Drain(*this);
-  WriteOutput(/*wait=*/true);
+  const SteadyClock::time_point end = SteadyClock::now() + kLimit;
+  while (!CopyOutput()) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - SteadyClock::now());
+    if (left.count() <= 0 || !writer_->Flush(left)) break;
+  }
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - SteadyClock::now());
+  writer_->Flush(std::max(left, std::chrono::milliseconds(0)));
+  uint8_t scratch[512];
+  for (size_t got; (got = uart_->TakeOutput(absl::MakeSpan(scratch))) != 0;) lost_bytes_ += got;
   uart_ = nullptr;
+}
+
+bool SerialConsole::Flush(absl::FunctionRef<bool()> go_on) {
+  constexpr std::chrono::seconds kPatience(2);
+  if (uart_ == nullptr) return true;
+  uint64_t written = writer_->written_bytes();
+  SteadyClock::time_point since = SteadyClock::now();
+  for (;;) {
+    const bool copied = CopyOutput();
+    if (writer_->Flush(std::chrono::milliseconds(20)) && copied) return true;
+    if (const uint64_t now = writer_->written_bytes(); now != written) {
+      written = now;
+      since = SteadyClock::now();
+    }
+    if (SteadyClock::now() - since >= kPatience || !go_on()) return false;
+  }
+}
+
+absl::Status SerialConsole::output_status() const {
+  if (writer_ == nullptr) return absl::OkStatus();
+  const absl::Status status = writer_->status();
+  if (!status.ok()) return status == absl::ErrnoToStatus(EPIPE, "cannot be written") ? absl::OkStatus() : status;
+  if (lost_bytes_ != 0 || !output_.empty() || !writer_->Flush(std::chrono::milliseconds(0))) {
+    return absl::DeadlineExceededError("not all of it was taken by its reader");
+  }
+  return absl::OkStatus();
 }
 
 void SerialConsole::Run() {
   if (uart_ == nullptr) return;
-  WriteOutput(/*wait=*/false);
-  OfferInput();
+  CopyOutput();
+  CopyInput();
 }
 
-void SerialConsole::WriteOutput(bool wait) {
-  // How long a receiver may keep the machine's end waiting.
-  constexpr int kLastWaitMs = 1000;
+// Whether all of it has been handed to the writer.
+bool SerialConsole::CopyOutput() {
+  constexpr size_t kPiece = 4096;
   for (;;) {
     if (output_.empty() && uart_ != nullptr) {
-      output_.resize(kWritePiece);
+      output_.resize(kPiece);
       output_.resize(uart_->TakeOutput(absl::MakeSpan(reinterpret_cast<uint8_t*>(output_.data()), output_.size())));
     }
-    if (output_.empty() || output_gone_) {
-      if (output_.empty()) return;
-      output_.clear();
-      continue;
-    }
-    if (!IsWritable(options_.output_fd, wait ? kLastWaitMs : 0)) {
-      if (wait) return;
-      if (!waiting_) {
-        waiting_ = loop_
-                       .Watch(options_.output_fd, EPOLLOUT,
-                              [this](uint32_t) {
-                                loop_.Unwatch(options_.output_fd);
-                                waiting_ = false;
-                                WriteOutput(/*wait=*/false);
-                              })
-                       .ok();
-      }
-      return;
-    }
-    const ssize_t written = write(options_.output_fd, output_.data(), output_.size());
-    if (written >= 0) {
-      output_.erase(0, static_cast<size_t>(written));
-    } else if (errno != EINTR && errno != EAGAIN) {
-      output_gone_ = true;
-      if (errno != EPIPE) output_status_ = absl::ErrnoToStatus(errno, "cannot be written");
-    }
+    output_.erase(0, writer_->Put(output_));
+    waiting_ = !output_.empty();
+    if (waiting_ || uart_ == nullptr || !uart_->has_output()) return !waiting_;
   }
 }
 
-void SerialConsole::OnReadable() {
-  uint8_t data[512];
-  const ssize_t got = read(options_.input_fd, data, sizeof(data));
-  if (got > 0) {
-    HandleInput(data, static_cast<size_t>(got));
-  } else if (got == 0 || (errno != EINTR && errno != EAGAIN)) {
+void SerialConsole::SetReading(bool reading) {
+  if (input_ != Input::kWatched || reading == reading_) return;
+  reading_ = reading;
+  if (!reading) {
     loop_.Unwatch(options_.input_fd);
-    reading_ = false;
+    return;
+  }
+  const absl::Status watched = loop_.Watch(options_.input_fd, EPOLLIN, [this](uint32_t events) {
+    Read(events);
+    CopyInput();
+  });
+  if (watched.ok()) return;
+  reading_ = false;
+  // EPERM: a plain file, which has always something to read, or its end.
+  input_ = absl::IsPermissionDenied(watched) ? Input::kAlwaysReady : Input::kNone;
+}
+
+void SerialConsole::Read(uint32_t events) {
+  uint8_t data[4096];
+  const absl::Span<uint8_t> room(data, std::min(sizeof(data), kMaxPendingInput - (pending_.size() - pending_at_)));
+  const ssize_t got = input_ == Input::kAlwaysReady ? read(options_.input_fd, room.data(), room.size())
+                                                    : ReadWithoutWaiting(options_.input_fd, room);
+  if (got > 0) {
+    HandleInput(room.subspan(0, static_cast<size_t>(got)));
+  } else if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
+    return;
+  } else if (got < 0 || !input_is_terminal_ || (events & (EPOLLHUP | EPOLLERR)) != 0) {
+    // The end, which a terminal that has nothing to say has not reached.
+    SetReading(false);
+    input_ = Input::kNone;
   }
 }
 
-void SerialConsole::HandleInput(const uint8_t* data, size_t size) {
-  for (size_t i = 0; i < size; ++i) {
-    const uint8_t byte = data[i];
-    if (!escaped_ && byte == kCtrlA) {
+void SerialConsole::HandleInput(absl::Span<const uint8_t> data) {
+  pending_.erase(0, std::exchange(pending_at_, 0));
+  for (const uint8_t byte : data) {
+    if (options_.on_quit == nullptr) {
+      pending_.push_back(static_cast<char>(byte));
+    } else if (std::exchange(escaped_, false)) {
+      if (byte == 'x' || byte == 'X') options_.on_quit();
+      if (byte == kCtrlA || byte == 'a' || byte == 'A') pending_.push_back(kCtrlA);
+    } else if (byte == kCtrlA) {
       escaped_ = true;
-      continue;
+    } else {
+      pending_.push_back(static_cast<char>(byte));
     }
-    uint8_t sent = byte;
-    if (std::exchange(escaped_, false)) {
-      if (byte == 'x' || byte == 'X') {
-        if (options_.on_quit) options_.on_quit();
-        continue;
-      }
-      if (byte != kCtrlA && byte != 'a' && byte != 'A') continue;
-      sent = kCtrlA;
-    }
-    // A guest that does not read must not make us remember without bound.
-    if (pending_.size() < kMaxPendingInput) pending_.push_back(sent);
   }
-  OfferInput();
 }
 
-void SerialConsole::OfferInput() {
-  while (uart_ != nullptr && !pending_.empty() && uart_->PutInput({&pending_.front(), 1}) == 1) pending_.pop_front();
+void SerialConsole::CopyInput() {
+  if (uart_ == nullptr) return;
+  if (input_ == Input::kAlwaysReady && pending_at_ == pending_.size()) Read(/*events=*/0);
+  const absl::Span<const uint8_t> left(reinterpret_cast<const uint8_t*>(pending_.data()) + pending_at_,
+                                       pending_.size() - pending_at_);
+  if (left.empty()) return;
+  // A port that takes less calls for more once it has room.
+  pending_at_ += uart_->PutInput(left);
+  if (input_ == Input::kAlwaysReady && pending_at_ == pending_.size()) loop_.Schedule(*this);
+  SetReading(pending_.size() - pending_at_ < kMaxPendingInput);
 }
 
 // The terminal's settings before us; what a signal handler restores.
@@ -134,14 +193,8 @@ termios saved_settings;
 volatile sig_atomic_t terminal_is_raw = 0;
 constexpr int kFatalSignals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTERM, SIGHUP, SIGINT, SIGQUIT};
 
-void RestoreTerminal() {
-  if (!terminal_is_raw) return;
-  terminal_is_raw = 0;
-  tcsetattr(STDIN_FILENO, TCSANOW, &saved_settings);
-}
-
 void OnFatalSignal(int signal_number) {
-  RestoreTerminal();
+  RawTerminal::Restore();
   signal(signal_number, SIG_DFL);
   raise(signal_number);
 }
@@ -153,6 +206,7 @@ RawTerminal::RawTerminal() {
   termios raw = saved_settings;
   cfmakeraw(&raw);
   raw.c_oflag |= OPOST;  // our own messages still begin at the left margin
+  raw.c_cc[VMIN] = 0;
   terminal_is_raw = 1;
   for (const int number : kFatalSignals) {
     struct sigaction action {};
@@ -161,6 +215,12 @@ RawTerminal::RawTerminal() {
   tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
 
-RawTerminal::~RawTerminal() { RestoreTerminal(); }
+RawTerminal::~RawTerminal() { Restore(); }
+
+void RawTerminal::Restore() {
+  if (!terminal_is_raw) return;
+  terminal_is_raw = 0;
+  tcsetattr(STDIN_FILENO, TCSANOW, &saved_settings);
+}
 
 }  // namespace hvsdk::vmm

@@ -2,10 +2,16 @@
 #include "hvsdk/vmm/tracer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/check.h"
+#include "base/status_macros.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -19,31 +25,57 @@ uint64_t MonotonicNs() {
   return uint64_t{1'000'000'000} * static_cast<uint64_t>(now.tv_sec) + static_cast<uint64_t>(now.tv_nsec);
 }
 
-// All of `text`, at an offset of a file or where a pipe stands.
-absl::Status WriteAll(int fd, absl::string_view text, bool positioned, uint64_t offset) {
-  while (!text.empty()) {
-    const ssize_t written = positioned ? pwrite(fd, text.data(), text.size(), static_cast<off_t>(offset))
-                                       : write(fd, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return absl::ErrnoToStatus(errno, "cannot be written");
-    text.remove_prefix(static_cast<size_t>(written));
-    offset += static_cast<uint64_t>(written);
+class TraceSink final : public OutputSink {
+ public:
+  TraceSink(int fd, bool positioned) : fd_(fd), positioned_(positioned) {}
+  ~TraceSink() override { close(fd_); }
+
+  // In a file, overwrites the closing bracket of the last time.
+  absl::Status Write(absl::string_view events, const std::atomic<bool>& abandoned) override {
+    if (!positioned_) return WriteAll(fd_, events, /*offset=*/-1, abandoned);
+    text_.assign(events.data(), events.size());
+    text_.append(kClosing.data(), kClosing.size());
+    absl::Status status = WriteAll(fd_, text_, end_, abandoned);
+    if (status.ok()) {
+      end_ += static_cast<int64_t>(events.size());
+    } else if (ftruncate(fd_, end_) == 0 && end_ != 0) {
+      // The disk is full, say. What was there before becomes whole again, and it stays at that.
+      WriteAll(fd_, kClosing, end_, abandoned).IgnoreError();
+    }
+    return status;
   }
-  return absl::OkStatus();
-}
+
+ private:
+  const int fd_;
+  const bool positioned_;
+  int64_t end_ = 0;  // of the events that were written; there stands the closing bracket
+  std::string text_;
+};
 
 }  // namespace
 
 Tracer::Tracer() : start_ns_(MonotonicNs()) {
-  pending_.reserve(kMaxPending);
-  Add(R"({"name":"process_name","ph":"M","pid":1,"tid":0,"args":{"name":"hvsdk"}})");
+  pending_ =
+      "[\n"
+      R"({"name":"process_name","ph":"M","pid":1,"tid":0,"args":{"name":"hvsdk"}})";
 }
 
-void Tracer::Start(int fd) {
+absl::Status Tracer::Start(int fd) {
   std::lock_guard lock(mutex_);
-  fd_ = fd;
+  HVSDK_CHECK(writer_ == nullptr);
   positioned_ = lseek(fd, 0, SEEK_CUR) >= 0;
-  FlushLocked();
+  const int own = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (own < 0) return absl::ErrnoToStatus(errno, "cannot be duplicated");
+  // Whole events go to the sink, however many.
+  ASSIGN_OR_RETURN(writer_, OutputWriter::Create(std::make_unique<TraceSink>(own, positioned_),
+                                                 {.thread_name = "trace",
+                                                  .capacity = kMaxPending,
+                                                  .largest_piece = kMaxPending,
+                                                  .smallest_piece = kMaxPending / 2}));
+  writer_->Put(pending_);
+  pending_ = {};
+  open_writer_.store(writer_.get(), std::memory_order_release);
+  return absl::OkStatus();
 }
 
 Tracer::~Tracer() { Finish().IgnoreError(); }
@@ -86,44 +118,52 @@ void Tracer::Instant(uint32_t track, absl::string_view category, absl::string_vi
 }
 
 void Tracer::Add(absl::string_view event) {
-  std::lock_guard lock(mutex_);
-  if (pending_.size() + event.size() + kClosing.size() + 2 > kMaxPending) {
-    if (fd_ < 0) return;
-    FlushLocked();
+  // Beyond this a reader costs those who have events no more time.
+  constexpr std::chrono::milliseconds kPatience(200);
+  OutputWriter* writer = open_writer_.load(std::memory_order_acquire);
+  if (writer == nullptr) {
+    std::lock_guard lock(mutex_);
+    writer = open_writer_.load(std::memory_order_relaxed);
+    if (writer == nullptr) {
+      if (writer_ != nullptr) return;  // finished
+      if (pending_.size() + event.size() + kClosing.size() + 2 > kMaxPending) return Lost(1);
+      absl::StrAppend(&pending_, ",\n", event);
+      return;
+    }
   }
-  pending_ += end_ + pending_.size() == 0 ? "[\n" : ",\n";
-  pending_.append(event.data(), event.size());
+  const uint64_t lost = lost_.exchange(0, std::memory_order_relaxed);
+  const std::string text = lost == 0 ? absl::StrCat(",\n", event) : absl::StrCat(LostEvent(lost), ",\n", event);
+  if (!writer->PutWhole(text, kPatience)) Lost(lost + 1);
+}
+
+std::string Tracer::LostEvent(uint64_t count) const {
+  const uint64_t now_ns = NowNs();
+  return absl::StrFormat(
+      ",\n"
+      R"({"name":"lost","cat":"trace","ph":"i","s":"g","pid":1,"tid":0,"ts":%d.%03d,"args":{"events":%d}})",
+      now_ns / 1000, now_ns % 1000, count);
 }
 
 absl::Status Tracer::Flush() {
-  std::lock_guard lock(mutex_);
-  FlushLocked();
-  return status_;
+  constexpr std::chrono::milliseconds kLimit(500);
+  OutputWriter* const writer = open_writer_.load(std::memory_order_acquire);
+  if (writer == nullptr) return status_;
+  const bool flushed = writer->Flush(kLimit);
+  absl::Status status = writer->status();
+  return flushed || !status.ok() ? status : absl::DeadlineExceededError("its reader does not read");
 }
 
 absl::Status Tracer::Finish() {
-  std::lock_guard lock(mutex_);
-  FlushLocked();
-  if (fd_ >= 0 && !positioned_ && status_.ok()) status_ = WriteAll(fd_, kClosing, false, 0);
-  fd_ = -1;
+  OutputWriter* const writer = open_writer_.load(std::memory_order_acquire);
+  if (writer == nullptr) return status_;
+  constexpr std::chrono::milliseconds kNone(0);
+  status_ = Flush();
+  const uint64_t lost = lost_.load(std::memory_order_relaxed);
+  if (status_.ok() && lost != 0) writer->PutWhole(LostEvent(lost), kNone);
+  if (status_.ok() && !positioned_) writer->PutWhole(kClosing, kNone);
+  if (status_.ok()) status_ = Flush();
+  open_writer_.store(nullptr, std::memory_order_release);
   return status_;
-}
-
-// In a file, overwrites the closing bracket of the last time.
-void Tracer::FlushLocked() {
-  if (fd_ < 0) return;
-  if (!pending_.empty() && status_.ok()) {
-    const size_t size = pending_.size();
-    if (positioned_) pending_.append(kClosing.data(), kClosing.size());
-    status_ = WriteAll(fd_, pending_, positioned_, end_);
-    if (status_.ok()) {
-      end_ += size;
-    } else if (positioned_ && ftruncate(fd_, static_cast<off_t>(end_)) == 0 && end_ != 0) {
-      // The disk is full, say. What was there before becomes whole again, and it stays at that.
-      WriteAll(fd_, kClosing, true, end_).IgnoreError();
-    }
-  }
-  pending_.clear();
 }
 
 }  // namespace hvsdk::vmm

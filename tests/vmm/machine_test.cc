@@ -24,6 +24,13 @@
 namespace hvsdk::vmm {
 namespace {
 
+// Five parameters from `first` on, and the word.
+std::string Crash(uint64_t first) {
+  std::string code = WriteMsr(0x40000000, 0x8100'0006'0001'0000);  // the guest's identity
+  for (uint32_t i = 0; i < 5; ++i) code += WriteMsr(0x40000100 + i, first + i);
+  return code + WriteMsr(0x40000105, uint64_t{1} << 63);
+}
+
 class MachineTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -40,15 +47,15 @@ class MachineTest : public ::testing::TestWithParam<std::string> {
     if (output_ >= 0) close(output_);
   }
 
-  std::unique_ptr<Machine> Make(const std::string& code, uint32_t cpus = 1) {
+  std::unique_ptr<Machine> Make(const std::string& code, uint32_t cpus = 1, MachineOptions options = {}) {
     image_ = MakePvhElf(true);
     std::copy(code.begin(), code.end(), image_.begin() + 0x1010);
     source_ = std::make_unique<MemorySource>(image_);
-    MachineOptions options{.backend = backend_.get(),
-                           .kernel = source_.get(),
-                           .memory_bytes = 16 << 20,
-                           .cpus = cpus,
-                           .serial = console_.get()};
+    options.backend = backend_.get();
+    options.kernel = source_.get();
+    options.memory_bytes = 16 << 20;
+    options.cpus = cpus;
+    options.serial = console_.get();
     LoadInput blame;
     auto machine = Machine::Create(options, *loop_, blame);
     EXPECT_TRUE(machine.ok()) << machine.status();
@@ -83,11 +90,47 @@ TEST_P(MachineTest, WaysToReset) {
 }
 
 TEST_P(MachineTest, CrashIsReported) {
-  std::string code = WriteMsr(0x40000000, 0x8100'0006'0001'0000);  // the guest's identity
-  for (uint32_t i = 0; i < 5; ++i) code += WriteMsr(0x40000100 + i, 0x1111'0000'0000 + i);
-  const MachineResult result = RunGuest(code + WriteMsr(0x40000105, uint64_t{1} << 63) + kHalt);
-  ASSERT_EQ(result.outcome, Outcome::kCrashed);
-  for (uint32_t i = 0; i < 5; ++i) EXPECT_EQ(result.crash.parameters[i], 0x1111'0000'0000 + i);
+  // Told at once, whatever comes of it; and only the first: the dump's own crash is none of the guest's.
+  for (const auto& [then, action, after] :
+       {std::tuple{Print("dump") + kPowerOff, CrashAction::kReport, Outcome::kPoweredOff},
+        {Out(0x602, 1), CrashAction::kReport, Outcome::kReset},
+        {"\x0F\x0B", CrashAction::kReport, Outcome::kReset},
+        {Crash(7) + kPowerOff, CrashAction::kReport, Outcome::kPoweredOff},
+        {Print("dump") + kHalt, CrashAction::kReport, Outcome::kCrashed},
+        {kLoop, CrashAction::kReport, Outcome::kCrashed},
+        {kLoop, CrashAction::kEnd, Outcome::kCrashed}}) {
+    int told = 0;
+    MachineOptions options;
+    options.on_crash = action;
+    options.crash_silence_ms = action == CrashAction::kEnd ? 1'000'000 : 300;
+    options.crash_observer = [&](const partition::CrashReport& report) {
+      ++told;
+      for (uint32_t i = 0; i < 5; ++i) EXPECT_EQ(report.parameters[i], 0x1111'0000'0000 + i);
+    };
+    const MachineResult result = Make(Crash(0x1111'0000'0000) + then + kHalt, 1, options)->Run();
+    EXPECT_EQ(result.outcome, Outcome::kCrashed);
+    EXPECT_EQ(result.after_crash, after);
+    EXPECT_EQ(told, 1);
+    for (uint32_t i = 0; i < 5; ++i) EXPECT_EQ(result.crash.parameters[i], 0x1111'0000'0000 + i);
+  }
+  EXPECT_EQ(Output(), "dumpdump");
+}
+
+// A guest that still does something is not silent.
+TEST_P(MachineTest, ACrashedGuestMayTakeItsTime) {
+  // Touches a port each 20 ms, a hundred times: longer than the silence that would end it. Reading its clock does not count.
+  std::string code("\xBB\x64\0\0\0", 5);              //    mov ebx, 100
+  code += "\xB9" + std::string("\x20\0\0\x40", 4);    // 1: mov ecx, HV_X64_MSR_TIME_REF_COUNT
+  code += "\x0F\x32\x89\xC6";                         //    rdmsr; mov esi, eax
+  code += "\x0F\x32\x29\xF0";                         // 2: rdmsr; sub eax, esi
+  code += "\x3D" + std::string("\x40\x0D\x03\0", 4);  //    cmp eax, 200000
+  code += "\x72\xF5";                                 //    jb 2b
+  code += Out(0x80, 0) + "\x4B\x75\xE2";              //    dec ebx; jnz 1b
+  MachineOptions options;
+  options.crash_silence_ms = 1000;
+  const MachineResult result = Make(Crash(0) + code + kPowerOff + kHalt, 1, options)->Run();
+  EXPECT_EQ(result.outcome, Outcome::kCrashed);
+  EXPECT_EQ(result.after_crash, Outcome::kPoweredOff);
 }
 
 TEST_P(MachineTest, StopsWhateverTheGuestDoes) {

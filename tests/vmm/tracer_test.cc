@@ -46,7 +46,7 @@ TEST_F(TracerTest, WritesEvents) {
   Tracer tracer;
   tracer.NameTrack(3, "VP 3");
   EXPECT_EQ(Text(), "");
-  tracer.Start(fd_);
+  ASSERT_TRUE(tracer.Start(fd_).ok());
   const uint64_t start = tracer.NowNs();
   tracer.Span(3, "exit", "port read", start, R"("address":"0x3f8")");
   tracer.Instant(Tracer::kVmbusTrack, "vmbus", "unload", "");
@@ -65,7 +65,7 @@ TEST_F(TracerTest, AnyTextIsEscaped) {
   std::string text;
   for (int c = 0; c < 256; ++c) text += static_cast<char>(c);
   Tracer tracer;
-  tracer.Start(fd_);
+  ASSERT_TRUE(tracer.Start(fd_).ok());
   tracer.Instant(0, "test", text, R"("m":)" + Tracer::Quote(text));
   EXPECT_TRUE(tracer.Flush().ok());
   const auto events = Events();
@@ -77,7 +77,7 @@ TEST_F(TracerTest, IsValidAfterEveryWrite) {
   const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   auto tracer = std::make_unique<Tracer>();
-  tracer->Start(fd_);
+  ASSERT_TRUE(tracer->Start(fd_).ok());
   size_t written = 1;
   for (int round = 0; round < 20; ++round) {
     for (int i = random() % 50; i > 0; --i) {
@@ -92,7 +92,7 @@ TEST_F(TracerTest, IsValidAfterEveryWrite) {
 TEST_F(TracerTest, ManyThreads) {
   {
     Tracer tracer;
-    tracer.Start(fd_);
+    ASSERT_TRUE(tracer.Start(fd_).ok());
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; ++t) {
       threads.emplace_back([&, t] {
@@ -112,7 +112,7 @@ TEST_F(TracerTest, FullDisk) {
   const rlimit small{100'000, before.rlim_max};
   setrlimit(RLIMIT_FSIZE, &small);
   Tracer tracer;
-  tracer.Start(fd_);
+  ASSERT_TRUE(tracer.Start(fd_).ok());
   for (int i = 0; i < 5000; ++i) tracer.Instant(0, "test", "event", "");
   EXPECT_EQ(tracer.Flush(), absl::ErrnoToStatus(EFBIG, "cannot be written"));
   setrlimit(RLIMIT_FSIZE, &before);
@@ -132,7 +132,7 @@ TEST_F(TracerTest, Pipe) {
   });
   {
     Tracer tracer;
-    tracer.Start(ends[1]);
+    ASSERT_TRUE(tracer.Start(ends[1]).ok());
     for (int i = 0; i < 5000; ++i) tracer.Instant(0, "test", "event", "");
     EXPECT_TRUE(tracer.Flush().ok());
     EXPECT_TRUE(tracer.Finish().ok());
@@ -151,8 +151,73 @@ TEST_F(TracerTest, PipeWithoutAReader) {
   ASSERT_EQ(pipe(ends), 0);
   close(ends[0]);
   Tracer tracer;
-  tracer.Start(ends[1]);
+  ASSERT_TRUE(tracer.Start(ends[1]).ok());
   EXPECT_EQ(tracer.Finish(), absl::ErrnoToStatus(EPIPE, "cannot be written"));
+  close(ends[1]);
+}
+
+std::vector<google::protobuf::Struct> Parse(const std::string& text) {
+  google::protobuf::ListValue list;
+  const auto status = google::protobuf::util::JsonStringToMessage(text, &list);
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  std::vector<google::protobuf::Struct> events;
+  for (const auto& value : list.values()) events.push_back(value.struct_value());
+  return events;
+}
+
+// Nobody reads: those who have events go on, the end comes, and what was lost is said once somebody reads.
+TEST_F(TracerTest, UnreadPipe) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  constexpr size_t kEvents = 100'000;
+  auto tracer = std::make_unique<Tracer>();
+  ASSERT_TRUE(tracer->Start(ends[1]).ok());
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (size_t i = 0; i < kEvents / 4; ++i) tracer->Instant(0, "test", "event", "");
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(tracer->Flush().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+
+  std::string text;
+  std::thread reader([&] {
+    char piece[4096];
+    for (ssize_t got; (got = read(ends[0], piece, sizeof(piece))) > 0;) text.append(piece, got);
+  });
+  while (!tracer->Flush().ok()) {
+  }
+  tracer->Lost(1000);
+  tracer->Instant(0, "test", "event", "");
+  EXPECT_TRUE(tracer->Finish().ok());
+  tracer.reset();
+  close(ends[1]);
+  reader.join();
+  close(ends[0]);
+  size_t seen = 0, lost = 0;
+  for (const auto& event : Parse(text)) {
+    if (event.fields().at("name").string_value() == "event") ++seen;
+    if (event.fields().at("name").string_value() == "lost") {
+      lost += event.fields().at("args").struct_value().fields().at("events").number_value();
+    }
+  }
+  EXPECT_GT(lost, 1000u);
+  EXPECT_EQ(seen + lost, kEvents + 1001);
+}
+
+TEST_F(TracerTest, EndsWithoutItsReader) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  Tracer tracer;
+  ASSERT_TRUE(tracer.Start(ends[1]).ok());
+  for (int i = 0; i < 10'000; ++i) tracer.Instant(0, "test", "event", "");
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(tracer.Finish().code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  close(ends[0]);
   close(ends[1]);
 }
 

@@ -73,6 +73,8 @@ class Board final : private backend::ExitHandler {
   // Hypercalls, ports and connections, device interrupts.
   partition::Partition& partition() { return *partition_; }
   vmbus::Server& vmbus() { return *vmbus_; }
+  // How often the guest has signalled a channel without an exit. On the loop's thread.
+  uint64_t channel_signals() const { return hypervisor_->channel_signals(); }
   EventLoop& loop() { return loop_; }
   // The partition's reference clock, timers on it, and civil time.
   const Clock& clock() const { return *clock_; }

@@ -19,6 +19,7 @@
 #define HVSDK_VMM_MACHINE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -43,6 +44,14 @@ namespace hvsdk::vmm {
 class SerialEndpoint;
 class Tracer;
 
+// What follows when the guest says by Hyper-V's crash MSRs that it crashed.
+enum class CrashAction : uint8_t {
+  // It is told, and the guest goes on, as on Hyper-V: Linux says so before its crash kernel dumps it, and before it restarts by
+  // itself (panic=N). However it ends after that, the outcome is kCrashed.
+  kReport,
+  kEnd,  // the machine ends at once
+};
+
 struct MachineOptions {
   backend::Backend* backend = nullptr;
   const ByteSource* kernel = nullptr;
@@ -55,7 +64,12 @@ struct MachineOptions {
   Tracer* tracer = nullptr;                         // null: nothing is traced
   bool loopback_ports = false;                      // see loopback_ports.h
   std::vector<Part*> parts;                         // of one's own, attached behind the PC's in this order
-  GuestLoader* loader = nullptr;                    // in place of `kernel`, `initrd` and `command_line`
+  CrashAction on_crash = CrashAction::kReport;
+  // Told a crash when it happens, on the thread that calls Run. Once: a crash kernel's own crash is not told.
+  std::function<void(const partition::CrashReport&)> crash_observer;
+  // A guest that crashed and then for so long touches no device and calls no hypervisor, but for its clock and timers, has ended.
+  uint32_t crash_silence_ms = 30'000;
+  GuestLoader* loader = nullptr;  // in place of `kernel`, `initrd` and `command_line`
   // Not null: a deterministic machine. `backend` was made with this time, which serves this machine alone; all VPs run in turn on
   // the thread that calls Run, and the same options and console input give the same execution. No disks.
   backend::InstructionTime* instruction_time = nullptr;
@@ -65,7 +79,7 @@ struct MachineOptions {
 enum class Outcome : uint8_t {
   kPoweredOff,
   kReset,        // also a triple fault, as on a PC
-  kCrashed,      // `crash` is what the guest had to say
+  kCrashed,      // `crash` is what the guest had to say, however it ended after that
   kStopped,      // Machine::Stop
   kHostFailure,  // `status` says what
 };
@@ -73,6 +87,7 @@ enum class Outcome : uint8_t {
 struct MachineResult {
   Outcome outcome = Outcome::kStopped;
   partition::CrashReport crash;
+  Outcome after_crash = Outcome::kCrashed;  // of kCrashed: kPoweredOff or kReset, or kCrashed if it has done neither
   absl::Status status;
   // Of a deterministic machine: instructions executed by all VPs, and a hash of all memory and registers at the end.
   uint64_t instructions = 0;

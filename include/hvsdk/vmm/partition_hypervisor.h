@@ -34,6 +34,9 @@ class PartitionHypervisor final : public vmbus::Hypervisor, private partition::M
   absl::Status RegisterPort(ConnectionId connection, vmbus::PortHandler* handler) override;
   void UnregisterPort(ConnectionId connection) override;
 
+  // Signals that came by an event descriptor so far. On the loop's thread.
+  uint64_t channel_signals() const { return channel_signals_; }
+
  private:
   struct Port;
 
@@ -47,6 +50,7 @@ class PartitionHypervisor final : public vmbus::Hypervisor, private partition::M
   EventLoop& loop_;
   vmbus::MessageSlotObserver* observer_ = nullptr;  // set before the guest runs
   std::map<ConnectionId, std::unique_ptr<Port>> ports_;
+  uint64_t channel_signals_ = 0;
 };
 
 }  // namespace hvsdk::vmm

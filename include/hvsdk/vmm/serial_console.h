@@ -1,85 +1,102 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a machine's serial port leads on the host: a file, or standard input and output with Ctrl-A as the escape.
+// Where a machine's serial port leads on the host: a file, a pipe, a terminal with Ctrl-A as the escape.
 //
-// Thread class: one thread, the loop's; Attach and Detach while the loop does not run.
+// No byte is lost in either direction while both sides live. A receiver that does not read makes the guest's port wait, and
+// nothing else; what the guest does not read stays where it comes from, but for a look-ahead of 64 KiB.
+//
+// Thread class: one thread, the loop's; Attach, Detach and Flush while the loop does not run.
 
 #ifndef HVSDK_VMM_SERIAL_CONSOLE_H_
 #define HVSDK_VMM_SERIAL_CONSOLE_H_
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/chipset/uart16550.h"
 #include "hvsdk/vmm/event_loop.h"
+#include "hvsdk/vmm/output_writer.h"
 
 namespace hvsdk::vmm {
 
 // What a machine connects its serial port to. It outlives the machine and then serves the next.
 class SerialEndpoint : public Task {
  public:
-  // `uart` has output from now on until Detach, which first writes what is left.
-  virtual void Attach(chipset::Uart16550& uart) = 0;
+  // `uart` has output from now on until Detach. ResourceExhausted: the host refuses what that needs.
+  virtual absl::Status Attach(chipset::Uart16550& uart) = 0;
+  // Hands on what is left in the port, and waits for a slow receiver no longer than half a second.
   virtual void Detach() = 0;
   // Has output that it cannot hand on yet.
   virtual bool waiting() const = 0;
 };
 
-// Writes to a descriptor and reads from another. A receiver that is slow is waited for without blocking; one that fails or is
-// gone gets nothing more.
+// Writes to a descriptor and reads from another, of any kind. A receiver that fails or is gone gets nothing more.
 class SerialConsole final : public SerialEndpoint {
  public:
   struct Options {
     int output_fd = -1;
     int input_fd = -1;  // -1: no input
-    // Ctrl-A x was typed. (Ctrl-A Ctrl-A and Ctrl-A a send Ctrl-A.)
+    // Not null: Ctrl-A is the input's escape. It is called for Ctrl-A x; Ctrl-A Ctrl-A and Ctrl-A a send Ctrl-A. Null: every byte
+    // is the guest's.
     absl::AnyInvocable<void()> on_quit = nullptr;
   };
   // The descriptors outlive the console; the loop, too.
   SerialConsole(EventLoop& loop, Options options);
   ~SerialConsole() override;
 
-  // Before the loop runs, for a file that is made late.
-  void SetOutput(int fd) { options_.output_fd = fd; }
-
-  void Attach(chipset::Uart16550& uart) override;
+  absl::Status Attach(chipset::Uart16550& uart) override;
   void Detach() override;
   bool waiting() const override { return waiting_; }
 
-  // Why output was lost: the error of the first write that failed. A reader that went away (EPIPE) wants no more, and is none.
-  absl::Status output_status() const { return output_status_; }
+  // Hands on what is left in the port of a machine that has ended, while the receiver takes something at least every two seconds.
+  // `go_on` is asked between. False: some is left.
+  bool Flush(absl::FunctionRef<bool()> go_on);
+
+  // Why output was lost: the error of the first write that failed, or DeadlineExceeded if a machine has ended before the receiver
+  // had taken everything. A reader that went away (EPIPE) wants no more, and is none.
+  absl::Status output_status() const;
 
  private:
   void Run() override;
-  void WriteOutput(bool wait);
-  void OnReadable();
-  void HandleInput(const uint8_t* data, size_t size);
-  void OfferInput();
+  bool CopyOutput();
+  void SetReading(bool reading);
+  void Read(uint32_t events);
+  void HandleInput(absl::Span<const uint8_t> data);
+  void CopyInput();
 
-  static constexpr size_t kMaxPendingInput = 4096;
+  static constexpr size_t kMaxPendingInput = 65536;
 
   EventLoop& loop_;
   Options options_;
   chipset::Uart16550* uart_ = nullptr;
-  std::string output_;    // taken from the port, not yet written
-  bool waiting_ = false;  // for the receiver
-  bool output_gone_ = false;
-  absl::Status output_status_;
-  bool reading_ = false;
-  bool escaped_ = false;         // Ctrl-A was the last byte
-  std::deque<uint8_t> pending_;  // typed, not yet taken by the port
+
+  std::unique_ptr<OutputWriter> writer_;  // since the first Attach
+  std::string output_;                    // taken from the port, refused by the writer
+  bool waiting_ = false;                  // for the writer
+  uint64_t lost_bytes_ = 0;               // left in ports that are gone
+
+  enum class Input : uint8_t { kNone, kWatched, kAlwaysReady };
+  Input input_ = Input::kNone;
+  bool input_is_terminal_ = false;
+  bool reading_ = false;  // the descriptor is watched
+  bool escaped_ = false;  // Ctrl-A was the last byte
+  std::string pending_;   // read, not yet taken by the port; what is before pending_at_ was
+  size_t pending_at_ = 0;
 };
 
-// Standard input as a raw terminal while it lives, if it is one. The settings come back at the end, also when the
-// program dies of a signal. One at a time.
+// Standard input as a raw terminal while it lives, if it is one, from which a read never waits. The settings come back at the
+// end, also when the program dies of a signal. One at a time.
 class RawTerminal {
  public:
   RawTerminal();
   ~RawTerminal();
+  // For a program that ends without destructors. Safe in a signal handler.
+  static void Restore();
   RawTerminal(const RawTerminal&) = delete;
   RawTerminal& operator=(const RawTerminal&) = delete;
 };

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "messages.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "hvsdk/vmm/output_writer.h"
+
+namespace mini_vmm {
+namespace {
+
+using hvsdk::vmm::OutputWriter;
+
+// Made by the first message. Null: there has been none, or the host refuses what it takes.
+std::unique_ptr<OutputWriter> writer;
+
+}  // namespace
+
+void Say(absl::string_view message) {
+  std::string line = "mini_vmm: ";
+  for (const char c : message) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) {
+      absl::StrAppendFormat(&line, "\\x%02x", c);
+    } else {
+      line += c;
+    }
+  }
+  SayText(absl::StrCat(line, "\n"));
+}
+
+void SayText(absl::string_view text) {
+  if (writer == nullptr) {
+    auto made = OutputWriter::Create(STDERR_FILENO, {.thread_name = "messages", .capacity = 65536});
+    if (!made.ok()) {
+      (void)!write(STDERR_FILENO, text.data(), text.size());
+      return;
+    }
+    writer = *std::move(made);
+  }
+  writer->Put(text);
+}
+
+void FinishMessages() {
+  if (writer != nullptr) writer->Flush(std::chrono::milliseconds(250));
+  writer.reset();
+}
+
+}  // namespace mini_vmm
