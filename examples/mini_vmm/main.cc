@@ -246,6 +246,9 @@ int RunMachine(const Flags& flags) {
         case Outcome::kStopped:
           return kPoweredOff;
         case Outcome::kCrashed:
+          if (result.after_crash == Outcome::kCrashed && options.on_crash == hvsdk::vmm::CrashAction::kReport) {
+            Say(absl::StrFormat("the crashed guest has been silent for %d seconds", options.crash_silence_ms / 1000));
+          }
           return kCrashed;
         case Outcome::kHostFailure:
           terminal.reset();

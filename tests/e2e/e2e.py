@@ -276,6 +276,53 @@ def panic(context):
     result = context.run('echo c >/proc/sysrq-trigger').expect_status(11)
     expect('the guest crashed on processor' in result.err, 'no crash report', result.err)
     expect('sysrq triggered crash' in result.err, 'no message of the guest', result.err)
+    # What Linux does after a panic by default is to spin for ever; it may also be told to restart, here after a second.
+    flags = [flag for flag in context.guest_flags('echo c >/proc/sysrq-trigger') if flag != '--no-reboot']
+    for timeout, extra, silent in (0, [], True), (0, ['--on-crash=end'], False), (1, [], False):
+        result = context.vmm(*[flag.replace('panic=-1', f'panic={timeout}') for flag in flags], *extra).expect_status(11)
+        print(f'  panic={timeout} {" ".join(extra)}: {result.seconds:.1f} s', flush=True)
+        expect(result.out.count('HVSDK-INIT') == 1, 'not one boot', result.out)
+        expect(result.err.count('the guest crashed on processor') == 1, 'not one crash report', result.err)
+        expect(('has been silent' in result.err) == silent, 'silent', result.err)
+
+
+def ramdisk(files):
+    """An archive in cpio's newc format, as Linux takes them one behind another: {name: contents}."""
+    archive = b''
+    for inode, (name, contents) in enumerate([*files.items(), ('TRAILER!!!', b'')], 1):
+        fields = [inode, 0o100755, 0, 0, 1, 0, len(contents), 0, 0, 0, 0, len(name) + 1, 0]
+        head = b'070701' + b''.join(b'%08X' % field for field in fields) + name.encode() + b'\0'
+        archive += head.ljust(-(-len(head) // 4) * 4, b'\0') + contents.ljust(-(-len(contents) // 4) * 4, b'\0')
+    return archive.ljust(-(-len(archive) // 512) * 512, b'\0')
+
+
+@case
+def kdump(context):
+    """A guest that panics starts its crash kernel, which writes the dump to a disk and powers off."""
+    loader = context.path('kexec_load')
+    subprocess.run([os.environ.get('CXX', 'c++'), '-static', '-O1', '-o', loader,
+                    os.path.join(os.path.dirname(os.path.abspath(__file__)), 'kexec_load.cc')], check=True)
+    def contents(path):
+        with open(path, 'rb') as file:
+            return file.read()
+    initrd, dump = context.path('initrd.img'), context.path('dump.img')
+    kernel, plain = contents(f'{context.guest}/vmlinuz'), contents(f'{context.guest}/initrd.img')
+    with open(initrd, 'wb') as file:
+        file.write(plain + ramdisk({'kexec_load': contents(loader), 'vmlinuz': kernel, 'initrd.img': plain}))
+    with open(dump, 'wb') as file:
+        file.truncate(400 << 20)
+    text = base64.b64encode(b'uname -r; cat /proc/vmcore | dd of=/dev/sda bs=1M conv=fsync 2>&1; echo "dumped"').decode()
+    command = f'''/kexec_load /vmlinuz /initrd.img \\
+        'console=ttyS0 loglevel=5 mitigations=off nr_cpus=1 reset_devices hvsdk.disks=1 hvsdk.exec_b64={text}' &&
+        cat /sys/kernel/kexec_crash_loaded && echo a mark in memory | tr a-z A-Z && echo c >/proc/sysrq-trigger'''
+    flags = [flag.replace('panic=-1', 'crashkernel=128M') for flag in context.guest_flags(command, disks=1)]
+    flags = [flag for flag in flags if flag != '--no-reboot' and not flag.startswith('--initrd')]
+    result = context.vmm(*flags, f'--initrd={initrd}', f'--disk={dump}', '--memory=300M').expect_status(11)
+    expect(result.err.count('the guest crashed on processor') == 1, 'not one crash report', result.err)
+    expect('dumped' in result.out and 'HVSDK-EXIT:0' in result.out, 'no dump', result.out)
+    core = contents(dump)
+    expect(core[:6] == b'\x7fELF\x02\x01' and struct.unpack_from('<H', core, 16)[0] == 4, 'not an ELF core', core[:64])
+    expect(b'sysrq triggered crash' in core and b'A MARK IN MEMORY' in core, 'the dump has not what the guest had in memory')
 
 
 @case
