@@ -55,18 +55,20 @@ entry64:
   movl %ebx, %edi
   call KernelMain
 
-  // The doorbell's interrupt.
+  // The doorbell's interrupt. Its line is high until the value is taken.
   .globl DoorbellEntry
 DoorbellEntry:
   push %rax
-  incl doorbell_interrupts
+  movl $0xF0000000, %eax
+  movb (%rax), %al
+  movb %al, doorbell_value
   movl $0xFEE000B0, %eax  // end of interrupt
   movl $0, (%rax)
   pop %rax
   iretq
 
   .data
-  .globl doorbell_interrupts
-doorbell_interrupts: .long 0
+  .globl doorbell_value
+doorbell_value: .byte 0
 
   .section .note.GNU-stack, "", @progbits

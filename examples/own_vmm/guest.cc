@@ -14,7 +14,7 @@
 using namespace hvsdk;
 
 extern "C" {
-extern volatile uint32_t doorbell_interrupts;
+extern volatile uint8_t doorbell_value;
 void DoorbellEntry();
 }
 
@@ -87,10 +87,9 @@ void RingDoorbell() {
   io_apic(0x11 + 2 * own::kDoorbellIrq, 0);
   io_apic(0x10 + 2 * own::kDoorbellIrq, 1 << 15 | 0x30);
   At<uint8_t>(own::kDoorbellGpa) = 77;
-  // The line stays high until the value is taken; one more interrupt may come meanwhile.
-  while (doorbell_interrupts == 0) asm volatile("sti; nop; cli" ::: "memory");
+  while (doorbell_value == 0) asm volatile("sti; nop; cli" ::: "memory");
   Print("doorbell: ");
-  Print(At<uint8_t>(own::kDoorbellGpa));
+  Print(doorbell_value);
   Print("\n");
 }
 
