@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/vmbus/channel.h"
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -36,10 +37,17 @@ Channel::Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler&
       id_(id),
       offer_(offer),
       handler_(handler),
-      executor_(executor) {}
+      executor_(executor) {
+  if (server.resources_.timers == nullptr) return;
+  room_timer_ = server.resources_.timers->CreateTimer([this] {
+    room_timer_armed_.store(false, std::memory_order_relaxed);  // scheduling orders it
+    Wake();
+  });
+}
 
 Channel::~Channel() {
   HVSDK_CHECK(leases_ == 0);
+  room_timer_.reset();
   server_.Remove(*this);
   if (is_open()) DropRings();
   executor_.Drain(*this);
@@ -59,6 +67,32 @@ void Channel::SignalGuest() {
   // A failure is the guest's doing: it took its event page away.
   (void)hypervisor_.SignalEvent(VpIndex{open_.target_vp}, Sint{wire::kMessageSint},
                                 static_cast<uint16_t>(open_.channel_id));
+}
+
+bool Channel::AskForRoom(uint32_t packet_size) {
+  Publish();
+  const RingStatus status = outgoing_.WaitForRoom(packet_size);
+  if (status == RingStatus::kOk) return true;
+  if (incoming_.PeerSignalsRoom() || status != RingStatus::kFull) {
+    SignalGuest(incoming_.Commit());
+  } else {
+    // Its next packet is a reason to look, too, so that has to come with a signal.
+    SignalGuest(incoming_.Arm().signal);
+    LookForRoomLater();
+  }
+  return false;
+}
+
+void Channel::LookForRoomLater() {
+  constexpr uint64_t kFirstInterval100ns = 1'000;
+  constexpr uint64_t kLastInterval100ns = 1'000'000;
+  if (room_timer_ == nullptr || room_timer_armed_.exchange(true, std::memory_order_relaxed)) return;
+  const bool is_stuck = room_published_ == outgoing_.published_index() && room_free_ == outgoing_.free_bytes();
+  room_interval_100ns_ =
+      is_stuck ? std::clamp(room_interval_100ns_ * 2, kFirstInterval100ns, kLastInterval100ns) : kFirstInterval100ns;
+  room_published_ = outgoing_.published_index();
+  room_free_ = outgoing_.free_bytes();
+  room_timer_->Arm(server_.resources_.clock->Now100ns() + room_interval_100ns_);
 }
 
 GpadlLease Channel::AcquireGpadl(uint32_t gpadl_id) {
@@ -134,6 +168,9 @@ bool Channel::Open(const Notice& notice) {
 
 void Channel::DropRings() {
   hypervisor_.UnregisterPort(ConnectionId{open_.connection_id});
+  if (room_timer_ != nullptr) room_timer_->Cancel();
+  room_timer_armed_.store(false, std::memory_order_relaxed);
+  room_interval_100ns_ = 0;
   interrupt_bits_ = nullptr;
   incoming_ = IncomingRing();
   outgoing_ = OutgoingRing();

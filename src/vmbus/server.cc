@@ -12,6 +12,13 @@ namespace hvsdk::vmbus {
 namespace wire = hvdef::vmbus;
 using hvdef::HvStatus;
 
+namespace {
+
+// What one call of a guest carries out, its own and others' doings.
+constexpr int kStepsPerCall = 32;
+
+}  // namespace
+
 // Keeps what the core decides for the observer, who is called without the lock. A guest that sends faster than the observer looks
 // must not make us remember without bound.
 class Server::Recorder : public ServerCoreListener {
@@ -36,19 +43,25 @@ class Server::Recorder : public ServerCoreListener {
   Server& server_;
 };
 
-Server::Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options)
+Server::Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options,
+               const ServerResources& resources)
     : memory_(memory),
       hypervisor_(hypervisor),
+      resources_(resources),
       has_connection_4_(wire::HasMessageConnectionId(options.newest_version)),
-      core_(memory, options) {}
+      core_(memory, options) {
+  HVSDK_CHECK((resources.timers == nullptr) == (resources.clock == nullptr));
+}
 
 Server::~Server() {
   HVSDK_CHECK(channels_.empty());
-  if (!started_) return;
-  hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId});
-  hypervisor_.UnregisterPort(ConnectionId{wire::kEventConnectionId});
-  if (has_connection_4_) hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId4});
-  hypervisor_.SetMessageSlotObserver(nullptr);
+  if (started_) {
+    hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId});
+    hypervisor_.UnregisterPort(ConnectionId{wire::kEventConnectionId});
+    if (has_connection_4_) hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId4});
+    hypervisor_.SetMessageSlotObserver(nullptr);
+  }
+  if (resources_.executor != nullptr) resources_.executor->Drain(rest_);
 }
 
 absl::Status Server::Start() {
@@ -126,9 +139,13 @@ void Server::Act() {
   std::unique_lock<std::mutex> lock(mutex_);
   if (acting_) return;
   acting_ = true;
-  while (ActOnce(lock)) {
+  bool may_have_more = true;
+  for (int steps = 0; may_have_more && (steps < kStepsPerCall || resources_.executor == nullptr); ++steps) {
+    may_have_more = ActOnce(lock);
   }
   acting_ = false;
+  lock.unlock();
+  if (may_have_more) resources_.executor->Schedule(rest_);
 }
 
 bool Server::ActOnce(std::unique_lock<std::mutex>& lock) {

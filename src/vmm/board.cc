@@ -66,7 +66,9 @@ absl::Status Board::BuildPartition() {
                                                                                  .events = *options_.events,
                                                                                  .vp_runtime = runner_.get()}));
   hypervisor_ = std::make_unique<PartitionHypervisor>(*partition_, loop_);
-  vmbus_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{.vp_count = options_.cpus});
+  vmbus_ = std::make_unique<vmbus::Server>(
+      memory_, *hypervisor_, vmbus::ServerOptions{.vp_count = options_.cpus},
+      vmbus::ServerResources{.executor = &loop_, .timers = &timers(), .clock = clock_.get()});
   return vmbus_->Start();
 }
 

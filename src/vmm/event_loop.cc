@@ -8,11 +8,21 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "base/check.h"
 
 namespace hvsdk::vmm {
+namespace {
+
+// A signal or a timer waits for so many turns of tasks, however many there are.
+constexpr size_t kTasksPerLook = 16;
+// What the turns after Stop may take together.
+constexpr std::chrono::milliseconds kLastTurns(100);
+constexpr std::chrono::steady_clock::time_point kNoDeadline = std::chrono::steady_clock::time_point::max();
+
+}  // namespace
 
 struct EventLoop::Watched {
   int fd;  // -1 once it is removed
@@ -96,10 +106,11 @@ void EventLoop::Drain(Task& task) {
   task_done_.wait(lock, [&] { return running_ != &task; });
 }
 
-void EventLoop::RunTasks() {
+void EventLoop::RunTasks(size_t count, std::chrono::steady_clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   // Only what is queued by now: tasks that schedule each other must not keep the descriptors waiting.
-  for (size_t left = queue_.size(); left != 0 && !queue_.empty(); --left) {
+  for (size_t left = std::min(count, queue_.size()); left != 0 && !queue_.empty(); --left) {
+    if (deadline != kNoDeadline && std::chrono::steady_clock::now() >= deadline) return;
     running_ = queue_.front();
     queue_.pop_front();
     Task* const task = running_;
@@ -138,17 +149,17 @@ void EventLoop::Run() {
     thread_ = std::this_thread::get_id();
   }
   for (;;) {
-    RunTasks();
+    RunTasks(kTasksPerLook, kNoDeadline);
     {
       std::lock_guard lock(mutex_);
-      if (stop_ && queue_.empty()) {
-        stop_ = false;
-        thread_ = {};
-        return;
-      }
+      if (stop_) break;
     }
     PollDescriptors(/*wait=*/true);
   }
+  RunTasks(SIZE_MAX, std::chrono::steady_clock::now() + kLastTurns);
+  std::lock_guard lock(mutex_);
+  stop_ = false;
+  thread_ = {};
 }
 
 void EventLoop::RunOnce(bool wait) {
@@ -156,7 +167,7 @@ void EventLoop::RunOnce(bool wait) {
     std::lock_guard lock(mutex_);
     thread_ = std::this_thread::get_id();
   }
-  RunTasks();
+  RunTasks(kTasksPerLook, kNoDeadline);
   PollDescriptors(wait);
   std::lock_guard lock(mutex_);
   thread_ = {};

@@ -53,6 +53,7 @@ class InstructionWallClock final : public chipset::WallClock {
 class InTurnRunner final : public Runner {
  public:
   InTurnRunner(EventLoop& loop, backend::InstructionTime& time) : loop_(loop), time_(time), wall_clock_(time) {}
+  ~InTurnRunner() override { loop_.Drain(look_up_); }
 
   TimerQueue& timers() override { return time_.timers(); }
   const chipset::WallClock& wall_clock() const override { return wall_clock_; }
@@ -74,6 +75,10 @@ class InTurnRunner final : public Runner {
   std::vector<Processor> processors_;
   absl::optional<DeterministicMachine> machine_;
   std::atomic<bool> stopping_{false};
+  // A loop that waits for the receiver of the guest's output looks up.
+  struct LookUp final : Task {
+    void Run() override {}
+  } look_up_;
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
@@ -110,6 +115,7 @@ void InTurnRunner::Run(ExitRouter& router, Events& events) {
 void InTurnRunner::Stop() {
   stopping_.store(true, std::memory_order_release);
   for (const Processor& processor : processors_) processor.backend->Kick();
+  loop_.Schedule(look_up_);
 }
 
 void InTurnRunner::Quiesce() {

@@ -289,15 +289,11 @@ bool StorageChannel::Stage(uint64_t transaction_id, const storvsc::Packet& packe
                                                    : vmbus::PacketHeader::InBand(transaction_id, false);
   vmbus::Channel::OutgoingRing& ring = channel_->outgoing();
   RingStatus status = ring.StageInBand(header, &packet, static_cast<uint32_t>(size_bytes));
-  if (status == RingStatus::kFull) {
-    channel_->Publish();
-    status = ring.WaitForRoom(vmbus::PacketSize(static_cast<uint32_t>(size_bytes)));
-    if (status == RingStatus::kOk) status = ring.StageInBand(header, &packet, static_cast<uint32_t>(size_bytes));
-    // A peer that does not tell us when there is room is asked again and again.
-    if (status == RingStatus::kFull && !channel_->incoming().PeerSignalsRoom()) executor_.Schedule(*this);
+  if (status == RingStatus::kFull && channel_->WaitForRoom(vmbus::PacketSize(static_cast<uint32_t>(size_bytes)))) {
+    status = ring.StageInBand(header, &packet, static_cast<uint32_t>(size_bytes));
   }
   // A ring that is corrupt swallows what it is given, until the guest closes the channel.
-  return status != RingStatus::kFull;
+  return status != RingStatus::kFull || ring.fault() != vmbus::RingFault::kNone;
 }
 
 uint32_t StorageChannel::ReadPackets(uint32_t limit) {

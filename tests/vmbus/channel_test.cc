@@ -143,5 +143,82 @@ TEST_F(CarefulProviderTest, APacketThatIsTooLongEndsTheReading) {
   EXPECT_EQ(client_->channel.state(), Channel::State::kOpen);
 }
 
+// A guest of before the feature says nothing when it has made room. The provider looks by itself, more and more seldom.
+class SilentChildTest : public CarefulProviderTest {
+ protected:
+  SilentChildTest() {
+    client_->rings.outgoing.memory().control()->feature_bits = 0;
+    while (Send(sent_ + 1, 1000)) ++sent_;
+    for (bool more = true; more;) {
+      more = false;
+      Publish();
+      Settle();
+      while (Send(sent_ + 1, 1000)) ++sent_, more = true;
+    }
+    EXPECT_GE(echo_.waits, 1) << "both rings are full";
+  }
+  // Makes room, and keeps it to itself.
+  void TakeInSilence(int count) {
+    alignas(8) uint8_t buffer[2 * kLongest];
+    vmbus::Packet packet;
+    while (count-- > 0 && client_->rings.incoming.Read(buffer, sizeof(buffer), packet) == vmbus::RingStatus::kOk) {
+      EXPECT_EQ(packet.transaction_id, ++taken_);
+    }
+    (void)client_->rings.incoming.Commit();
+  }
+
+  uint64_t sent_ = 0;
+};
+
+TEST_F(SilentChildTest, GetsAllAnswersByAndBy) {
+  for (int looks = 0; taken_ != sent_ && looks < 1000; ++looks) {
+    TakeInSilence(3);
+    timers_.AdvanceBy(1'000'000);
+    Settle();
+  }
+  EXPECT_EQ(taken_, sent_);
+}
+
+TEST_F(SilentChildTest, IsNotPolledWhileItTakesNothing) {
+  const int before = echo_.turns;
+  for (int i = 0; i < 10'000; ++i) {  // ten seconds, a millisecond at a time
+    timers_.AdvanceBy(10'000);
+    Settle();
+  }
+  EXPECT_GE(echo_.turns - before, 90);
+  EXPECT_LE(echo_.turns - before, 120);
+  // Room is found within the longest interval, and then soon again.
+  TakeInSilence(1000);
+  const int answers = echo_.answers;
+  timers_.AdvanceBy(1'000'000);
+  Settle();
+  EXPECT_GT(echo_.answers, answers);
+  EXPECT_LE(timers_.next_deadline_100ns(), clock_.Now100ns() + 1'000'000);
+}
+
+TEST_F(SilentChildTest, ItsNextPacketIsAReasonToLook) {
+  for (int looks = 0; taken_ != sent_ && looks < 1000; ++looks) {
+    TakeInSilence(1000);
+    timers_.AdvanceBy(1'000'000);
+    Settle();
+  }
+  ASSERT_EQ(taken_, sent_);
+  ASSERT_TRUE(Send(++sent_, 8));
+  Publish();
+  Settle();
+  TakeInSilence(1);
+  EXPECT_EQ(taken_, sent_);
+}
+
+TEST_F(SilentChildTest, AClosedChannelIsNotLookedAt) {
+  child_->client().Close(client_->channel);
+  Settle();
+  EXPECT_EQ(timers_.armed(), 0u);
+  const int before = echo_.turns;
+  timers_.AdvanceBy(10'000'000);
+  Settle();
+  EXPECT_EQ(echo_.turns, before);
+}
+
 }  // namespace
 }  // namespace hvsdk::vsc

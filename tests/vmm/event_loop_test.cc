@@ -209,5 +209,98 @@ TEST_F(EventLoopTest, AGreedyTimerDoesNotStarveTheLoop) {
   greedy.reset();
 }
 
+// --- Stop, whatever there is to do. ---
+
+class StopTest : public EventLoopTest {
+ protected:
+  // Lets the loop get into its stride, and expects it to end within a second. A busy host is given time before that.
+  void ExpectStop() {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const auto start = std::chrono::steady_clock::now();
+    Finish();
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  }
+};
+
+TEST_F(StopTest, ATaskThatNeverEnds) {
+  CallTask* again = nullptr;
+  CallTask task([&] { loop_->Schedule(*again); });
+  again = &task;
+  loop_->Schedule(task);
+  Start();
+  ExpectStop();
+  loop_->Drain(task);
+}
+
+TEST_F(StopTest, ManyTasksWithLongTurnsThatNeverEnd) {
+  std::vector<std::unique_ptr<CallTask>> tasks;
+  for (size_t i = 0; i < 300; ++i) {
+    tasks.push_back(std::make_unique<CallTask>([&, i] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      loop_->Schedule(*tasks[i]);
+    }));
+  }
+  for (auto& task : tasks) loop_->Schedule(*task);
+  Start();
+  ExpectStop();
+  for (auto& task : tasks) loop_->Drain(*task);
+}
+
+// A signal, say, is seen as soon.
+TEST_F(StopTest, ADescriptorIsSeenAmongManyLongTurns) {
+  std::vector<std::unique_ptr<CallTask>> tasks;
+  for (size_t i = 0; i < 300; ++i) {
+    tasks.push_back(std::make_unique<CallTask>([&, i] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      loop_->Schedule(*tasks[i]);
+    }));
+  }
+  const int fd = eventfd(0, EFD_NONBLOCK);
+  ASSERT_TRUE(loop_->Watch(fd, EPOLLIN, [&](uint32_t) { loop_->Stop(); }).ok());
+  for (auto& task : tasks) loop_->Schedule(*task);
+  Start();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const auto start = std::chrono::steady_clock::now();
+  const uint64_t one = 1;
+  ASSERT_EQ(write(fd, &one, sizeof(one)), 8);
+  thread_.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  for (auto& task : tasks) loop_->Drain(*task);
+  loop_->Unwatch(fd);
+  close(fd);
+}
+
+TEST_F(StopTest, ATimerForThePast) {
+  std::unique_ptr<Timer> greedy;
+  greedy = timers_->CreateTimer([&] { greedy->Arm(0); });
+  greedy->Arm(0);
+  Start();
+  ExpectStop();
+}
+
+TEST_F(StopTest, ADescriptorThatIsAlwaysReady) {
+  const int fd = eventfd(1, EFD_NONBLOCK);
+  std::atomic<int> calls{0};
+  ASSERT_TRUE(loop_->Watch(fd, EPOLLIN, [&](uint32_t) { ++calls; }).ok());
+  Start();
+  ExpectStop();
+  EXPECT_GT(calls, 0);
+  loop_->Unwatch(fd);
+  close(fd);
+}
+
+// What was scheduled before has its turn, and the loop can be run again.
+TEST_F(StopTest, WhatWasScheduledBeforeIsDone) {
+  for (int round = 0; round < 3; ++round) {
+    int ran = 0;
+    std::vector<std::unique_ptr<CallTask>> tasks;
+    for (int i = 0; i < 100; ++i) tasks.push_back(std::make_unique<CallTask>([&] { ++ran; }));
+    for (auto& task : tasks) loop_->Schedule(*task);
+    loop_->Stop();
+    loop_->Run();
+    EXPECT_EQ(ran, 100);
+  }
+}
+
 }  // namespace
 }  // namespace hvsdk::vmm

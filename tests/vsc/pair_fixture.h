@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "hvsdk/base/fake_clock.h"
 #include "hvsdk/base/queue_executor.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/channel.h"
@@ -85,7 +86,9 @@ class PairTest : public testing::Test {
 
   explicit PairTest(size_t queue_limit = 4) : bytes_(kMemoryBytes), hypervisor_(4, queue_limit) {
     EXPECT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_)).ok());
-    server_ = std::make_unique<vmbus::Server>(memory_, hypervisor_, vmbus::ServerOptions{.vp_count = 4});
+    server_ = std::make_unique<vmbus::Server>(
+        memory_, hypervisor_, vmbus::ServerOptions{.vp_count = 4},
+        vmbus::ServerResources{.executor = &executor_, .timers = &timers_, .clock = &clock_});
     EXPECT_TRUE(server_->Start().ok());
   }
 
@@ -162,6 +165,8 @@ class PairTest : public testing::Test {
   std::vector<uint8_t> bytes_;
   vmbus::LoopbackHypervisor hypervisor_;
   QueueExecutor executor_;
+  FakeClock clock_;
+  FakeTimerQueue timers_{clock_};
   std::unique_ptr<vmbus::Server> server_;
   std::unique_ptr<LoopbackChild> child_;
   uint64_t transaction_ = 100;

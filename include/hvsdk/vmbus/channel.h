@@ -52,6 +52,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "hvsdk/base/clock.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/gpadl.h"
@@ -147,12 +148,13 @@ class Channel : private PortHandler, private Task {
   // Whether the outgoing ring has room for a packet that takes `packet_size` bytes (see PacketSize). False: the guest is asked
   // to signal when it has made room, so OnSignal comes then; what is staged is published, and what was read given back. A ring
   // that can never have such room (at most its size less 8 bytes) is one to refuse in OnOpen.
+  //
+  // A guest that does not announce that it will signal (kRingFeaturePendingSendSize: Linux sets it in both rings, the first
+  // guests did not know it) is looked at again by a timer of the server's (ServerResources), at intervals that grow from 100 us to
+  // 100 ms while it takes nothing; a server without timers looks at its next signal.
   bool WaitForRoom(uint32_t packet_size) {
     if (outgoing_.free_bytes() >= packet_size) return true;
-    Publish();
-    if (outgoing_.WaitForRoom(packet_size) == RingStatus::kOk) return true;
-    SignalGuest(incoming_.Commit());
-    return false;
+    return AskForRoom(packet_size);
   }
   // Arms the incoming ring, and signals if need be. True: nothing is left to read, and OnSignal will come.
   bool Arm() {
@@ -189,6 +191,8 @@ class Channel : private PortHandler, private Task {
   // Task.
   void Run() override;
 
+  bool AskForRoom(uint32_t packet_size);
+  void LookForRoomLater();
   void HandleNotice(const Notice& notice);
   bool Open(const Notice& notice);
   void DropRings();
@@ -213,6 +217,14 @@ class Channel : private PortHandler, private Task {
   uint8_t* interrupt_bits_ = nullptr;  // before version 2.4: the root-to-child half of the interrupt page
   bool closing_ = false;
   uint32_t leases_ = 0;
+
+  // For guests that do not signal room; null in a server without timers.
+  std::unique_ptr<Timer> room_timer_;
+  std::atomic<bool> room_timer_armed_{false};  // cleared by the callback, on whichever thread that runs
+  uint64_t room_interval_100ns_ = 0;
+  // The outgoing ring at the last look in vain.
+  uint32_t room_published_ = 0;
+  uint32_t room_free_ = 0;
 };
 
 }  // namespace hvsdk::vmbus

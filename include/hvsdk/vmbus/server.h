@@ -33,6 +33,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "hvsdk/base/clock.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/channel.h"
@@ -42,9 +43,20 @@
 
 namespace hvsdk::vmbus {
 
+// What a server may use of the program around it. Each may be missing; all outlive the server.
+struct ServerResources {
+  // Goes on with what a guest's calls have left over: a call then does a bounded part, however many others come meanwhile. Without
+  // it the call that found something to do does all there is.
+  Executor* executor = nullptr;
+  // Both or neither. See Channel::WaitForRoom.
+  TimerQueue* timers = nullptr;
+  const Clock* clock = nullptr;
+};
+
 class Server : private MessageSlotObserver {
  public:
-  Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options);
+  Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options,
+         const ServerResources& resources = {});
   // All channels are gone, and the guest does not run.
   ~Server() override;
   Server(const Server&) = delete;
@@ -109,11 +121,21 @@ class Server : private MessageSlotObserver {
     std::vector<uint8_t> message;
   };
   class Recorder;
+  // What is left over of Act.
+  class Rest final : public Task {
+   public:
+    explicit Rest(Server& server) : server_(server) {}
+    void Run() override { server_.Act(); }
+
+   private:
+    Server& server_;
+  };
 
   void OnMessageSlotFree(VpIndex vp, Sint sint) override;
 
-  // Carries out what the core decided, until nothing is left. One thread does so at a time, because messages have to
-  // keep their order; another one that comes meanwhile leaves its part to it.
+  // Carries out what the core decided. One thread does so at a time, because messages have to keep their order; another one
+  // that comes meanwhile leaves its part to it. So that no call goes on for as long as others come, it ends after some steps and leaves
+  // the rest to the executor, where one turn after another does the same.
   void Act();
   bool ActOnce(std::unique_lock<std::mutex>& lock);
   bool ActOnNotice(std::unique_lock<std::mutex>& lock);
@@ -134,7 +156,9 @@ class Server : private MessageSlotObserver {
 
   GuestMemory& memory_;
   Hypervisor& hypervisor_;
+  const ServerResources resources_;
   const bool has_connection_4_;
+  Rest rest_{*this};
   MessagePort message_port_{*this};
   EventPort event_port_{*this};
   bool started_ = false;

@@ -8,11 +8,16 @@
 //   ASSIGN_OR_RETURN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
 //   RETURN_IF_ERROR(loop->Watch(fd, EPOLLIN, [&](uint32_t events) { ... }));
 //   loop->Run();  // until somebody calls loop->Stop()
+//
+// Stop ends Run soon, whatever tasks, timers and descriptors still want: each turn of a task has to be short (tens of
+// milliseconds), but they may go on for ever.
 
 #ifndef HVSDK_VMM_EVENT_LOOP_H_
 #define HVSDK_VMM_EVENT_LOOP_H_
 
+#include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -39,7 +44,8 @@ class EventLoop final : public Executor {
   // The callback is not called any more. Allowed from within it.
   void Unwatch(int fd);
 
-  // Works until Stop; what was scheduled before Stop is done first.
+  // Works until Stop. What was scheduled before Stop has its turn first, once each, and for no longer than 100 ms together; whatever
+  // is scheduled then stays so, for the next Run or for Drain.
   void Run();
   void Stop();
 
@@ -56,7 +62,8 @@ class EventLoop final : public Executor {
  private:
   struct Watched;
   EventLoop(int epoll_fd, int wake_fd);
-  void RunTasks();
+  // The first `count` of the queue, or as many as there are.
+  void RunTasks(size_t count, std::chrono::steady_clock::time_point deadline);
   void PollDescriptors(bool wait);
 
   const int epoll_fd_;

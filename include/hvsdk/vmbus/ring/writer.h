@@ -198,6 +198,8 @@ class RingWriter {
   // Bytes known to be free; the peer may have freed more since.
   uint32_t free_bytes() const { return free_; }
   bool has_staged() const { return write_ != published_; }
+  // Behind the last packet published: moves with each publication.
+  uint32_t published_index() const { return published_; }
   RingFault fault() const { return fault_; }
   const Memory& memory() const { return memory_; }
 
