@@ -116,6 +116,11 @@ ScsiStep ScsiDisk::Continue(ScsiCommand& command, BlockStatus status) {
   return step;
 }
 
+void ScsiDisk::Abort(ScsiCommand& command, SrbStatus srb, SenseKey key, Asc asc) {
+  command.Fail(srb, key, asc);
+  Finish(command);
+}
+
 // What every command ends with. An initiator that declined autosense asks for the sense data later.
 void ScsiDisk::Finish(ScsiCommand& command) {
   command.work.reset();
@@ -240,6 +245,14 @@ bool ScsiDisk::CheckRange(ScsiCommand& command, BlockRange range) const {
   return false;
 }
 
+// SBC-3 6.5.3, MAXIMUM TRANSFER LENGTH, which VERIFY obeys too though it may transfer nothing: one command of a guest's could keep the disk
+// busy for hours.
+bool ScsiDisk::CheckLength(ScsiCommand& command, BlockRange range) const {
+  if (range.blocks <= max_transfer_bytes_ >> block_shift_) return true;
+  command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  return false;
+}
+
 bool ScsiDisk::CheckWritable(ScsiCommand& command) const {
   if (!info_.read_only) return true;
   command.Fail(SrbStatus::kError, SenseKey::kDataProtect, Asc::kWriteProtected);
@@ -266,7 +279,9 @@ ScsiStep ScsiDisk::ReadOrWrite(ScsiCommand& command, BlockOp op, BlockRange rang
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     return ScsiStep::kDone;
   }
-  if (!CheckRange(command, range) || (is_write && !CheckWritable(command))) return ScsiStep::kDone;
+  if (!CheckRange(command, range) || !CheckLength(command, range) || (is_write && !CheckWritable(command))) {
+    return ScsiStep::kDone;
+  }
   const uint64_t size_bytes = range.blocks << block_shift_;
   const uint8_t direction = is_write ? hvdef::storvsc::kDataOut : hvdef::storvsc::kDataIn;
   if (!CheckData(command, direction, size_bytes)) return ScsiStep::kDone;
@@ -303,7 +318,7 @@ ScsiStep ScsiDisk::Verify(ScsiCommand& command, BlockRange range, bool compare) 
     command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
     return ScsiStep::kDone;
   }
-  if (!CheckRange(command, range)) return ScsiStep::kDone;
+  if (!CheckRange(command, range) || !CheckLength(command, range)) return ScsiStep::kDone;
   if (compare && !CheckData(command, hvdef::storvsc::kDataOut, range.blocks << block_shift_)) return ScsiStep::kDone;
   if (range.blocks == 0) {
     command.Succeed();
@@ -443,18 +458,25 @@ ScsiStep ScsiDisk::NextStep(ScsiCommand& command) {
       if (work.blocks == 0) break;
       return Transfer(command, BlockOp::kRead, {work.lba, std::exchange(work.blocks, 0)});
 
-    case ScsiWork::Kind::kUnmap:
+    case ScsiWork::Kind::kUnmap: {
       if (work.ranges.empty()) {
         if (std::exchange(work.flush_last, false)) return Flush(command);
         break;
       }
+      // A host that cannot punch holes writes zeroes instead, which takes its time and cannot be broken off. Cut where no granule is.
+      auto& [lba, blocks] = work.ranges.back();
+      const uint64_t step = kMaxDiscardStepBytes >> block_shift_;
+      const uint64_t count = std::min(blocks, step - lba % step);
       command.op = BlockOp::kDiscard;
       command.fua = false;
-      command.offset_bytes = work.ranges.back().first << block_shift_;
-      command.size_bytes = work.ranges.back().second << block_shift_;
+      command.offset_bytes = lba << block_shift_;
+      command.size_bytes = count << block_shift_;
       command.buffers = {};
-      work.ranges.pop_back();
+      lba += count;
+      blocks -= count;
+      if (blocks == 0) work.ranges.pop_back();
       return ScsiStep::kSubmit;
+    }
 
     case ScsiWork::Kind::kWriteSame: {
       if (work.blocks == 0) break;

@@ -14,6 +14,7 @@
 namespace hvsdk::vsp {
 
 inline constexpr uint64_t kMaxWriteSameBytes = 64 << 20;
+inline constexpr uint64_t kMaxDiscardStepBytes = 64 << 20;  // what the device is asked for at a time
 inline constexpr size_t kMaxUnmapDescriptors = 256;
 inline constexpr uint64_t kMaxUnmapBlocks = 1 << 23;  // 4 GiB of 512-byte blocks in one command
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/vsp/storage.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
@@ -44,11 +45,14 @@ class StorageController::Core : private StorageChannelHost, private Task {
       : options_(options), executor_(executor), protocol_(options_), primary_(NewChannel(/*is_primary=*/true)) {}
 
   ~Core() override {
-    primary_->Stop();
-    for (Subchannel& sub : subchannels_) sub.handler->Stop();
-    // The handlers before the rings: they wait until the disks have let go of the guest's pages.
-    for (Subchannel& sub : subchannels_) sub.handler->WaitUntilDisksLetGo();
-    primary_->WaitUntilDisksLetGo();
+    StopChannels();
+    // Before the guest is told that it has its pages back, the disks have let go of them; or nobody will use them any more, and they are
+    // the requests' to keep.
+    std::shared_ptr<const void> memory;
+    if (is_stopped_ && primary_channel_ != nullptr) memory = primary_channel_->memory().owner();
+    std::vector<std::shared_ptr<AttachedDisk>> busy = BusyDisks();
+    for (Subchannel& sub : subchannels_) sub.handler->Disown(memory, busy);
+    primary_->Disown(memory, busy);
     subchannels_.clear();
     primary_channel_.reset();
     primary_.reset();
@@ -75,7 +79,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
     ScsiDiskOptions options;
     options.id = DiskId(options_.instance_id, lun);
     options.max_transfer_bytes = options_.max_transfer_bytes;
-    auto disk = std::make_shared<AttachedDisk>(std::move(device), options);
+    auto disk = std::make_shared<AttachedDisk>(lun, std::move(device), options);
     {
       std::lock_guard lock(mutex_);
       if (wanted_[lun] != nullptr) return absl::AlreadyExistsError(absl::StrCat("SCSI LUN ", lun, " is taken"));
@@ -98,6 +102,23 @@ class StorageController::Core : private StorageChannelHost, private Task {
     return absl::OkStatus();
   }
 
+  void Stop(absl::AnyInvocable<void()> on_idle) {
+    is_stopped_ = true;
+    on_idle_ = std::move(on_idle);
+    StopChannels();
+    executor_.Schedule(*this);
+  }
+
+  // Those that still have commands.
+  std::vector<std::shared_ptr<AttachedDisk>> BusyDisks() const {
+    std::vector<std::shared_ptr<AttachedDisk>> busy;
+    for (const auto& disk : disks_) {
+      if (disk != nullptr && !disk->epochs.is_idle()) busy.push_back(disk);
+    }
+    busy.insert(busy.end(), retired_.begin(), retired_.end());
+    return busy;
+  }
+
  private:
   struct Subchannel {
     std::unique_ptr<StorageChannel> handler;
@@ -115,29 +136,66 @@ class StorageController::Core : private StorageChannelHost, private Task {
   size_t bus_notice_bytes() const override { return protocol_.has_bus_notices() ? protocol_.packet_bytes() : 0; }
   void OnIdle() override { executor_.Schedule(*this); }
 
-  void OnPrimaryOpen() override {
+  bool OnPrimaryOpen() override {
+    if (is_stopped_) return false;
     protocol_.Reset();
     UpdateDisks();
+    return true;
   }
 
-  void HandleControl(storvsc::Packet& packet, size_t size_bytes, bool is_primary) override {
-    const bool was_ready = protocol_.is_ready();
+  bool HandleControl(CommandSlot& slot, bool is_primary) override {
+    storvsc::Packet& packet = slot.reply;
+    const storvsc::Operation operation = packet.header.operation;
+    const bool is_reset = operation == storvsc::Operation::kResetLun ||
+                          operation == storvsc::Operation::kResetAdapter || operation == storvsc::Operation::kResetBus;
     uint16_t wanted = 0;
     if (is_primary) {
-      protocol_.Handle(packet, size_bytes, wanted);
+      protocol_.Handle(packet, slot.reply_bytes, wanted);
     } else {
       // A subchannel carries commands, and resets.
-      const storvsc::Operation operation = packet.header.operation;
-      const bool is_reset = operation == storvsc::Operation::kResetLun ||
-                            operation == storvsc::Operation::kResetAdapter ||
-                            operation == storvsc::Operation::kResetBus;
-      packet.header = {storvsc::Operation::kCompleteIo, 0,
-                       is_reset && was_ready ? storvsc::Status::kSuccess : storvsc::Status::kInvalidDeviceState};
+      packet.header = {
+          storvsc::Operation::kCompleteIo, 0,
+          is_reset && protocol_.is_ready() ? storvsc::Status::kSuccess : storvsc::Status::kInvalidDeviceState};
     }
     if (wanted != 0 && !OfferSubchannels(wanted)) {
       protocol_.SubchannelsFailed();
       packet.header.status = storvsc::Status::kUnsuccessful;
     }
+    if (!is_reset || packet.header.status != storvsc::Status::kSuccess) return true;
+    slot.waits_for = 0;
+    if (operation == storvsc::Operation::kResetLun) {
+      if (AttachedDisk* const disk = FindDisk(packet.scsi); disk != nullptr) ResetDisk(*disk, slot);
+    } else {
+      for (const auto& disk : disks_) {
+        if (disk != nullptr) ResetDisk(*disk, slot);
+      }
+      for (const auto& disk : retired_) ResetDisk(*disk, slot);
+    }
+    return slot.waits_for == 0;
+  }
+
+  // What a disk has begun cannot be taken back, so a reset waits for it. Linux counts on having all its requests back when the reset is
+  // answered (storvsc_host_reset).
+  void ResetDisk(AttachedDisk& disk, CommandSlot& slot) {
+    disk.reset_epoch = disk.epochs.BeginNext();
+    if (disk.epochs.HasBegun(disk.reset_epoch)) return;
+    disk.resets.emplace_back(disk.reset_epoch, &slot);
+    ++slot.waits_for;
+  }
+
+  void ForgetResets(StorageChannel& channel) override {
+    const auto forget = [&](AttachedDisk& disk) {
+      std::erase_if(disk.resets, [&](const auto& reset) {
+        CommandSlot& slot = *reset.second;
+        if (slot.channel != &channel) return false;
+        if (--slot.waits_for == 0) channel.FinishReset(slot);
+        return true;
+      });
+    };
+    for (const auto& disk : disks_) {
+      if (disk != nullptr) forget(*disk);
+    }
+    for (const auto& disk : retired_) forget(*disk);
   }
 
   bool OfferSubchannels(uint16_t count) {
@@ -204,8 +262,14 @@ class StorageController::Core : private StorageChannelHost, private Task {
     command.Return(&list, sizeof(list.header) + count * 8, allocation);
   }
 
-  void ReleaseDisk(AttachedDisk& disk) override {
-    if (--disk.in_flight == 0 && !disk.is_attached) {
+  void ReleaseDisk(AttachedDisk& disk, uint64_t epoch) override {
+    disk.epochs.End(epoch);
+    while (!disk.resets.empty() && disk.epochs.HasBegun(disk.resets.front().first)) {
+      CommandSlot& slot = *disk.resets.front().second;
+      disk.resets.pop_front();
+      if (--slot.waits_for == 0) slot.channel->FinishReset(slot);
+    }
+    if (!disk.is_attached && disk.epochs.is_idle()) {
       std::erase_if(retired_, [&](const auto& retired) { return retired.get() == &disk; });
     }
   }
@@ -214,6 +278,16 @@ class StorageController::Core : private StorageChannelHost, private Task {
   void Run() override {
     if (UpdateDisks()) primary_->NotifyBusChange();
     FinishCloses();
+    if (is_stopped_ && on_idle_ != nullptr && is_idle()) std::exchange(on_idle_, nullptr)();
+  }
+
+  void StopChannels() {
+    primary_->Stop();
+    for (Subchannel& sub : subchannels_) sub.handler->Stop();
+  }
+  bool is_idle() const {
+    return primary_->is_idle() && std::all_of(subchannels_.begin(), subchannels_.end(),
+                                              [](const Subchannel& sub) { return sub.handler->is_idle(); });
   }
 
   void ScheduleUpdate() {
@@ -232,7 +306,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
       changed = true;
       if (disks_[lun] != nullptr) {
         disks_[lun]->is_attached = false;
-        (disks_[lun]->in_flight != 0 ? retired_ : gone).push_back(disks_[lun]);
+        (disks_[lun]->epochs.is_idle() ? gone : retired_).push_back(disks_[lun]);
       }
       disks_[lun] = wanted_[lun];
     }
@@ -269,6 +343,8 @@ class StorageController::Core : private StorageChannelHost, private Task {
   std::unique_ptr<StorageChannel> primary_;
   std::unique_ptr<vmbus::Channel> primary_channel_;
   std::vector<Subchannel> subchannels_;
+  bool is_stopped_ = false;
+  absl::AnyInvocable<void()> on_idle_;  // Stop's
 };
 
 absl::StatusOr<std::unique_ptr<StorageController>> StorageController::Create(vmbus::Server& server, Executor& executor,
@@ -295,6 +371,16 @@ StorageController::~StorageController() = default;
 
 absl::Status StorageController::Attach(uint8_t lun, std::shared_ptr<BlockDevice> device) {
   return core_->Attach(lun, std::move(device));
+}
+
+void StorageController::Stop(absl::AnyInvocable<void()> on_idle) { core_->Stop(std::move(on_idle)); }
+
+std::vector<uint8_t> StorageController::BusyDisks() const {
+  std::vector<uint8_t> luns;
+  for (const auto& disk : core_->BusyDisks()) luns.push_back(disk->lun);
+  std::sort(luns.begin(), luns.end());
+  luns.erase(std::unique(luns.begin(), luns.end()), luns.end());
+  return luns;
 }
 
 absl::Status StorageController::Detach(uint8_t lun) { return core_->Detach(lun); }

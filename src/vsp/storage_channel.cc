@@ -2,9 +2,7 @@
 #include "vsp/storage_channel.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -21,13 +19,10 @@ using vmbus::RingStatus;
 
 namespace {
 
-// Packets taken, and steps of commands that have many, before other work of the executor gets its
-// turn.
-constexpr uint32_t kWorkPerTurn = 1024;
-
-// The channel that Process runs for on this thread: it looks at completions itself before it
-// returns.
-thread_local const StorageChannel* t_processing = nullptr;
+// Packets taken and requests sent to disks before other work of the executor gets its turn. A request counts once, and once more for every
+// 64 KiB: a disk in memory, or a file in the page cache, moves them here and now.
+constexpr uint64_t kWorkPerTurn = 1024;
+constexpr uint64_t kBytesPerUnitOfWork = 64 << 10;
 
 storvsc::Status StatusOf(SrbStatus srb) {
   switch (srb) {
@@ -50,18 +45,6 @@ storvsc::Status StatusOf(SrbStatus srb) {
 
 }  // namespace
 
-struct StorageChannel::Slot : ScsiCommand {
-  StorageChannel* owner = nullptr;
-  Slot* next = nullptr;          // in the free, answered or completed list
-  AttachedDisk* disk = nullptr;  // while busy at a disk
-  uint64_t transaction_id = 0;
-  size_t reply_bytes = 0;
-  BlockStatus outcome{};
-  bool was_submitted = false;  // a disk may have written to the guest's pages, even if it then failed
-  uint32_t pieces = 0;
-  storvsc::Packet reply{};  // the request, then its completion
-};
-
 StorageChannel::StorageChannel(StorageChannelHost& host, Executor& executor, bool is_primary, uint32_t queue_depth,
                                uint32_t max_transfer_bytes)
     : host_(host),
@@ -75,29 +58,16 @@ StorageChannel::StorageChannel(StorageChannelHost& host, Executor& executor, boo
       // guests send.
       packet_buffer_(max_pieces_ + 64) {}
 
-StorageChannel::~StorageChannel() {
-  WaitUntilDisksLetGo();
-  executor_.Drain(*this);
-}
+StorageChannel::~StorageChannel() { executor_.Drain(*this); }
 
 bool StorageChannel::OnOpen(vmbus::Channel& channel) {
-  if (is_primary_) {
-    host_.OnPrimaryOpen();
-  }
+  if (is_primary_ && !host_.OnPrimaryOpen()) return false;
   channel_ = &channel;
   is_accepting_ = true;
   is_close_requested_ = false;
   wants_bus_notice_ = false;
-  slots_ = std::make_unique<Slot[]>(queue_depth_);
-  buffers_ = std::make_unique_for_overwrite<HostBuffer[]>(size_t{queue_depth_} * max_pieces_);
-  gpas_ = std::make_unique_for_overwrite<uint64_t[]>(size_t{queue_depth_} * max_pieces_);
-  free_ = answered_first_ = answered_last_ = nullptr;
-  for (uint32_t i = queue_depth_; i-- > 0;) {
-    slots_[i].owner = this;
-    slots_[i].on_complete = &OnBlockComplete;
-    slots_[i].next = free_;
-    free_ = &slots_[i];
-  }
+  slots_ = std::make_shared<CommandSlots>(queue_depth_, max_pieces_, *this, executor_, static_cast<Task&>(*this));
+  answered_first_ = answered_last_ = nullptr;
   return true;
 }
 
@@ -110,18 +80,28 @@ void StorageChannel::OnClose(vmbus::Channel&) {
 void StorageChannel::OnSignal(vmbus::Channel&) { Process(); }
 void StorageChannel::Run() { Process(); }
 
-void StorageChannel::Stop() { is_accepting_ = false; }
+void StorageChannel::Stop() {
+  if (!std::exchange(is_accepting_, false)) return;
+  host_.ForgetResets(*this);
+  // Commands of many steps end here, also those that are between two.
+  executor_.Schedule(*this);
+}
 
 void StorageChannel::FinishClose() {
   HVSDK_CHECK(is_idle() && is_close_requested_);
-  WaitUntilDisksLetGo();
   vmbus::Channel* channel = channel_;
   channel_ = nullptr;
   is_close_requested_ = false;
+  slots_->Disown(nullptr, {});
   slots_.reset();
-  buffers_.reset();
-  gpas_.reset();
   channel->FinishClose();
+}
+
+void StorageChannel::Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<AttachedDisk>> disks) {
+  if (slots_ == nullptr) return;
+  slots_->Disown(std::move(memory), std::move(disks));
+  slots_.reset();
+  channel_ = nullptr;
 }
 
 void StorageChannel::NotifyBusChange() {
@@ -130,79 +110,74 @@ void StorageChannel::NotifyBusChange() {
   executor_.Schedule(*this);
 }
 
-void StorageChannel::WaitUntilDisksLetGo() {
-  // Where all commands are accounted for this is the end of somebody's on_complete, a few
-  // instructions away. Only a controller that is destroyed under way waits for the medium. Acquire:
-  // what they did happened before.
-  while (at_disks_.load(std::memory_order_acquire) != 0) std::this_thread::sleep_for(std::chrono::microseconds(20));
+void StorageChannel::FinishReset(CommandSlot& slot) {
+  --busy_;
+  QueueAnswer(slot);
+  executor_.Schedule(*this);
 }
 
 void StorageChannel::Process() {
   if (channel_ == nullptr) return;
-  t_processing = this;
+  const CommandSlots::Looking looking(*slots_);
   if (is_accepting_) channel_->incoming().Mask();
-  for (uint32_t work = 0;;) {
-    work += TakeCompleted();
+  for (work_ = 0;;) {
+    TakeCompleted();
     SubmitBatch();
     if (!is_accepting_) {
-      t_processing = nullptr;
-      if (is_idle() && completed_.load(std::memory_order_acquire) == nullptr) host_.OnIdle();
+      if (is_idle()) host_.OnIdle();
       return;
     }
     const bool has_room = SendAnswers();
-    if (has_room && work < kWorkPerTurn) {
-      work += ReadPackets(kWorkPerTurn - work);
+    if (has_room && work_ < kWorkPerTurn) {
+      ReadPackets();
       SubmitBatch();
     }
-    const bool has_more =
-        completed_.load(std::memory_order_acquire) != nullptr || (answered_first_ != nullptr && has_room);
-    if (has_more && work < kWorkPerTurn) continue;
+    const bool has_more = slots_->has_completed() || (answered_first_ != nullptr && has_room);
+    if (has_more && work_ < kWorkPerTurn) continue;
     channel_->Publish();
-    if (work >= kWorkPerTurn) {
+    if (work_ >= kWorkPerTurn) {
       executor_.Schedule(*this);
-      break;
+      return;
     }
-    if (!has_room || free_ == nullptr) {
+    if (!has_room || !slots_->has_free()) {
       // Completions, or the guest's word that there is room, bring us back. Until then it need not
       // signal packets.
       channel_->SignalGuest(channel_->incoming().Commit());
-      break;
+      return;
     }
-    if (channel_->Arm()) break;
+    if (channel_->Arm()) return;
   }
-  t_processing = nullptr;
 }
 
-uint32_t StorageChannel::TakeCompleted() {
-  if (completed_.load(std::memory_order_relaxed) == nullptr) return 0;
-  Slot* newest = completed_.exchange(nullptr, std::memory_order_acquire);  // pairs with the push in OnBlockComplete
-  Slot* oldest = nullptr;
-  while (newest != nullptr) {
-    Slot* next = newest->next;
-    newest->next = oldest;
-    oldest = newest;
-    newest = next;
+void StorageChannel::TakeCompleted() {
+  for (CommandSlot* slot = slots_->TakeCompleted(); slot != nullptr;) {
+    CommandSlot& completed = *std::exchange(slot, slot->next);
+    Advance(completed, NextStep(completed));
   }
-  uint32_t steps = 0;
-  while (oldest != nullptr) {
-    Slot& slot = *oldest;
-    oldest = oldest->next;
-    // A command of many steps ends here when the channel closes.
-    const bool goes_on = is_accepting_ || slot.work == nullptr;
-    const ScsiStep step = goes_on ? slot.disk->disk.Continue(slot, slot.outcome) : ScsiStep::kDone;
-    if (step == ScsiStep::kSubmit) ++steps;
-    Advance(slot, step);
+}
+
+// What becomes of a command whose request has come back. One of many steps takes no further one when the channel closes, when the disk
+// is gone, and after a reset.
+ScsiStep StorageChannel::NextStep(CommandSlot& slot) {
+  ScsiDisk& disk = slot.disk->disk;
+  if (slot.work == nullptr) return disk.Continue(slot, slot.outcome);
+  if (is_accepting_ && !slot.disk->HasEnded(slot.epoch)) return disk.Continue(slot, slot.outcome);
+  if (!slot.disk->is_attached) {
+    disk.Abort(slot, SrbStatus::kInvalidLun, SenseKey::kIllegalRequest, Asc::kLogicalUnitNotSupported);
+  } else {
+    disk.Abort(slot, SrbStatus::kAborted, SenseKey::kAbortedCommand, Asc::kPowerOnOrResetOccurred);
   }
-  return steps;
+  return ScsiStep::kDone;
 }
 
 // Sends the command on to the disk, or to the guest.
-void StorageChannel::Advance(Slot& slot, ScsiStep step) {
+void StorageChannel::Advance(CommandSlot& slot, ScsiStep step) {
   if (step == ScsiStep::kDone) {
     Answer(slot);
     return;
   }
   slot.was_submitted = true;
+  work_ += slot.size_bytes / kBytesPerUnitOfWork + 1;
   BlockDevice& device = slot.disk->disk.device();
   if (batch_size_ == kMaxBatch || (batch_size_ != 0 && batch_device_ != &device)) SubmitBatch();
   batch_device_ = &device;
@@ -211,38 +186,20 @@ void StorageChannel::Advance(Slot& slot, ScsiStep step) {
 
 void StorageChannel::SubmitBatch() {
   if (batch_size_ == 0) return;
-  const size_t size = std::exchange(batch_size_, 0);
-  at_disks_.fetch_add(static_cast<uint32_t>(size), std::memory_order_relaxed);
-  batch_device_->Submit(absl::MakeConstSpan(batch_, size));
-}
-
-void StorageChannel::OnBlockComplete(BlockRequest& request, BlockStatus status) {
-  Slot& slot = static_cast<Slot&>(request);
-  StorageChannel& self = *slot.owner;
-  slot.outcome = status;
-  Slot* head = self.completed_.load(std::memory_order_relaxed);
-  do {
-    slot.next = head;
-  } while (!self.completed_.compare_exchange_weak(head, &slot, std::memory_order_release, std::memory_order_relaxed));
-  // Whoever put the first one into an empty list sees to it that somebody looks.
-  if (head == nullptr && t_processing != &self) self.executor_.Schedule(self);
-  self.at_disks_.fetch_sub(1, std::memory_order_release);  // the last touch of `self`
+  slots_->Submit(*batch_device_, absl::MakeConstSpan(batch_, std::exchange(batch_size_, 0)));
 }
 
 // The command is done: writes its completion over the request, and queues it for the ring.
-void StorageChannel::Answer(Slot& slot) {
+void StorageChannel::Answer(CommandSlot& slot) {
   --busy_;
-  if (slot.disk != nullptr) {
-    AttachedDisk& disk = *std::exchange(slot.disk, nullptr);
-    host_.ReleaseDisk(disk);
-  }
   if (slot.data_direction == storvsc::kDataIn && (slot.transferred != 0 || slot.was_submitted)) {
     GuestMemory& memory = channel_->memory();
     uint64_t left = slot.transferred != 0 ? slot.transferred : slot.data_bytes;
-    const size_t first = static_cast<size_t>(&slot - slots_.get()) * max_pieces_;
+    const HostBuffer* const buffers = slots_->buffers(slot);
+    const uint64_t* const gpas = slots_->gpas(slot);
     for (uint32_t i = 0; i < slot.pieces && left != 0; ++i) {
-      const uint64_t size = std::min<uint64_t>(left, buffers_[first + i].size_bytes);
-      memory.MarkWritten(gpas_[first + i], size);
+      const uint64_t size = std::min<uint64_t>(left, buffers[i].size_bytes);
+      memory.MarkWritten(gpas[i], size);
       left -= size;
     }
   }
@@ -256,9 +213,12 @@ void StorageChannel::Answer(Slot& slot) {
   std::memset(scsi.payload, 0, sizeof(scsi.payload));
   if (slot.has_sense) std::memcpy(scsi.payload, &slot.sense, sizeof(slot.sense));
   QueueAnswer(slot);
+  // A reset that waited for this command is answered behind it.
+  AttachedDisk* const disk = std::exchange(slot.disk, nullptr);
+  if (disk != nullptr) host_.ReleaseDisk(*disk, slot.epoch);
 }
 
-void StorageChannel::QueueAnswer(Slot& slot) {
+void StorageChannel::QueueAnswer(CommandSlot& slot) {
   slot.next = nullptr;
   (answered_last_ == nullptr ? answered_first_ : answered_last_->next) = &slot;
   answered_last_ = &slot;
@@ -273,12 +233,11 @@ bool StorageChannel::SendAnswers() {
     wants_bus_notice_ = false;
   }
   while (answered_first_ != nullptr) {
-    Slot& slot = *answered_first_;
+    CommandSlot& slot = *answered_first_;
     if (!Stage(slot.transaction_id, slot.reply, slot.reply_bytes, /*is_completion=*/true)) return false;
     answered_first_ = slot.next;
     if (answered_first_ == nullptr) answered_last_ = nullptr;
-    slot.next = free_;
-    free_ = &slot;
+    slots_->Free(slot);
   }
   return true;
 }
@@ -296,15 +255,14 @@ bool StorageChannel::Stage(uint64_t transaction_id, const storvsc::Packet& packe
   return status != RingStatus::kFull || ring.fault() != vmbus::RingFault::kNone;
 }
 
-uint32_t StorageChannel::ReadPackets(uint32_t limit) {
+void StorageChannel::ReadPackets() {
   vmbus::Channel::IncomingRing& ring = channel_->incoming();
   const uint32_t capacity = static_cast<uint32_t>(packet_buffer_.size() * sizeof(uint64_t));
-  uint32_t taken = 0;
   vmbus::Packet packet;
-  while (taken < limit && free_ != nullptr) {
+  while (work_ < kWorkPerTurn && slots_->has_free()) {
     const RingStatus status = ring.Read(packet_buffer_.data(), capacity, packet);
     if (status == RingStatus::kOk) {
-      ++taken;
+      ++work_;
       HandlePacket(packet);
     } else if (status == RingStatus::kTooBig) {
       // More pages than a command may have. What the packet asks for is in its payload; the pages
@@ -316,13 +274,12 @@ uint32_t StorageChannel::ReadPackets(uint32_t limit) {
       packet.payload_size = std::min<uint32_t>(view.payload_size(), sizeof(storvsc::Packet));
       view.CopyPayload(0, packet_buffer_.data(), packet.payload_size);
       ring.Release(view);
-      ++taken;
+      ++work_;
       HandlePacket(packet);
     } else {
       break;
     }
   }
-  return taken;
 }
 
 // The packet is a private copy. Without a request for a completion there is nobody to tell the
@@ -331,8 +288,7 @@ void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
   const bool is_data =
       packet.type == hvdef::PacketType::kDataInBand || packet.type == hvdef::PacketType::kDataUsingGpaDirect;
   if (!is_data || !packet.completion_requested() || packet.payload_size < sizeof(storvsc::PacketHeader)) return;
-  Slot& slot = *free_;
-  free_ = slot.next;
+  CommandSlot& slot = slots_->Take();
   slot.transaction_id = packet.transaction_id;
   slot.reply_bytes = std::min<size_t>(packet.payload_size, sizeof(storvsc::Packet));
   slot.reply = {};
@@ -348,13 +304,14 @@ void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
         host_.is_ready() ? storvsc::Status::kInvalidParameter : storvsc::Status::kInvalidDeviceState;
     slot.reply.header = {storvsc::Operation::kCompleteIo, 0, status};
     slot.reply.scsi.srb_status = static_cast<uint8_t>(SrbStatus::kInvalidRequest);
-  } else {
-    host_.HandleControl(slot.reply, slot.reply_bytes, is_primary_);
+  } else if (!host_.HandleControl(slot, is_primary_)) {
+    ++busy_;
+    return;
   }
   QueueAnswer(slot);
 }
 
-void StorageChannel::ExecuteSrb(const vmbus::Packet& packet, Slot& slot) {
+void StorageChannel::ExecuteSrb(const vmbus::Packet& packet, CommandSlot& slot) {
   const storvsc::ScsiRequest& request = slot.reply.scsi;
   static_assert(sizeof(slot.cdb) == storvsc::kMaxCdbBytes);
   std::memcpy(slot.cdb, request.payload, sizeof(slot.cdb));
@@ -377,14 +334,15 @@ void StorageChannel::ExecuteSrb(const vmbus::Packet& packet, Slot& slot) {
     Answer(slot);
     return;
   }
-  ++slot.disk->in_flight;
+  slot.epoch = slot.disk->epochs.Begin();
   Advance(slot, slot.disk->disk.Start(slot));
 }
 
 // Turns the packet's page list into host buffers for the length the request names. False: too long,
 // or not all of it is memory.
-bool StorageChannel::GatherBuffers(const vmbus::Packet& packet, Slot& slot) {
-  const size_t first = static_cast<size_t>(&slot - slots_.get()) * max_pieces_;
+bool StorageChannel::GatherBuffers(const vmbus::Packet& packet, CommandSlot& slot) {
+  HostBuffer* const buffers = slots_->buffers(slot);
+  uint64_t* const gpas = slots_->gpas(slot);
   const bool has_pages = packet.type == hvdef::PacketType::kDataUsingGpaDirect;
   slot.data_bytes = has_pages ? slot.reply.scsi.data_transfer_length : 0;
   slot.pieces = 0;
@@ -396,20 +354,20 @@ bool StorageChannel::GatherBuffers(const vmbus::Packet& packet, Slot& slot) {
   vmbus::GpaBufferWalk walk(packet.extension, packet.extension_size);
   for (vmbus::GpaBuffer buffer; left != 0 && walk.Next(buffer);) {
     const uint64_t size = std::min<uint64_t>(left, buffer.byte_count);
-    const bool is_memory = vmbus::ForEachPiece(
-        channel_->memory(), buffer, 0, size, [&](uint64_t gpa, uint8_t* host, uint64_t piece_bytes) {
-          if (slot.pieces == max_pieces_) {
-            fits = false;
-            return;
-          }
-          buffers_[first + slot.pieces] = {host, static_cast<size_t>(piece_bytes)};
-          gpas_[first + slot.pieces] = gpa;
-          ++slot.pieces;
-        });
+    const bool is_memory = vmbus::ForEachPiece(channel_->memory(), buffer, 0, size,
+                                               [&](uint64_t gpa, uint8_t* host, uint64_t piece_bytes) {
+                                                 if (slot.pieces == max_pieces_) {
+                                                   fits = false;
+                                                   return;
+                                                 }
+                                                 buffers[slot.pieces] = {host, static_cast<size_t>(piece_bytes)};
+                                                 gpas[slot.pieces] = gpa;
+                                                 ++slot.pieces;
+                                               });
     if (!is_memory || !fits) return false;
     left -= size;
   }
-  slot.data = absl::MakeSpan(buffers_.get() + first, slot.pieces);
+  slot.data = absl::MakeSpan(buffers, slot.pieces);
   return left == 0;
 }
 

@@ -638,6 +638,69 @@ TEST_F(ScsiDiskTest, Verify) {
   EXPECT_EQ(medium_->ops.size(), 1u);
 }
 
+// No command takes long enough to be in the way of anybody: what page B0 says is checked.
+TEST_F(ScsiDiskTest, CommandsHaveTheLengthThatTheBlockLimitsSay) {
+  ScsiDiskOptions options;
+  options.max_transfer_bytes = 128 << 10;  // 256 blocks
+  disk_ = std::make_unique<ScsiDisk>(medium_, options);
+  std::vector<uint8_t> limits(64);
+  ExpectGood(In({0x12, 1, 0xB0, 0, 64, 0}, limits), 64);
+  EXPECT_EQ(limits[5], 0) << "COMPARE AND WRITE";
+  EXPECT_EQ(scsi::LoadBigEndian<uint32_t>(&limits[8]), 256u);
+  const auto expect_refused = [&](const Answer& answer, Asc asc = Asc::kInvalidFieldInCdb) {
+    ExpectSense(answer, SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, asc);
+  };
+  std::vector<uint8_t> data(257 * 512);
+  for (const uint8_t flags : {0x00, 0x02}) {  // VERIFY, and with a comparison
+    const std::vector<uint8_t> long_ones[] = {Rw10(0x2F, 0, 257, flags), Rw12(0xAF, 0, 257, flags),
+                                              Rw16(0x8F, 0, 257, flags)};
+    for (const auto& cdb : long_ones) expect_refused(Out(cdb, data));
+  }
+  expect_refused(None(Rw16(0x8F, 0, kBlocks)));
+  expect_refused(In(Rw10(0x28, 0, 257), data));
+  expect_refused(Out(Rw16(0x8A, 0, 257), data));
+  expect_refused(Out(Rw10(0x2E, 0, 257, 0x02), data));
+  EXPECT_TRUE(medium_->ops.empty());
+  ExpectGood(None(Rw16(0x8F, kBlocks - 256, 256)), 0);
+  ExpectGood(In(Rw10(0x28, 0, 256), data), 256 * 512);
+  // What would take long by its nature is not there: FORMAT UNIT, SANITIZE, COMPARE AND WRITE, PRE-FETCH, EXTENDED COPY.
+  for (const uint8_t op : {0x04, 0x48, 0x89, 0x34, 0x90, 0x83}) {
+    expect_refused(None(std::vector<uint8_t>(16, op)), Asc::kInvalidOpCode);
+  }
+}
+
+// The largest list there may be is many requests, each short enough for a machine to wait for.
+TEST_F(ScsiDiskTest, ALargeUnmapIsCutIntoRequests) {
+  class Large : public BlockDevice {
+   public:
+    Large() { info_.size_bytes = uint64_t{1} << 40, info_.can_discard = info_.discard_reads_zeroes = true; }
+    const BlockInfo& info() const override { return info_; }
+    void Submit(absl::Span<BlockRequest* const> batch) override {
+      for (BlockRequest* request : batch) {
+        EXPECT_EQ(request->op, BlockOp::kDiscard);
+        EXPECT_EQ(request->offset_bytes, end);
+        EXPECT_LE(request->size_bytes, 64u << 20);
+        end += request->size_bytes;
+        ++requests;
+        request->on_complete(*request, BlockStatus::kOk);
+      }
+    }
+    uint64_t end = 100 * 512;
+    int requests = 0;
+
+   private:
+    BlockInfo info_;
+  };
+  auto large = std::make_shared<Large>();
+  disk_ = std::make_unique<ScsiDisk>(large, ScsiDiskOptions{});
+  std::vector<uint8_t> list(8 + 16);
+  list[1] = 6 + 16, list[3] = 16;
+  list[8 + 7] = 100, list[8 + 9] = 0x80;  // 2^23 blocks at block 100
+  ExpectGood(Out({0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0}, list), 24);
+  EXPECT_EQ(large->end, (100 + (uint64_t{1} << 23)) * 512);
+  EXPECT_EQ(large->requests, 65);
+}
+
 TEST_F(ScsiDiskTest, OtherCommands) {
   ExpectGood(None({0x00, 0, 0, 0, 0, 0}), 0);
   ExpectGood(None({0x1D, 4, 0, 0, 0, 0}), 0);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "hvsdk/base/fake_clock.h"
 #include "hvsdk/base/queue_executor.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/loopback_hypervisor.h"
@@ -75,7 +76,9 @@ class StorageFixture : public testing::Test {
     std::memset(bytes_.get(), 0, kMemoryBytes);
     ASSERT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_.get(), kMemoryBytes)).ok());
     hypervisor_ = std::make_unique<vmbus::LoopbackHypervisor>(4);
-    server_ = std::make_unique<vmbus::Server>(memory_, *hypervisor_, vmbus::ServerOptions{});
+    server_ = std::make_unique<vmbus::Server>(
+        memory_, *hypervisor_, vmbus::ServerOptions{},
+        vmbus::ServerResources{.executor = &executor_, .timers = &timers_, .clock = &clock_});
     ASSERT_TRUE(server_->Start().ok());
     auto storage = StorageController::Create(*server_, executor_, options);
     ASSERT_TRUE(storage.ok()) << storage.status();
@@ -165,6 +168,8 @@ class StorageFixture : public testing::Test {
   std::shared_ptr<uint8_t> bytes_;
   GuestMemory memory_;
   QueueExecutor executor_;
+  FakeClock clock_;
+  FakeTimerQueue timers_{clock_};
   std::unique_ptr<vmbus::LoopbackHypervisor> hypervisor_;
   std::unique_ptr<vmbus::Server> server_;
   std::unique_ptr<StorageController> storage_;

@@ -418,44 +418,328 @@ TEST_F(StorageTest, ClosingWaitsForTheDisk) {
   EXPECT_TRUE(reads[0].ok());
 }
 
-TEST_F(StorageTest, AnEndlessCommandLeavesOthersTheirTurn) {
-  // A disk that is as quick as a page cache, and large.
-  class Quick : public BlockDevice {
-   public:
-    Quick() { info_.size_bytes = uint64_t{1} << 50; }
-    const BlockInfo& info() const override { return info_; }
-    void Submit(absl::Span<BlockRequest* const> batch) override {
-      for (BlockRequest* request : batch) {
-        // The end, for a provider that does not stop by itself.
-        const bool is_enough = ++requests > 100000;
-        request->on_complete(*request, is_enough ? BlockStatus::kIoError : BlockStatus::kOk);
+// Commands of many steps, at a disk that is as quick as a page cache.
+class QuickDisk : public BlockDevice {
+ public:
+  QuickDisk() { info_.size_bytes = uint64_t{1} << 50; }
+  const BlockInfo& info() const override { return info_; }
+  void Submit(absl::Span<BlockRequest* const> batch) override {
+    for (BlockRequest* request : batch) {
+      ++requests;
+      bytes += request->size_bytes;
+      if (is_holding) {
+        held.push_back(request);
+        continue;
       }
+      request->on_complete(*request, BlockStatus::kOk);
     }
-    uint32_t requests = 0;
-
-   private:
-    BlockInfo info_;
-  };
-  Make();
-  auto disk = std::make_shared<Quick>();
-  ASSERT_TRUE(storage_->Attach(0, disk).ok());
-  auto opened = OpenReady();
-  vsc::StorageRequest verify;
-  verify.SetTestUnitReady();
-  verify.cdb[0] = 0x8F, verify.cdb[10] = 0xFF, verify.cdb_length = 16;  // 2 TiB
-  ASSERT_TRUE(opened->client->Send(verify));
-  opened->client->Publish();
-  for (int turn = 0; turn < 10; ++turn) {
-    const uint32_t before = disk->requests;
-    ASSERT_TRUE(executor_.RunOne());
-    ASSERT_LE(disk->requests - before, 2000u);
   }
-  EXPECT_GT(disk->requests, 0u);
-  EXPECT_FALSE(verify.is_done);
-  child_->client().Close(opened->channel);
+  void ReleaseAll() {
+    while (!held.empty()) {
+      BlockRequest* const request = held.front();
+      held.pop_front();
+      request->on_complete(*request, BlockStatus::kOk);
+    }
+  }
+  uint64_t requests = 0;
+  uint64_t bytes = 0;
+  bool is_holding = false;
+  std::deque<BlockRequest*> held;
+
+ private:
+  BlockInfo info_;
+};
+
+class LongCommandTest : public StorageTest {
+ protected:
+  void SetUp() override {
+    Make();
+    disk_ = std::make_shared<QuickDisk>();
+    ASSERT_TRUE(storage_->Attach(0, disk_).ok());
+    opened_ = OpenReady();
+    pattern_ = Allocate(512);
+    Put(pattern_, Pattern(512));
+  }
+  // WRITE SAME of 64 MiB with a pattern that is not zero: 64 requests.
+  void SendLong(vsc::StorageRequest& request) {
+    request.SetTestUnitReady();
+    request.cdb[0] = 0x93, request.cdb[11] = 0x02, request.cdb_length = 16;  // 0x20000 blocks
+    request.data_direction = storvsc::kDataOut;
+    request.data = pattern_.gpa_buffer();
+    ASSERT_TRUE(opened_->client->Send(request));
+  }
+
+  std::shared_ptr<QuickDisk> disk_;
+  std::unique_ptr<Opened> opened_;
+  GuestBuffer pattern_;
+};
+
+TEST_F(LongCommandTest, LeavesOthersTheirTurn) {
+  std::vector<vsc::StorageRequest> writes(100);
+  for (auto& write : writes) SendLong(write);
+  opened_->client->Publish();
+  for (int turn = 0; turn < 10; ++turn) {
+    const uint64_t before = disk_->bytes;
+    ASSERT_TRUE(executor_.RunOne());
+    ASSERT_LE(disk_->bytes - before, 256u << 20) << "a turn moves a bounded amount of data";
+  }
+  EXPECT_GT(disk_->bytes, 0u);
+  child_->client().Close(opened_->channel);
   Pump();
-  EXPECT_EQ(opened->channel.state(), vsc::Channel::State::kNone);
-  EXPECT_LT(disk->requests, 50000u);
+  EXPECT_EQ(opened_->channel.state(), vsc::Channel::State::kNone);
+  EXPECT_LT(disk_->requests, 3000u) << "of 6400";
+}
+
+TEST_F(LongCommandTest, EndsWhenItsDiskIsGone) {
+  disk_->is_holding = true;
+  vsc::StorageRequest write;
+  SendLong(write);
+  opened_->client->Publish();
+  Pump();
+  ASSERT_EQ(disk_->requests, 1u);
+  ASSERT_TRUE(storage_->Detach(0).ok());
+  Pump();
+  EXPECT_FALSE(write.is_done);
+  disk_->ReleaseAll();
+  Pump();
+  ASSERT_TRUE(write.is_done);
+  EXPECT_EQ(write.srb_status & storvsc::kSrbStatusCodeMask, kInvalidLun);
+  EXPECT_EQ(disk_->requests, 1u);
+  EXPECT_EQ(disk_.use_count(), 1);
+}
+
+// --- Resets. ---
+
+class ResetTest : public StorageTest {
+ protected:
+  void SetUp() override {
+    StorageOptions options;
+    options.max_subchannels = 1;
+    Make(options);
+    for (uint8_t lun = 0; lun < 2; ++lun) {
+      disks_.push_back(std::make_shared<HoldingDisk>(Pattern(1 << 20)));
+      ASSERT_TRUE(storage_->Attach(lun, disks_.back()).ok());
+    }
+    opened_ = OpenReadyRaw();
+    buffer_ = Allocate(512);
+  }
+  // A read whose answer has yet to come; returns its transaction id.
+  uint64_t Read(Opened& opened, uint8_t lun) {
+    storvsc::Packet packet = Control(Operation::kExecuteSrb);
+    packet.scsi.lun = lun;
+    packet.scsi.data_in = storvsc::kDataIn;
+    packet.scsi.cdb_length = 10;
+    packet.scsi.payload[0] = 0x28, packet.scsi.payload[8] = 1;
+    packet.scsi.data_transfer_length = 512;
+    EXPECT_FALSE(SendRaw(opened, packet, sizeof(packet), &buffer_).came);
+    return last_id_ * 0x1000000000001;
+  }
+  uint64_t Reset(Opened& opened, Operation operation, uint8_t lun = 0) {
+    storvsc::Packet packet = Control(operation);
+    packet.scsi.lun = lun;
+    EXPECT_FALSE(SendRaw(opened, packet).came);
+    return last_id_ * 0x1000000000001;
+  }
+  bool Came(Opened& opened, uint64_t id) {
+    const RawAnswer answer = Receive(opened, id);
+    EXPECT_TRUE(!answer.came || answer.packet.header.status == storvsc::Status::kSuccess);
+    return answer.came;
+  }
+  void Release(uint8_t lun) {
+    disks_[lun]->ReleaseOne();
+    Pump();
+  }
+
+  std::vector<std::shared_ptr<HoldingDisk>> disks_;
+  std::unique_ptr<Opened> opened_;
+  GuestBuffer buffer_;
+};
+
+TEST_F(ResetTest, WithNothingUnderWayIsAnsweredAtOnce) {
+  for (const Operation operation : {Operation::kResetBus, Operation::kResetAdapter, Operation::kResetLun}) {
+    EXPECT_EQ(SendRaw(*opened_, Control(operation)).packet.header.status, storvsc::Status::kSuccess);
+  }
+  storvsc::Packet nobody = Control(Operation::kResetLun);
+  nobody.scsi.lun = 63;
+  EXPECT_EQ(SendRaw(*opened_, nobody).packet.header.status, storvsc::Status::kSuccess);
+}
+
+TEST_F(ResetTest, OfTheBusWaitsForEveryDisk) {
+  for (const Operation operation : {Operation::kResetBus, Operation::kResetAdapter}) {
+    const uint64_t first = Read(*opened_, 0), second = Read(*opened_, 1);
+    const uint64_t reset = Reset(*opened_, operation);
+    const uint64_t later = Read(*opened_, 0);
+    Release(0);
+    EXPECT_TRUE(Came(*opened_, first));
+    EXPECT_FALSE(Came(*opened_, 0)) << "the other disk has a request";
+    Release(1);
+    EXPECT_TRUE(Came(*opened_, second));
+    EXPECT_TRUE(Came(*opened_, reset)) << "and what came after it does not hold it up";
+    Release(0);
+    EXPECT_TRUE(Came(*opened_, later));
+  }
+}
+
+TEST_F(ResetTest, OfALunWaitsForThatDiskAlone) {
+  const uint64_t other = Read(*opened_, 1), own = Read(*opened_, 0);
+  EXPECT_EQ(SendRaw(*opened_,
+                    [] {
+                      storvsc::Packet packet = Control(Operation::kResetLun);
+                      packet.scsi.lun = 2;
+                      return packet;
+                    }())
+                .packet.header.status,
+            storvsc::Status::kSuccess);
+  const uint64_t reset = Reset(*opened_, Operation::kResetLun, 0);
+  Release(0);
+  EXPECT_TRUE(Came(*opened_, own));
+  EXPECT_TRUE(Came(*opened_, reset));
+  Release(1);
+  EXPECT_TRUE(Came(*opened_, other));
+}
+
+TEST_F(ResetTest, EndsACommandOfManySteps) {
+  auto quick = std::make_shared<QuickDisk>();
+  quick->is_holding = true;
+  ASSERT_TRUE(storage_->Attach(2, quick).ok());
+  Pump();
+  alignas(8) uint8_t bytes[256];
+  vmbus::Packet received;
+  ASSERT_EQ(opened_->rings.incoming.Read(bytes, sizeof(bytes), received), vmbus::RingStatus::kOk);  // disks changed
+  Put(buffer_, Pattern(512));
+  storvsc::Packet packet = Control(Operation::kExecuteSrb);
+  packet.scsi.lun = 2;
+  packet.scsi.cdb_length = 16;
+  packet.scsi.payload[0] = 0x93, packet.scsi.payload[11] = 0x02;
+  packet.scsi.data_transfer_length = 512;
+  EXPECT_FALSE(SendRaw(*opened_, packet, sizeof(packet), &buffer_).came);
+  const uint64_t write = last_id_ * 0x1000000000001;
+  const uint64_t reset = Reset(*opened_, Operation::kResetBus);
+  quick->ReleaseAll();
+  Pump();
+  // The command's end first, then the reset's.
+  const RawAnswer answer = Receive(*opened_, write);
+  EXPECT_EQ(answer.packet.scsi.srb_status & storvsc::kSrbStatusCodeMask, static_cast<uint8_t>(SrbStatus::kAborted));
+  EXPECT_TRUE(Came(*opened_, reset));
+  EXPECT_EQ(quick->requests, 1u);
+}
+
+TEST_F(ResetTest, SeveralAreAnsweredInTheirOrder) {
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 5; ++i) {
+    ids.push_back(Read(*opened_, 0));
+    ids.push_back(Reset(*opened_, Operation::kResetLun));
+    ids.push_back(Reset(*opened_, Operation::kResetBus));
+  }
+  for (int i = 0; i < 5; ++i) {
+    Release(0);
+    for (int part = 0; part < 3; ++part) EXPECT_TRUE(Came(*opened_, ids[3 * i + part]));
+    EXPECT_FALSE(Came(*opened_, 0));
+  }
+}
+
+TEST_F(ResetTest, WaitsForADiskThatWasPulledOutAndForOtherChannels) {
+  storvsc::Packet create = Control(Operation::kCreateSubChannels, 1);
+  EXPECT_EQ(SendRaw(*opened_, create).packet.header.status, storvsc::Status::kSuccess);
+  auto sub = Open(1);
+  const uint64_t read = Read(*sub, 0);
+  ASSERT_TRUE(storage_->Detach(0).ok());
+  Pump();
+  alignas(8) uint8_t notice[256];
+  vmbus::Packet packet;
+  ASSERT_EQ(opened_->rings.incoming.Read(notice, sizeof(notice), packet), vmbus::RingStatus::kOk);  // disks changed
+  const uint64_t reset = Reset(*opened_, Operation::kResetBus);
+  Release(0);
+  EXPECT_TRUE(Came(*sub, read));
+  EXPECT_TRUE(Came(*opened_, reset));
+}
+
+// A channel that closes takes its resets along, whatever other channels' commands do.
+TEST_F(ResetTest, DoesNotHoldUpTheEndOfItsChannel) {
+  EXPECT_EQ(SendRaw(*opened_, Control(Operation::kCreateSubChannels, 1)).packet.header.status,
+            storvsc::Status::kSuccess);
+  auto sub = Open(1);
+  const uint64_t read = Read(*opened_, 0);
+  Reset(*sub, Operation::kResetBus);
+  child_->client().Close(sub->channel);
+  Pump();
+  EXPECT_EQ(sub->channel.state(), vsc::Channel::State::kNone);
+  Release(0);
+  EXPECT_TRUE(Came(*opened_, read));
+}
+
+// --- The end. ---
+
+class EndTest : public StorageTest {
+ protected:
+  // A command at the disk.
+  void SetUp() override {
+    Make();
+    disk_ = std::make_shared<HoldingDisk>(Pattern(1 << 20));
+    ASSERT_TRUE(storage_->Attach(3, disk_).ok());
+    opened_ = OpenReady();
+    buffer_ = Allocate(512);
+    read_.lun = 3;
+    read_.SetRead(1, 1);
+    read_.data = buffer_.gpa_buffer();
+    ASSERT_TRUE(opened_->client->Send(read_));
+    opened_->client->Publish();
+    Pump();
+    ASSERT_EQ(disk_->held(), 1u);
+  }
+
+  std::shared_ptr<HoldingDisk> disk_;
+  std::unique_ptr<Opened> opened_;
+  GuestBuffer buffer_;
+  vsc::StorageRequest read_;
+};
+
+TEST_F(EndTest, StopSaysWhenTheDisksHaveLetGo) {
+  int idle = 0;
+  storage_->Stop([&] { ++idle; });
+  Pump();
+  EXPECT_EQ(idle, 0);
+  EXPECT_THAT(storage_->BusyDisks(), ElementsAre(3));
+  disk_->ReleaseAll();
+  Pump();
+  EXPECT_EQ(idle, 1);
+  EXPECT_THAT(storage_->BusyDisks(), ElementsAre());
+  EXPECT_FALSE(read_.is_done) << "nothing is answered any more";
+  // And nothing is taken any more.
+  vsc::StorageRequest another;
+  another.SetTestUnitReady();
+  another.lun = 3;
+  ASSERT_TRUE(opened_->client->Send(another));
+  opened_->client->Publish();
+  Pump();
+  EXPECT_FALSE(another.is_done);
+  EXPECT_EQ(idle, 1);
+}
+
+TEST_F(EndTest, StopOfAnIdleControllerIsOverAtOnce) {
+  disk_->ReleaseAll();
+  Pump();
+  EXPECT_TRUE(read_.ok());
+  int idle = 0;
+  storage_->Stop([&] { ++idle; });
+  Pump();
+  EXPECT_EQ(idle, 1);
+}
+
+// A disk that does not answer holds up nobody. What it writes to lives until it has.
+TEST_F(EndTest, WhatAGivenUpDiskWritesToOutlivesTheController) {
+  memory_.SetOwner(bytes_);
+  storage_->Stop([] { ADD_FAILURE() << "the disk has a request"; });
+  Pump();
+  std::weak_ptr<uint8_t> memory = bytes_;
+  storage_.reset();
+  server_.reset();
+  EXPECT_EQ(disk_->held(), 1u);
+  memory_.SetOwner(nullptr);
+  bytes_.reset();
+  EXPECT_FALSE(memory.expired());
+  std::thread(&HoldingDisk::ReleaseAll, disk_.get()).join();  // writes the guest's page
+  EXPECT_TRUE(memory.expired());
 }
 
 TEST_F(StorageTest, ADestroyedControllerWaitsForTheDisk) {
@@ -567,6 +851,43 @@ TEST_F(StorageTest, AGuestThatDoesNotReadItsCompletionsLosesNone) {
     for (auto& request : requests) done += request.ok();
   }
   EXPECT_EQ(done, requests.size());
+}
+
+// A guest of before flow control makes room without a word, or never. It is looked at now and then, and nobody runs meanwhile.
+TEST_F(StorageTest, AGuestThatDoesNotSignalRoomIsNotPolled) {
+  Make();
+  ASSERT_TRUE(storage_->Attach(0, std::make_shared<MemoryDisk>(Pattern(1 << 20))).ok());
+  auto opened = Open(0, /*ring_pages=*/2);
+  opened->client->Start();
+  Pump();
+  opened->rings.outgoing.memory().control()->feature_bits = 0;
+  opened->channel.on_signal = nullptr;  // it does not read
+  std::vector<vsc::StorageRequest> requests(128);
+  size_t sent = 0;
+  for (int round = 0; round < 10; ++round) {
+    while (sent < requests.size() && (requests[sent].SetTestUnitReady(), opened->client->Send(requests[sent]))) ++sent;
+    opened->client->Publish();
+    Pump();
+  }
+  ASSERT_LT(sent, requests.size()) << "both rings are full";
+  size_t turns = 0;
+  for (int i = 0; i < 10'000; ++i) {  // ten seconds
+    timers_.AdvanceBy(10'000);
+    turns += executor_.RunUntilIdle();
+  }
+  EXPECT_GE(turns, 90u);
+  EXPECT_LE(turns, 240u);
+  const auto count_done = [&] {
+    size_t done = 0;
+    for (auto& request : requests) done += request.ok();
+    return done;
+  };
+  for (int round = 0; round < 100 && count_done() < sent; ++round) {
+    opened->client->OnSignal();
+    timers_.AdvanceBy(1'000'000);
+    executor_.RunUntilIdle();
+  }
+  EXPECT_EQ(count_done(), sent);
 }
 
 TEST_F(StorageTest, TheQueueDepthBoundsWhatIsInFlight) {

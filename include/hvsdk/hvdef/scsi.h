@@ -127,6 +127,7 @@ enum class Asc : uint16_t {
   kInvalidFieldInParameterList = 0x2600,
   kWriteProtected = 0x2700,
   kSpaceAllocationFailedWriteProtect = 0x2707,
+  kPowerOnOrResetOccurred = 0x2900,
   kCapacityDataHasChanged = 0x2A09,
   kLogicalUnitNotReadyInitializingCommandRequired = 0x0402,
   kSavingParametersNotSupported = 0x3900,

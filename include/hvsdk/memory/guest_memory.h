@@ -22,7 +22,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -55,6 +57,10 @@ class GuestMemory {
   // Makes `host` the memory at `gpa`. The bytes are borrowed and must outlive this object.
   // InvalidArgument: not whole pages, overlap, or too many ranges. ResourceExhausted: the host has no memory for their flags.
   absl::Status AddRange(uint64_t gpa, absl::Span<uint8_t> host);
+
+  // Whatever the bytes belong to. Transfers that may be under way when this object is destroyed keep it, and so the bytes.
+  void SetOwner(std::shared_ptr<const void> owner) { owner_ = std::move(owner); }
+  const std::shared_ptr<const void>& owner() const { return owner_; }
 
   absl::Span<const Range> ranges() const { return ranges_; }
   uint64_t size_bytes() const { return size_bytes_; }
@@ -116,6 +122,7 @@ class GuestMemory {
   std::vector<Range> ranges_;
   std::vector<ZeroedArray<std::atomic<uint8_t>>> page_flags_;  // beside ranges_
   uint64_t size_bytes_ = 0;
+  std::shared_ptr<const void> owner_;
   HostWriteObserver* observer_ = nullptr;
 };
 

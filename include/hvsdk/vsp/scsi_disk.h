@@ -84,6 +84,8 @@ class ScsiDisk {
 
   [[nodiscard]] ScsiStep Start(ScsiCommand& command);
   [[nodiscard]] ScsiStep Continue(ScsiCommand& command, BlockStatus status);
+  // In place of Continue: ends a command of several steps between two.
+  void Abort(ScsiCommand& command, hvdef::storvsc::SrbStatus srb, hvdef::scsi::SenseKey key, hvdef::scsi::Asc asc);
 
  private:
   struct BlockRange {
@@ -114,6 +116,7 @@ class ScsiDisk {
   // False after it answered the command: the range is not on the disk, or the disk may not be
   // written.
   bool CheckRange(ScsiCommand& command, BlockRange range) const;
+  bool CheckLength(ScsiCommand& command, BlockRange range) const;
   bool CheckWritable(ScsiCommand& command) const;
   bool CheckData(ScsiCommand& command, uint8_t direction, uint64_t size_bytes) const;
   void Finish(ScsiCommand& command);

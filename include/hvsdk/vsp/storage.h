@@ -17,7 +17,8 @@
 // requests on any thread, without the executor's help.
 //
 // A guest that breaks the protocol gets an error completion, or none if its packet has no sense at
-// all. Closing a channel waits until the disks have let go of the guest's pages.
+// all. Closing a channel waits until the disks have let go of the guest's pages, and a reset until they have returned what they had
+// when it came.
 //
 // Source: hvdef/storvsc.h, vsp/scsi_disk.h; docs/storage.md.
 //
@@ -29,7 +30,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "hvsdk/base/block_device.h"
@@ -58,9 +61,18 @@ class StorageController {
   static absl::StatusOr<std::unique_ptr<StorageController>> Create(vmbus::Server& server, Executor& executor,
                                                                    const StorageOptions& options);
 
-  // Takes the controller off the bus and waits until no transfer is under way. On the executor, or
-  // on any thread once the executor has stopped for good.
+  // Takes the controller off the bus. On the executor, or on any thread once the executor has stopped for good.
+  //
+  // Waits until disks have returned all requests, which own pages of the guest's until then; a disk that does not answer holds it up
+  // without end. After Stop, and if guest memory has an owner (GuestMemory::SetOwner), it does not wait: requests that are still under way
+  // keep what they write to until they return. A disk that was given up so stays open as long as the process lives.
   ~StorageController();
+
+  // Ends all work because the guest runs no more: nothing is read from its rings or written to them, and no command takes another step.
+  // Calls `on_idle` once on the executor, when no disk has a request any more. Once, on the executor.
+  void Stop(absl::AnyInvocable<void()> on_idle);
+  // The LUNs of disks that have commands under way. On the executor, or once it has stopped.
+  std::vector<uint8_t> BusyDisks() const;
 
   // Plugs a disk in. AlreadyExists: the LUN is taken. OutOfRange: it is not below 64.
   // InvalidArgument: the device is empty or has blocks of a size other than 512 to 4096.
