@@ -102,14 +102,4 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
   return absl::OkStatus();
 }
 
-std::vector<std::string> DisksThatDoNotAnswer(const Files& files, std::chrono::milliseconds timeout) {
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
-  std::vector<std::string> silent;
-  for (const auto& disk : files.disks) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-    if (!disk->WaitUntilIdle(left)) silent.push_back(disk->path());
-  }
-  return silent;
-}
-
 }  // namespace mini_vmm

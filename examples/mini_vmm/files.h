@@ -4,7 +4,6 @@
 #ifndef HVSDK_EXAMPLES_MINI_VMM_FILES_H_
 #define HVSDK_EXAMPLES_MINI_VMM_FILES_H_
 
-#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,9 +30,6 @@ absl::Status OpenFiles(const Flags& flags, Files& files);
 // An error with a file that the user named: a mistake, which another file mends, becomes InvalidArgument; the host's failures stay
 // what they are. `what` stands before the message.
 absl::Status FileError(absl::string_view what, const absl::Status& status);
-
-// The disks that still have requests when `timeout` is over.
-std::vector<std::string> DisksThatDoNotAnswer(const Files& files, std::chrono::milliseconds timeout);
 
 }  // namespace mini_vmm
 

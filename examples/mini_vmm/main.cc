@@ -11,7 +11,6 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -19,7 +18,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
 #include "files.h"
 #include "flags.h"
@@ -46,9 +44,6 @@ enum ExitStatus : int {
   kCrashed = 11,
   kSignalBase = 128,
 };
-
-// How long a machine that has ended waits for its disks.
-constexpr std::chrono::seconds kDiskGrace{5};
 
 int Fail(ExitStatus status, absl::string_view message) {
   Say(message);
@@ -146,6 +141,7 @@ int RunMachine(const Flags& flags) {
   options.memory_bytes = uint64_t{hvsdk::vmm::MemoryMib(config)} << 20;
   options.cpus = hvsdk::vmm::Cpus(config);
   options.disks.assign(files.disks.begin(), files.disks.end());
+  for (const auto& disk : config.disks()) options.disk_names.push_back(disk.path());
   options.loopback_ports = config.loopback_ports();
 
   std::string note;
@@ -195,14 +191,14 @@ int RunMachine(const Flags& flags) {
   absl::optional<hvsdk::vmm::Tracer> tracer;
   if (files.trace.is_open()) options.tracer = &tracer.emplace();
 
+  bool gave_up = false;
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
-  bool disks_hang = false;
   options.on_crash = config.on_crash() == "end" ? hvsdk::vmm::CrashAction::kEnd : hvsdk::vmm::CrashAction::kReport;
   options.crash_observer = ReportCrash;
   const auto run_until_end = [&]() -> int {
     for (bool first = true;; first = false) {
       LoadInput blame{};
-      auto machine = Machine::Create(options, **loop, blame);
+      const auto machine = Machine::Create(options, **loop, blame);
       if (!machine.ok()) {
         terminal.reset();
         if (blame == LoadInput::kNone) return Fail(kHostFailure, machine.status().message());
@@ -227,15 +223,11 @@ int RunMachine(const Flags& flags) {
           return exit_signal == 0 && !quit;
         });
       }
-      if (const auto silent = DisksThatDoNotAnswer(files, kDiskGrace); !silent.empty()) {
-        // Their requests cannot be taken back and point into the machine, which therefore stays for as long as the process.
-        disks_hang = true;
-        (void)machine->release();
+      gave_up = result.gave_up;
+      if (gave_up) {
         terminal.reset();
-        const int failure =
-            Fail(kHostFailure, absl::StrCat("--disk: no answer from '", absl::StrJoin(silent, "', '"),
-                                            "'; what the guest asked of it last may not have been done"));
-        if (result.outcome == Outcome::kPoweredOff || result.outcome == Outcome::kReset) return failure;
+        return Fail(kHostFailure, absl::StrCat("--disk: ", result.status.message(),
+                                               "; what the guest asked of it last may not have been done"));
       }
       if (config.deterministic()) {
         Say(absl::StrFormat("%d instructions, state hash %016x", result.instructions, result.state_hash));
@@ -270,9 +262,10 @@ int RunMachine(const Flags& flags) {
   };
   if (console.has_value()) check(console->output_status(), "serial", stdio ? "stdio" : config.serial().file());
   if (tracer.has_value()) check(tracer->Finish(), "trace", config.trace());
-  if (disks_hang) {
+  if (gave_up) {
+    // To close a disk that does not answer would wait for it.
     FinishMessages();
-    _exit(status);  // whoever joined their threads would wait as well
+    _exit(status);
   }
   return status;
 }

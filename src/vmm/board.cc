@@ -40,8 +40,10 @@ absl::Status Board::Build(LoadInput& blame) {
 }
 
 absl::Status Board::BuildMemory() {
-  ASSIGN_OR_RETURN(host_memory_, HostMemory::Reserve(options_.memory_bytes));
-  absl::Span<uint8_t> rest = host_memory_.bytes();
+  ASSIGN_OR_RETURN(HostMemory reserved, HostMemory::Reserve(options_.memory_bytes));
+  const auto host_memory = std::make_shared<HostMemory>(std::move(reserved));
+  memory_.SetOwner(host_memory);
+  absl::Span<uint8_t> rest = host_memory->bytes();
   for (const GpaRange& range : layout_.memory) {
     const absl::Span<uint8_t> host = rest.subspan(0, range.size_bytes);
     RETURN_IF_ERROR(memory_.AddRange(range.gpa, host));

@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "hvsdk/base/block_device.h"
 #include "hvsdk/vmm/part.h"
 #include "hvsdk/vsp/storage.h"
@@ -17,8 +20,9 @@ namespace hvsdk::vmm {
 
 class DiskController final : public Part {
  public:
-  // LUNs 0, 1, ...
-  explicit DiskController(std::vector<std::shared_ptr<BlockDevice>> disks) : disks_(std::move(disks)) {}
+  // LUNs 0, 1, ... `names` are theirs, for messages, as far as there are any.
+  DiskController(std::vector<std::shared_ptr<BlockDevice>> disks, std::vector<std::string> names)
+      : disks_(std::move(disks)), names_(std::move(names)) {}
 
   absl::Status Attach(Board& board) override {
     if (board.is_deterministic()) return absl::UnimplementedError("a deterministic machine has no disks");
@@ -34,6 +38,16 @@ class DiskController final : public Part {
     }
     return absl::OkStatus();
   }
+  void Stop(absl::AnyInvocable<void()> done) override { storage_->Stop(std::move(done)); }
+  std::string WaitsFor() const override {
+    return absl::StrJoin(storage_->BusyDisks(), ", ", [this](std::string* text, uint8_t lun) {
+      if (lun < names_.size()) {
+        absl::StrAppend(text, "disk '", names_[lun], "'");
+      } else {
+        absl::StrAppend(text, "disk ", lun);
+      }
+    });
+  }
   void Detach() override { storage_.reset(); }
 
  private:
@@ -42,6 +56,7 @@ class DiskController final : public Part {
       0x3E7F6C1A, 0x52D4, 0x4B8E, {0x9A, 0x07, 0x68, 0xC1, 0xD2, 0x0F, 0x5B, 0x31}};
 
   const std::vector<std::shared_ptr<BlockDevice>> disks_;
+  const std::vector<std::string> names_;
   std::unique_ptr<vsp::StorageController> storage_;
 };
 

@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <climits>
+#include <cstdint>
 #include <utility>
 
 #include "base/check.h"
@@ -122,12 +124,11 @@ void EventLoop::RunTasks(size_t count, std::chrono::steady_clock::time_point dea
   }
 }
 
-void EventLoop::PollDescriptors(bool wait) {
-  int timeout_ms;
+void EventLoop::PollDescriptors(int timeout_ms) {
   {
     std::lock_guard lock(mutex_);
-    sleeping_ = wait && queue_.empty() && !stop_;
-    timeout_ms = sleeping_ ? -1 : 0;
+    sleeping_ = timeout_ms != 0 && queue_.empty() && !stop_;
+    if (!sleeping_) timeout_ms = 0;
   }
   epoll_event events[32];
   const int count = epoll_wait(epoll_fd_, events, std::size(events), timeout_ms);
@@ -143,23 +144,36 @@ void EventLoop::PollDescriptors(bool wait) {
   removed_.clear();
 }
 
-void EventLoop::Run() {
+void EventLoop::Run() { RunUntil(kNoDeadline); }
+
+bool EventLoop::RunFor(std::chrono::milliseconds limit) { return RunUntil(std::chrono::steady_clock::now() + limit); }
+
+bool EventLoop::RunUntil(std::chrono::steady_clock::time_point deadline) {
   {
     std::lock_guard lock(mutex_);
     thread_ = std::this_thread::get_id();
   }
+  bool stopped = false;
   for (;;) {
     RunTasks(kTasksPerLook, kNoDeadline);
     {
       std::lock_guard lock(mutex_);
-      if (stop_) break;
+      stopped = stop_;
     }
-    PollDescriptors(/*wait=*/true);
+    if (stopped) break;
+    int timeout_ms = -1;
+    if (deadline != kNoDeadline) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+      if (left.count() <= 0) break;
+      timeout_ms = static_cast<int>(std::min<int64_t>(left.count(), INT_MAX));
+    }
+    PollDescriptors(timeout_ms);
   }
-  RunTasks(SIZE_MAX, std::chrono::steady_clock::now() + kLastTurns);
+  if (stopped) RunTasks(SIZE_MAX, std::chrono::steady_clock::now() + kLastTurns);
   std::lock_guard lock(mutex_);
   stop_ = false;
   thread_ = {};
+  return stopped;
 }
 
 void EventLoop::RunOnce(bool wait) {
@@ -168,7 +182,7 @@ void EventLoop::RunOnce(bool wait) {
     thread_ = std::this_thread::get_id();
   }
   RunTasks(kTasksPerLook, kNoDeadline);
-  PollDescriptors(wait);
+  PollDescriptors(wait ? -1 : 0);
   std::lock_guard lock(mutex_);
   thread_ = {};
 }

@@ -5,9 +5,11 @@
 
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/types/optional.h"
 #include "base/check.h"
 #include "base/status_macros.h"
@@ -91,6 +93,8 @@ class PcMachine final : public Machine,
   void BuildTracing();
   // Ends the machine; the first reason counts.
   void End(MachineResult result);
+  // Has the parts end what is under way with the host.
+  void StopParts();
 
   // partition::PartitionEvents.
   void OnResetRequested(VpIndex) override { End({.outcome = Outcome::kReset}); }
@@ -117,6 +121,7 @@ class PcMachine final : public Machine,
   std::unique_ptr<Board> board_;
   std::vector<std::unique_ptr<Part>> own_parts_;
   std::vector<Part*> attached_;
+  std::vector<Part*> busy_;  // those of them that StopParts waits for
   absl::optional<TracingExitHandler> tracing_;
   absl::optional<CrashWatch> crash_watch_;
 };
@@ -151,7 +156,8 @@ absl::Status PcMachine::AttachParts() {
   chipset::PowerHandler& power = *this;
   own_parts_.push_back(std::make_unique<PcChipset>(power, options_.serial));
   if (options_.loopback_ports) own_parts_.push_back(std::make_unique<LoopbackPart>());
-  if (!options_.disks.empty()) own_parts_.push_back(std::make_unique<DiskController>(options_.disks));
+  if (!options_.disks.empty())
+    own_parts_.push_back(std::make_unique<DiskController>(options_.disks, options_.disk_names));
   std::vector<Part*> parts;
   for (const auto& part : own_parts_) parts.push_back(part.get());
   parts.insert(parts.end(), options_.parts.begin(), options_.parts.end());
@@ -211,14 +217,35 @@ void PcMachine::End(MachineResult result) {
   board_->Stop();
 }
 
+void PcMachine::StopParts() {
+  busy_ = attached_;
+  for (Part* const part : attached_) {
+    part->Stop([this, part] {
+      std::erase(busy_, part);
+      if (busy_.empty()) board_->loop().Stop();
+    });
+  }
+  // Where nobody had to wait, this takes that Stop back.
+  if (attached_.empty() || board_->loop().RunFor(options_.grace)) return;
+  std::vector<std::string> silent;
+  for (const Part* const part : busy_) silent.push_back(part->WaitsFor());
+  std::lock_guard lock(mutex_);
+  result_->outcome = Outcome::kHostFailure;
+  result_->gave_up = true;
+  result_->status = absl::DeadlineExceededError(
+      absl::StrFormat("%s did not answer for %d ms", absl::StrJoin(silent, ", "), options_.grace.count()));
+}
+
 MachineResult PcMachine::Run() {
   board_->Run(*this);
   crash_watch_->TellNow();
-  std::lock_guard lock(mutex_);
   if (board_->is_deterministic()) {
+    std::lock_guard lock(mutex_);
     result_->instructions = board_->runner().instructions();
     result_->state_hash = board_->runner().HashState(board_->memory());
   }
+  StopParts();
+  std::lock_guard lock(mutex_);
   return *result_;
 }
 

@@ -289,6 +289,21 @@ TEST_F(StopTest, ADescriptorThatIsAlwaysReady) {
   close(fd);
 }
 
+TEST_F(StopTest, RunForEndsByItself) {
+  CallTask* again = nullptr;
+  CallTask busy([&] { loop_->Schedule(*again); });
+  again = &busy;
+  for (const bool is_busy : {false, true}) {
+    if (is_busy) loop_->Schedule(busy);
+    const auto start = std::chrono::steady_clock::now();
+    EXPECT_FALSE(loop_->RunFor(std::chrono::milliseconds(30)));
+    EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(30));
+  }
+  loop_->Stop();
+  EXPECT_TRUE(loop_->RunFor(std::chrono::hours(1)));
+  loop_->Drain(busy);
+}
+
 // What was scheduled before has its turn, and the loop can be run again.
 TEST_F(StopTest, WhatWasScheduledBeforeIsDone) {
   for (int round = 0; round < 3; ++round) {

@@ -855,7 +855,9 @@ TEST_F(StorageTest, AGuestThatDoesNotReadItsCompletionsLosesNone) {
 
 // A guest of before flow control makes room without a word, or never. It is looked at now and then, and nobody runs meanwhile.
 TEST_F(StorageTest, AGuestThatDoesNotSignalRoomIsNotPolled) {
-  Make();
+  StorageOptions options;
+  options.queue_depth = 16;
+  Make(options);
   ASSERT_TRUE(storage_->Attach(0, std::make_shared<MemoryDisk>(Pattern(1 << 20))).ok());
   auto opened = Open(0, /*ring_pages=*/2);
   opened->client->Start();

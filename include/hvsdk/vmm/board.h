@@ -161,7 +161,6 @@ class Board final : private backend::ExitHandler {
   ExitRouter router_{*this};
   chipset::Bus ports_, mmio_;
   MemoryLayout layout_;
-  HostMemory host_memory_;
   GuestMemory memory_;
   std::unique_ptr<backend::Partition> engine_;
   CpuidTable supported_cpuid_;

@@ -48,6 +48,8 @@ class EventLoop final : public Executor {
   // is scheduled then stays so, for the next Run or for Drain.
   void Run();
   void Stop();
+  // As Run, but for no longer than `limit`. False: that was over first.
+  bool RunFor(std::chrono::milliseconds limit);
 
   // For a thread that has other work beside the loop's: does what is scheduled and ready by now, and comes back. With `wait`,
   // sleeps until there is something.
@@ -64,7 +66,9 @@ class EventLoop final : public Executor {
   EventLoop(int epoll_fd, int wake_fd);
   // The first `count` of the queue, or as many as there are.
   void RunTasks(size_t count, std::chrono::steady_clock::time_point deadline);
-  void PollDescriptors(bool wait);
+  // Sleeps until there is something, or for `timeout_ms` if that is not negative.
+  void PollDescriptors(int timeout_ms);
+  bool RunUntil(std::chrono::steady_clock::time_point deadline);
 
   const int epoll_fd_;
   const int wake_fd_;

@@ -3,7 +3,8 @@
 // disks, and what the embedding program brings (part.h); writes the firmware's tables, loads the guest, and runs it.
 //
 // Threads: Run uses the calling thread as the machine's one thread of I/O, and one thread for each VP. When it returns,
-// no VP runs and no thread of the machine is left.
+// no VP runs and no thread of the machine is left. It returns within a second and the time of grace of the reason, whatever the
+// guest or its disks do.
 //
 // A guest's reset ends the machine; whoever wants it to start again makes another from the same options. Everything
 // the options point to outlives the machine and may serve the next.
@@ -18,6 +19,7 @@
 #ifndef HVSDK_VMM_MACHINE_H_
 #define HVSDK_VMM_MACHINE_H_
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -60,6 +62,7 @@ struct MachineOptions {
   uint64_t memory_bytes = uint64_t{512} << 20;
   uint32_t cpus = 2;
   std::vector<std::shared_ptr<BlockDevice>> disks;  // LUNs 0, 1, ... of one SCSI controller
+  std::vector<std::string> disk_names;              // the same, for messages; may be left out
   SerialEndpoint* serial = nullptr;                 // null: what the guest sends is dropped
   Tracer* tracer = nullptr;                         // null: nothing is traced
   bool loopback_ports = false;                      // see loopback_ports.h
@@ -73,6 +76,8 @@ struct MachineOptions {
   // Not null: a deterministic machine. `backend` was made with this time, which serves this machine alone; all VPs run in turn on
   // the thread that calls Run, and the same options and console input give the same execution. No disks.
   backend::InstructionTime* instruction_time = nullptr;
+  // How long the end waits for requests to the host that are under way.
+  std::chrono::milliseconds grace{5000};
 };
 
 // Why a machine ended.
@@ -89,6 +94,9 @@ struct MachineResult {
   partition::CrashReport crash;
   Outcome after_crash = Outcome::kCrashed;  // of kCrashed: kPoweredOff or kReset, or kCrashed if it has done neither
   absl::Status status;
+  // A disk has not answered within the time of grace: the outcome is kHostFailure, and `status` names it. What it writes to lives until it
+  // has answered, but whoever destroys it, or the engine that serves it, may wait for that without end.
+  bool gave_up = false;
   // Of a deterministic machine: instructions executed by all VPs, and a hash of all memory and registers at the end.
   uint64_t instructions = 0;
   uint64_t state_hash = 0;

@@ -15,6 +15,9 @@
 #ifndef HVSDK_VMM_PART_H_
 #define HVSDK_VMM_PART_H_
 
+#include <string>
+
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "hvsdk/vmm/board.h"
 
@@ -29,8 +32,14 @@ class Part {
   // not detached.
   virtual absl::Status Attach(Board& board) = 0;
 
-  // No VP runs any more, and none will: lets go of the board, channels on its VMBus first of all. What was mapped goes with
-  // the board. In the reverse order of Attach.
+  // No VP runs any more, and none will: ends what is under way with the host. `done` is called once, here or later on the loop's
+  // thread. The loop runs on for that, but not for ever (MachineOptions::grace).
+  virtual void Stop(absl::AnyInvocable<void()> done) { done(); }
+  // While it is not done: who does not answer, as in "disk 'a.img'".
+  virtual std::string WaitsFor() const { return ""; }
+
+  // Lets go of the board, channels on its VMBus first of all; without waiting for whom Stop did not wait. What was mapped goes with
+  // the board. In the reverse order of Attach; also of a machine that never ran, without Stop.
   virtual void Detach() {}
 };
 
