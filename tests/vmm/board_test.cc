@@ -294,6 +294,75 @@ std::vector<std::string> Engines() {
   names[0] = "deterministic";  // in place of auto
   return names;
 }
+// --- The end, and whom it waits for. ---
+
+// Keeps the loop busy, and has something under way with the host until Answer.
+class BusyPart final : public Part, private Task {
+ public:
+  explicit BusyPart(bool is_silent) : is_silent_(is_silent) {}
+  absl::Status Attach(Board& board) override {
+    loop_ = &board.loop();
+    loop_->Schedule(*this);
+    return absl::OkStatus();
+  }
+  void Stop(absl::AnyInvocable<void()> done) override {
+    done_ = std::move(done);
+    turns_after_stop_ = 0;
+  }
+  std::string WaitsFor() const override { return "the oracle"; }
+  void Detach() override { loop_->Drain(*this); }
+
+ private:
+  void Run() override {
+    if (done_ != nullptr && !is_silent_ && ++turns_after_stop_ == 1000) std::exchange(done_, nullptr)();
+    loop_->Schedule(*this);
+  }
+  const bool is_silent_;
+  EventLoop* loop_ = nullptr;
+  absl::AnyInvocable<void()> done_;
+  int turns_after_stop_ = 0;
+};
+
+TEST_P(BoardTest, TheEndWaitsForWhatIsUnderWay) {
+  BusyPart part(/*is_silent=*/false);
+  const auto machine = Make(kPowerOff + kLoop, {&part});
+  ASSERT_TRUE(machine.ok());
+  const MachineResult result = (*machine)->Run();
+  EXPECT_EQ(result.outcome, Outcome::kPoweredOff);
+  EXPECT_FALSE(result.gave_up);
+}
+
+TEST_P(BoardTest, TheEndDoesNotWaitForEver) {
+  BusyPart silent(/*is_silent=*/true), other(/*is_silent=*/false);
+  for (const bool by_guest : {true, false}) {
+    CodeLoader loader(by_guest ? kPowerOff + kLoop : kLoop);
+    backend::InstructionTime time;
+    const auto backend = GetParam() == "deterministic" ? backend::CreateSoftwareBackend({.instruction_time = &time})
+                                                       : CreateBackend(GetParam());
+    ASSERT_TRUE(backend.ok());
+    LoadInput blame;
+    const auto machine = Machine::Create({.backend = backend->get(),
+                                          .memory_bytes = 16 << 20,
+                                          .cpus = 1,
+                                          .parts = {&silent, &other},
+                                          .loader = &loader,
+                                          .instruction_time = GetParam() == "deterministic" ? &time : nullptr,
+                                          .grace = std::chrono::milliseconds(100)},
+                                         *loop_, blame);
+    ASSERT_TRUE(machine.ok());
+    std::thread stopper([&] {
+      if (!by_guest) (*machine)->Stop();
+    });
+    const auto start = std::chrono::steady_clock::now();
+    const MachineResult result = (*machine)->Run();
+    stopper.join();
+    EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(100));
+    EXPECT_EQ(result.outcome, Outcome::kHostFailure);
+    EXPECT_TRUE(result.gave_up);
+    EXPECT_EQ(result.status.message(), "the oracle did not answer for 100 ms");
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Engines, BoardTest, ::testing::ValuesIn(Engines()),
                          [](const auto& info) { return info.param; });
 
