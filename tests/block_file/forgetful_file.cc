@@ -53,6 +53,9 @@ std::unique_ptr<ForgetfulFile> ForgetfulFile::Create(uint64_t size_bytes, std::s
   if (mount("forgetful", path, "fuse.forgetful", MS_NOSUID | MS_NODEV, options.c_str()) != 0) return fail("mount");
   file->is_mounted_ = true;
   file->thread_ = std::thread([f = file.get()] { f->Serve(); });
+  // The kernel asks a first close to flush and learns that there is no such thing. A close that waits for a file that hangs cannot be
+  // ended, not even by a kill.
+  close(open(path, O_RDONLY | O_CLOEXEC));
   return file;
 }
 
@@ -135,6 +138,10 @@ void ForgetfulFile::Serve() {
     uint64_t count;
     (void)!read(wake_fd_, &count, sizeof(count));
     if (hangs || ready[1].revents == 0) continue;
+    {
+      std::lock_guard lock(mutex_);
+      if (hangs_) continue;
+    }
     const ssize_t size = read(fuse_fd_, request.data(), request.size() * 8);
     if (size < static_cast<ssize_t>(sizeof(fuse_in_header))) {
       if (size < 0 && errno == ENODEV) return;  // unmounted
@@ -216,7 +223,6 @@ int ForgetfulFile::Handle(const fuse_in_header& header, const uint8_t* argument,
       }
       lasting_ = written_;
       return 0;
-    case FUSE_FLUSH:
     case FUSE_RELEASE:
     case FUSE_SETATTR:
     case FUSE_DESTROY:

@@ -52,7 +52,7 @@ class Context:
 
     def __init__(self, arguments, folder):
         self.mini_vmm, self.guest, self.backend = arguments.mini_vmm, arguments.guest, arguments.backend
-        self.debian_disk = arguments.debian_disk
+        self.debian_disk, self.forgetful_file = arguments.debian_disk, arguments.forgetful_file
         self.folder = folder
 
     def path(self, name):
@@ -253,6 +253,67 @@ def disk(context):
     log = '\n'.join(line for line in result.out.split('[log]')[1].split('HVSDK-EXIT')[0].splitlines()
                     if not re.search(r'I/O error|lost async page write|Write Protected|Sense Key|Add. Sense|CDB:|Result:|mount|ext2', line))
     check_kernel_log(log)
+
+
+@case
+def failing_disk(context):
+    """A disk whose medium fails a sync, then hangs: the guest learns that writes are lost and is never told otherwise, another disk
+    goes on, and the machine ends."""
+    with subprocess.Popen([context.forgetful_file, str(1 << 20)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          bufsize=1) as medium:
+        path = medium.stdout.readline().strip()
+        if not path.startswith('/'):
+            print(f'  skipped: {path}')
+            return
+
+        def tell(command):
+            medium.stdin.write(command + '\n')
+            expect(medium.stdout.readline() == 'ok\n', command)
+
+        good = context.path('good.img')
+        with open(good, 'wb') as file:
+            file.truncate(2 << 20)
+        command = '''
+            for d in /sys/block/sd*; do
+              case "$(cat $d/size)" in 2048) bad=/dev/${d##*/} ;; 4096) good=/dev/${d##*/} ;; esac
+            done
+            write() { dd if=/dev/urandom of=$1 bs=4096 count=1 seek=$2 conv=fsync 2>/dev/null; echo "write $2: $?"; }
+            write $bad 0
+            echo fail-sync; read answer </dev/ttyS0
+            for i in 1 2 3 4; do write $bad $i; done
+            dmesg | grep -c 'Sense Key : Hardware Error'
+            dd if=$bad of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null; echo "read: $?"
+            echo hang; read answer </dev/ttyS0
+            dd if=$bad of=/dev/null bs=4096 count=1 skip=9 iflag=direct 2>/dev/null &
+            sleep 1
+            write $good 5
+            echo stop; read answer </dev/ttyS0'''
+        flags = [*context.guest_flags(command, disks=2), f'--disk={path}', f'--disk={good}']
+        with subprocess.Popen([context.mini_vmm, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as vmm:
+            lines = []
+            for line in vmm.stdout:
+                line = line.decode(errors='replace').strip()
+                lines.append(line)
+                if line in ('fail-sync', 'hang'):
+                    tell(line)
+                    vmm.stdin.write(b'\n')
+                    vmm.stdin.flush()
+                elif line == 'stop':
+                    start = time.monotonic()
+                    vmm.terminate()
+            err = vmm.stderr.read().decode()
+            status = vmm.wait(timeout=60)
+            expect('stop' in lines, 'the guest did not come to its end', *lines, err)
+            seconds = time.monotonic() - start
+        medium.stdin.close()
+    text = '\n'.join(lines)
+    expect('write 0: 0' in lines and 'read: 0' in lines and 'write 5: 0' in lines, 'a disk that should work', text)
+    expect(re.findall(r'^write ([1-4]): [1-9]', text, re.M) == ['1', '2', '3', '4'], 'a flush was believed after a failed one', text)
+    expect(re.search(r'^[1-9]\d*$', text, re.M), 'the guest saw no hardware error', text)
+    expect(status == 3 and seconds < 30, f'SIGTERM: exit status {status} after {seconds:.1f} s', err)
+    expect(re.fullmatch(fr"mini_vmm: --disk: disk '{path}': cannot be flushed: Input/output error; [^\n]*\n"
+                        fr"mini_vmm: --disk: disk '{path}' did not answer for [^\n]*\n", err), 'not two lines', err)
 
 
 @case
@@ -611,6 +672,31 @@ def many_processors(context):
 
 
 @case
+def no_descriptors(context):
+    """A host that has no more files to give is no mistake of the user's."""
+    kernel, disk, config = context.path('kernel'), context.path('disk.img'), context.path('config')
+    with open(kernel, 'wb') as file:
+        file.write(tiny_guest(b'hello\n', 'power_off'))
+    with open(disk, 'wb') as file:
+        file.truncate(1 << 20)
+    with open(config, 'w', encoding='ascii') as file:
+        file.write(f'kernel: "{kernel}"')
+    flags = [f'--config={config}', f'--disk={disk}', '--backend=software', '--memory=16M', f'--serial={context.path("log")}']
+    blamed = set()
+    for limit in range(4, 64):
+        done = subprocess.run(['sh', '-c', f'ulimit -n {limit}; exec "$@"', 'sh', context.mini_vmm, *flags], timeout=60,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        if done.returncode == 0:
+            break
+        err = done.stderr.decode()
+        expect(done.returncode == 3, f'{limit} descriptors: exit status {done.returncode}', err)
+        expect(re.fullmatch(r'mini_vmm: [^\n]+\n', err), f'{limit} descriptors: not one line', err)
+        blamed.add(err.split('=')[0].split(':')[1].strip())
+    expect(done.returncode == 0, 'the guest never ran', err)
+    expect({'--config', '--kernel', '--serial', '--disk'} <= blamed, 'not all were short of descriptors', blamed)
+
+
+@case
 def outputs(context):
     """Where output can go, and what is said when it is lost."""
     def guest(text, then):
@@ -691,6 +777,7 @@ def main():
     parser.add_argument('--mini-vmm', required=True, metavar='FILE')
     parser.add_argument('--guest', required=True, metavar='DIR')
     parser.add_argument('--debian-disk', metavar='FILE', help='what scripts/debian-disk made; only user_programs needs it')
+    parser.add_argument('--forgetful-file', metavar='FILE', help='the program forgetful_file; only failing_disk needs it')
     parser.add_argument('--backend', default='auto')
     parser.add_argument('cases', nargs='+', choices=sorted(CASES))
     arguments = parser.parse_args()

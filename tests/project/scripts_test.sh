@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# scripts_test.sh ROOT: what scripts/guest-assets and scripts/nested promise.
+# scripts_test.sh ROOT: what scripts/guest-assets, scripts/nested and scripts/soak promise.
 set -uo pipefail
 root=$1
 work=$(mktemp -d)
@@ -21,7 +21,10 @@ expect() {
   fi
 }
 
-command -v qemu-system-x86_64 >/dev/null || exit 77
+expect "soak says what there is" 0 'kills .* 1000 times' "$root/scripts/soak" --help
+expect "soak refuses what there is not" 2 "no soak 'forever'; there are: kills" "$root/scripts/soak" kills forever
+
+command -v qemu-system-x86_64 >/dev/null || exit "$((failures > 0 ? 1 : 77))"
 
 expect "guest-assets needs a directory" 2 'scripts/guest-assets DIR' "$root/scripts/guest-assets"
 expect "guest-assets makes the images" 0 '' "$root/scripts/guest-assets" "$work/a"
