@@ -23,22 +23,18 @@ absl::Status FileQueue::Start() {
   return StartThread();
 }
 
+// Both wake threads with the lock held: once it is released the requests may be done, and whoever they were for may
+// destroy the file.
 void FileQueue::Submit(absl::Span<BlockRequest* const> batch) {
   Begin(batch.size());
-  size_t wake;
-  {
-    std::lock_guard lock(mutex_);
-    for (BlockRequest* request : batch) Push(*request, 0);
-    wake = std::min(idle_, batch.size());
-  }
-  while (wake-- > 0) wake_.notify_one();
+  std::lock_guard lock(mutex_);
+  for (BlockRequest* request : batch) Push(*request, 0);
+  for (size_t wake = std::min(idle_, batch.size()); wake > 0; --wake) wake_.notify_one();
 }
 
 void FileQueue::Resume(BlockRequest& request, uint64_t done_bytes) {
-  {
-    std::lock_guard lock(mutex_);
-    Push(request, done_bytes);
-  }
+  std::lock_guard lock(mutex_);
+  Push(request, done_bytes);
   wake_.notify_one();
 }
 
