@@ -89,10 +89,11 @@ void ReportCrash(const hvsdk::partition::CrashReport& crash) {
   SayText(text);
 }
 
-// The host has refused memory for something small; what is large is asked for with a status. In place of an exception.
+// While the machine runs, in place of an exception: its threads have nobody to catch one.
 void OnNoMemory() {
   hvsdk::vmm::RawTerminal::Restore();
-  constexpr absl::string_view kLine = "mini_vmm: the host refuses memory (limits: address space, data)\n";
+  constexpr absl::string_view kLine =
+      "mini_vmm: the host refuses memory to the running machine (limits: address space, data)\n";
   pollfd ready{STDERR_FILENO, POLLOUT, 0};
   if (poll(&ready, 1, /*timeout=*/0) == 1) (void)!write(STDERR_FILENO, kLine.data(), kLine.size());
   _exit(kHostFailure);
@@ -215,7 +216,9 @@ int RunMachine(const Flags& flags) {
         }
         if (stdio) terminal.emplace();
       }
+      std::set_new_handler(OnNoMemory);
       const hvsdk::vmm::MachineResult result = current->Run();
+      std::set_new_handler(nullptr);
       // A slow reader gets all that the guest said, but for one that holds up the user's own wish to end.
       if (console.has_value() && result.outcome != Outcome::kStopped) {
         console->Flush([&] {
@@ -286,8 +289,12 @@ int Main(int argc, char** argv) {
 }  // namespace mini_vmm
 
 int main(int argc, char** argv) {
-  std::set_new_handler(mini_vmm::OnNoMemory);
-  const int status = mini_vmm::Main(argc, argv);
+  int status = mini_vmm::kHostFailure;
+  try {
+    status = mini_vmm::Main(argc, argv);
+  } catch (const std::bad_alloc&) {
+    mini_vmm::Say("the host refuses memory (limits: address space, data)");
+  }
   mini_vmm::FinishMessages();
   return status;
 }

@@ -5,8 +5,6 @@
 #include <chrono>
 #include <utility>
 
-#include "base/check.h"
-
 namespace hvsdk::software {
 
 class SortedTimers::SortedTimer final : public Timer {
@@ -73,17 +71,13 @@ void SortedTimers::RunDue(uint64_t now_100ns) {
   }
 }
 
-HostTimers::HostTimers(const Clock& clock) : clock_(clock) {
-  HVSDK_CHECK(thread_.Start("timers", [this] { Loop(); }).ok());
-}
-
 HostTimers::~HostTimers() {
   {
     std::lock_guard lock(wake_mutex_);
     stop_ = true;
   }
   wake_.notify_one();
-  thread_.Join();
+  if (thread_.is_running()) thread_.Join();
 }
 
 void HostTimers::OnEarlier() {

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "base/host_thread.h"
 #include "hvsdk/base/clock.h"
 
@@ -47,8 +48,13 @@ class SortedTimers : public TimerQueue {
 // Timers on a thread of their own.
 class HostTimers final : public SortedTimers {
  public:
-  explicit HostTimers(const Clock& clock);
+  explicit HostTimers(const Clock& clock) : clock_(clock) {}
   ~HostTimers() override;
+
+  // Before the first timer is due. ResourceExhausted: the host has no thread for it.
+  absl::Status Start() {
+    return thread_.Start("timers", [this] { Loop(); });
+  }
 
  private:
   void OnEarlier() override;

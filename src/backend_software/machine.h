@@ -43,6 +43,8 @@ enum RequestKind : uint32_t {
 class Machine final : public HostWriteObserver {
  public:
   Machine(GuestMemory& guest_memory, backend::InstructionTime* instruction_time);
+  // Once, before there are VPs. ResourceExhausted: the host has no thread for timers.
+  absl::Status StartTimers() { return host_timers_ != nullptr ? host_timers_->Start() : absl::OkStatus(); }
   ~Machine() override;
 
   PhysicalMemory& memory() { return memory_; }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "backend_software/cpuid.h"
@@ -17,8 +18,7 @@ namespace {
 
 class SoftwarePartition final : public backend::Partition {
  public:
-  SoftwarePartition(GuestMemory& memory, backend::InstructionTime* time)
-      : machine_(std::make_shared<Machine>(memory, time)) {}
+  explicit SoftwarePartition(std::shared_ptr<Machine> machine) : machine_(std::move(machine)) {}
 
   absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, backend::MapAccess access) override {
     RETURN_IF_ERROR(machine_->memory().Map(gpa, host, access == backend::MapAccess::kReadWriteExecute));
@@ -116,7 +116,9 @@ class SoftwareBackend final : public backend::Backend {
   absl::string_view name() const override { return "software"; }
   const backend::BackendCaps& caps() const override { return caps_; }
   absl::StatusOr<std::unique_ptr<backend::Partition>> CreatePartition(GuestMemory& memory) override {
-    return std::unique_ptr<backend::Partition>(std::make_unique<SoftwarePartition>(memory, time_));
+    auto machine = std::make_shared<Machine>(memory, time_);
+    RETURN_IF_ERROR(machine->StartTimers());
+    return std::unique_ptr<backend::Partition>(std::make_unique<SoftwarePartition>(std::move(machine)));
   }
 
  private:

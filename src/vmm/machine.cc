@@ -4,6 +4,7 @@
 #include <sys/random.h>
 
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -253,9 +254,14 @@ MachineResult PcMachine::Run() {
 
 absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const MachineOptions& options, EventLoop& loop,
                                                          LoadInput& blame) {
-  auto machine = std::make_unique<PcMachine>(options);
-  RETURN_IF_ERROR(machine->Build(loop, blame));
-  return machine;
+  try {
+    auto machine = std::make_unique<PcMachine>(options);
+    RETURN_IF_ERROR(machine->Build(loop, blame));
+    return machine;
+  } catch (const std::bad_alloc&) {
+    blame = LoadInput::kNone;
+    return absl::ResourceExhaustedError("the host refuses memory for the machine (limits: address space, data)");
+  }
 }
 
 }  // namespace hvsdk::vmm

@@ -14,7 +14,7 @@
 #include <chrono>
 #include <utility>
 
-#include "base/status_macros.h"
+#include "absl/strings/str_cat.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -56,8 +56,12 @@ SerialConsole::~SerialConsole() {
 
 absl::Status SerialConsole::Attach(chipset::Uart16550& uart) {
   if (writer_ == nullptr) {
-    ASSIGN_OR_RETURN(writer_, OutputWriter::Create(options_.output_fd, {.thread_name = "console",
-                                                                        .on_room = [this] { loop_.Schedule(*this); }}));
+    auto made = OutputWriter::Create(options_.output_fd,
+                                     {.thread_name = "console", .on_room = [this] { loop_.Schedule(*this); }});
+    if (!made.ok()) {
+      return absl::Status(made.status().code(), absl::StrCat("the serial port's output: ", made.status().message()));
+    }
+    writer_ = *std::move(made);
   }
   uart_ = &uart;
   loop_.Schedule(*this);

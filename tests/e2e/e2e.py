@@ -7,17 +7,21 @@ e2e.py --mini-vmm=FILE --guest=DIR [--debian-disk=FILE] [--backend=NAME] CASE...
 
 import argparse
 import base64
+import fcntl
 import hashlib
 import json
 import os
 import pty
 import re
+import resource
 import select
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 import traceback
 
@@ -174,6 +178,32 @@ def console(context):
     expect(termios.tcgetattr(slave) == before, 'the terminal settings are not back after a signal')
     os.close(master)
     os.close(slave)
+
+
+@case
+def piped_input(context):
+    """Linux gets every byte that is piped in, however fast it comes, in order; when it reads late, as well."""
+    for cpus, size, wait in (2, 20_000, 0), (1, 1_000_000, 0), (2, 1_000_000, 3):
+        data = os.urandom(size)
+        flags = context.guest_flags(f'stty raw -echo; echo ready; sleep {wait}; head -c {size} | sha256sum')
+        with subprocess.Popen([context.mini_vmm, *flags, f'--cpus={cpus}'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
+            limit = threading.Timer(200, process.kill)
+            limit.start()
+            out = b''
+            while b'ready' not in out and (piece := os.read(process.stdout.fileno(), 4096)):
+                out += piece
+            try:
+                process.stdin.write(data)
+                process.stdin.close()
+            except BrokenPipeError:
+                pass
+            while piece := os.read(process.stdout.fileno(), 4096):
+                out += piece
+            process.wait()
+            limit.cancel()
+        expect(process.returncode == 0, f'exit status {process.returncode}', out[-4000:], process.stderr)
+        expect(hashlib.sha256(data).hexdigest().encode() in out, f'{cpus} processors, {size} bytes', out[-4000:])
 
 
 @case
@@ -640,11 +670,15 @@ def bad_input(context):
 
 
 def tiny_guest(text, then):
-    """An ELF file with a PVH entry point that prints `text`, and then: powers off, resets, or spins."""
+    """An ELF file with a PVH entry point that prints `text`, and then: powers off, resets, spins, halts, or prints for ever; or
+    tells what it reads for ever."""
     base, entry = 0x100000, 0x100200
     def out(port, value):
         return b'\x66\xba' + port.to_bytes(2, 'little') + b'\xb0' + bytes([value]) + b'\xee'  # mov dx, port; mov al, value; out
-    ends = {'power_off': out(0x600, 0x34), 'reset': out(0x602, 1), 'spin': b''}
+    ends = {'power_off': out(0x600, 0x34), 'reset': out(0x602, 1), 'spin': b'', 'halt': b'\xfa\xf4',  # cli; hlt
+            'flood': b'\x66\xba\xf8\x03\xee\xeb\xfd',  # mov dx, 3f8; 1: out dx, al; jmp 1b
+            # 1: mov dx, 3fd; 2: in al, dx; test al, 1; jz 2b; mov dx, 3f8; in al, dx; out dx, al; jmp 1b
+            'echo': b'\x66\xba\xfd\x03\xec\xa8\x01\x74\xfb\x66\xba\xf8\x03\xec\xee\xeb\xef'}
     code = b''.join(out(0x3F8, byte) for byte in text) + ends[then] + b'\xeb\xfe'
     note = struct.pack('<III4sQ', 4, 8, 18, b'Xen', entry)  # XEN_ELFNOTE_PHYS32_ENTRY
     header = struct.pack('<16sHHIQQQIHHHHHH', b'\x7fELF\x02\x01\x01', 2, 62, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0)
@@ -770,6 +804,165 @@ def outputs(context):
         expect(process.returncode == 128 + 15 and err == b'', 'SIGTERM', process.returncode, err)
     with open(trace, 'rb') as file:
         expect(len(json.load(file)) > 3, 'not a trace')
+
+
+def ends_on_sigterm(process, within=10):
+    """How many seconds it takes, and what was on standard error."""
+    start = time.monotonic()
+    process.terminate()
+    try:
+        _, err = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise Failure(f'still there {within} s after SIGTERM') from None
+    return time.monotonic() - start, (err or b'').decode()
+
+
+@case
+def unread_outputs(context):
+    """Terminals, pipes and sockets that nobody reads, for the console, for messages and for the trace: they hold up nothing."""
+    def write(name, contents):
+        with open(context.path(name), 'wb') as file:
+            file.write(contents)
+        return context.path(name)
+    flags = [context.mini_vmm, '--backend=software', '--memory=16M', '--cpus=1']
+    flood, spin = write('flood', tiny_guest(b'x', 'flood')), write('spin', tiny_guest(b'x', 'spin'))
+    hello = write('hello', tiny_guest(b'hello\n', 'power_off'))
+
+    def unread(kind):
+        if kind == 'terminal':
+            return pty.openpty()
+        if kind == 'pipe':
+            return os.pipe()
+        return [end.detach() for end in socket.socketpair()]
+
+    for kind in 'terminal', 'pipe', 'socket':
+        for everything in False, True:
+            reader, writer = unread(kind)
+            before = fcntl.fcntl(writer, fcntl.F_GETFL)
+            with subprocess.Popen([*flags, f'--kernel={flood}'], stdin=subprocess.DEVNULL, stdout=writer,
+                                  stderr=writer if everything else subprocess.PIPE) as process:
+                time.sleep(0.5)
+                expect(fcntl.fcntl(writer, fcntl.F_GETFL) == before, f'{kind}: its flags have changed for all who share it')
+                seconds, err = ends_on_sigterm(process)
+                expect(process.returncode == 128 + 15, f'{kind}: exit status {process.returncode}', err)
+                expect(everything or err == 'mini_vmm: --serial=stdio: not all of it was taken by its reader\n', kind, err)
+                print(f'  {kind}{", messages as well" if everything else ""}: {seconds:.2f} s', flush=True)
+            os.close(reader)
+            os.close(writer)
+
+    # Late is not never: all of it arrives, although the guest has long powered off.
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    text = bytes(i % 251 for i in range(40_000))
+    kernel = write('text', tiny_guest(text, 'power_off'))
+    with subprocess.Popen([*flags, f'--kernel={kernel}'], stdin=subprocess.DEVNULL, stdout=writer) as process:
+        os.close(writer)
+        got = b''
+        time.sleep(1)
+        while piece := os.read(reader, 4096):
+            got += piece
+            time.sleep(0.1)
+        process.wait(60)
+    os.close(reader)
+    expect(process.returncode == 0 and got == text, f'exit status {process.returncode}, {len(got)} bytes')
+
+    # A trace.
+    reader, writer = os.pipe()
+    trace = f'--trace=/dev/fd/{writer}'
+    with subprocess.Popen([*flags, f'--kernel={flood}', trace], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, pass_fds=[writer]) as process:
+        time.sleep(2)
+        with open(f'/proc/{process.pid}/status', encoding='ascii') as file:
+            resident = int(re.search(r'VmRSS:\s+(\d+)', file.read())[1])
+        seconds, err = ends_on_sigterm(process)
+        print(f'  trace: {seconds:.2f} s, {resident} KiB', flush=True)
+        expect(process.returncode == 128 + 15 and err == f'mini_vmm: {trace}: its reader does not read\n', 'trace', err)
+        expect(resident < 100_000, f'{resident} KiB')
+    with subprocess.Popen([*flags, f'--kernel={hello}', trace], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, pass_fds=[writer]) as process:
+        _, err = process.communicate(timeout=60)
+        expect(process.returncode == 3 and err == f'mini_vmm: {trace}: its reader does not read\n'.encode(), 'trace', err)
+    os.close(reader)
+    os.close(writer)
+
+    # Input that nobody reads costs nothing, and does not end the program when it ends.
+    with subprocess.Popen(['yes'], stdout=subprocess.PIPE) as typist:
+        with subprocess.Popen([*flags, f'--kernel={write("halt", tiny_guest(b"x", "halt"))}'], stdin=typist.stdout,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            time.sleep(2)
+            with open(f'/proc/{process.pid}/stat', encoding='ascii') as file:
+                fields = file.read().rsplit(')', 1)[1].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+            ends_on_sigterm(process)
+        typist.kill()
+    print(f'  input: {used:.2f} s of processor time in 2', flush=True)
+    expect(used < 1, f'{used} s of processor time')
+    with subprocess.Popen([*flags, f'--kernel={spin}'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE) as process:
+        process.stdin.write(b'\x01x' * 100)
+        process.stdin.close()
+        time.sleep(0.5)
+        expect(process.poll() is None, 'what is piped in is no escape')
+        process.stdin = None
+        ends_on_sigterm(process)
+
+    # What is piped in arrives, whatever it is: here the port's other side sends it back.
+    echo = write('echo', tiny_guest(b'', 'echo'))
+    data = os.urandom(20_000)
+    plain = write('plain', data)
+    for source in 'pipe', 'file':
+        with open(plain, 'rb') as file, \
+             subprocess.Popen([*flags, f'--kernel={echo}'], stdin=file if source == 'file' else subprocess.PIPE,
+                              stdout=subprocess.PIPE) as process:
+            if source == 'pipe':
+                threading.Thread(target=lambda: (process.stdin.write(data), process.stdin.flush()), daemon=True).start()
+            got = process.stdout.read(len(data))
+            process.kill()
+        expect(got == data, f'{source}: {len(got)} bytes came back')
+
+
+@case
+def limits(context):
+    """Whatever the host refuses is one line and status 3, with as little of it as the program can start with."""
+    kernel, disk = context.path('kernel'), context.path('disk.img')
+    with open(kernel, 'wb') as file:
+        file.write(tiny_guest(b'hello\n', 'power_off'))
+    with open(disk, 'wb') as file:
+        file.truncate(1 << 20)
+    os.chmod(context.folder, 0o755)
+    os.chmod(disk, 0o666)
+    flags = [context.mini_vmm, f'--kernel={kernel}', '--backend=software', '--memory=16M', '--cpus=2', f'--disk={disk}',
+             '--trace=/dev/null']
+    nobody = 65534
+
+    def run(what, limit, command):
+        def prepare():
+            resource.setrlimit(what, (limit, limit))
+            if what == resource.RLIMIT_NPROC:  # it counts nothing for root
+                os.setgid(nobody)
+                os.setuid(nobody)
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, preexec_fn=prepare, timeout=60, check=False)
+
+    sweeps = {resource.RLIMIT_AS: range(8 << 20, 256 << 20, 2 << 20)}
+    if os.getuid() == 0:
+        sweeps[resource.RLIMIT_NPROC] = range(1, 16)
+    for what, values in sweeps.items():
+        if run(what, values[-1], [context.mini_vmm, '--help']).returncode != 0:
+            continue  # a sanitizer's needs are beyond measure
+        seen = {}
+        for value in values:
+            if run(what, value, [context.mini_vmm, '--help']).returncode != 0:
+                continue  # not even that
+            done = run(what, value, flags)
+            seen.setdefault(done.returncode, set()).add(done.stderr.decode())
+            if done.returncode == 0 and what == resource.RLIMIT_AS:
+                break
+        print('  ' + '  '.join(sorted(line for lines in seen.values() for line in lines if line)).rstrip(), flush=True)
+        expect(set(seen) == {0, 3}, f'exit status {sorted(seen)}', seen)
+        expect(seen[0] == {''}, 'not silent', seen[0])
+        for line in seen[3]:
+            expect(re.fullmatch(r'mini_vmm: [^\n]+\n', line), 'not one line', line)
 
 
 def main():
