@@ -944,7 +944,7 @@ def limits(context):
                 os.setuid(nobody)
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, preexec_fn=prepare, timeout=60, check=False)
 
-    sweeps = {resource.RLIMIT_AS: range(8 << 20, 256 << 20, 2 << 20)}
+    sweeps = {resource.RLIMIT_AS: range(8 << 20, 256 << 20, 2 << 20), resource.RLIMIT_NOFILE: range(3, 24)}
     if os.getuid() == 0:
         sweeps[resource.RLIMIT_NPROC] = range(1, 16)
     for what, values in sweeps.items():
