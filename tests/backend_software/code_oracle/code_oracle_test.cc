@@ -50,12 +50,11 @@ std::string Difference(const Outcome& host, const Outcome& engine) {
 }
 
 std::string Describe(const Step& step) {
-  std::string text =
-      absl::StrFormat("  space %d maps %d %d %d, %s; segment %d, enters at %x, flags %x; %d patches\n", step.space,
-                      step.mapping[0], step.mapping[1], step.mapping[2],
-                      step.changed_page < 0 ? "entered anew" : absl::StrFormat("page %d forgotten", step.changed_page),
-                      step.segment, step.ip, step.rflags, static_cast<int>(step.patches.size()));
-  return text;
+  static constexpr const char* kEntries[] = {"entered anew", "a page forgotten", "as it was"};
+  return absl::StrFormat("  space %d maps %d %d %d, %s (%d); segment %d, enters at %x, flags %x; %d patches\n",
+                         step.space, step.mapping[0], step.mapping[1], step.mapping[2],
+                         kEntries[static_cast<int>(step.entry)], step.changed_page, step.segment, step.ip, step.rflags,
+                         static_cast<int>(step.patches.size()));
 }
 
 // What stands around the place where the host stopped, as it is now.

@@ -24,7 +24,7 @@ static_assert(kTables + kSpaces * kTablesPerSpace <= kStackTable && kCode + kFra
 // The kernel's pages lie at this linear address plus their physical one.
 constexpr uint64_t kKernel = 0xFFFFFFFF80000000;
 constexpr uint64_t kStackTop = kKernelStack + 0x800;
-constexpr uint64_t kEnterSpace = kStubs + 0x400, kForgetPage = kStubs + 0x480;
+constexpr uint64_t kEnterSpace = kStubs + 0x400, kStay = kEnterSpace + 3, kForgetPage = kStubs + 0x480;
 
 constexpr uint64_t kPresent = 1, kWritable = 2, kUser = 4;
 constexpr uint8_t kFaultPort = 0x40;  // plus the vector
@@ -107,10 +107,10 @@ class EngineWorld final : public World, private backend::ExitHandler {
       Put(tables + 0x3000 + 8 * page, frame < 0 ? 0 : (kCode + frame * kPage) | kPresent | kWritable | kUser);
     }
     // What the stub pops: the register it used, then the frame that IRETQ returns to.
-    const bool enters = step.changed_page < 0;
+    const bool forgets = step.entry == Entry::kPageForgotten;
     const uint64_t cs = step.segment < 0 ? kUserCs : static_cast<uint64_t>(step.segment) << 3 | 7;
     const uint64_t frame[] = {
-        step.registers[enters ? kEax : kEdx], step.ip, cs, step.rflags, step.registers[kEsp], kUserSs};
+        step.registers[forgets ? kEdx : kEax], step.ip, cs, step.rflags, step.registers[kEsp], kUserSs};
     Write(kStackTop - sizeof(frame), frame, sizeof(frame));
     std::vector<std::pair<RegisterName, RegisterValue>> registers;
     for (int i = 0; i < kRegisters; ++i) {
@@ -118,12 +118,13 @@ class EngineWorld final : public World, private backend::ExitHandler {
           {static_cast<RegisterName>(static_cast<uint32_t>(RegisterName::kRax) + i), {step.registers[i], 0}});
     }
     registers[kEsp].second.low = kKernel + kStackTop - sizeof(frame);
-    if (enters) {
-      registers[kEax].second.low = tables;
-    } else {
+    if (forgets) {
       registers[kEdx].second.low = kWindowAddress + step.changed_page * kPage;
+    } else {
+      registers[kEax].second.low = tables;
     }
-    registers.push_back({RegisterName::kRip, {kKernel + (enters ? kEnterSpace : kForgetPage), 0}});
+    const uint64_t stub = forgets ? kForgetPage : step.entry == Entry::kAnew ? kEnterSpace : kStay;
+    registers.push_back({RegisterName::kRip, {kKernel + stub, 0}});
     registers.push_back({RegisterName::kRflags, {2, 0}});
     registers.push_back({RegisterName::kCs, SegmentValue(0, 0xFFFFFFFF, kKernelCs, 0xA09B)});
     registers.push_back({RegisterName::kSs, SegmentValue(0, 0xFFFFFFFF, kKernelSs, 0xC093)});

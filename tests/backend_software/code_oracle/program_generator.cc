@@ -239,12 +239,12 @@ void ProgramGenerator::MakeStep(Step& step) {
     if (patch.offset + patch.bytes.size() <= kPage) step.patches.push_back(patch);
   }
   const auto frame = [&] { return random_.OneIn(8) ? -1 : static_cast<int>(random_.Below(kFrames)); };
-  step.changed_page = -1;
-  if (space_ >= 0 && random_.OneIn(2)) {
-    // The same space, a page of which may have moved.
+  step.entry = space_ < 0 ? Entry::kAnew : random_.Of<Entry>({Entry::kAnew, Entry::kPageForgotten, Entry::kStays});
+  step.changed_page = 0;
+  if (step.entry == Entry::kPageForgotten) {
     step.changed_page = static_cast<int>(random_.Below(kWindowPages));
     if (random_.OneIn(2)) spaces_[space_][step.changed_page] = frame();
-  } else {
+  } else if (step.entry == Entry::kAnew) {
     space_ = static_cast<int>(random_.Below(kSpaces));
     if (random_.OneIn(4)) spaces_[space_][random_.Below(kWindowPages)] = frame();
   }

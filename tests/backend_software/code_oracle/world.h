@@ -42,14 +42,17 @@ struct Patch {
   std::vector<uint8_t> bytes;
 };
 
+// How the step comes into its address space: it may have changed at will, in one page, or not at all since the last step.
+enum class Entry : uint8_t { kAnew, kPageForgotten, kStays };
+
 struct Step {
   std::vector<Patch> patches;
   int space;
   Mapping mapping;
-  // The page of the window whose mapping alone changed, so that forgetting it is enough; or -1, and the address space is entered anew.
-  int changed_page;
-  int segment;  // -1: 64-bit mode
-  uint64_t ip;  // an offset in the segment
+  Entry entry;
+  int changed_page;  // of the window, if it is forgotten
+  int segment;       // -1: 64-bit mode
+  uint64_t ip;       // an offset in the segment
   std::array<uint64_t, kRegisters> registers;
   uint64_t rflags;
 };
