@@ -381,9 +381,8 @@ const Op* PushAll(Cpu& c, const Op* op) {
   c.op = op;
   const int size = op->extra;
   const uint64_t sp = c.r[kRsp];
-  uint64_t at = sp & c.StackMask();
-  // Probe the whole frame first: a fault leaves nothing pushed.
-  c.ProbeWrite(op, c.StackLinear((at - 8 * size) & c.StackMask(), 8 * size, true), 8 * size);
+  // Each place first, in the order of the pushes: a fault leaves nothing pushed.
+  for (int i = 1; i <= 8; ++i) c.ProbeWrite(op, c.StackLinear((sp - i * size) & c.StackMask(), size, true), size);
   for (const uint8_t reg : {kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi}) {
     c.Push(reg == kRsp ? sp : c.r[reg], size);
   }

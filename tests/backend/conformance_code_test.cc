@@ -3,6 +3,7 @@
 // it wrote, without a branch between them (Intel SDM volume 3, 8.1.3 and 11.6).
 
 #include <cstring>
+#include <initializer_list>
 
 #include "tests/backend/conformance.h"
 
@@ -14,7 +15,28 @@ using hvdef::RegisterName;
 constexpr uint64_t kOld = 0x1111111111111111;
 constexpr uint64_t kNew = 0x2222222222222222;  // in RBX and at kDataGpa
 
-class CodeTest : public ConformanceTest {};
+class CodeTest : public ConformanceTest {
+ protected:
+  struct Store {
+    const char* name;
+    absl::Span<const uint8_t> code;
+    uint64_t value;  // of the immediate operands behind it
+  };
+  void ExpectSeen(std::initializer_list<Store> stores) {
+    recorder_.port_values[0x20] = 0x22222222;
+    for (const Store& store : stores) {
+      SCOPED_TRACE(store.name);
+      machine().Start(Mode::kLong, store.code);
+      machine().Write<uint64_t>(kFirstPageTableGpa + 0x110 * 8, kCodeGpa | 7);  // the code's page once more
+      machine().Write<uint64_t>(kDataGpa, kNew);
+      recorder_.fault = -1;
+      machine().Run(recorder_);
+      EXPECT_EQ(recorder_.fault, -1);
+      EXPECT_EQ(machine().Get(RegisterName::kR14), store.value);
+      EXPECT_EQ(machine().Get(RegisterName::kR15), store.value);
+    }
+  }
+};
 HVSDK_CONFORMANCE_SUITE(CodeTest);
 
 // Twice in a straight line: STORE, with RDI at the immediate operand of the instruction behind it.
@@ -82,11 +104,7 @@ HVSDK_STORE_GUEST(StoreFstcw, "fninit; fnstcw [rdi]\n")
 HVSDK_STORE_GUEST(StoreAlias, "mov [rdi + 0x100000], rbx\n")
 
 TEST_P(CodeTest, AnInstructionSeesWhatTheOneBeforeItWrote) {
-  const struct {
-    const char* name;
-    absl::Span<const uint8_t> code;
-    uint64_t value;
-  } cases[] = {
+  ExpectSeen({
       {"mov", StoreMov(), kNew},
       {"mov byte", StoreMovByte(), 0x1111111122111111},
       {"mov imm", StoreMovImmediate(), 0x1111111100000005},
@@ -121,6 +139,11 @@ TEST_P(CodeTest, AnInstructionSeesWhatTheOneBeforeItWrote) {
       {"push mem", StorePushMemory(), kNew},
       {"pop", StorePop(), kNew},
       {"enter", StoreEnter(), kNew},
+      {"mov by another address", StoreAlias(), kNew},
+  });
+}
+TEST_P(CodeTest, AnInstructionSeesWhatAVectorStoreWrote) {
+  ExpectSeen({
       {"movq", StoreMovq(), kNew},
       {"movss", StoreMovss(), 0x1111111122222222},
       {"movlps", StoreMovlps(), kNew},
@@ -131,20 +154,7 @@ TEST_P(CodeTest, AnInstructionSeesWhatTheOneBeforeItWrote) {
       {"fst", StoreFst(), kNew},
       {"fist", StoreFist(), kNew},
       {"fstcw", StoreFstcw(), 0x111111111111037F},
-      {"mov by another address", StoreAlias(), kNew},
-  };
-  recorder_.port_values[0x20] = 0x22222222;
-  for (const auto& c : cases) {
-    SCOPED_TRACE(c.name);
-    machine().Start(Mode::kLong, c.code);
-    machine().Write<uint64_t>(kFirstPageTableGpa + 0x110 * 8, kCodeGpa | 7);  // the code's page once more
-    machine().Write<uint64_t>(kDataGpa, kNew);
-    recorder_.fault = -1;
-    machine().Run(recorder_);
-    EXPECT_EQ(recorder_.fault, -1);
-    EXPECT_EQ(machine().Get(RegisterName::kR14), c.value);
-    EXPECT_EQ(machine().Get(RegisterName::kR15), c.value);
-  }
+  });
 }
 
 // Return addresses as immediate operands: R14 and R15 are to be RBP and RSI. The rest of an interrupt's frame adds to the bytes at RAX.

@@ -31,8 +31,9 @@ std::string KvmHostDefect(Backend& backend, const std::string& test) {
   if ((test == "LegacyPaging" || test == "TranslationsOutsideLongMode") && LacksLegacyPaging(backend)) {
     return "this host's KVM has paging in long mode only";
   }
-  if (test == "InterruptsMayPushOntoCode" && LacksLegacyPaging(backend)) {
-    return "this host's KVM has no software interrupts in long mode";
+  if ((test == "InterruptsMayPushOntoCode" || test == "AnInstructionSeesWhatAVectorStoreWrote") &&
+      LacksLegacyPaging(backend)) {
+    return "this host's KVM lacks software interrupts in long mode, and most of SSE";
   }
   return "";
 }

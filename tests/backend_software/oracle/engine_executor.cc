@@ -26,7 +26,7 @@ constexpr uint64_t kPresent = 1, kWritable = 2, kUser = 4, kNoExecute = uint64_t
 constexpr uint8_t kFaultPort = 0x40;  // plus the vector
 
 // The selectors a 64-bit Linux process has.
-constexpr uint16_t kUserCs = 0x33, kUserSs = 0x2B, kKernelCs = 0x08, kTssSelector = 0x40;
+constexpr uint16_t kUserCs32 = 0x23, kUserCs = 0x33, kUserSs = 0x2B, kKernelCs = 0x08, kTssSelector = 0x40;
 
 bool HasErrorCode(int vector) { return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17; }
 
@@ -105,6 +105,7 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
       Put(kIdt + 16 * vector + 8, target >> 32);
     }
     Put(kGdt + 0x08, 0x00AF9B000000FFFF);
+    Put(kGdt + 0x20, 0x00CFFB000000FFFF);
     Put(kGdt + 0x28, 0x00CFF3000000FFFF);
     Put(kGdt + 0x30, 0x00AFFB000000FFFF);
     const uint64_t tss = kKernel + kTss;
@@ -133,6 +134,7 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
         RegisterName::kGdtr, RegisterName::kTr,   RegisterName::kDs,  RegisterName::kEs,   RegisterName::kFs,
         RegisterName::kGs,   RegisterName::kLdtr, RegisterName::kXfem};
     const RegisterValue null_segment = Segment(0, 0, 0, 0);
+    const RegisterValue data_segment = Segment(0, 0xFFFFFFFF, kUserSs, 0xC0F3);
     const std::vector<RegisterValue> values = {{0x80050033, 0},  // PG, AM, WP, NE, ET, MP, PE
                                                {kPml4, 0},
                                                {0x6A0, 0},  // OSXMMEXCPT, OSFXSR, PGE, PAE
@@ -140,8 +142,8 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
                                                Table(kKernel + kIdt, 0xFFF),
                                                Table(kKernel + kGdt, 0x4F),
                                                Segment(kKernel + kTss, 0x67, kTssSelector, 0x8B),
-                                               null_segment,
-                                               null_segment,
+                                               data_segment,
+                                               data_segment,
                                                null_segment,
                                                null_segment,
                                                null_segment,
@@ -178,7 +180,8 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
                          static_cast<uint64_t>(state.x87_valid) << 32,
                      0};
     values_[at++] = {0, static_cast<uint64_t>(state.mxcsr) | uint64_t{0xFFFF} << 32};
-    values_[at++] = Segment(0, 0xFFFFFFFF, kUserCs, 0xA0FB);
+    values_[at++] =
+        state.is_64bit ? Segment(0, 0xFFFFFFFF, kUserCs, 0xA0FB) : Segment(0, 0xFFFFFFFF, kUserCs32, 0xC0FB);
     values_[at++] = Segment(0, 0xFFFFFFFF, kUserSs, 0xC0F3);
     const absl::Status status = vp_->SetRegisters(names_, absl::MakeConstSpan(values_).first(at));
     ASSERT_TRUE(status.ok()) << status;
@@ -202,7 +205,7 @@ class EngineExecutor : public Executor, private backend::ExitHandler {
     uint64_t frame[6] = {};
     const uint64_t size = has_error ? 48 : 40;
     ASSERT_TRUE(memory_.Read(kStackTop - size, frame + (has_error ? 0 : 1), size));
-    ASSERT_EQ(frame[2] & 0xFFFF, kUserCs);
+    ASSERT_TRUE((frame[2] & 0xFFFF) == kUserCs || (frame[2] & 0xFFFF) == kUserCs32) << frame[2];
     state.rip = frame[1];
     state.rflags = frame[3];
     state.gpr[kRsp] = frame[4];

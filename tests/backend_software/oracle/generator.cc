@@ -16,6 +16,11 @@ constexpr uint64_t kArithmetic = kCf | kPf | kAf | kZf | kSf | kOf;
 constexpr uint64_t kWindowBegin = 0x1000 - 256, kWindowSize = 512;
 constexpr uint64_t kTailBegin = kDataSize - 128;
 
+void InitDecoder(ZydisDecoder& decoder, bool is_64bit) {
+  ZydisDecoderInit(&decoder, is_64bit ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+                   is_64bit ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+}
+
 bool In(ZydisMnemonic mnemonic, std::initializer_list<ZydisMnemonic> list) {
   return std::find(list.begin(), list.end(), mnemonic) != list.end();
 }
@@ -34,6 +39,15 @@ uint64_t UndefinedFlags(const ZydisDecodedInstruction& instruction, const ZydisD
     case ZYDIS_MNEMONIC_DIV:
     case ZYDIS_MNEMONIC_IDIV:
       return kArithmetic;
+    case ZYDIS_MNEMONIC_AAA:
+    case ZYDIS_MNEMONIC_AAS:
+      return kOf | kSf | kZf | kPf;
+    case ZYDIS_MNEMONIC_AAM:
+    case ZYDIS_MNEMONIC_AAD:
+      return kOf | kAf | kCf;
+    case ZYDIS_MNEMONIC_DAA:
+    case ZYDIS_MNEMONIC_DAS:
+      return kOf;
     case ZYDIS_MNEMONIC_BSF:
     case ZYDIS_MNEMONIC_BSR:
       return kArithmetic & ~kZf;
@@ -81,8 +95,9 @@ uint64_t UndefinedFlags(const ZydisDecodedInstruction& instruction, const ZydisD
 
 }  // namespace
 
-Generator::Generator(uint64_t seed, absl::Span<const backend::CpuidEntry> cpuid) : random_(seed) {
-  ZydisDecoderInit(&decoder_, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+Generator::Generator(uint64_t seed, absl::Span<const backend::CpuidEntry> cpuid, bool is_64bit)
+    : is_64bit_(is_64bit), random_(seed) {
+  InitDecoder(decoder_, is_64bit);
   uint32_t leaf1_ecx = 0, leaf7_ebx = 0, ext1_ecx = 0;
   for (const backend::CpuidEntry& entry : cpuid) {
     if (entry.leaf == 1) leaf1_ecx = entry.ecx;
@@ -175,11 +190,12 @@ bool Generator::NextInstruction(uint8_t* bytes, ZydisDecodedInstruction& instruc
   const uint64_t map = random_.Below(16);
   if (map >= 15 && at == 0) {  // VEX, for BMI
     bytes[at++] = 0xC4;
-    bytes[at++] = static_cast<uint8_t>((random_() & 0xE0) | (1 + random_.Below(3)));
+    // Outside 64-bit mode the two bits that would extend registers tell it from LES.
+    bytes[at++] = static_cast<uint8_t>((random_() & 0xE0) | (is_64bit_ ? 0 : 0xC0) | (1 + random_.Below(3)));
     bytes[at++] = static_cast<uint8_t>(random_() & 0xFB);
     bytes[at++] = static_cast<uint8_t>(0xF0 + random_.Below(8));
   } else {
-    if (random_.OneIn(2)) bytes[at++] = static_cast<uint8_t>(0x40 | random_.Below(16));
+    if (is_64bit_ && random_.OneIn(2)) bytes[at++] = static_cast<uint8_t>(0x40 | random_.Below(16));
     if (map >= 6) bytes[at++] = 0x0F;
     if (map == 12) bytes[at++] = 0x38;
     if (map == 13) bytes[at++] = 0x3A;
@@ -270,13 +286,13 @@ void Generator::LeadIntoData(uint8_t* bytes, uint64_t at, const ZydisDecodedInst
       const int id = ZydisRegisterGetId(index);
       state.gpr[id] = random_.Below(16);
       if (has_base && ZydisRegisterGetId(base) == id) {
-        state.gpr[id] = (target - displacement) / (1 + operand.mem.scale);
+        state.gpr[id] = Cut(target - displacement) / (1 + operand.mem.scale);
         continue;
       }
     }
     if (has_base) {
       const uint64_t offset = has_index ? state.gpr[ZydisRegisterGetId(index)] * operand.mem.scale : 0;
-      state.gpr[ZydisRegisterGetId(base)] = target - displacement - offset;
+      state.gpr[ZydisRegisterGetId(base)] = Cut(target - displacement - offset);
     }
   }
 }
@@ -287,7 +303,8 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
   sequence.mnemonics.clear();
   sequence.undefined_flags = 0;
   UserState& state = sequence.state;
-  for (uint64_t& gpr : state.gpr) gpr = Value();
+  state.is_64bit = is_64bit_;
+  for (uint64_t& gpr : state.gpr) gpr = Cut(Value());
   state.gpr[kRsp] = DataPointer() & (random_.OneIn(4) ? ~uint64_t{0} : ~uint64_t{7});
   if (!random_.OneIn(8)) {
     state.gpr[kRsi] = DataPointer();
@@ -354,12 +371,14 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     }
     if (category == ZYDIS_CATEGORY_STRINGOP && first) {
       // Which of two bad operands faults first is the maker's choice; both may be unmapped, which looks the same.
-      state.gpr[kRsi] = state.gpr[kRdi] = random_() & 0x7FFFFFFFFFFF;
+      state.gpr[kRsi] = state.gpr[kRdi] = Cut(random_() & 0x7FFFFFFFFFFF);
       if (!random_.OneIn(8)) {
         state.gpr[kRsi] = kDataAddress + kWindowBegin + random_.Below(kWindowSize - 64);
         state.gpr[kRdi] = DataPointer();
       }
     }
+    // So it is with a string of 16-bit addresses, where nothing is mapped.
+    if (category == ZYDIS_CATEGORY_STRINGOP && instruction.address_width == 16) state.gpr[kRsi] = state.gpr[kRdi];
     if (pops_flags) {
       state.gpr[kRsp] = (kDataAddress + kWindowBegin + random_.Below(400)) & ~uint64_t{7};
       const uint64_t flags = random_() & (kArithmetic | 0x400);  // neither single step nor alignment checks
@@ -372,7 +391,7 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     if ((sequence.undefined_flags & (reads_all ? kArithmetic : tested)) != 0) {
       sequence.starts.push_back(static_cast<uint16_t>(sequence.code.size()));
       sequence.mnemonics.push_back(ZYDIS_MNEMONIC_CMP);
-      sequence.code.insert(sequence.code.end(), {0x48, 0x39, 0xD8});  // cmp rax, rbx
+      sequence.code.insert(sequence.code.end(), {0x39, 0xD8});  // cmp eax, ebx
       sequence.undefined_flags = 0;
     }
     const uint64_t at = sequence.code.size();
@@ -402,7 +421,7 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
 
 std::string Disassemble(const Sequence& sequence) {
   ZydisDecoder decoder;
-  ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+  InitDecoder(decoder, sequence.state.is_64bit);
   ZydisFormatter formatter;
   ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
   std::string text;

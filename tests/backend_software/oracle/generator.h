@@ -32,8 +32,8 @@ struct Sequence {
 
 class Generator {
  public:
-  // `cpuid` says which instruction sets the engine offers; the others are left out.
-  Generator(uint64_t seed, absl::Span<const backend::CpuidEntry> cpuid);
+  // `cpuid` says which instruction sets the engine offers; the others are left out. `is_64bit`: or for a 32-bit code segment.
+  Generator(uint64_t seed, absl::Span<const backend::CpuidEntry> cpuid, bool is_64bit);
 
   void Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data);
 
@@ -45,6 +45,10 @@ class Generator {
   uint64_t Value();
   uint64_t DataPointer();
 
+  // What a general register holds, cut to its width.
+  uint64_t Cut(uint64_t value) const { return is_64bit_ ? value : value & 0xFFFFFFFF; }
+
+  const bool is_64bit_;
   Random random_;
   ZydisDecoder decoder_;
   std::map<ZydisISAExt, bool> offered_;

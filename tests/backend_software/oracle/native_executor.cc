@@ -14,6 +14,7 @@ namespace hvsdk::oracle {
 namespace {
 
 constexpr int kSignals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP, SIGUSR2};
+constexpr uint64_t kUserCode32 = 0x23, kUserData = 0x2B, kUserCode64 = 0x33;  // as Linux has them
 constexpr int kGregs[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                             REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
@@ -33,6 +34,9 @@ void Handle(int signal, siginfo_t*, void* context_pointer) {
     for (int i = 0; i < 16; ++i) gregs[kGregs[i]] = static_cast<greg_t>(g_input->gpr[i]);
     gregs[REG_RIP] = static_cast<greg_t>(g_input->rip);
     gregs[REG_EFL] = static_cast<greg_t>(g_input->rflags);
+    // CS, GS, FS, SS, 16 bits each.
+    const auto others = static_cast<uint64_t>(gregs[REG_CSGSFS]) & 0x0000FFFFFFFF0000;
+    gregs[REG_CSGSFS] = static_cast<greg_t>(others | (g_input->is_64bit ? kUserCode64 : kUserCode32) | kUserData << 48);
     fp.mxcsr = g_input->mxcsr;
     fp.cwd = g_input->x87_control;
     fp.swd = g_input->x87_status;
@@ -86,6 +90,8 @@ class NativeExecutor : public Executor {
     void* data = mmap(reinterpret_cast<void*>(kDataAddress), kDataSize, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (writable_code_ == MAP_FAILED || code == MAP_FAILED || data == MAP_FAILED) return false;
+    // Outside 64-bit mode accesses need data segments.
+    asm volatile("mov %0, %%ds\n mov %0, %%es" ::"r"(static_cast<uint32_t>(kUserData)));
     // Sanitizers may have a handler and an alternate stack already.
     stack_ = std::malloc(256 << 10);
     stack_t stack{};

@@ -23,6 +23,7 @@ inline constexpr uint64_t kCodeSize = 0x1000;
 enum { kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi };
 
 struct UserState {
+  bool is_64bit = true;  // or in a flat 32-bit code segment
   std::array<uint64_t, 16> gpr{};
   uint64_t rip = 0;
   uint64_t rflags = 0x202;
@@ -47,8 +48,7 @@ struct Outcome {
   std::array<uint8_t, kDataSize> data;
 };
 
-// What an engine or the host must do: put `state` and `data` in place, run `code` from its first byte in 64-bit user mode until it
-// faults (a sequence ends in UD2), and tell what it left.
+// What an engine or the host must do: put `state` and `data` in place, run `code` from its first byte in user mode until it faults (a sequence ends in UD2), and tell what it left.
 class Executor {
  public:
   virtual ~Executor() = default;
