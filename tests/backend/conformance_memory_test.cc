@@ -162,6 +162,44 @@ TEST_P(MemoryTest, DirtyLog) {
   EXPECT_TRUE(partition.EnableDirtyLog(false).ok());
 }
 
+// The same stores twice, with a port read between them in which the log is taken: the translations are the same.
+HVSDK_GUEST(StoresTwice, 64, R"(
+    mov ebp, 2
+1:  mov dword ptr [0x140000], 1
+    lock inc dword ptr [0x141000]
+    mov eax, 1
+    xchg [0x142000], eax
+    lock cmpxchg [0x143000], eax
+    lock cmpxchg8b [0x144000]
+    add dword ptr [0x145000], 1
+    mov edi, 0x146000
+    mov ecx, 16
+    cld
+    rep stosd
+    mov esp, 0x147100
+    push rax
+    mov esp, 0x90000
+    in al, 0x10
+    dec ebp
+    jnz 1b
+    out 0xF4, al
+)")
+TEST_P(MemoryTest, TheDirtyLogSeesEveryStoreAnew) {
+  if (!backend().caps().dirty_log) GTEST_SKIP() << "no dirty log";
+  std::vector<uint64_t> bitmap(kRamSize / kPageSize / 64);
+  Partition& partition = machine().partition();
+  machine().Start(Mode::kLong, StoresTwice());
+  ASSERT_TRUE(partition.EnableDirtyLog(true).ok());
+  recorder_.on_port_read = [&](Vp&, uint16_t, absl::Span<uint8_t>) {
+    std::fill(bitmap.begin(), bitmap.end(), 0);
+    ASSERT_TRUE(partition.TakeDirtyLog(0, kRamSize, absl::MakeSpan(bitmap)).ok());
+    EXPECT_EQ(bitmap[0x140 / 64] >> (0x140 % 64) & 0xFF, 0xFFu);
+  };
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.events.size(), 2u);
+  EXPECT_TRUE(partition.EnableDirtyLog(false).ok());
+}
+
 // Reads through a mapping, lets the host change the page table entry and flush, reads again.
 HVSDK_GUEST(StaleTranslation, 64, R"(
     mov eax, [0x60000]

@@ -74,7 +74,7 @@ HVSDK_GUEST(ExitLoop, 64, R"(
 // Kicks meet exits at any moment; no port access is lost, done twice or answered wrongly.
 TEST_P(ThreadTest, KicksDuringExitsLoseNothing) {
   machine().Start(Mode::kLong, ExitLoop());
-  const uint32_t rounds = ScaledCount(5000);
+  const uint32_t rounds = ScaledCount(1000);
   uint32_t expected = 0;
   std::atomic<bool> finished{false};
   recorder_.record = false;
@@ -241,6 +241,63 @@ TEST_P(ThreadTest, LockedInstructionsAreAtomic) {
     second.WaitUntilDone();
   }
   EXPECT_EQ(machine().Read<uint32_t>(0x80000), 3 * rounds);
+}
+
+// One VP writes the immediate operand of an instruction that the other runs, by plain and locked stores. The other looks at the counter, serialises and runs it: it must see what was written before the counter.
+HVSDK_GUEST(WritesCode, 64, R"(
+    mov ecx, [0x80008]
+1:  mov eax, [0x80000]
+    inc eax
+    test eax, 1
+    jz 2f
+    mov [0x20001], eax
+    jmp 3f
+2:  mov edx, eax
+    xchg [0x20001], edx
+3:  mov [0x80000], eax
+4:  pause
+    cmp [0x80010], eax
+    jb 4b
+    dec ecx
+    jnz 1b
+    out 0xF4, al
+)")
+HVSDK_GUEST(RunsCode, 64, R"(
+    mov r12d, [0x80008]
+    xor r13d, r13d
+1:  mov r14d, [0x80000]
+    cmp r14d, r13d
+    je 1b
+    xor eax, eax
+    cpuid
+    mov edi, 0x20000
+    call rdi
+    cmp eax, r14d
+    je 2f
+    inc dword ptr [0x80018]
+2:  mov r13d, r14d
+    mov [0x80010], r13d
+    cmp r13d, r12d
+    jb 1b
+    out 0xF4, al
+)")
+TEST_P(ThreadTest, CodeThatAnotherVpWritesIsSeen) {
+  MakeMachine(2);
+  machine().Load(kCodeGpa, WritesCode());
+  machine().Load(kCodeGpa + 0x1000, RunsCode());
+  machine().Load(0x20000, {{0xB8, 0, 0, 0, 0, 0xC3}});  // mov eax, imm32; ret
+  machine().Write<uint32_t>(0x80008, ScaledCount(1000));
+  Recorder recorders[2];
+  machine().Start(Mode::kLong, kCodeGpa, 0);
+  machine().Start(Mode::kLong, kCodeGpa + 0x1000, 1);
+  {
+    VpThread first(machine(), 0, recorders[0]);
+    VpThread second(machine(), 1, recorders[1]);
+    first.WaitUntilDone(60);
+    second.WaitUntilDone(60);
+  }
+  EXPECT_EQ(machine().Read<uint32_t>(0x80010), ScaledCount(1000));
+  EXPECT_EQ(machine().Read<uint32_t>(0x80018), 0u) << "old code ran";
 }
 
 }  // namespace
