@@ -340,6 +340,7 @@ bool TranslateCall(Insn& in, Op& op) {
     op.flags |= kOpStackSegment;
     op.imm = static_cast<uint64_t>(Target(in, op));
     op.handler = in.Is64() ? &Call<> : &CallAny;
+    in.links = in.Is64();
   } else if (in.IsReg(0)) {
     op.flags |= kOpStackSegment;
     op.a = RegisterOffset(in.o[0].reg.value);

@@ -36,6 +36,15 @@ class CodeTest : public ConformanceTest {
       EXPECT_EQ(machine().Get(RegisterName::kR15), store.value);
     }
   }
+  // Makes a second address space like the first, by tables from 0x20000 on.
+  void CopyTables() {
+    uint8_t tables[4 * 4096];
+    ASSERT_TRUE(machine().memory().Read(kPml4Gpa, tables, sizeof(tables)));
+    machine().Load(0x20000, tables);
+    machine().Write<uint64_t>(0x20000, 0x21000 | 7);
+    machine().Write<uint64_t>(0x21000, 0x22000 | 7);
+    machine().Write<uint64_t>(0x22000, 0x23000 | 7);
+  }
 };
 HVSDK_CONFORMANCE_SUITE(CodeTest);
 
@@ -315,12 +324,7 @@ HVSDK_GUEST(TwoSpaces, 64, R"(
 )")
 TEST_P(CodeTest, AnInstructionAcrossPagesBelongsToItsAddressSpace) {
   machine().Start(Mode::kLong, TwoSpaces());
-  uint8_t tables[4 * 4096];
-  ASSERT_TRUE(machine().memory().Read(kPml4Gpa, tables, sizeof(tables)));
-  machine().Load(0x20000, tables);
-  machine().Write<uint64_t>(0x20000, 0x21000 | 7);
-  machine().Write<uint64_t>(0x21000, 0x22000 | 7);
-  machine().Write<uint64_t>(0x22000, 0x23000 | 7);
+  CopyTables();
   // The one has MOV EAX, 0x1000; RET there, across two pages; the other RET, and no second page.
   machine().Write<uint64_t>(kFirstPageTableGpa + 0x100 * 8, 0x30000 | 7);
   machine().Write<uint64_t>(kFirstPageTableGpa + 0x101 * 8, 0x31000 | 7);
@@ -332,6 +336,48 @@ TEST_P(CodeTest, AnInstructionAcrossPagesBelongsToItsAddressSpace) {
   machine().Run(recorder_);
   EXPECT_EQ(recorder_.fault, -1);
   EXPECT_EQ(machine().Get(RegisterName::kRbx), 4u * 0x1001);
+}
+
+// One CALL, whose target is another function in each address space, at first three times in a row; then the function of the second is
+// written, and then mapped elsewhere.
+HVSDK_GUEST(CallInSpaces, 64, R"(
+    mov r8d, 0x4000
+    mov r9d, 0x20000
+    mov ecx, 16
+    xor ebx, ebx
+1:  mov cr3, r8
+    mov edx, 3
+2:  call guest_CallInSpaces_begin + 0x100000 - 0x10000
+    add ebx, eax
+    dec edx
+    jnz 2b
+    test ecx, ecx
+    jz 4f
+    xchg r8, r9
+    dec ecx
+    jz 3f
+    test ecx, 1
+    jnz 1b
+    inc byte ptr [0x32001]
+    jmp 1b
+3:  mov qword ptr [0x23800], 0x30007
+    mov edi, 0x100000
+    invlpg [rdi]
+    mov edx, 1
+    jmp 2b
+4:  out 0xF4, al
+)")
+TEST_P(CodeTest, ACallGoesWhereItsTargetIs) {
+  machine().Start(Mode::kLong, CallInSpaces());
+  CopyTables();
+  machine().Write<uint64_t>(kFirstPageTableGpa + 0x100 * 8, 0x30000 | 7);
+  machine().Write<uint64_t>(0x23000 + 0x100 * 8, 0x32000 | 7);
+  machine().Load(0x30000, {{0xB8, 0x00, 0x01, 0x00, 0x00, 0xC3}});  // mov eax, 0x100; ret
+  machine().Load(0x32000, {{0xB8, 0x00, 0x00, 0x00, 0x00, 0xC3}});
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, -1);
+  // Eight rounds in each space, three calls each: 0x100 in the one, the number of the round in the other; then once more the one.
+  EXPECT_EQ(machine().Get(RegisterName::kRbx), 24u * 0x100 + 3 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7) + 0x100);
 }
 
 // The same in one address space, by INVLPG of the first page alone and by a store: the second page goes and comes.
