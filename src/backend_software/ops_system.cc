@@ -325,7 +325,7 @@ bool TranslateStoreWord(Insn& in, Op& op) {
 template <bool kGdt>
 const Op* LoadTable(Cpu& c, const Op* op) {
   Privileged(c, op);
-  const uint64_t address = Address<false>(c, op, 10, false);
+  const uint64_t address = Address<false>(c, op, c.Is64() ? 10 : 6, false);
   const auto limit = Load<uint16_t>(c, op, address);
   uint64_t base = c.Is64() ? Load<uint64_t>(c, op, address + 2) : Load<uint32_t>(c, op, address + 2);
   if (!IsCanonical(base)) c.Raise(kGeneralProtection, 0);

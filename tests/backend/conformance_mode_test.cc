@@ -54,6 +54,34 @@ TEST_P(ModeTest, RealMode) {
   EXPECT_EQ(machine().Read<uint32_t>(0x20030), 0x12345678u);
 }
 
+// Each push of PUSHA wraps by itself, and what LGDT reads outside 64-bit mode are six bytes.
+HVSDK_GUEST(RealModeEnds, 16, R"(
+    mov ax, 0x2000
+    mov ds, ax
+    lgdt ds:[0xFFFA]
+    sgdt ds:[0x10]
+    mov ax, 0x3000
+    mov ss, ax
+    mov sp, 8
+    mov ax, 0x1111
+    mov di, 0x7777
+    pusha
+    mov si, sp
+    out 0xF4, al
+)")
+TEST_P(ModeTest, RealModeSegmentsAreUsedToTheirEnds) {
+  machine().Start(Mode::kReal, RealModeEnds());
+  machine().Write<uint16_t>(0x2FFFA, 0x1234);
+  machine().Write<uint32_t>(0x2FFFC, 0x00567890);
+  machine().Run(recorder_);
+  ASSERT_EQ(recorder_.fault, -1);
+  EXPECT_EQ(machine().Read<uint16_t>(0x20010), 0x1234);
+  EXPECT_EQ(machine().Read<uint32_t>(0x20012) & 0xFFFFFF, 0x567890u);
+  EXPECT_EQ(machine().vp().GetGpr(Gpr::kRsi) & 0xFFFF, 0xFFF8u);
+  EXPECT_EQ(machine().Read<uint16_t>(0x30006), 0x1111);
+  EXPECT_EQ(machine().Read<uint16_t>(0x3FFF8), 0x7777);
+}
+
 HVSDK_GUEST(ProtectedModeCode, 32, R"(
     mov eax, cr0
     mov ds:[0x80000], eax
