@@ -76,20 +76,21 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   return text != nullptr ? std::strtoull(text, nullptr, 0) : otherwise;
 }
 
-TEST(CodeOracleTest, ProgramsThatWriteThemselvesAgreeWithTheHost) {
+void Compare(uint64_t programs_wanted, bool interrupts) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "a sanitizer's shadow lies where stray accesses on the host must find nothing";
 #endif
   const auto backend = backend::CreateSoftwareBackend({});
   ASSERT_TRUE(backend.ok()) << backend.status();
-  const std::unique_ptr<World> engine = CreateEngineWorld(**backend);
+  const std::unique_ptr<EngineWorld> engine = CreateEngineWorld(**backend);
   ASSERT_NE(engine, nullptr);
+  if (interrupts) engine->SendInterrupts();
   std::string why;
   const std::unique_ptr<World> host = CreateNativeWorld(why);
   if (host == nullptr) GTEST_SKIP() << why;
 
   const uint64_t seed = FromEnvironment("HVSDK_ORACLE_SEED", 20834759);
-  const uint64_t programs = FromEnvironment("HVSDK_ORACLE_PROGRAMS", 4000);
+  const uint64_t programs = FromEnvironment("HVSDK_ORACLE_PROGRAMS", programs_wanted);
   SCOPED_TRACE(testing::Message() << "HVSDK_ORACLE_SEED=" << seed);
   ProgramGenerator generator(seed);
   auto program = std::make_unique<Program>();
@@ -123,7 +124,14 @@ TEST(CodeOracleTest, ProgramsThatWriteThemselvesAgreeWithTheHost) {
   EXPECT_GT(vectors[1], 0);
   EXPECT_GT(vectors[13], 0);
   EXPECT_GT(vectors[14], 0);
+  if (interrupts) {
+    std::printf("%llu interrupts\n", static_cast<unsigned long long>(engine->interrupts()));
+    EXPECT_GT(engine->interrupts(), steps / 10);
+  }
 }
+
+TEST(CodeOracleTest, ProgramsThatWriteThemselvesAgreeWithTheHost) { Compare(4000, false); }
+TEST(CodeOracleTest, InterruptsDoNotShow) { Compare(2000, true); }
 
 }  // namespace
 }  // namespace hvsdk::code_oracle
