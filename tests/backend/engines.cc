@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/backend/engines.h"
 
+#include <cstdlib>
+
 #include "tests/backend/test_machine.h"
 
 #ifdef HVSDK_HAVE_BACKEND_KVM
@@ -34,6 +36,11 @@ std::string KvmHostDefect(Backend& backend, const std::string& test) {
   if ((test == "InterruptsMayPushOntoCode" || test == "AnInstructionSeesWhatAVectorStoreWrote") &&
       LacksLegacyPaging(backend)) {
     return "this host's KVM lacks software interrupts in long mode, and most of SSE";
+  }
+  if ((test == "AnInstructionSeesWhatTheOneBeforeItWrote" || test == "AnInstructionSeesWhatAVectorStoreWrote" ||
+       test == "ALoopMayChangeItself" || test == "FlagsAreThereBehindAStoreIntoCode") &&
+      std::getenv("HVSDK_NESTED") != nullptr) {
+    return "QEMU, the processor below this KVM, runs on in old code behind some stores";
   }
   return "";
 }
