@@ -3,12 +3,12 @@
 //
 // Blocks are found by physical address and mode. Above that stands the jump cache (Cpu::jump), by linear address, which
 // a change of the memory map empties. Blocks of one page are dropped together; their memory stays until the arena is
-// reset between two blocks, so that the block under way may drop itself. It then ends behind the instruction under way, so an
-// instruction sees what the one before it wrote, as the processor promises (Intel SDM volume 3, 11.6 and 8.1.3).
+// reset between two blocks, so that the block under way may drop itself. It then ends behind the instruction under way,
+// so an instruction sees what the one before it wrote, as the processor promises (Intel SDM volume 3, 11.6 and 8.1.3).
 //
 // An instruction that lies in two pages is not cached under a page: its block is kept beside the bytes it was decoded
-// from and used as long as they are still the same, first those that are in the first page, which alone tell whether there is a
-// second.
+// from and used as long as they are still the same, first those that are in the first page, which alone tell whether
+// there is a second.
 //
 // VP thread only, but for PostDrop.
 

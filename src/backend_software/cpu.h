@@ -295,8 +295,8 @@ struct Cpu {
   // The linear range that entries from large pages lie in, by half of the address space; INVLPG inside looks at all.
   uint64_t large_low[2], large_high[2];
   uint32_t code_generation = 0;
-  // Blocks in the jump cache lie within CS.limit. Outside 64-bit mode and flat segments, whose epoch is 0, they do so only for the
-  // end of the segment that they were looked up with; another end begins another epoch.
+  // Blocks in the jump cache lie within CS.limit. Outside 64-bit mode and flat segments, whose epoch is 0, they do so
+  // only for the end of the segment that they were looked up with; another end begins another epoch.
   uint16_t code_limit_epoch = 0;
   uint16_t last_limit_epoch = 0;
   uint64_t last_limit_end = 0;  // base + limit

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Breakpoints and debug exceptions (Intel SDM volume 3, chapter 17). While DR7 enables a breakpoint, RFLAGS.TF is set or an interrupt
-// shadow lasts, instructions run one at a time (Step in run.cc), so nothing here costs anything otherwise.
+// Breakpoints and debug exceptions (Intel SDM volume 3, chapter 17). While DR7 enables a breakpoint, RFLAGS.TF is set
+// or an interrupt shadow lasts, instructions run one at a time (Step in run.cc), so nothing here costs anything
+// otherwise.
 #include "backend_software/cpu.h"
 #include "backend_software/run.h"
 

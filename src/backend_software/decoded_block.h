@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The decoded block: straight-line guest code after decoding, and the interface behind which it is run.
 //
-// A block is the instructions from one entry point up to and including the first one that may change the flow, the
-// mode or the memory map, at most to the end of the page. It belongs to one VP, is found by physical address and
-// mode (BlockKey), and is never changed after it was built, but for the links of its last operation, and for a cut: when the code of
-// a block under way is changed, the operation behind the present one becomes an end (CodeCache::DropPage), so that what follows is
-// looked up anew.
+// A block is the instructions from one entry point up to and including the first one that may change the flow, the mode
+// or the memory map, at most to the end of the page. It belongs to one VP, is found by physical address and mode
+// (BlockKey), and is never changed after it was built, but for the links of its last operation, and for a cut: when the
+// code of a block under way is changed, the operation behind the present one becomes an end (CodeCache::DropPage), so
+// that what follows is looked up anew.
 //
 // Every instruction is one Op (a compare and the branch after it may share one): a handler specialised by operation,
 // operand size and operand form, and what the handler needs, already extracted. Running a block means calling
@@ -13,11 +13,11 @@
 // its last act or by returning it to the loop in RunOps. nullptr ends the run, with Cpu::r[kIp] at the next
 // instruction.
 //
-// A translator to host code may stand behind the same interface: it gives the first Op of a block a handler that
-// runs the whole block. What it owes is what the handlers here owe: (1) registers and flags are those before the
-// instruction when it faults; (2) a fault says which Op it came from (Cpu::op); (3) attention is looked at on every
-// way out of a block; (4) the number of instructions done can be told from the Op at any exit; (5) a block that is dropped while
-// it runs is left behind the instruction under way.
+// A translator to host code may stand behind the same interface: it gives the first Op of a block a handler that runs
+// the whole block. What it owes is what the handlers here owe: (1) registers and flags are those before the instruction
+// when it faults; (2) a fault says which Op it came from (Cpu::op); (3) attention is looked at on every way out of a
+// block; (4) the number of instructions done can be told from the Op at any exit; (5) a block that is dropped while it
+// runs is left behind the instruction under way.
 //
 // Registers are named by their byte offset in Cpu::r, which covers AH to BH and partial registers alike.
 

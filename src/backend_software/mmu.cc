@@ -528,7 +528,8 @@ uint64_t Cpu::SegmentLinear(int segment_index, uint64_t offset, int size, bool w
       return (base(segment_index) + offset) & 0xFFFFFFFF;
     }
   }
-  // Over the end of a segment of 4 GiB too, where the manual leaves it open (Intel SDM volume 3, 5.3) and processors fault.
+  // Over the end of a segment of 4 GiB too, where the manual leaves it open (Intel SDM volume 3, 5.3) and processors
+  // fault.
   if (last > s.limit) Raise(vector, 0);
   return (base(segment_index) + offset) & 0xFFFFFFFF;
 }

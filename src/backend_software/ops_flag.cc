@@ -75,8 +75,8 @@ const Op* Sti(Cpu& c, const Op* op) {
   if (c.rflags & kFlagIf) return op + 1;
   c.rflags |= kFlagIf;
   c.LookAtApic();
-  // The next instruction runs before any interrupt, also one that arrives only now. In a block nobody looks between the two, and the
-  // block ends behind the second.
+  // The next instruction runs before any interrupt, also one that arrives only now. In a block nobody looks between the
+  // two, and the block ends behind the second.
   if (op->extra == kHasSuccessor) return op + 1;
   c.r[kIp] = c.NextIp(op) & c.IpMask();
   c.BeginShadow(/*stack=*/false);

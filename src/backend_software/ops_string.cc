@@ -43,8 +43,8 @@ uint64_t PieceAt(Cpu& c, int segment, uint64_t offset, uint64_t linear, uint64_t
 const Op* Interrupted(Cpu& c, const Op* op) {
   c.r[kIp] += op->ip;
   c.block_instructions = op->count + 1u;
-  // What comes between two iterations returns into the instruction, not to it: a breakpoint at it was met already (Intel SDM volume
-  // 3, 17.3.1.1).
+  // What comes between two iterations returns into the instruction, not to it: a breakpoint at it was met already
+  // (Intel SDM volume 3, 17.3.1.1).
   c.rflags |= kFlagRf;
   return nullptr;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Code that is written while it runs, and code that lies across pages. A processor lets each instruction see what the one before
-// it wrote, without a branch between them (Intel SDM volume 3, 8.1.3 and 11.6).
+// Code that is written while it runs, and code that lies across pages. A processor lets each instruction see what the
+// one before it wrote, without a branch between them (Intel SDM volume 3, 8.1.3 and 11.6).
 
 #include <cstring>
 #include <initializer_list>
@@ -166,7 +166,8 @@ TEST_P(CodeTest, AnInstructionSeesWhatAVectorStoreWrote) {
   });
 }
 
-// Return addresses as immediate operands: R14 and R15 are to be RBP and RSI. The rest of an interrupt's frame adds to the bytes at RAX.
+// Return addresses as immediate operands: R14 and R15 are to be RBP and RSI. The rest of an interrupt's frame adds to
+// the bytes at RAX.
 HVSDK_GUEST(CallIntoCode, 64, R"(
     lea rsp, [rip + 1f + 8]
     call 3f
@@ -253,7 +254,8 @@ TEST_P(CodeTest, ALoopMayChangeItself) {
   EXPECT_EQ(machine().Get(RegisterName::kR14), 1000u * 1001 / 2);
 }
 
-// The flags of an instruction that changes its successor are there, though the successor as it was would have set them anew.
+// The flags of an instruction that changes its successor are there, though the successor as it was would have set them
+// anew.
 HVSDK_GUEST(FlagsBehindAStore, 64, R"(
     mov eax, 5
     mov ecx, 0x50A1
@@ -304,7 +306,8 @@ TEST_P(CodeTest, ADeviceMayWriteTheCodeBehindItsAccess) {
 
 // ---- across pages ----
 
-// Calls the last byte of the page at 1 MiB in two address spaces in turn, four times each, and adds up what comes in RAX.
+// Calls the last byte of the page at 1 MiB in two address spaces in turn, four times each, and adds up what comes in
+// RAX.
 HVSDK_GUEST(TwoSpaces, 64, R"(
     mov ecx, 4
     xor ebx, ebx
@@ -338,8 +341,8 @@ TEST_P(CodeTest, AnInstructionAcrossPagesBelongsToItsAddressSpace) {
   EXPECT_EQ(machine().Get(RegisterName::kRbx), 4u * 0x1001);
 }
 
-// One CALL, whose target is another function in each address space, at first three times in a row; then the function of the second is
-// written, and then mapped elsewhere.
+// One CALL, whose target is another function in each address space, at first three times in a row; then the function of
+// the second is written, and then mapped elsewhere.
 HVSDK_GUEST(CallInSpaces, 64, R"(
     mov r8d, 0x4000
     mov r9d, 0x20000
@@ -376,7 +379,8 @@ TEST_P(CodeTest, ACallGoesWhereItsTargetIs) {
   machine().Load(0x32000, {{0xB8, 0x00, 0x00, 0x00, 0x00, 0xC3}});
   machine().Run(recorder_);
   EXPECT_EQ(recorder_.fault, -1);
-  // Eight rounds in each space, three calls each: 0x100 in the one, the number of the round in the other; then once more the one.
+  // Eight rounds in each space, three calls each: 0x100 in the one, the number of the round in the other; then once
+  // more the one.
   EXPECT_EQ(machine().Get(RegisterName::kRbx), 24u * 0x100 + 3 * (0 + 1 + 2 + 3 + 4 + 5 + 6 + 7) + 0x100);
 }
 

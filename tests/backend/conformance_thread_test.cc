@@ -243,7 +243,8 @@ TEST_P(ThreadTest, LockedInstructionsAreAtomic) {
   EXPECT_EQ(machine().Read<uint32_t>(0x80000), 3 * rounds);
 }
 
-// One VP writes the immediate operand of an instruction that the other runs, by plain and locked stores. The other looks at the counter, serialises and runs it: it must see what was written before the counter.
+// One VP writes the immediate operand of an instruction that the other runs, by plain and locked stores. The other
+// looks at the counter, serialises and runs it: it must see what was written before the counter.
 HVSDK_GUEST(WritesCode, 64, R"(
     mov ecx, [0x80008]
 1:  mov eax, [0x80000]

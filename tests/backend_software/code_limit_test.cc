@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The limit of the code segment holds for every byte of every instruction (Intel SDM volume 3, 5.3), wherever the segment begins, and
-// whatever was decoded there before.
+// The limit of the code segment holds for every byte of every instruction (Intel SDM volume 3, 5.3), wherever the
+// segment begins, and whatever was decoded there before.
 
 #include <vector>
 

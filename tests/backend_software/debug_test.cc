@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Debug exceptions, case by case through Intel SDM volume 3, chapters 6.8.3 and 17. The guest's handler writes down each exception.
+// Debug exceptions, case by case through Intel SDM volume 3, chapters 6.8.3 and 17. The guest's handler writes down
+// each exception.
 
 #include <ostream>
 #include <string>
@@ -17,8 +18,8 @@ constexpr uint64_t kLogGpa = 0x82000;
 constexpr uint64_t kLogPointer = 0x81000;
 constexpr uint64_t kWatched = 0x80040;
 
-// Writes RIP, DR6 and RFLAGS to the log, clears DR6, and sets RF in the frame if the exception came at the address in DR0, since
-// the processor leaves that to the handler.
+// Writes RIP, DR6 and RFLAGS to the log, clears DR6, and sets RF in the frame if the exception came at the address in
+// DR0, since the processor leaves that to the handler.
 HVSDK_GUEST(DebugHandler, 64, R"(
     push rax
     push rbx
@@ -63,8 +64,8 @@ constexpr uint64_t Dr7(int i, Kind kind, int length) {
 
 class DebugTest : public SoftwareTest {
  protected:
-  // Starts `code`, with breakpoints and RFLAGS, runs it to its end and returns what the handler saw. The OUT at the end stops the VP before
-  // the handler of its own trap runs.
+  // Starts `code`, with breakpoints and RFLAGS, runs it to its end and returns what the handler saw. The OUT at the end
+  // stops the VP before the handler of its own trap runs.
   std::vector<Seen> Run(absl::Span<const uint8_t> code, uint64_t dr0, uint64_t dr7, uint64_t rflags = 2,
                         uint64_t cr4 = 0) {
     machine().Load(kCodeGpa, code);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Interrupts that arrive from another thread whenever they like. Whatever the moment, each is delivered once, none before the
-// instruction behind an STI that set IF, or behind a load of SS, has run (Intel SDM volume 2, STI; volume 3, 6.8.3), and none is
-// left waiting when a window between STI and CLI closes.
+// Interrupts that arrive from another thread whenever they like. Whatever the moment, each is delivered once, none
+// before the instruction behind an STI that set IF, or behind a load of SS, has run (Intel SDM volume 2, STI; volume 3,
+// 6.8.3), and none is left waiting when a window between STI and CLI closes.
 
 #include <atomic>
 #include <thread>
@@ -181,7 +181,8 @@ TEST_F(InterruptShadowTest, AWindowOfOneInstructionIsEnough) {
   EXPECT_EQ(machine().Get(RegisterName::kR13), 2u);
 }
 
-// IF is set already: STI shadows nothing. The interrupt that waits for the task priority alone comes before the next instruction.
+// IF is set already: STI shadows nothing. The interrupt that waits for the task priority alone comes before the next
+// instruction.
 HVSDK_GUEST(StiTwice, 64, R"(
     mov ebx, 0xFEE00000
     mov dword ptr [rbx + 0xF0], 0x1FF

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Page tables that are code at the same time. The processor's own writes to them, of accessed and dirty bits, change it as others do.
+// Page tables that are code at the same time. The processor's own writes to them, of accessed and dirty bits, change it
+// as others do.
 
 #include "tests/backend_software/software_test.h"
 
@@ -8,8 +9,8 @@ namespace {
 
 using hvdef::RegisterName;
 
-// Runs the entries at 0x7F78 twice: MOV AL, [RBX] in one that is not present, then MOV AL, imm8 whose operand is the low byte of
-// the next, which maps RBX; its other bytes add to memory, and the last entry comes back here by RSI.
+// Runs the entries at 0x7F78 twice: MOV AL, [RBX] in one that is not present, then MOV AL, imm8 whose operand is the
+// low byte of the next, which maps RBX; its other bytes add to memory, and the last entry comes back here by RSI.
 HVSDK_GUEST(RunEntries, 64, R"(
     mov ebp, 2
     mov ebx, 0x1F0000

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fixture of tests for what the software processor alone promises, or alone can be held to: the KVM of an emulated machine takes
-// liberties with segment limits, breakpoints and interrupt shadows.
+// The fixture of tests for what the software processor alone promises, or alone can be held to: the KVM of an emulated
+// machine takes liberties with segment limits, breakpoints and interrupt shadows.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_SOFTWARE_TEST_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_SOFTWARE_TEST_H_

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same world as a guest of an engine: a kernel of three instructions enters an address space, or forgets a page of it, and returns
-// to user mode; every fault ends in a port write that stops the processor. What the engine remembers of one step is there in the next.
-// Interrupts may come meanwhile, from another thread and as often as it can: their handler counts them and returns, so no result changes.
+// The same world as a guest of an engine: a kernel of three instructions enters an address space, or forgets a page of
+// it, and returns to user mode; every fault ends in a port write that stops the processor. What the engine remembers of
+// one step is there in the next. Interrupts may come meanwhile, from another thread and as often as it can: their
+// handler counts them and returns, so no result changes.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_CODE_ORACLE_ENGINE_WORLD_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_CODE_ORACLE_ENGINE_WORLD_H_

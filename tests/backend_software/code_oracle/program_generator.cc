@@ -11,7 +11,8 @@ constexpr uint32_t kEntryBytes = 16;            // one-byte instructions at a fr
 constexpr uint32_t kFirstEnd = 128;             // then slots up to here, and a jump
 constexpr uint32_t kSecondBegin = kPage - 256;  // and slots again
 constexpr uint32_t kEndBegin = kPage - 16;      // the end, which each frame has of its own
-// A store over the boundary of two frames begins here. No instruction's opcode is behind it, but those of the last bytes.
+// A store over the boundary of two frames begins here. No instruction's opcode is behind it, but those of the last
+// bytes.
 constexpr uint32_t kLastBytes = kPage - 4;
 
 constexpr int kLengths[] = {1, 2, 5, 6, 7, 10, 6, 8, 12, 2, 2, 4, 5, 2};

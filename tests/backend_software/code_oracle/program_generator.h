@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random programs that write their own code, made so that they end whatever they turn themselves into.
 //
-// All frames have one layout of slots, places with an instruction of a given length and kind, and every instruction is drawn for its slot;
-// so any frame makes sense at any page of the window. What a store may change of a slot keeps its kind: an immediate operand, a branch's
-// target, a one-byte instruction. Branches go forward, but for loops that count ECX down to zero, which nothing else writes. The
-// first bytes of a frame are one-byte instructions, so that they may be the end of an instruction in the frame before, which may
-// begin at any of its last bytes.
+// All frames have one layout of slots, places with an instruction of a given length and kind, and every instruction is
+// drawn for its slot; so any frame makes sense at any page of the window. What a store may change of a slot keeps its
+// kind: an immediate operand, a branch's target, a one-byte instruction. Branches go forward, but for loops that count
+// ECX down to zero, which nothing else writes. The first bytes of a frame are one-byte instructions, so that they may
+// be the end of an instruction in the frame before, which may begin at any of its last bytes.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_CODE_ORACLE_PROGRAM_GENERATOR_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_CODE_ORACLE_PROGRAM_GENERATOR_H_

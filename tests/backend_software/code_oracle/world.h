@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small world of code that the host's processor and an engine both can be put into, to compare what they make of it: programs that
-// write themselves, in several address spaces whose pages overlap, run in 64-bit mode and in 32-bit segments that begin and end
-// anywhere.
+// A small world of code that the host's processor and an engine both can be put into, to compare what they make of it:
+// programs that write themselves, in several address spaces whose pages overlap, run in 64-bit mode and in 32-bit
+// segments that begin and end anywhere.
 //
-// A few frames of memory hold the code. An address space maps some of them, or nothing, at the pages of a window; all share a stack.
-// A program is a list of steps: what others change first (bytes of frames, a page of the address space), then an entry point, from
-// which the code runs until it faults.
+// A few frames of memory hold the code. An address space maps some of them, or nothing, at the pages of a window; all
+// share a stack. A program is a list of steps: what others change first (bytes of frames, a page of the address space),
+// then an entry point, from which the code runs until it faults.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_CODE_ORACLE_WORLD_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_CODE_ORACLE_WORLD_H_
@@ -42,7 +42,8 @@ struct Patch {
   std::vector<uint8_t> bytes;
 };
 
-// How the step comes into its address space: it may have changed at will, in one page, or not at all since the last step.
+// How the step comes into its address space: it may have changed at will, in one page, or not at all since the last
+// step.
 enum class Entry : uint8_t { kAnew, kPageForgotten, kStays };
 
 struct Step {

@@ -32,7 +32,8 @@ struct Sequence {
 
 class Generator {
  public:
-  // `cpuid` says which instruction sets the engine offers; the others are left out. `is_64bit`: or for a 32-bit code segment.
+  // `cpuid` says which instruction sets the engine offers; the others are left out. `is_64bit`: or for a 32-bit code
+  // segment.
   Generator(uint64_t seed, absl::Span<const backend::CpuidEntry> cpuid, bool is_64bit);
 
   void Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Millions of random user-mode instructions, in 64-bit mode and in a 32-bit code segment, here and on the host's own processor:
-// registers, flags, memory and faults must be the same to the bit, but for the flags the manuals leave open.
+// Millions of random user-mode instructions, in 64-bit mode and in a 32-bit code segment, here and on the host's own
+// processor: registers, flags, memory and faults must be the same to the bit, but for the flags the manuals leave open.
 //
-// HVSDK_ORACLE_INSTRUCTIONS sets how many, HVSDK_ORACLE_SEED which. The default seed is fixed, so that a failure is a change's fault;
-// other seeds are for looking further.
+// HVSDK_ORACLE_INSTRUCTIONS sets how many, HVSDK_ORACLE_SEED which. The default seed is fixed, so that a failure is a
+// change's fault; other seeds are for looking further.
 
 #include <algorithm>
 #include <cstdlib>
@@ -32,8 +32,8 @@ void MxcsrOfTheHostAlone(const Sequence& sequence, ZydisMnemonic last, const Out
   native.state.mxcsr = engine.state.mxcsr;  // the one before, which the host has lost
 }
 
-// Where a processor looks first when there are two faults, and what PUSHA and POPA have moved when they fault, is its own business.
-// Changes `native` to what the engine does.
+// Where a processor looks first when there are two faults, and what PUSHA and POPA have moved when they fault, is its
+// own business. Changes `native` to what the engine does.
 void OrdersOfTheHostAlone(const Sequence& sequence, const Outcome& engine, Outcome& native) {
   if (native.state.rip != engine.state.rip) return;
   const auto at = static_cast<uint16_t>(native.state.rip - kCodeAddress);

@@ -48,7 +48,8 @@ struct Outcome {
   std::array<uint8_t, kDataSize> data;
 };
 
-// What an engine or the host must do: put `state` and `data` in place, run `code` from its first byte in user mode until it faults (a sequence ends in UD2), and tell what it left.
+// What an engine or the host must do: put `state` and `data` in place, run `code` from its first byte in user mode
+// until it faults (a sequence ends in UD2), and tell what it left.
 class Executor {
  public:
   virtual ~Executor() = default;
