@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A hostile guest at the storage provider: plays a string of bytes as packets, page lists, ring
-// indices, closes and reopens, and ends the program if the provider answers what was not asked, or
-// does not let go of the channel.
+// A hostile guest at the storage provider, and disks that answer when and as they are told: plays a string of bytes as packets, page
+// lists, ring indices, closes and reopens, subchannels, late and failed requests, and controllers that are taken away meanwhile. Ends the
+// program if the provider answers what was not asked, answers a reset too early, or does not let go of a channel.
 
 #ifndef HVSDK_FUZZ_STORVSP_STORVSP_HARNESS_H_
 #define HVSDK_FUZZ_STORVSP_STORVSP_HARNESS_H_
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <set>
 #include <vector>
@@ -25,45 +28,75 @@
 
 namespace hvsdk::vsp {
 
+// Answers at once, or keeps what it is given until it is told the outcome.
+class FickleDisk : public BlockDevice {
+ public:
+  explicit FickleDisk(size_t size_bytes) : disk_(std::vector<uint8_t>(size_bytes)) {}
+  const BlockInfo& info() const override { return disk_.info(); }
+  void Submit(absl::Span<BlockRequest* const> batch) override {
+    if (!holds) return disk_.Submit(batch);
+    held_.insert(held_.end(), batch.begin(), batch.end());
+  }
+  size_t held() const { return held_.size(); }
+  void Release(size_t index, BlockStatus status) {
+    BlockRequest* const request = held_[index];
+    held_.erase(held_.begin() + static_cast<ptrdiff_t>(index));
+    if (status == BlockStatus::kOk) {
+      disk_.Submit({&request, 1});
+    } else {
+      request->on_complete(*request, status);
+    }
+  }
+
+  bool holds = false;
+
+ private:
+  MemoryDisk disk_;
+  std::deque<BlockRequest*> held_;
+};
+
 class StorvspHarness {
  public:
   StorvspHarness() : bytes_(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free) {
     std::memset(bytes_.get(), 0, kMemoryBytes);
     HVSDK_CHECK(memory_.AddRange(0, absl::MakeSpan(bytes_.get(), kMemoryBytes)).ok());
-    server_ = std::make_unique<vmbus::Server>(memory_, hypervisor_, vmbus::ServerOptions{});
+    memory_.SetOwner(bytes_);
+    server_ = std::make_unique<vmbus::Server>(memory_, hypervisor_, vmbus::ServerOptions{},
+                                              vmbus::ServerResources{.executor = &executor_});
     HVSDK_CHECK(server_->Start().ok());
-    StorageOptions options;
-    options.instance_id = kInstance;
-    options.max_subchannels = 2;
-    options.max_transfer_bytes = 64 << 10;
-    options.queue_depth = 8;
-    storage_ = *StorageController::Create(*server_, executor_, options);
+    MakeStorage();
     child_ = std::make_unique<vsc::LoopbackChild>(hypervisor_, memory_);
     child_->client().Connect();
     Pump();
     child_->client().RequestOffers();
     Pump();
-    const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
-    ring_ = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
-             .outgoing_pages = kRingPages};
+    for (End& end : ends_) {
+      const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
+      end.ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
+                  .outgoing_pages = kRingPages};
+    }
     disk_ = std::make_shared<MemoryDisk>(std::vector<uint8_t>(1 << 20));
+    fickle_ = std::make_shared<FickleDisk>(1 << 20);
   }
 
   void Play(const uint8_t* data, size_t size) {
     in_ = data;
     left_ = size;
     (void)storage_->Attach(0, disk_);
+    (void)storage_->Attach(1, fickle_);
     Open();
     if (Byte() % 4 != 0) Negotiate();
     while (left_ != 0) Step();
     Close();
     for (uint8_t lun = 0; lun < 4; ++lun) (void)storage_->Detach(lun);
     Pump();
+    HVSDK_CHECK(fickle_.use_count() == 1 || was_given_up_);
   }
 
  private:
   static constexpr size_t kMemoryBytes = 1 << 20;
   static constexpr uint32_t kRingPages = 3;
+  static constexpr uint32_t kEnds = 3;  // the primary channel and two subchannels
   static constexpr hvdef::Guid kInstance = hvdef::MakeGuid("01234567-89ab-cdef-0123-456789abcdef");
 
   uint8_t Byte() {
@@ -87,18 +120,91 @@ class StorvspHarness {
     HVSDK_CHECK(!"at rest");
   }
 
-  void Open() {
-    rings_ = vsc::ClientRings::Create(child_->host(ring_.pages.first_pfn * kPageSize), ring_);
-    asked_.clear();
-    HVSDK_CHECK(child_->client().Open(channel_, *child_->FindOffer(kInstance), ring_));
-    Pump();
-    HVSDK_CHECK(channel_.state() == vsc::Channel::State::kOpen);
+  void MakeStorage() {
+    StorageOptions options;
+    options.instance_id = kInstance;
+    options.max_subchannels = kEnds - 1;
+    options.max_transfer_bytes = 64 << 10;
+    options.queue_depth = 8;
+    storage_ = *StorageController::Create(*server_, executor_, options);
   }
 
-  void Close() {
-    child_->client().Close(channel_);
+  // A channel as the guest has it.
+  struct End {
+    vsc::Channel channel;
+    vsc::RingPages ring;
+    vsc::ClientRings rings;
+    std::set<uint64_t> asked;
+    std::set<uint64_t> commands;      // those of them that are SCSI commands
+    std::set<uint64_t> before_reset;  // commands to be answered before ...
+    uint64_t reset = 0;               // ... this, if it is not 0
+    bool is_open() const { return channel.state() == vsc::Channel::State::kOpen; }
+  };
+
+  void OpenEnd(uint16_t index) {
+    End& end = ends_[index];
+    const auto* const offer = child_->FindOffer(kInstance, index);
+    HVSDK_CHECK(index != 0 || offer != nullptr);
+    if (offer == nullptr || end.channel.state() != vsc::Channel::State::kNone) return;
+    end.rings = vsc::ClientRings::Create(child_->host(end.ring.pages.first_pfn * kPageSize), end.ring);
+    end.asked.clear();
+    end.commands.clear();
+    end.reset = 0;
+    HVSDK_CHECK(child_->client().Open(end.channel, *offer, end.ring));
     Pump();
-    HVSDK_CHECK(channel_.state() == vsc::Channel::State::kNone);
+    HVSDK_CHECK(end.is_open());
+  }
+  void Open() {
+    end_ = &ends_[0];
+    OpenEnd(0);
+  }
+
+  void ReleaseAll() {
+    fickle_->holds = false;
+    while (fickle_->held() != 0) fickle_->Release(0, BlockStatus::kOk);
+  }
+
+  // The primary channel, and the others with it. Only disks may hold it up.
+  void Close() {
+    end_ = &ends_[0];
+    child_->client().Close(end_->channel);
+    Pump();
+    HVSDK_CHECK(end_->channel.state() == vsc::Channel::State::kNone || fickle_->held() != 0);
+    ReleaseAll();
+    Pump();
+    for (End& end : ends_) {
+      HVSDK_CHECK(!end.is_open());
+      // What the controller took away the guest has again.
+      if (end.channel.state() != vsc::Channel::State::kNone) end.channel = vsc::Channel();
+    }
+  }
+
+  // The controller goes away and comes again, whatever is under way.
+  void Replace() {
+    const bool stops = Byte() % 2 != 0;
+    bool is_idle = false;
+    if (stops) {
+      storage_->Stop([&] { is_idle = true; });
+      if (Byte() % 2 != 0) Pump();
+      HVSDK_CHECK(!is_idle || fickle_->held() == 0 || was_given_up_);
+    }
+    // Without a Stop it waits for the disks.
+    if (!stops) ReleaseAll();
+    was_given_up_ |= fickle_->held() != 0;
+    storage_.reset();
+    Pump();
+    for (End& end : ends_) {
+      HVSDK_CHECK(!end.is_open());
+      end.channel = vsc::Channel();
+    }
+    // Those that nobody waited for.
+    if (Byte() % 2 != 0) ReleaseAll();
+    MakeStorage();
+    Pump();
+    (void)storage_->Attach(0, disk_);
+    (void)storage_->Attach(1, fickle_);
+    Open();
+    if (Byte() % 4 != 0) Negotiate();
   }
 
   void Negotiate() {
@@ -136,10 +242,13 @@ class StorvspHarness {
       }
       case 3: {
         const uint8_t lun = Byte() % 4;
-        if (Byte() % 2 == 0) {
+        const uint8_t what = Byte();
+        if (what % 2 != 0) {
+          (void)storage_->Detach(lun);
+        } else if (what % 4 == 0) {
           (void)storage_->Attach(lun, disk_);
         } else {
-          (void)storage_->Detach(lun);
+          (void)storage_->Attach(lun, fickle_);
         }
         break;
       }
@@ -155,7 +264,8 @@ class StorvspHarness {
       case 6: {
         if (Byte() % 8 != 0) break;
         // Any word of either control page; what the ring makes of it is the ring's affair.
-        auto* control = reinterpret_cast<uint32_t*>(child_->host(ring_.pages.first_pfn * kPageSize));
+        end_ = &ends_[0];
+        auto* control = reinterpret_cast<uint32_t*>(child_->host(end_->ring.pages.first_pfn * kPageSize));
         if (Byte() % 2 != 0) control += kRingPages * kPageSize / 4;
         uint32_t value;
         Bytes(&value, sizeof(value));
@@ -168,7 +278,58 @@ class StorvspHarness {
         is_broken_ = false;
         break;
       }
+      case 7:
+        fickle_->holds = Byte() % 4 != 0;
+        break;
+      case 8:
+      case 9: {
+        if (fickle_->held() == 0) break;
+        static constexpr BlockStatus kOutcomes[] = {
+            BlockStatus::kOk,       BlockStatus::kOk,         BlockStatus::kIoError,    BlockStatus::kNoSpace,
+            BlockStatus::kReadOnly, BlockStatus::kOutOfRange, BlockStatus::kUnsupported};
+        const uint8_t which = Byte();
+        fickle_->Release(which % fickle_->held(), kOutcomes[Byte() % std::size(kOutcomes)]);
+        Exchange();
+        break;
+      }
+      case 10: {
+        const uint8_t what = Byte();
+        End& end = ends_[1 + what / 8 % (kEnds - 1)];
+        if (what % 8 < 2) {
+          end_ = &ends_[0];
+          hvdef::storvsc::Packet packet = {};
+          packet.header.operation = hvdef::storvsc::Operation::kCreateSubChannels;
+          packet.sub_channel_count = static_cast<uint16_t>(what % 8 + 1);
+          SendInBand(packet, sizeof(packet), true);
+        } else if (what % 8 < 4) {
+          OpenEnd(static_cast<uint16_t>(&end - ends_));
+        } else if (what % 8 == 4 && end.is_open()) {
+          child_->client().Close(end.channel);
+          Pump();
+          if (end_ == &end) end_ = &ends_[0];
+        } else {
+          end_ = end.is_open() ? &end : &ends_[0];
+        }
+        break;
+      }
+      case 11: {
+        hvdef::storvsc::Packet packet = {};
+        packet.header.operation =
+            Byte() % 2 != 0 ? hvdef::storvsc::Operation::kResetBus : hvdef::storvsc::Operation::kResetLun;
+        packet.scsi.lun = Byte() % 4;
+        // Of this channel's commands, all that are on their way.
+        if (end_->reset == 0 && packet.header.operation == hvdef::storvsc::Operation::kResetBus) {
+          end_->before_reset = end_->commands;
+          end_->reset = next_id_ + 1;
+        }
+        if (!SendInBand(packet, sizeof(packet), true)) end_->reset = 0;
+        break;
+      }
+      case 12:
+        if (Byte() % 4 == 0) Replace();
+        break;
     }
+    if (!end_->is_open()) end_ = &ends_[0];
   }
 
   // Something near a sensible command.
@@ -176,7 +337,7 @@ class StorvspHarness {
     hvdef::storvsc::Packet packet = {};
     packet.header.operation = hvdef::storvsc::Operation::kExecuteSrb;
     const uint8_t shape = Byte();
-    packet.scsi.lun = shape % 8 == 0 ? Byte() : 0;
+    packet.scsi.lun = shape % 8 == 0 ? Byte() : shape % 8 >= 4 && fickle_->holds;
     packet.scsi.target_id = shape % 32 == 0 ? Byte() : 0;
     packet.scsi.cdb_length = shape % 16 == 1 ? Byte() : 16;
     packet.scsi.data_in = shape % 16 == 2 ? Byte() : shape >> 4 & 1;
@@ -200,40 +361,49 @@ class StorvspHarness {
     const uint32_t count = shape % 16 == 9 ? 1 + Byte() % 3 : 1;
     for (uint32_t i = 0; i < count; ++i) buffers[i] = {length / count + 1, i == 0 ? offset : 0, pfns};
     if (count == 1 && shape % 16 != 10) buffers[0].byte_count = length;
-    if (asked_.size() < 64) asked_.insert(++next_id_);
-    if (rings_.outgoing.StageGpaDirect(next_id_, true, buffers, count, &packet, size) != vmbus::RingStatus::kOk) {
-      asked_.erase(next_id_);
+    if (end_->rings.outgoing.StageGpaDirect(++next_id_, true, buffers, count, &packet, size) ==
+        vmbus::RingStatus::kOk) {
+      end_->asked.insert(next_id_);
+      end_->commands.insert(next_id_);
     }
     Exchange();
   }
 
-  void SendInBand(const hvdef::storvsc::Packet& packet, size_t size, bool wants_completion) {
+  // False: the ring is full.
+  bool SendInBand(const hvdef::storvsc::Packet& packet, size_t size, bool wants_completion) {
     uint8_t bytes[512] = {};
     std::memcpy(bytes, &packet, sizeof(packet));
     ++next_id_;
-    const auto status = rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(next_id_, wants_completion), bytes,
-                                                    static_cast<uint32_t>(size));
-    if (status == vmbus::RingStatus::kOk && wants_completion) asked_.insert(next_id_);
+    const auto status = end_->rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(next_id_, wants_completion), bytes,
+                                                         static_cast<uint32_t>(size));
+    if (status == vmbus::RingStatus::kOk && wants_completion) end_->asked.insert(next_id_);
     Exchange();
+    return status == vmbus::RingStatus::kOk;
   }
 
-  void Signal() { child_->client().Signal(channel_); }
+  void Signal() { child_->client().Signal(end_->channel); }
 
   // Shows the packets to the provider now or later, and takes what it answered.
   void Exchange() {
     if (Byte() % 4 == 0) return;
-    if (rings_.outgoing.Publish() == vmbus::Signal::kNeeded) Signal();
+    if (end_->rings.outgoing.Publish() == vmbus::Signal::kNeeded) Signal();
     Pump();
     alignas(8) uint8_t bytes[128];
     vmbus::Packet packet;
     do {
-      while (rings_.incoming.Read(bytes, sizeof(bytes), packet) == vmbus::RingStatus::kOk) {
+      while (end_->rings.incoming.Read(bytes, sizeof(bytes), packet) == vmbus::RingStatus::kOk) {
         HVSDK_CHECK(is_broken_ || packet.type == hvdef::PacketType::kCompletion ||
                     (packet.type == hvdef::PacketType::kDataInBand && packet.transaction_id == 0));
         if (packet.type != hvdef::PacketType::kCompletion) continue;
-        HVSDK_CHECK(is_broken_ || asked_.erase(packet.transaction_id) == 1);
+        HVSDK_CHECK(is_broken_ || end_->asked.erase(packet.transaction_id) == 1);
+        end_->commands.erase(packet.transaction_id);
+        end_->before_reset.erase(packet.transaction_id);
+        if (packet.transaction_id == end_->reset) {
+          HVSDK_CHECK(is_broken_ || end_->before_reset.empty());
+          end_->reset = 0;
+        }
       }
-      const vmbus::Armed armed = rings_.incoming.Arm();
+      const vmbus::Armed armed = end_->rings.incoming.Arm();
       if (armed.signal == vmbus::Signal::kNeeded) Signal();
       if (armed.may_sleep) break;
     } while (true);
@@ -241,7 +411,7 @@ class StorvspHarness {
 
   static constexpr uint64_t kDataPages = 128;  // 64 of them, away from the rings
 
-  std::unique_ptr<uint8_t, void (*)(void*)> bytes_;
+  std::shared_ptr<uint8_t> bytes_;
   GuestMemory memory_;
   QueueExecutor executor_;
   vmbus::LoopbackHypervisor hypervisor_{1};
@@ -249,11 +419,11 @@ class StorvspHarness {
   std::unique_ptr<StorageController> storage_;
   std::unique_ptr<vsc::LoopbackChild> child_;
   std::shared_ptr<MemoryDisk> disk_;
-  vsc::Channel channel_;
-  vsc::RingPages ring_;
-  vsc::ClientRings rings_;
-  std::set<uint64_t> asked_;
+  std::shared_ptr<FickleDisk> fickle_;
+  End ends_[kEnds];
+  End* end_ = &ends_[0];  // where the guest sends and reads
   uint64_t next_id_ = 0;
+  bool was_given_up_ = false;  // a controller went while the disk had requests, so the disk is kept
   bool is_broken_ = false;
   const uint8_t* in_ = nullptr;
   size_t left_ = 0;

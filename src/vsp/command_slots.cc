@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vsp/command_slots.h"
 
-#include "base/check.h"
+#include <set>
 
 namespace hvsdk::vsp {
 namespace {
@@ -62,7 +62,7 @@ void CommandSlots::Wake() {
   // Let go of without the lock, and so is the memory.
   std::shared_ptr<CommandSlots> self;
   std::shared_ptr<const void> memory;
-  std::vector<std::shared_ptr<AttachedDisk>> disks;
+  std::vector<std::shared_ptr<BlockDevice>> disks;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (task_ != nullptr) {
@@ -90,14 +90,14 @@ void CommandSlots::Count() {
 
 // This is a disk's own thread, on which the disk cannot be destroyed: it would wait for itself. A disk that was given up and answers after
 // all stays for good; whoever attached it may have it still.
-void CommandSlots::Retain(std::vector<std::shared_ptr<AttachedDisk>> disks) {
+void CommandSlots::Retain(std::vector<std::shared_ptr<BlockDevice>> disks) {
   static std::mutex mutex;
-  static auto& retained = *new std::vector<std::shared_ptr<AttachedDisk>>;
+  static auto& retained = *new std::set<std::shared_ptr<BlockDevice>>;
   std::lock_guard<std::mutex> lock(mutex);
-  retained.insert(retained.end(), disks.begin(), disks.end());
+  retained.insert(disks.begin(), disks.end());
 }
 
-void CommandSlots::Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<AttachedDisk>> disks) {
+void CommandSlots::Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<BlockDevice>> disks) {
   std::unique_lock<std::mutex> lock(mutex_);
   task_ = nullptr;
   Count();

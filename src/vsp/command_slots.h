@@ -77,7 +77,7 @@ class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
 
   // The channel goes. When this returns, neither it nor the executor is touched any more. Requests that a disk still has keep
   // what they need, `memory` and `disks` too; without `memory`, whose owner is then somewhere else, they are waited for.
-  void Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<AttachedDisk>> disks);
+  void Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<BlockDevice>> disks);
 
  private:
   static void OnComplete(BlockRequest& request, BlockStatus status);
@@ -85,7 +85,7 @@ class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
   // Sees to it that somebody looks at what has come back.
   void Wake();
   void Count();  // mutex_ held, nobody looks: takes what has come back off the list
-  static void Retain(std::vector<std::shared_ptr<AttachedDisk>> disks);
+  static void Retain(std::vector<std::shared_ptr<BlockDevice>> disks);
 
   const uint32_t max_pieces_;
   Executor& executor_;
@@ -100,7 +100,7 @@ class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
   Task* task_;  // null once disowned
   std::shared_ptr<CommandSlots> self_;
   std::shared_ptr<const void> memory_;
-  std::vector<std::shared_ptr<AttachedDisk>> disks_;
+  std::vector<std::shared_ptr<BlockDevice>> disks_;
 
   // Shared with the threads on which disks complete requests.
   alignas(64) std::atomic<CommandSlot*> completed_{nullptr};  // last one first

@@ -50,7 +50,8 @@ class StorageController::Core : private StorageChannelHost, private Task {
     // the requests' to keep.
     std::shared_ptr<const void> memory;
     if (is_stopped_ && primary_channel_ != nullptr) memory = primary_channel_->memory().owner();
-    std::vector<std::shared_ptr<AttachedDisk>> busy = BusyDisks();
+    std::vector<std::shared_ptr<BlockDevice>> busy;
+    for (const auto& disk : BusyDisks()) busy.push_back(disk->device);
     for (Subchannel& sub : subchannels_) sub.handler->Disown(memory, busy);
     primary_->Disown(memory, busy);
     subchannels_.clear();
@@ -79,7 +80,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
     ScsiDiskOptions options;
     options.id = DiskId(options_.instance_id, lun);
     options.max_transfer_bytes = options_.max_transfer_bytes;
-    auto disk = std::make_shared<AttachedDisk>(lun, std::move(device), options);
+    auto disk = std::make_shared<AttachedDisk>(lun, device, options);
     {
       std::lock_guard lock(mutex_);
       if (wanted_[lun] != nullptr) return absl::AlreadyExistsError(absl::StrCat("SCSI LUN ", lun, " is taken"));

@@ -97,7 +97,7 @@ void StorageChannel::FinishClose() {
   channel->FinishClose();
 }
 
-void StorageChannel::Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<AttachedDisk>> disks) {
+void StorageChannel::Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<BlockDevice>> disks) {
   if (slots_ == nullptr) return;
   slots_->Disown(std::move(memory), std::move(disks));
   slots_.reset();

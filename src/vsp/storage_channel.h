@@ -22,13 +22,14 @@ namespace hvsdk::vsp {
 
 // A disk in its LUN, and the commands that use it. The executor's own.
 struct AttachedDisk {
-  AttachedDisk(uint8_t lun, std::shared_ptr<BlockDevice> device, const ScsiDiskOptions& options)
-      : lun(lun), disk(std::move(device), options) {}
+  AttachedDisk(uint8_t lun, const std::shared_ptr<BlockDevice>& device, const ScsiDiskOptions& options)
+      : lun(lun), device(device), disk(device, options) {}
 
   // Whether a command that has been told to end, by a reset or because the disk is gone, is one of that epoch.
   bool HasEnded(uint64_t epoch) const { return !is_attached || epoch < reset_epoch; }
 
   const uint8_t lun;
+  const std::shared_ptr<BlockDevice> device;
   ScsiDisk disk;
   bool is_attached = true;
   CommandEpochs epochs;
@@ -81,7 +82,7 @@ class StorageChannel : public vmbus::ChannelHandler, private Task {
   // A reset has been obeyed.
   void FinishReset(CommandSlot& slot);
   // Requests that disks still have are theirs: as CommandSlots::Disown.
-  void Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<AttachedDisk>> disks);
+  void Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<BlockDevice>> disks);
 
  private:
   // vmbus::ChannelHandler
