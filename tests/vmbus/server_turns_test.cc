@@ -114,18 +114,15 @@ TEST_F(ServerTurnsTest, WhatTheObserverMissesIsCounted) {
   EXPECT_EQ(shown, before + 1);
 }
 
-// Every message that was accepted is decided on, and the last one is answered (each drops the answer to the one before).
+// Nothing that was left over is forgotten: whatever the others do and have done, a message is answered.
 TEST_F(ServerTurnsTest, FloodingProcessorsHoldUpNobody) {
   Make(/*with_executor=*/true);
   constexpr int kThreads = 4;
   constexpr int kMessages = 5000;
-  std::atomic<int> accepted{0}, shown{0}, answered{0};
-  std::atomic<uint64_t> lost{0};  // of both directions
-  std::atomic<bool> is_last{false};
-  const auto show = [&](Server::Direction direction, absl::Span<const uint8_t>) {
-    if (direction == Server::Direction::kToRoot) ++shown;
-  };
-  server_->SetMessageObserver(show, [&](uint64_t count) { lost += count; });
+  std::atomic<uint64_t> seen{0};
+  std::atomic<int> taken{0};
+  server_->SetMessageObserver([&](Server::Direction, absl::Span<const uint8_t>) { ++seen; },
+                              [&](uint64_t lost) { seen += lost; });
   std::atomic<bool> stop{false};
   std::thread loop([&] {
     while (!stop.load(std::memory_order_acquire)) {
@@ -134,38 +131,32 @@ TEST_F(ServerTurnsTest, FloodingProcessorsHoldUpNobody) {
   });
   std::thread reader([&] {
     while (!stop.load(std::memory_order_acquire)) {
-      const bool last = is_last.load(std::memory_order_acquire);
-      const int taken = Take();
-      if (last) answered += taken;
+      taken += Take();
       std::this_thread::yield();
     }
   });
   std::vector<std::thread> processors;
   for (int i = 0; i < kThreads; ++i) {
     processors.emplace_back([&] {
-      for (int sent = 0; sent < kMessages;) {
-        if (Post() == hvdef::HvStatus::kSuccess) {
-          ++sent;
-          ++accepted;
-        } else {
-          std::this_thread::yield();
-        }
-      }
+      for (int sent = 0; sent < kMessages; ++sent) EXPECT_EQ(Post(), hvdef::HvStatus::kSuccess);
     });
   }
   for (std::thread& thread : processors) thread.join();
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (shown + lost < static_cast<uint64_t>(accepted) && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::yield();
-  is_last = true;
-  EXPECT_EQ(Post(), hvdef::HvStatus::kSuccess);
-  while (answered == 0 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  const auto wait_for = [&](auto done) {
+    while (!done() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    EXPECT_TRUE(done());
+  };
+  wait_for([&] { return seen >= uint64_t{kThreads} * kMessages; });
+  // The first of these may find an answer to the flood.
+  for (int i = 0; i < 3; ++i) {
+    const int before = taken;
+    EXPECT_EQ(Post(), hvdef::HvStatus::kSuccess);
+    wait_for([&] { return taken > before; });
+  }
   stop = true;
   loop.join();
   reader.join();
-  EXPECT_EQ(accepted, kThreads * kMessages);
-  EXPECT_GE(shown + lost, accepted + 1u);
-  EXPECT_GE(answered, 1);
 }
 
 }  // namespace
