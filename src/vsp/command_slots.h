@@ -92,10 +92,11 @@ class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
   std::unique_ptr<CommandSlot[]> slots_;
   std::unique_ptr<HostBuffer[]> buffers_;
   std::unique_ptr<uint64_t[]> gpas_;
-  CommandSlot* free_ = nullptr;
+  // What the executor and the disks' threads write is on cache lines apart.
+  alignas(64) CommandSlot* free_ = nullptr;
   uint64_t at_disks_ = 0;  // the executor's until Disown, then guarded by mutex_
 
-  std::mutex mutex_;  // guards what follows
+  alignas(64) std::mutex mutex_;  // guards what follows
   std::condition_variable returned_;
   Task* task_;  // null once disowned
   std::shared_ptr<CommandSlots> self_;
