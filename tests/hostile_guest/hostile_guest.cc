@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+// A guest kernel of several processors that means harm to whoever runs it. The command line says how; once it is at it, it says
+// "hostile" on the serial port, and goes on until somebody ends it.
+//
+//   full-ring      commands for a disk whose answers it never takes, and it would not signal that it had
+//   long-commands  as many long SCSI commands as there may be, without end
+//   messages       messages to VMBus from every processor
+//   signals        signals and messages to an open channel from every processor
+//   random         hypercalls, registers of other processors, and MSRs, at random
+
+#include <iterator>
+
+#include "console.h"
+#include "cpu.h"
+#include "hvsdk/hvdef/guid.h"
+#include "hvsdk/hvdef/register.h"
+#include "hvsdk/hvdef/vmbus.h"
+#include "hvsdk/vsc/client_rings.h"
+#include "hvsdk/vsc/storage_client.h"
+#include "hvsdk/vsc/vmbus_client.h"
+#include "hypervisor.h"
+
+namespace hvdef = hvsdk::hvdef;
+namespace vmbus = hvsdk::hvdef::vmbus;
+namespace vsc = hvsdk::vsc;
+using hvdef::PostMessageInput;
+using vsc::VmbusClient;
+
+extern "C" {
+extern uint64_t boot_pml4[], boot_gdt[];
+}
+
+namespace {
+
+constexpr uint32_t kProcessors = 4;
+constexpr uint32_t kDiskBlocks = 1u << 29;  // run.py: 256 GiB
+
+// --- Chance. ---
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed | 1) {}
+  uint64_t Next() {
+    state_ ^= state_ << 13;
+    state_ ^= state_ >> 7;
+    state_ ^= state_ << 17;
+    return state_;
+  }
+  uint32_t Below(uint32_t limit) { return static_cast<uint32_t>(Next() >> 16) % limit; }
+  bool OneIn(uint32_t times) { return Below(times) == 0; }
+
+ private:
+  uint64_t state_;
+};
+
+// --- Other processors. ---
+
+using Work = void (*)(uint32_t processor);
+Work work;
+Page stacks[kProcessors][4], inputs[kProcessors], outputs[kProcessors];
+volatile uint32_t started;
+
+// They have no interrupt handlers; nothing they do may fault.
+void ProcessorMain() {
+  const uint32_t processor = __atomic_add_fetch(&started, 1, __ATOMIC_SEQ_CST);
+  for (;;) work(processor);
+}
+
+void StartProcessors(Work wanted) {
+  work = wanted;
+  constexpr uint16_t kCode = 0xA09B, kData = 0xC093, kTask = 0x008B, kNoTable = 0x0082;
+  for (uint32_t vp = 1; vp < kProcessors; ++vp) {
+    hvdef::StartVirtualProcessorInput start = {};
+    start.partition_id = hvdef::kPartitionIdSelf;
+    start.vp_index = vp;
+    hvdef::InitialVpContext& context = start.context;
+    context.rip = reinterpret_cast<uint64_t>(&ProcessorMain);
+    context.rsp = stacks[vp][3].gpa() + kPageSize - 8;  // as behind a call
+    context.rflags = 2;
+    context.cs = {0, 0xFFFFFFFF, 0x08, kCode};
+    context.ds = context.es = context.fs = context.gs = context.ss = {0, 0xFFFFFFFF, 0x10, kData};
+    context.tr = {0, 0xFFFF, 0, kTask};
+    context.ldtr = {0, 0xFFFF, 0, kNoTable};
+    context.gdtr = {{}, 23, reinterpret_cast<uint64_t>(boot_gdt)};
+    context.efer = 0x500;
+    context.cr0 = 0x80010033;
+    context.cr3 = reinterpret_cast<uint64_t>(boot_pml4);
+    context.cr4 = 0x620;
+    context.pat = 0x0007040600070406;
+    (void)Call(CallCode::kStartVirtualProcessor, start);
+    WaitUntil([=] { return started == vp; });
+  }
+}
+
+[[noreturn]] void Everybody(Work wanted) {
+  StartProcessors(wanted);
+  Print("hostile\n");
+  for (;;) wanted(0);
+}
+
+// --- A disk. ---
+
+Page interrupt_page;
+constexpr uint32_t kRingPages = 16;
+Page rings[kRingPages];
+Page pattern;
+uint32_t channel_connection;
+
+HvStatus PostMessage(void*, uint32_t connection, const void* payload, uint32_t size) {
+  PostMessageInput input = {connection, 0, vmbus::kSynicMessageType, size, {}};
+  __builtin_memcpy(input.payload, payload, size);
+  return Call(CallCode::kPostMessage, input);
+}
+HvStatus SignalEvent(void*, uint32_t connection) { return FastCall(CallCode::kSignalEvent, connection, 0); }
+
+struct Offers {
+  bool has_disk = false;
+  bool all = false;
+  vmbus::OfferChannel disk = {};
+};
+Offers offers;
+
+struct Disk {
+  explicit Disk(uint32_t outgoing_pages)
+      : client(Config()),
+        pages{.pages = {.pfns = nullptr, .first_pfn = rings[0].pfn(), .page_count = kRingPages},
+              .outgoing_pages = outgoing_pages},
+        ends(vsc::ClientRings::Create(rings, pages)),
+        storage(client, channel, ends) {
+    client.Connect();
+    Serve([&] { return client.state() == VmbusClient::State::kConnected; });
+    client.RequestOffers();
+    Serve([&] { return offers.all; });
+    if (!offers.has_disk || !client.Open(channel, offers.disk, pages)) Print("no disk\n");
+    Serve([&] { return channel.state() == vsc::Channel::State::kOpen; });
+    channel_connection = offers.disk.connection_id;
+    storage.Start();
+    Serve([&] { return storage.state() == vsc::StorageClient::State::kReady; });
+  }
+
+  static VmbusClient::Config Config() {
+    VmbusClient::Config config;
+    config.hypercalls = {nullptr, PostMessage, SignalEvent};
+    config.handlers.on_offer = [](void*, const vmbus::OfferChannel& offer) {
+      if (!(offer.class_id == hvdef::class_id::kScsi)) return;
+      offers.disk = offer;
+      offers.has_disk = true;
+    };
+    config.handlers.on_all_offers = [](void*) { offers.all = true; };
+    config.interrupt_page = interrupt_page.bytes;
+    config.interrupt_page_gpa = interrupt_page.gpa();
+    return config;
+  }
+
+  void Serve() {
+    hvdef::Message message;
+    if (TakeMessage(vmbus::kMessageSint, message)) client.OnMessage(message.payload, message.header.payload_size);
+    client.OnEvents(EventFlags(vmbus::kMessageSint));
+    client.Poll();
+  }
+  template <typename Done>
+  void Serve(Done done) {
+    WaitUntil([&] {
+      Serve();
+      return done();
+    });
+  }
+
+  VmbusClient client;
+  vsc::Channel channel;
+  const vsc::RingPages pages;
+  const vsc::ClientRings ends;
+  vsc::StorageClient storage;
+};
+
+constexpr uint32_t kRequests = vsc::StorageClient::kMaxRequests;
+vsc::StorageRequest requests[kRequests];
+
+[[noreturn]] void FullRing() {
+  static Disk disk(kRingPages - 2);  // a page for answers
+  auto* const control = reinterpret_cast<hvdef::RingControl*>(rings[0].bytes);
+  control->feature_bits = 0;
+  for (vsc::StorageRequest& request : requests) {
+    request = {};
+    request.SetTestUnitReady();
+    (void)disk.storage.Send(request);
+  }
+  disk.storage.Publish();
+  Wait(500 * kMillisecond);
+  Print("hostile\n");
+  for (;;) Pause();
+}
+
+[[noreturn]] void LongCommands() {
+  static Disk disk(kRingPages / 2);
+  static Random random(ReadTsc());
+  for (uint32_t i = 0; i < kPageSize; ++i) pattern.bytes[i] = static_cast<uint8_t>(random.Next());
+  static uint64_t pfn = pattern.pfn();
+  const auto fill = [](vsc::StorageRequest& request) {
+    request = {};
+    request.SetTestUnitReady();
+    request.cdb_length = 16;
+    const bool is_verify = !random.OneIn(8);
+    // VERIFY (16) anywhere, some too long; WRITE SAME (16) of a pattern, in the same 64 MiB.
+    request.cdb[0] = is_verify ? 0x8F : 0x93;
+    const uint32_t lba = is_verify ? random.Below(kDiskBlocks - 0x20000) : 0;
+    const uint32_t blocks = !is_verify ? 0x20000 : random.OneIn(4) ? random.Below(kDiskBlocks / 2) : 2048;
+    for (int i = 0; i < 4; ++i) {
+      request.cdb[6 + i] = static_cast<uint8_t>(lba >> (24 - 8 * i));
+      request.cdb[10 + i] = static_cast<uint8_t>(blocks >> (24 - 8 * i));
+    }
+    if (!is_verify) {
+      request.data_direction = hvdef::storvsc::kDataOut;
+      request.data = {512, 0, &pfn};
+    }
+  };
+  for (vsc::StorageRequest& request : requests) request.is_done = true;
+  Print("hostile\n");
+  for (;;) {
+    for (vsc::StorageRequest& request : requests) {
+      if (!request.is_done) continue;
+      fill(request);
+      if (!disk.storage.Send(request)) request.is_done = true;
+    }
+    disk.storage.Publish();
+    disk.Serve();
+  }
+}
+
+// --- VMBus. ---
+
+uint64_t RawCall(CallCode code, uint32_t processor) {
+  return CallHypervisor(Control::Make(static_cast<uint16_t>(code)).value, inputs[processor].gpa(),
+                        outputs[processor].gpa());
+}
+
+void PostOnce(uint32_t processor) {
+  static uint32_t turn[kProcessors];
+  PostMessageInput input = {vmbus::kMessageConnectionId, 0, vmbus::kSynicMessageType, 240, {}};
+  const uint32_t words[] = {
+      ++turn[processor] % 3 == 0 ? turn[processor] % 32 : static_cast<uint32_t>(vmbus::MessageType::kInitiateContact),
+      0,
+      turn[processor] % 5 == 0 ? uint32_t{0x00050003} : uint32_t{0x00630000},
+      0,
+      vmbus::kMessageSint,
+      0};
+  __builtin_memcpy(input.payload, words, sizeof(words));
+  __builtin_memcpy(inputs[processor].bytes, &input, sizeof(input));
+  (void)RawCall(CallCode::kPostMessage, processor);
+}
+
+void SignalOnce(uint32_t processor) {
+  static uint32_t turn[kProcessors];
+  for (uint32_t i = 0; i < 64; ++i) {
+    (void)FastCall(CallCode::kSignalEvent, i % 8 == 0 ? uint32_t{vmbus::kEventConnectionId} : channel_connection, 0);
+  }
+  if (++turn[processor] % 16 == 0) {
+    // Of what the channel's life is made: nonsense about GPADLs and channels.
+    PostMessageInput input = {vmbus::kMessageConnectionId, 0, vmbus::kSynicMessageType, 64, {}};
+    const uint32_t words[] = {
+        8 + turn[processor] / 16 % 6, 0, turn[processor] % 3, turn[processor] % 5, 0x10010, 4096, 0};
+    __builtin_memcpy(input.payload, words, sizeof(words));
+    __builtin_memcpy(inputs[processor].bytes, &input, sizeof(input));
+    (void)RawCall(CallCode::kPostMessage, processor);
+  }
+}
+
+// --- Anything. ---
+
+void AnyCall(uint32_t processor) {
+  static Random randoms[kProcessors] = {Random(ReadTsc()), Random(ReadTsc() * 3), Random(ReadTsc() * 5),
+                                        Random(ReadTsc() * 7)};
+  static constexpr CallCode kCodes[] = {CallCode::kGetVpRegisters,
+                                        CallCode::kGetVpRegisters,
+                                        CallCode::kSetVpRegisters,
+                                        CallCode::kPostMessage,
+                                        CallCode::kSignalEvent,
+                                        CallCode::kRetargetDeviceInterrupt,
+                                        CallCode::kStartVirtualProcessor,
+                                        CallCode::kGetVpIndexFromApicId,
+                                        CallCode::kQueryCapabilities,
+                                        CallCode::kTranslateVirtualAddress,
+                                        CallCode::kFlushVirtualAddressSpace,
+                                        CallCode::kFlushVirtualAddressList};
+  Random& random = randoms[processor];
+  auto* const words = reinterpret_cast<uint64_t*>(inputs[processor].bytes);
+  for (uint32_t i = 0; i < 64; ++i) words[i] = random.OneIn(3) ? random.Next() : random.Below(64);
+  const CallCode code =
+      random.OneIn(16) ? static_cast<CallCode>(random.Next()) : kCodes[random.Below(std::size(kCodes))];
+  uint64_t control = static_cast<uint16_t>(code) | uint64_t{random.Below(4)} << 32 | uint64_t{random.OneIn(4)} << 16;
+  if (random.OneIn(4)) control |= random.Next() << 17;
+  if (code == CallCode::kGetVpRegisters || code == CallCode::kSetVpRegisters) {
+    words[0] = hvdef::kPartitionIdSelf;
+    words[1] = random.Below(kProcessors + 1);
+    const bool is_set = code == CallCode::kSetVpRegisters;
+    for (uint32_t i = 0; i < 4; ++i) {
+      // General registers are the processors' scratch; a register that matters is set now and then.
+      static constexpr uint32_t kNames[] = {0x00020000, 0x00030000, 0x00040000, 0x00050000, 0x00060000,
+                                            0x00080000, 0x00090000, 0x000A0000, 0x00010000};
+      const uint32_t base = is_set && !random.OneIn(64) ? 0x00020008 : kNames[random.Below(std::size(kNames))];
+      const uint32_t name = base + random.Below(is_set ? 8 : 32);
+      if (is_set) {
+        words[2 + 4 * i] = name;
+        words[3 + 4 * i] = 0;
+      } else {
+        __builtin_memcpy(inputs[processor].bytes + 16 + 4 * i, &name, 4);
+      }
+    }
+    control = static_cast<uint16_t>(code) | uint64_t{1 + random.Below(4)} << 32;
+  }
+  const uint64_t input = random.OneIn(16) ? random.Next() >> 12 : inputs[processor].gpa();
+  if ((control >> 16 & 1) != 0) {
+    (void)CallHypervisor(control, words[0], words[1]);
+  } else {
+    (void)CallHypervisor(control, input, random.OneIn(16) ? random.Next() >> 24 : outputs[processor].gpa());
+  }
+  if (processor != 0) return;
+  // Only the first has handlers for what may fault.
+  const uint32_t msr = (random.OneIn(2) ? 0x40000000 : random.OneIn(2) ? 0x800 : 0) + random.Below(0x120);
+  (void)ReadMsr(msr);
+  // Its APIC's base, SYSENTER and the like; Hyper-V's reset and crash would end all of it, and without hypercalls it could do no more.
+  const bool spared = msr == msr::kHypercall || msr == msr::kGuestOsId || msr == 0x40000003 || msr >= 0x40000100;
+  if (!spared && msr >= 0x40000000) TryWriteMsr(msr, random.OneIn(2) ? random.Next() : random.Next() & 0x3FFF001);
+}
+
+}  // namespace
+
+extern "C" {
+
+using Constructor = void (*)();
+extern const Constructor init_array_begin[], init_array_end[];
+
+void KernelMain() {
+  for (const Constructor* constructor = init_array_begin; constructor != init_array_end; ++constructor)
+    (*constructor)();
+  StartInterrupts();
+  StartHypercalls();
+  StartSynic();
+  if (CommandLineHas("full-ring")) FullRing();
+  if (CommandLineHas("long-commands")) LongCommands();
+  if (CommandLineHas("messages")) Everybody(PostOnce);
+  if (CommandLineHas("signals")) {
+    static Disk disk(kRingPages / 2);
+    Everybody(SignalOnce);
+  }
+  if (CommandLineHas("random")) Everybody(AnyCall);
+  Print("what?\n");
+  PowerOff();
+}
+
+}  // extern "C"
