@@ -267,13 +267,38 @@ void SignalOnce(uint32_t processor) {
 
 // --- Anything. ---
 
-void AnyCall(uint32_t processor) {
-  static Random randoms[kProcessors] = {Random(ReadTsc()), Random(ReadTsc() * 3), Random(ReadTsc() * 5),
-                                        Random(ReadTsc() * 7)};
-  static constexpr CallCode kCodes[] = {CallCode::kGetVpRegisters,
-                                        CallCode::kGetVpRegisters,
-                                        CallCode::kSetVpRegisters,
-                                        CallCode::kPostMessage,
+// This one has nothing in its registers that it would miss, so the others may set them.
+constexpr uint32_t kVictim = kProcessors - 1;
+constexpr uint32_t kFirstGeneral = 0x00020000, kGenerals = 16;  // HvX64RegisterRax to R15
+
+void AnyRegisters(Random& random, uint32_t processor) {
+  auto* const bytes = inputs[processor].bytes;
+  const bool is_set = random.OneIn(2);
+  // Now and then one that matters, of anybody: that may be the end of this machine.
+  const bool is_rash = random.OneIn(2048);
+  hvdef::VpRegistersInput header = {hvdef::kPartitionIdSelf, kVictim, 0, {}};
+  if (!is_set || is_rash) header.vp_index = random.Below(kProcessors + 1);
+  __builtin_memcpy(bytes, &header, sizeof(header));
+  const uint32_t count = 1 + random.Below(4);
+  for (uint32_t i = 0; i < count; ++i) {
+    static constexpr uint32_t kBlocks[] = {kFirstGeneral, 0x00010000, 0x00030000, 0x00040000, 0x00050000,
+                                           0x00060000,    0x00080000, 0x00090000, 0x000A0000};
+    const uint32_t name = is_set && !is_rash ? kFirstGeneral + random.Below(kGenerals)
+                                             : kBlocks[random.Below(std::size(kBlocks))] + random.Below(32);
+    if (is_set) {
+      const hvdef::RegisterAssociation one = {name, 0, 0, {random.Next(), random.Next()}};
+      __builtin_memcpy(bytes + sizeof(header) + i * sizeof(one), &one, sizeof(one));
+    } else {
+      __builtin_memcpy(bytes + sizeof(header) + i * sizeof(name), &name, sizeof(name));
+    }
+  }
+  const CallCode code = is_set ? CallCode::kSetVpRegisters : CallCode::kGetVpRegisters;
+  (void)CallHypervisor(Control::Make(static_cast<uint16_t>(code), false, 0, static_cast<uint16_t>(count)).value,
+                       inputs[processor].gpa(), outputs[processor].gpa());
+}
+
+void AnyHypercall(Random& random, uint32_t processor) {
+  static constexpr CallCode kCodes[] = {CallCode::kPostMessage,
                                         CallCode::kSignalEvent,
                                         CallCode::kRetargetDeviceInterrupt,
                                         CallCode::kStartVirtualProcessor,
@@ -282,45 +307,44 @@ void AnyCall(uint32_t processor) {
                                         CallCode::kTranslateVirtualAddress,
                                         CallCode::kFlushVirtualAddressSpace,
                                         CallCode::kFlushVirtualAddressList};
-  Random& random = randoms[processor];
   auto* const words = reinterpret_cast<uint64_t*>(inputs[processor].bytes);
   for (uint32_t i = 0; i < 64; ++i) words[i] = random.OneIn(3) ? random.Next() : random.Below(64);
-  const CallCode code =
-      random.OneIn(16) ? static_cast<CallCode>(random.Next()) : kCodes[random.Below(std::size(kCodes))];
-  uint64_t control = static_cast<uint16_t>(code) | uint64_t{random.Below(4)} << 32 | uint64_t{random.OneIn(4)} << 16;
+  const uint32_t code =
+      random.OneIn(16) ? random.Below(0x10000) : static_cast<uint32_t>(kCodes[random.Below(std::size(kCodes))]);
+  uint64_t control = code | uint64_t{random.Below(4)} << 32;
   if (random.OneIn(4)) control |= random.Next() << 17;
-  if (code == CallCode::kGetVpRegisters || code == CallCode::kSetVpRegisters) {
-    words[0] = hvdef::kPartitionIdSelf;
-    words[1] = random.Below(kProcessors + 1);
-    const bool is_set = code == CallCode::kSetVpRegisters;
-    for (uint32_t i = 0; i < 4; ++i) {
-      // General registers are the processors' scratch; a register that matters is set now and then.
-      static constexpr uint32_t kNames[] = {0x00020000, 0x00030000, 0x00040000, 0x00050000, 0x00060000,
-                                            0x00080000, 0x00090000, 0x000A0000, 0x00010000};
-      const uint32_t base = is_set && !random.OneIn(64) ? 0x00020008 : kNames[random.Below(std::size(kNames))];
-      const uint32_t name = base + random.Below(is_set ? 8 : 32);
-      if (is_set) {
-        words[2 + 4 * i] = name;
-        words[3 + 4 * i] = 0;
-      } else {
-        __builtin_memcpy(inputs[processor].bytes + 16 + 4 * i, &name, 4);
-      }
-    }
-    control = static_cast<uint16_t>(code) | uint64_t{1 + random.Below(4)} << 32;
+  if (random.OneIn(4)) {
+    (void)CallHypervisor(control | uint64_t{1} << 16, words[0], words[1]);
+    return;
   }
-  const uint64_t input = random.OneIn(16) ? random.Next() >> 12 : inputs[processor].gpa();
-  if ((control >> 16 & 1) != 0) {
-    (void)CallHypervisor(control, words[0], words[1]);
-  } else {
-    (void)CallHypervisor(control, input, random.OneIn(16) ? random.Next() >> 24 : outputs[processor].gpa());
+  const uint64_t input = random.OneIn(16) ? random.Next() >> random.Below(64) : inputs[processor].gpa();
+  const uint64_t output = random.OneIn(16) ? random.Next() | uint64_t{1} << 40 : outputs[processor].gpa();
+  (void)CallHypervisor(control, input, output);
+}
+
+// Of the first processor, which alone has handlers for what may fault.
+void AnyMsr(Random& random) {
+  const bool is_synthetic = random.OneIn(2);
+  const uint32_t number = (is_synthetic ? 0x40000000 : random.OneIn(2) ? 0x800 : 0) + random.Below(0x100);
+  if (number != msr::kGuestIdle) (void)ReadMsr(number);  // it would sleep
+  // Those without which it could do no more harm: its identity and hypercalls, reset, and interrupts that stop processors.
+  const bool spared =
+      number == msr::kHypercall || number == msr::kGuestOsId || number == msr::kReset || number == msr::kIcr;
+  if (!is_synthetic || spared) return;
+  // Pages that are laid over memory are laid where nothing is.
+  constexpr uint64_t kUnusedMemory = 32 << 20;
+  TryWriteMsr(number, random.OneIn(2) ? random.Next() : kUnusedMemory | (random.Next() & 0x1FFF001));
+}
+
+void Anything(uint32_t processor) {
+  static Random randoms[kProcessors] = {Random(ReadTsc()), Random(ReadTsc() * 3), Random(ReadTsc() * 5), Random(1)};
+  if (processor == kVictim) {
+    for (;;) asm volatile("1: pause; jmp 1b");
   }
-  if (processor != 0) return;
-  // Only the first has handlers for what may fault.
-  const uint32_t msr = (random.OneIn(2) ? 0x40000000 : random.OneIn(2) ? 0x800 : 0) + random.Below(0x120);
-  (void)ReadMsr(msr);
-  // Its APIC's base, SYSENTER and the like; Hyper-V's reset and crash would end all of it, and without hypercalls it could do no more.
-  const bool spared = msr == msr::kHypercall || msr == msr::kGuestOsId || msr == 0x40000003 || msr >= 0x40000100;
-  if (!spared && msr >= 0x40000000) TryWriteMsr(msr, random.OneIn(2) ? random.Next() : random.Next() & 0x3FFF001);
+  Random& random = randoms[processor];
+  AnyRegisters(random, processor);
+  AnyHypercall(random, processor);
+  if (processor == 0) AnyMsr(random);
 }
 
 }  // namespace
@@ -343,7 +367,7 @@ void KernelMain() {
     static Disk disk(kRingPages / 2);
     Everybody(SignalOnce);
   }
-  if (CommandLineHas("random")) Everybody(AnyCall);
+  if (CommandLineHas("random")) Everybody(Anything);
   Print("what?\n");
   PowerOff();
 }
