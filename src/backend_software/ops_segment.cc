@@ -149,17 +149,23 @@ const Op* Arpl(Cpu& c, const Op* op) {
   c.op = op;
   if (c.IsRealOrVm86()) c.Raise(kInvalidOpcode);
   const uint16_t source = c.Get<uint16_t>(op->b) & 3;
-  bool changed = false;
-  const auto adjust = [&](uint16_t value) {
-    changed = (value & 3) < source;
-    return static_cast<uint16_t>(changed ? (value & ~3) | source : value);
-  };
+  uint16_t value;
   if constexpr (kMemory) {
-    Rmw<uint16_t>(c, op, Address<false>(c, op, 2, true), adjust);
+    value = Load<uint16_t>(c, op, Address<false>(c, op, 2, false));
   } else {
-    c.Set<uint16_t>(op->a, adjust(c.Get<uint16_t>(op->a)));
+    value = c.Get<uint16_t>(op->a);
   }
-  SetZf(c.flags, changed);
+  const bool changes = (value & 3) < source;
+  if (changes) {
+    value = static_cast<uint16_t>((value & ~3) | source);
+    if constexpr (kMemory) {
+      // The manuals leave open whether an operand that stays as it is must be writable; processors do not ask it.
+      Store<uint16_t>(c, op, Address<false>(c, op, 2, true), value);
+    } else {
+      c.Set<uint16_t>(op->a, value);
+    }
+  }
+  SetZf(c.flags, changes);
   return op + 1;
 }
 bool TranslateArpl(Insn& in, Op& op) {
