@@ -412,6 +412,7 @@ struct Cpu {
   void BeginShadow(
       bool stack);  // the next instruction runs before any interrupt; after a load of SS, before a debug event
   void EndShadow();
+  void SetNmiBlocked(bool blocked);  // one that was latched meanwhile comes before the next instruction
 
   // --- events (exceptions.cc) ---
   // Goes through the interrupt table. Nothing is changed until nothing can fault any more.

@@ -17,7 +17,7 @@ uint32_t ErrorOf(uint16_t selector) { return selector & ~3u; }
 bool Cpu::ReadDescriptor(uint16_t selector, Descriptor& descriptor) {
   const bool local = selector & 4;
   const uint32_t limit = local ? segment[kLdtr].limit : gdtr.limit;
-  if (local && (segment[kLdtr].selector & ~3) == 0) return false;
+  if (local && !segment[kLdtr].present()) return false;
   const uint32_t offset = selector & ~7u;
   if (offset + 7 > limit) return false;
   descriptor.linear = (local ? base(kLdtr) : gdtr.base) + offset;
@@ -327,7 +327,7 @@ void Cpu::ReturnOuter(uint16_t cs, const Descriptor& code, uint64_t ip, uint16_t
   for (const int s : {kEs, kDs, kFs, kGs}) {
     const Segment& data = segment[s];
     const bool conforming = data.code() && (data.type() & 4);
-    if ((data.selector & ~3) == 0) {
+    if (!data.present()) {
       segment[s].selector = 0;
     } else if (!conforming && data.dpl() < new_cpl) {
       segment[s] = Segment{};
@@ -398,6 +398,8 @@ void Cpu::ReturnToTask() {
 }
 
 void Cpu::InterruptReturn(int size) {
+  // Even if it faults (Intel SDM volume 3, 6.7.1).
+  SetNmiBlocked(false);
   const uint64_t mask = StackMask();
   const uint64_t sp = r[kRsp] & mask;
   const auto read = [&](int n) -> uint64_t {
@@ -418,7 +420,6 @@ void Cpu::InterruptReturn(int size) {
     SetSegmentReal(kCs, cs);
     SetSp(sp + 3 * size);
     r[kIp] = ip;
-    nmi_blocked = false;
     SetRflags((GetRflags() & ~change) | (value & change) | kFlagOne);
     UpdateMode();
     return;
@@ -439,7 +440,6 @@ void Cpu::InterruptReturn(int size) {
     for (int i = 0; i < 5; ++i) SetSegmentReal(order[i], selectors[i]);
     r[kRsp] = new_sp & 0xFFFFFFFF;
     r[kIp] = ip & 0xFFFF;
-    nmi_blocked = false;
     SetRflags(GetRflags());
     UpdateMode();
     return;
@@ -464,7 +464,6 @@ void Cpu::InterruptReturn(int size) {
     SetAccessedBit(code);
     ReturnOuter(cs, code, ip, ss, new_sp);
   }
-  nmi_blocked = false;
   UpdateMode();
   SetRflags(new_flags);
 }

@@ -515,7 +515,8 @@ uint64_t Cpu::SegmentLinear(int segment_index, uint64_t offset, int size, bool w
   const uint8_t vector = segment_index == kSs ? kStackFault : kGeneralProtection;
   const uint64_t last = offset + size - 1;
   if (IsProtected() && !IsVm86()) {
-    if (!s.present() || (s.selector & ~3) == 0) Raise(kGeneralProtection, 0);
+    // What counts is the descriptor in the cache: a selector of 0 that real mode left there goes with a usable one.
+    if (!s.present()) Raise(vector, 0);
     const int type = s.type();
     if (type & 8) {
       if (write || !(type & 2)) Raise(vector, 0);

@@ -253,7 +253,7 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
       case RegisterName::kInterruptState:
         c.interrupt_shadow = value.low & 1;
         c.stack_shadow = false;
-        c.nmi_blocked = value.low & 2;
+        c.SetNmiBlocked(value.low & 2);
         break;
       case RegisterName::kPendingInterruption:
         c.exception_pending = value.low & 1;

@@ -143,6 +143,11 @@ void Cpu::EndShadow() {
   UpdateStepping();
 }
 
+void Cpu::SetNmiBlocked(bool blocked) {
+  nmi_blocked = blocked;
+  if (!blocked && nmi_pending) attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
+}
+
 void Cpu::SetRflags(uint64_t value) {
   const uint64_t old = rflags;
   flags.Set(value);

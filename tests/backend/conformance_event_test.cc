@@ -293,6 +293,75 @@ TEST_P(EventTest, AnNmiNeedsNoInterruptFlag) {
   EXPECT_EQ(machine().ReadFrame(2).rflags & 0x200, 0u);
 }
 
+// While an NMI's handler runs, the next one waits for its IRET, in every form, and for no more (Intel SDM volume 3, 6.7.1). The word at
+// 0xC000 counts NMIs, that at 0xC004 is how many there were at the handler's end, that at 0xC008 how many there are after it. Where they
+// come from is exits of port 0x10.
+#define HVSDK_NMI_MAIN(NAME, BITS) \
+  HVSDK_GUEST(NAME, BITS,          \
+              "in al, 0x10\n .rept 16\n nop\n .endr\n mov eax, ds:[0xC000]\n mov ds:[0xC008], eax\n out 0xF4, al")
+#define HVSDK_NMI_HANDLER(NAME, BITS, SPOIL, RETURN)                                              \
+  HVSDK_GUEST(NAME, BITS,                                                                         \
+              "inc dword ptr ds:[0xC000]\n cmp dword ptr ds:[0xC000], 1\n jne 1f\n in al, 0x10\n" \
+              ".rept 16\n nop\n .endr\n mov eax, ds:[0xC000]\n mov ds:[0xC004], eax\n" SPOIL "\n 1:" RETURN)
+HVSDK_NMI_MAIN(NmiMain16, 16)
+HVSDK_NMI_MAIN(NmiMain32, 32)
+HVSDK_NMI_MAIN(NmiMain64, 64)
+HVSDK_NMI_HANDLER(NmiHandler16, 16, "", "iret")
+HVSDK_NMI_HANDLER(NmiHandler32, 32, "", "iretd")
+HVSDK_NMI_HANDLER(NmiHandler64, 64, "", "iretq")
+HVSDK_NMI_HANDLER(NmiHandlerBad32, 32, "mov word ptr [esp + 4], 0xFFF8", "iretd")
+HVSDK_NMI_HANDLER(NmiHandlerBad64, 64, "mov word ptr [rsp + 8], 0xFFF8", "iretq")
+HVSDK_NMI_HANDLER(NmiHandlerNotPresent64, 64, "mov rsp, 0x70000", "iretq")
+TEST_P(EventTest, AnNmiWaitsForTheEndOfTheLastAndNoLonger) {
+  const struct {
+    const char* name;
+    Mode mode;
+    absl::Span<const uint8_t> main, handler;
+    int fault;  // of the first IRET, whose handler is then the one that looks
+  } cases[] = {{"real mode", Mode::kReal, NmiMain16(), NmiHandler16(), -1},
+               {"protected mode", Mode::kProtected, NmiMain32(), NmiHandler32(), -1},
+               {"long mode", Mode::kLong, NmiMain64(), NmiHandler64(), -1},
+               {"protected mode, IRET faults", Mode::kProtected, NmiMain32(), NmiHandlerBad32(), 13},
+               {"long mode, IRET faults", Mode::kLong, NmiMain64(), NmiHandlerBad64(), 13},
+               {"long mode, IRET's stack is not there", Mode::kLong, NmiMain64(), NmiHandlerNotPresent64(), 14}};
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.name);
+    MakeMachine(1);
+    machine().Start(c.mode, c.main);
+    machine().Load(0x11000, c.handler);
+    machine().SetHandler(c.mode, 2, 0x11000);
+    if (c.fault >= 0) {
+      // It looks as the main program does, from the first instruction on; long mode gives it a stack of its own.
+      machine().Load(0x12000, c.main.subspan(2));
+      machine().SetHandler(c.mode, static_cast<uint8_t>(c.fault), 0x12000, c.mode == Mode::kLong ? 1 : 0);
+      machine().Write<uint64_t>(kFirstPageTableGpa + 0x70 * 8, 0);
+    }
+    Recorder recorder;
+    recorder.on_port_read = [&](Vp&, uint16_t, absl::Span<uint8_t>) {
+      machine().partition().SignalMsi(0xFEE00000, 0x400);  // delivery mode NMI
+    };
+    machine().Run(recorder);
+    EXPECT_EQ(recorder.fault, -1);
+    EXPECT_EQ(machine().Read<uint32_t>(0xC004), 1u);
+    EXPECT_EQ(machine().Read<uint32_t>(0xC008), 2u);
+  }
+}
+
+TEST_P(EventTest, AnNmiComesWhenTheHostUnblocksIt) {
+  machine().Start(Mode::kLong, NmiMain64());
+  machine().Set(RegisterName::kInterruptState, 2);
+  recorder_.on_port_read = [&](Vp& vp, uint16_t, absl::Span<uint8_t>) {
+    machine().partition().SignalMsi(0xFEE00000, 0x400);
+    vp.Kick();
+  };
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, -1) << "it is blocked";
+  machine().Set(RegisterName::kInterruptState, 0);
+  machine().Set(RegisterName::kRip, kCodeGpa + 2);
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, 2);
+}
+
 // Masks the 8259s, if there are any, and routes IOAPIC pin 9 to vector 0x45, edge-triggered, physical destination 0.
 HVSDK_GUEST(IoApic, 64, R"(
     mov rbx, 0xFEE00000

@@ -4,6 +4,7 @@
 #include <x86intrin.h>
 
 #include "tests/backend/conformance.h"
+#include "tests/backend/register_values.h"
 
 namespace hvsdk::backend {
 namespace {
@@ -264,6 +265,156 @@ TEST_P(ModeTest, InitAndStartupStartAProcessor) {
   thread.Join();
   EXPECT_EQ(recorder_.fault, -1);
   EXPECT_EQ(machine().Read<uint16_t>(0x80004), 0x1100);
+}
+
+// A processor that was started has selectors of 0 in front of descriptors that protected mode may use (Intel SDM volume 3, table 9-1 and
+// 9.9.1): it reads its tables through them, and its stack too, before it loads any segment.
+asm(".pushsection .rodata\n"
+    ".globl guest_KeepSegments_begin\n.globl guest_KeepSegments_end\n"
+    "guest_KeepSegments_begin:\n"
+    ".code16\n.intel_syntax noprefix\n"
+    "  mov eax, cr0\n"
+    "  or al, 1\n"
+    "  mov cr0, eax\n"
+    "  mov esp, 0xD000\n"
+    "  push 0x1234\n"
+    "  pop es:[0xC020]\n"
+    "  mov ax, fs:[0xC010]\n"
+    "  mov gs:[0xC022], ax\n"
+    "  lgdt ds:[0xC010]\n"
+    "  .byte 0x66, 0xEA\n"
+    "  .long 0x11000 + keep_32 - guest_KeepSegments_begin\n"
+    "  .word 0x08\n"
+    "keep_32:\n"
+    ".code32\n"
+    "  mov dword ptr ds:[0xC000], 0x4150\n"  // still by the descriptor of before
+    "1: hlt\n"
+    "  jmp 1b\n"
+    ".att_syntax prefix\n.code64\n"
+    "guest_KeepSegments_end:\n"
+    ".popsection\n");
+extern "C" const uint8_t guest_KeepSegments_begin[], guest_KeepSegments_end[];
+// From real mode to long mode at once.
+asm(".pushsection .rodata\n"
+    ".globl guest_StraightToLong_begin\n.globl guest_StraightToLong_end\n"
+    "guest_StraightToLong_begin:\n"
+    ".code16\n.intel_syntax noprefix\n"
+    "  mov eax, 0x20\n"
+    "  mov cr4, eax\n"
+    "  mov eax, 0x4000\n"
+    "  mov cr3, eax\n"
+    "  mov ecx, 0xC0000080\n"
+    "  rdmsr\n"
+    "  or eax, 0x100\n"
+    "  wrmsr\n"
+    "  mov eax, 0x80000011\n"
+    "  mov cr0, eax\n"
+    "  mov word ptr ds:[0xC020], 0x1234\n"
+    "  mov ax, es:[0xC010]\n"
+    "  mov ds:[0xC022], ax\n"
+    "  lgdt ds:[0xC010]\n"
+    "  .byte 0x66, 0xEA\n"
+    "  .long 0x11000 + straight_64 - guest_StraightToLong_begin\n"
+    "  .word 0x18\n"
+    "straight_64:\n"
+    ".code64\n"
+    "  mov dword ptr [0xC000], 0x4150\n"
+    "1: hlt\n"
+    "  jmp 1b\n"
+    ".att_syntax prefix\n.code64\n"
+    "guest_StraightToLong_end:\n"
+    ".popsection\n");
+extern "C" const uint8_t guest_StraightToLong_begin[], guest_StraightToLong_end[];
+
+HVSDK_GUEST(StartAndWait, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    mov dword ptr [rbx + 0x310], 0x01000000
+    mov dword ptr [rbx + 0x300], 0x00004500
+    mov dword ptr [rbx + 0x310], 0x01000000
+    mov dword ptr [rbx + 0x300], 0x00004611
+1:  pause
+    cmp dword ptr [0xC000], 0x4150
+    jne 1b
+    out 0xF4, al
+)")
+TEST_P(ModeTest, AStartedProcessorKeepsItsSegmentsInProtectedMode) {
+  const absl::Span<const uint8_t> codes[] = {
+      {guest_KeepSegments_begin, static_cast<size_t>(guest_KeepSegments_end - guest_KeepSegments_begin)},
+      {guest_StraightToLong_begin, static_cast<size_t>(guest_StraightToLong_end - guest_StraightToLong_begin)}};
+  for (const absl::Span<const uint8_t> code : codes) {
+    MakeMachine(2);
+    machine().Load(0x11000, code);
+    machine().Write<uint16_t>(0xC010, 63);
+    machine().Write<uint32_t>(0xC012, kGdtGpa);
+    machine().Start(Mode::kLong, StartAndWait());
+    Recorder second;
+    {
+      VpThread thread(machine(), 1, second);
+      machine().Run(recorder_);
+      thread.Join();
+    }
+    EXPECT_EQ(recorder_.fault, -1);
+    EXPECT_EQ(second.fault, -1);
+    EXPECT_EQ(machine().Read<uint16_t>(0xC020), 0x1234);
+    EXPECT_EQ(machine().Read<uint16_t>(0xC022), 63);
+  }
+}
+
+HVSDK_GUEST(EverySegment, 32, R"(
+    mov dword ptr ds:[0x80000], 1
+    mov dword ptr es:[0x80004], 2
+    mov dword ptr ss:[0x80008], 3
+    mov dword ptr fs:[0x8000C], 4
+    mov dword ptr gs:[0x80010], 5
+    push 6
+    pop dword ptr ds:[0x80014]
+    xor eax, eax
+    mov fs, eax
+    mov gs:[0x80018], eax
+    mov dword ptr fs:[0x8001C], 7
+    out 0xF4, al
+)")
+TEST_P(ModeTest, ADescriptorCountsWhateverItsSelectorIs) {
+  machine().Start(Mode::kProtected, EverySegment());
+  const RegisterName names[] = {RegisterName::kEs, RegisterName::kSs, RegisterName::kDs, RegisterName::kFs,
+                                RegisterName::kGs};
+  const hvdef::RegisterValue value = SegmentValue(0, 0xFFFFFFFF, 0, 0xC093);
+  const hvdef::RegisterValue values[] = {value, value, value, value, value};
+  ASSERT_TRUE(machine().vp().SetRegisters(names, values).ok());
+  machine().Run(recorder_);
+  for (uint32_t i = 0; i < 6; ++i) EXPECT_EQ(machine().Read<uint32_t>(0x80000 + 4 * i), i + 1);
+  EXPECT_EQ(machine().Read<uint32_t>(0x8001C), 0u);
+  EXPECT_EQ(recorder_.fault, 13) << "a null selector that was loaded is of no use";
+}
+
+// Goes to user mode, which a DS of more privilege does not survive, whatever its selector is.
+HVSDK_GUEST(LeaveDataBehind, 64, R"(
+    mov ax, 0x0C
+    mov fs, ax
+    mov ax, fs
+    mov [0x80000], ax
+    push 0x23
+    push 0x8E000
+    push 0x02
+    push 0x2B
+    lea rax, [rip + 1f]
+    push rax
+    iretq
+1:  out 0xF4, al
+)")
+TEST_P(ModeTest, LocalTablesAndReturnsGoByTheDescriptorToo) {
+  machine().Start(Mode::kLong, LeaveDataBehind());
+  machine().Write<uint64_t>(0x82000 + 8, 0x00CFF3000000FFFF);
+  const RegisterName names[] = {RegisterName::kLdtr, RegisterName::kDs};
+  const hvdef::RegisterValue values[] = {SegmentValue(0x82000, 15, 0, 0x82), SegmentValue(0, 0xFFFFFFFF, 0, 0xC093)};
+  ASSERT_TRUE(machine().vp().SetRegisters(names, values).ok());
+  machine().Run(recorder_);
+  EXPECT_EQ(machine().Read<uint16_t>(0x80000), 0x0C) << "a descriptor of a local table that has no selector";
+  EXPECT_EQ(recorder_.fault, 13) << "no port for user mode";
+  hvdef::RegisterValue ds;
+  ASSERT_TRUE(machine().vp().GetRegisters({&names[1], 1}, {&ds, 1}).ok());
+  EXPECT_EQ(ds.high >> 48 & 0x80, 0u);
 }
 
 HVSDK_GUEST(SayAndStop, 64, R"(
