@@ -167,6 +167,20 @@ absl::Status KvmVp::CompleteExit(ExitHandler& handler) {
 }
 
 absl::StatusOr<KvmVp::Next> KvmVp::Dispatch(ExitHandler& handler) {
+  in_exit_ = true;
+  const absl::StatusOr<Next> next = OnExit(handler);
+  in_exit_ = false;
+  if (!next.ok()) return next;
+  if (rip_after_exit_.has_value()) {
+    RETURN_IF_ERROR(CompleteExit(handler));
+    // The last part of an instruction of several parts has set it already.
+    if (rip_after_exit_.has_value()) ChangeRegs().rip = *rip_after_exit_;
+    rip_after_exit_.reset();
+  }
+  return next;
+}
+
+absl::StatusOr<KvmVp::Next> KvmVp::OnExit(ExitHandler& handler) {
   switch (run_->exit_reason) {
     case KVM_EXIT_IO:
       completion_pending_ = true;
@@ -379,7 +393,9 @@ absl::Status KvmVp::StoreException() {
 absl::Status KvmVp::GetRegisters(absl::Span<const hvdef::RegisterName> names, absl::Span<hvdef::RegisterValue> values) {
   HVSDK_CHECK(names.size() == values.size());
   RegisterImage image(vcpu_, apic_id(), partition_.host());
-  image.Provide(regs());
+  kvm_regs general = regs();
+  if (rip_after_exit_.has_value()) general.rip = *rip_after_exit_;
+  image.Provide(general);
   for (size_t i = 0; i < names.size(); ++i) {
     if (GroupOf(names[i]) == RegisterGroup::kSpecial) {
       ASSIGN_OR_RETURN(const kvm_sregs* sregs, Sregs());
@@ -424,7 +440,14 @@ absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
   }
   if (image.changed(RegisterGroup::kEvents)) exception_.reset();
   if (image.changed(RegisterGroup::kGeneral)) {
+    const uint64_t rip = regs().rip;
     ChangeRegs() = image.regs();
+    if (in_exit_) {
+      ChangeRegs().rip = rip;
+      if (std::find(names.begin(), names.end(), hvdef::RegisterName::kRip) != names.end()) {
+        rip_after_exit_ = image.regs().rip;
+      }
+    }
   }
   return absl::OkStatus();
 }

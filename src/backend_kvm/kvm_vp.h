@@ -81,6 +81,7 @@ class KvmVp : public Vp {
   absl::Status CompleteRead(ExitHandler& handler);
 
   absl::StatusOr<Next> Dispatch(ExitHandler& handler);
+  absl::StatusOr<Next> OnExit(ExitHandler& handler);
   absl::Status OnPort(ExitHandler& handler);
   absl::Status OnMmio(ExitHandler& handler);
   absl::Status OnMsr(ExitHandler& handler, bool write);
@@ -103,6 +104,10 @@ class KvmVp : public Vp {
   absl::optional<Exception> exception_;
   bool in_read_ = false;                         // the handler of a port or memory read is running
   absl::optional<kvm_regs> regs_before_change_;  // taken at its first change of a general register
+
+  bool in_exit_ = false;  // a handler may be running
+  // RIP as a handler wrote it. The kernel advances RIP when it completes an exit, so it is set after that.
+  absl::optional<uint64_t> rip_after_exit_;
 
   // Any thread; see above.
   std::atomic<uint32_t> requests_{0};

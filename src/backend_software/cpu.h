@@ -477,6 +477,8 @@ struct Cpu {
   // --- exits: the guest is left and entered again around each (machine.cc) ---
   void Leave();
   void Enter();
+  void BeginExit();  // Leave, and the handler sees exit_ip as RIP
+  void EndExit();
   void PortRead(uint16_t port, uint8_t* data, int size);
   void PortWrite(uint16_t port, const uint8_t* data, int size);
   void PhysicalRead(uint64_t gpa, uint8_t* data, int size);

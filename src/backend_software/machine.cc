@@ -181,22 +181,28 @@ void Cpu::ServeRequests() {
   }
 }
 
-void Cpu::PortRead(uint16_t port, uint8_t* data, int size) {
-  if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
+void Cpu::BeginExit() {
   in_exit = true;
   Leave();
-  exits->OnPortRead(*vp, port, absl::MakeSpan(data, size));
+}
+
+void Cpu::EndExit() {
   Enter();
   in_exit = false;
 }
 
+void Cpu::PortRead(uint16_t port, uint8_t* data, int size) {
+  if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
+  BeginExit();
+  exits->OnPortRead(*vp, port, absl::MakeSpan(data, size));
+  EndExit();
+}
+
 void Cpu::PortWrite(uint16_t port, const uint8_t* data, int size) {
   if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
-  in_exit = true;
-  Leave();
+  BeginExit();
   exits->OnPortWrite(*vp, port, absl::MakeConstSpan(data, size));
-  Enter();
-  in_exit = false;
+  EndExit();
 }
 
 void Cpu::PhysicalRead(uint64_t gpa, uint8_t* data, int size) {
@@ -215,12 +221,12 @@ void Cpu::PhysicalRead(uint64_t gpa, uint8_t* data, int size) {
     }
     return;
   }
-  in_exit = true;
   exit_ip = r[kIp] + (op != nullptr ? op->ip : 0);
-  Leave();
+  BeginExit();
   exits->OnMmioRead(*vp, gpa, absl::MakeSpan(data, size));
-  Enter();
-  in_exit = false;
+  EndExit();
+  if (redirected) [[unlikely]]
+    std::longjmp(unwind, kUnwindRedirect);
 }
 
 void Cpu::PhysicalWrite(uint64_t gpa, const uint8_t* data, int size) {
@@ -240,12 +246,10 @@ void Cpu::PhysicalWrite(uint64_t gpa, const uint8_t* data, int size) {
     }
     return;
   }
-  in_exit = true;
   exit_ip = r[kIp] + (op != nullptr ? op->ip : 0);
-  Leave();
+  BeginExit();
   exits->OnMmioWrite(*vp, gpa, absl::MakeConstSpan(data, size));
-  Enter();
-  in_exit = false;
+  EndExit();
   if (redirected) [[unlikely]]
     std::longjmp(unwind, kUnwindRedirect);
 }

@@ -172,9 +172,9 @@ bool Cpu::ReadMsr(uint32_t number, uint64_t& value) {
     value = mtrr_fixed[fixed];
     return true;
   }
-  Leave();
+  BeginExit();
   const backend::MsrOutcome outcome = exits->OnMsrRead(*vp, number, value);
-  Enter();
+  EndExit();
   if (outcome == backend::MsrOutcome::kHalt) Idle();
   return outcome != backend::MsrOutcome::kFault;
 }
@@ -278,9 +278,9 @@ backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
     mtrr_fixed[fixed] = value;
     return MsrOutcome::kDone;
   }
-  Leave();
+  BeginExit();
   const backend::MsrOutcome outcome = exits->OnMsrWrite(*vp, number, value);
-  Enter();
+  EndExit();
   return outcome;
 }
 

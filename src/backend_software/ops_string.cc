@@ -4,6 +4,7 @@
 // A repetition goes on in pieces that lie within a page, which a copy or fill of the host does at once. After each piece
 // the registers are those of so many iterations done, so a fault or an interrupt between pieces is precise.
 #include <algorithm>
+#include <utility>
 
 #include "backend_software/decoder.h"
 #include "backend_software/memory_access.h"
@@ -207,6 +208,12 @@ const Op* Cmps(Cpu& c, const Op* op) {
   return op + 1;
 }
 
+// Behind the instruction, or where the exit handler wants to go on.
+const Op* AfterPort(Cpu& c, const Op* op) {
+  if (!std::exchange(c.redirected, false)) c.r[kIp] = c.NextIp(op) & c.IpMask();
+  return LookUpJump(c);
+}
+
 template <typename T>
 const Op* Ins(Cpu& c, const Op* op) {
   c.op = op;
@@ -224,12 +231,11 @@ const Op* Ins(Cpu& c, const Op* op) {
     c.PortRead(port, reinterpret_cast<uint8_t*>(&value), sizeof(T));
     Store<T>(c, op, to, value);
     SetMasked(c, kRdi, di + static_cast<uint64_t>(step), mask);
-    if (!Repeated(op)) break;
-    SetMasked(c, kRcx, --count, mask);
+    if (Repeated(op)) SetMasked(c, kRcx, --count, mask);
+    if (c.redirected || !Repeated(op)) break;
     if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) return Interrupted(c, op);
   }
-  c.r[kIp] = c.NextIp(op) & c.IpMask();
-  return LookUpJump(c);
+  return AfterPort(c, op);
 }
 
 template <typename T>
@@ -246,12 +252,11 @@ const Op* Outs(Cpu& c, const Op* op) {
     c.exit_ip = c.r[kIp] + op->ip;
     c.PortWrite(port, reinterpret_cast<const uint8_t*>(&value), sizeof(T));
     SetMasked(c, kRsi, si + static_cast<uint64_t>(step), mask);
-    if (!Repeated(op)) break;
-    SetMasked(c, kRcx, --count, mask);
+    if (Repeated(op)) SetMasked(c, kRcx, --count, mask);
+    if (c.redirected || !Repeated(op)) break;
     if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) return Interrupted(c, op);
   }
-  c.r[kIp] = c.NextIp(op) & c.IpMask();
-  return LookUpJump(c);
+  return AfterPort(c, op);
 }
 
 bool Prepare(Insn& in, Op& op) {

@@ -592,9 +592,9 @@ bool TranslateSwapgs(Insn& in, Op& op) {
 
 const Op* Hypercall(Cpu& c, const Op* op) {
   AtInstruction(c, op);
-  c.Leave();
+  c.BeginExit();
   const backend::HypercallOutcome outcome = c.exits->OnHypercall(*c.vp);
-  c.Enter();
+  c.EndExit();
   switch (outcome) {
     case backend::HypercallOutcome::kDone:
       return AfterInstruction(c, op);

@@ -216,7 +216,7 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
   } else {
     switch (name) {
       case RegisterName::kRip:
-        c.r[kIp] = value.low;
+        c.r[kIp] = c.exit_ip = value.low;
         break;
       case RegisterName::kRflags:
         c.flags.Set(value.low);

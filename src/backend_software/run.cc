@@ -188,7 +188,7 @@ void Step(Cpu& c) {
 // After a longjmp: makes r[kIp] the instruction's own address and counts what was done before it.
 void LeaveInstruction(Cpu& c) {
   if (c.holds_exclusive) c.machine.EndExclusive(c);
-  c.in_exit = false;
+  c.in_exit = c.redirected = false;
   if (std::exchange(c.stepping, false)) c.UpdateStepping();
   if (c.op != nullptr) {
     c.instructions += c.op->count;
@@ -220,7 +220,6 @@ RunResult RunGuest(Cpu& c, uint64_t instruction_limit) {
   } else if (why == kUnwindRedirect) {
     c.op = nullptr;
     LeaveInstruction(c);
-    c.redirected = false;
   }
   for (;;) {
     c.op = nullptr;

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ports, memory-mapped devices, MSRs and hypercalls come to the exit handler, and its answers come to the guest.
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "absl/strings/str_format.h"
 #include "tests/backend/conformance.h"
 
 namespace hvsdk::backend {
@@ -595,6 +600,80 @@ TEST_P(ExitTest, AKickInAnExitLosesNoCompletion) {
                           Event{Event::kMsrRead, 0x40000020, 8, 0x9ABC}, Event{Event::kPortWrite, 0x500, 1, 1},
                           Event{Event::kPortWrite, 0x500, 1, 2}, Event{Event::kPortWrite, 0x500, 1, 3}));
   EXPECT_GE(stops, 4);
+}
+
+// Each exit is followed by a write that a handler jumps over, to `mov bl, 0x77`.
+#define HVSDK_REDIRECTED(NAME, PREPARE, EXIT)                                                           \
+  HVSDK_GUEST(NAME, 64,                                                                                 \
+              "xor ebx, ebx\n xor ebp, ebp\n" PREPARE "\n .org guest_" #NAME "_begin + 64, 0x90\n" EXIT \
+              "\n mov ebp, 1\n .org guest_" #NAME "_begin + 128, 0x90\n mov bl, 0x77\n out 0xF4, al")
+HVSDK_REDIRECTED(RedirectedOut, "", "out 0x42, al")
+HVSDK_REDIRECTED(RedirectedIn, "", "in al, 0x42")
+HVSDK_REDIRECTED(RedirectedRdmsr, "mov ecx, 0x40000020", "rdmsr")
+HVSDK_REDIRECTED(RedirectedWrmsr, "mov ecx, 0x40000020", "wrmsr")
+HVSDK_REDIRECTED(RedirectedLoad, "mov edx, 0x10000000", "mov rax, [rdx]")
+HVSDK_REDIRECTED(RedirectedStore, "mov edx, 0x10000000", "mov [rdx], eax")
+HVSDK_REDIRECTED(RedirectedOuts, "mov esi, 0x80000\n mov dx, 0x42", "outsb")
+HVSDK_REDIRECTED(RedirectedIns, "mov edi, 0x80000\n mov dx, 0x42", "insb")
+HVSDK_REDIRECTED(RedirectedCall, "mov eax, 0xF000", "call rax")
+TEST_P(ExitTest, AHandlerMayGoOnElsewhere) {
+  const struct {
+    const char* name;
+    absl::Span<const uint8_t> code;
+  } cases[] = {{"out", RedirectedOut()},     {"in", RedirectedIn()},     {"rdmsr", RedirectedRdmsr()},
+               {"wrmsr", RedirectedWrmsr()}, {"load", RedirectedLoad()}, {"store", RedirectedStore()},
+               {"outs", RedirectedOuts()},   {"ins", RedirectedIns()},   {"call", RedirectedCall()}};
+  // Once to another place, once to where the exit was, from which it comes again.
+  for (const auto& c : cases) {
+    for (const bool again : {false, true}) {
+      SCOPED_TRACE(absl::StrFormat("%s, %s", c.name, again ? "again" : "elsewhere"));
+      machine().Start(Mode::kLong, c.code);
+      int exits = 0;
+      const auto redirect = [&](Vp& vp) {
+        if (++exits > 1 && again) return;
+        const RegisterName name = RegisterName::kRip;
+        const hvdef::RegisterValue value{kCodeGpa + (again ? 64u : 128u), 0};
+        EXPECT_TRUE(vp.SetRegisters({&name, 1}, {&value, 1}).ok());
+        EXPECT_EQ(machine().Get(RegisterName::kRip), value.low);
+      };
+      Recorder recorder;
+      recorder.on_port_read = [&](Vp& vp, uint16_t, absl::Span<uint8_t>) { redirect(vp); };
+      recorder.on_port_write = [&](Vp& vp, uint16_t, absl::Span<const uint8_t>) { redirect(vp); };
+      recorder.on_mmio_read = [&](Vp& vp, uint64_t) { redirect(vp); };
+      recorder.on_mmio_write = [&](Vp& vp, uint64_t, absl::Span<const uint8_t>) { redirect(vp); };
+      recorder.on_msr_read = [&](Vp& vp, uint32_t, uint64_t&) { return redirect(vp), MsrOutcome::kDone; };
+      recorder.on_msr_write = [&](Vp& vp, uint32_t, uint64_t) { return redirect(vp), MsrOutcome::kDone; };
+      recorder.on_hypercall = [&](Vp& vp) { return redirect(vp), HypercallOutcome::kDone; };
+      machine().Run(recorder);
+      EXPECT_EQ(recorder.fault, -1);
+      EXPECT_EQ(exits, again ? 2 : 1);
+      EXPECT_EQ(machine().vp().GetGpr(Gpr::kRbx), 0x77u);
+      EXPECT_EQ(machine().vp().GetGpr(Gpr::kRbp), again ? 1u : 0u);
+    }
+  }
+}
+
+// A write of RIP counts for its own exit alone, whatever else that exit brings.
+TEST_P(ExitTest, GoingOnElsewhereIsForgottenAfterwards) {
+  machine().Start(Mode::kLong, RedirectedRdmsr());
+  std::atomic<int> exits{0};
+  recorder_.on_msr_read = [&](Vp& vp, uint32_t, uint64_t&) {
+    ++exits;
+    const RegisterName name = RegisterName::kRip;
+    const hvdef::RegisterValue value{kCodeGpa + 128, 0};
+    EXPECT_TRUE(vp.SetRegisters({&name, 1}, {&value, 1}).ok());
+    return MsrOutcome::kHalt;
+  };
+  VpThread thread(machine(), 0, recorder_);
+  while (exits == 0) std::this_thread::yield();
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  thread.Join();
+  EXPECT_FALSE(recorder_.done) << "it sleeps";
+  EXPECT_EQ(machine().Get(RegisterName::kRip), kCodeGpa + 128);
+  ASSERT_TRUE(machine().vp().SetActivity(Activity::kRunning).ok());
+  machine().Run(recorder_);
+  EXPECT_EQ(exits, 1);
+  EXPECT_EQ(machine().vp().GetGpr(Gpr::kRbx), 0x77u);
 }
 
 }  // namespace

@@ -9,7 +9,8 @@
 // until the machine ends -> VPs and partition are destroyed when no thread is inside Run.
 //
 // Exits come as calls to an ExitHandler on the VP's own thread. An engine holds no lock during such a call, and the
-// handler may use the VP's registers there.
+// handler may use the VP's registers there. RIP is within the instruction or behind it; if the handler writes RIP, the next instruction
+// is the one at the address that it wrote. A repetition ends there, and so may an instruction that accesses device memory, undone.
 
 #ifndef HVSDK_BACKEND_BACKEND_H_
 #define HVSDK_BACKEND_BACKEND_H_
