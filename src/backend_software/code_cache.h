@@ -28,7 +28,7 @@ namespace hvsdk::software {
 
 class CodeCache {
  public:
-  explicit CodeCache(Cpu& cpu) : c_(cpu) {}
+  explicit CodeCache(Cpu& cpu) : c_(cpu), decoder_(cpu.features) {}
 
   // The block at r[kIp], decoding it if need be. Faults as the fetch does.
   const Op* Lookup();

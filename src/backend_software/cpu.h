@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "backend_software/decoded_block.h"
+#include "backend_software/features.h"
 #include "backend_software/flags.h"
 #include "backend_software/physical_memory.h"
 #include "backend_software/x87.h"
@@ -210,7 +211,8 @@ struct Walk {
 };
 
 struct Cpu {
-  Cpu(Machine& machine, uint32_t index, uint32_t apic_id);
+  // `cpuid` is what the guest sees, and what decides what it has.
+  Cpu(Machine& machine, uint32_t index, uint32_t apic_id, absl::Span<const backend::CpuidEntry> cpuid);
   ~Cpu();
   Cpu(const Cpu&) = delete;
   Cpu& operator=(const Cpu&) = delete;
@@ -240,7 +242,7 @@ struct Cpu {
   uint64_t star = 0, lstar = 0, cstar = 0, sfmask = 0, kernel_gs_base = 0, tsc_aux = 0, pat = 0x0007040600070406;
   uint64_t sysenter_cs = 0, sysenter_esp = 0, sysenter_eip = 0;
   uint64_t misc_enable = 0x1801, mtrr_def_type = 0, mtrr_fixed[11] = {}, mtrr_variable[16] = {};
-  uint64_t tsc_offset = 0;
+  std::atomic<uint64_t> tsc_offset{0};  // written by the VP, read by its APIC's timer
   uint64_t spec_ctrl = 0, platform_id = 0, mcg_status = 0, feature_control = 1, microcode = 0;
   X87State x87;
 
@@ -275,8 +277,10 @@ struct Cpu {
   uint32_t apic_id;
   backend::Vp* vp = nullptr;
   backend::ExitHandler* exits = nullptr;
+  const std::vector<backend::CpuidEntry> cpuid;
+  const Features features;
+  const uint64_t address_mask;  // the address in a paging structure's entry
   std::unique_ptr<CodeCache> code;
-  std::vector<backend::CpuidEntry> cpuid;
   uint64_t instructions = 0;  // done before the block under way; kept only while counting
   uint64_t slice_start = 0;   // of them, before the present slice
   uint32_t block_instructions = 0;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backend_software/cpu.h"
+#include "backend_software/machine.h"
 
 namespace hvsdk::software {
 namespace {
@@ -83,7 +84,9 @@ std::vector<backend::CpuidEntry> SupportedCpuid() {
 
 void Cpu::Cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) const {
   std::memset(out, 0, 16);
+  bool known = false;
   for (const backend::CpuidEntry& entry : cpuid) {
+    known |= entry.leaf == leaf;
     if (entry.leaf != leaf || (entry.has_subleaves && entry.subleaf != subleaf)) continue;
     out[0] = entry.eax;
     out[1] = entry.ebx;
@@ -93,9 +96,11 @@ void Cpu::Cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]) const {
   }
   if (leaf == 1) {
     out[1] = (out[1] & 0x00FFFFFF) | apic_id << 24;
-    if (cr4 & kCr4Osxsave) out[2] |= Bit(27);
+    out[2] = (out[2] & ~Bit(27)) | (cr4 & kCr4Osxsave ? Bit(27) : 0);
+    if (!machine.apic(index).enabled()) out[3] &= ~Bit(9);
   }
-  if (leaf == 0xB || leaf == 0x1F) {
+  if (leaf == 7 && subleaf == 0) out[2] &= ~Bit(4);  // OSPKE
+  if ((leaf == 0xB || leaf == 0x1F) && known) {
     out[2] = (out[2] & ~0xFFu) | (subleaf & 0xFF);
     out[3] = apic_id;
   }

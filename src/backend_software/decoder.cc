@@ -55,6 +55,66 @@ bool NamesNoBase(const Insn& in) {
          in.z.raw.sib.base == 5;
 }
 
+// Whether the processor has the extension that brought the instruction.
+bool IsOffered(const Features& features, const ZydisDecodedInstruction& z) {
+  switch (z.meta.isa_set) {
+    case ZYDIS_ISA_SET_SSE3:
+    case ZYDIS_ISA_SET_SSE3X87:
+      return features.Has(Feature::kSse3);
+    case ZYDIS_ISA_SET_SSSE3:
+    case ZYDIS_ISA_SET_SSSE3MMX:
+      return features.Has(Feature::kSsse3);
+    case ZYDIS_ISA_SET_SSE4:
+      return features.Has(Feature::kSse41);
+    case ZYDIS_ISA_SET_SSE42:
+      return features.Has(Feature::kSse42);
+    case ZYDIS_ISA_SET_POPCNT:
+      return features.Has(Feature::kPopcnt);
+    case ZYDIS_ISA_SET_AES:
+      return features.Has(Feature::kAes);
+    case ZYDIS_ISA_SET_PCLMULQDQ:
+      return features.Has(Feature::kPclmulqdq);
+    case ZYDIS_ISA_SET_SHA:
+      return features.Has(Feature::kSha);
+    case ZYDIS_ISA_SET_CMPXCHG16B:
+      return features.Has(Feature::kCmpxchg16b);
+    case ZYDIS_ISA_SET_MOVBE:
+      return features.Has(Feature::kMovbe);
+    case ZYDIS_ISA_SET_BMI1:
+      return features.Has(Feature::kBmi1);
+    case ZYDIS_ISA_SET_BMI2:
+      return features.Has(Feature::kBmi2);
+    case ZYDIS_ISA_SET_ADOX_ADCX:
+      return features.Has(Feature::kAdx);
+    case ZYDIS_ISA_SET_LZCNT:
+      return features.Has(Feature::kLzcnt);
+    case ZYDIS_ISA_SET_RDRAND:
+      return features.Has(Feature::kRdrand);
+    case ZYDIS_ISA_SET_RDSEED:
+      return features.Has(Feature::kRdseed);
+    case ZYDIS_ISA_SET_RDTSCP:
+      return features.Has(Feature::kRdtscp);
+    case ZYDIS_ISA_SET_RDPID:
+      return features.Has(Feature::kRdpid);
+    case ZYDIS_ISA_SET_RDWRFSGS:
+      return features.Has(Feature::kFsgsbase);
+    case ZYDIS_ISA_SET_INVPCID:
+      return features.Has(Feature::kInvpcid);
+    case ZYDIS_ISA_SET_SMAP:
+      return features.Has(Feature::kSmap);
+    case ZYDIS_ISA_SET_XSAVE:
+      return features.Has(Feature::kXsave);
+    case ZYDIS_ISA_SET_XSAVEOPT:
+      return features.Has(Feature::kXsaveopt);
+    case ZYDIS_ISA_SET_CLFLUSHOPT:
+      return features.Has(Feature::kClflushopt);
+    case ZYDIS_ISA_SET_CLWB:
+      return features.Has(Feature::kClwb);
+    default:
+      return true;
+  }
+}
+
 }  // namespace
 
 uint8_t RegisterOffset(ZydisRegister reg) {
@@ -103,7 +163,7 @@ bool SetMemory(const Insn& in, const ZydisDecodedOperand& operand, Op& op) {
          !(op.flags & (kOpLegacyAddress | kOpRipBias));
 }
 
-Decoder::Decoder() {
+Decoder::Decoder(const Features& features) : features_(features) {
   static constexpr ZydisMachineMode kModes[3] = {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_MACHINE_MODE_LEGACY_32,
                                                  ZYDIS_MACHINE_MODE_LONG_64};
   static constexpr ZydisStackWidth kStacks[3] = {ZYDIS_STACK_WIDTH_16, ZYDIS_STACK_WIDTH_32, ZYDIS_STACK_WIDTH_64};
@@ -114,6 +174,9 @@ Decoder::Decoder() {
                                         ZYDIS_DECODER_MODE_WBNOINVD, ZYDIS_DECODER_MODE_KNC}) {
       ZydisDecoderEnableMode(&decoders_[i], mode, ZYAN_FALSE);
     }
+    // These were BSR and BSF with a prefix that means nothing.
+    ZydisDecoderEnableMode(&decoders_[i], ZYDIS_DECODER_MODE_LZCNT, features.Has(Feature::kLzcnt));
+    ZydisDecoderEnableMode(&decoders_[i], ZYDIS_DECODER_MODE_TZCNT, features.Has(Feature::kBmi1));
   }
 }
 
@@ -148,7 +211,8 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
       if (z.attributes & ZYDIS_ATTRIB_HAS_REPE) op.flags |= kOpRep;
       if (z.attributes & ZYDIS_ATTRIB_HAS_REPNE) op.flags |= kOpRepne;
       const Translator translator = Table().by_mnemonic[z.mnemonic];
-      const bool known = translator != nullptr && z.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+      const bool known = translator != nullptr && IsOffered(features_, z) &&
+                         z.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX &&
                          z.encoding != ZYDIS_INSTRUCTION_ENCODING_XOP && translator(in, op);
       if (!known) {
         op.handler = &RaiseUndefined;

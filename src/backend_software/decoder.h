@@ -143,7 +143,8 @@ const Op* RaiseNoDevice(Cpu& c, const Op* op);
 
 class Decoder {
  public:
-  Decoder();
+  // Instructions that `features` lacks are undefined, or what they were before.
+  explicit Decoder(const Features& features);
 
   struct Result {
     int ops = 0;           // with the end and the links
@@ -155,6 +156,7 @@ class Decoder {
   Result DecodeBlock(const uint8_t* bytes, int available, uint32_t mode, int max_instructions, Op* ops) const;
 
  private:
+  const Features& features_;
   ZydisDecoder decoders_[3];
 };
 

@@ -18,7 +18,7 @@ struct Legacy {
 };
 static_assert(sizeof(Legacy) == 416);
 
-constexpr uint64_t kX87 = 1, kSse = 2, kSupported = kX87 | kSse;
+constexpr uint64_t kX87 = 1, kSse = 2;
 
 void CheckAligned(Cpu& c, const Op* op, uint64_t linear, uint64_t alignment) {
   if ((linear & (alignment - 1)) == 0) return;
@@ -152,7 +152,7 @@ const Op* Xrstor(Cpu& c, const Op* op) {
 const Op* Xgetbv(Cpu& c, const Op* op) {
   c.op = op;
   // 0 is XCR0; 1 is XCR0 and the components in use, which are all.
-  if (static_cast<uint32_t>(c.r[kRcx]) > 1) c.Raise(kGeneralProtection, 0);
+  if (static_cast<uint32_t>(c.r[kRcx]) > (c.features.Has(Feature::kXgetbv1) ? 1 : 0)) c.Raise(kGeneralProtection, 0);
   c.r[kRax] = c.xcr0;
   c.r[kRdx] = 0;
   return op + 1;
@@ -161,7 +161,7 @@ const Op* Xsetbv(Cpu& c, const Op* op) {
   const uint64_t value = c.r[kRdx] << 32 | (c.r[kRax] & 0xFFFFFFFF);
   c.op = op;
   const bool allowed =
-      c.cpl == 0 && static_cast<uint32_t>(c.r[kRcx]) == 0 && (value & kX87) != 0 && (value & ~kSupported) == 0;
+      c.cpl == 0 && static_cast<uint32_t>(c.r[kRcx]) == 0 && (value & kX87) != 0 && (value & ~c.features.xcr0()) == 0;
   if (!allowed) c.Raise(kGeneralProtection, 0);
   c.xcr0 = value;
   return op + 1;

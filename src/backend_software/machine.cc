@@ -55,8 +55,13 @@ void Machine::Attach(Cpu& cpu) {
   cpus_[cpu.index] = &cpu;
   apic_hosts_[cpu.index] = std::make_unique<ApicHost>(*this, cpu);
   apics_[cpu.index] = std::make_unique<chipset::LocalApic>(
-      chipset::LocalApic::Config{
-          .id = cpu.apic_id, .bootstrap = cpu.index == 0, .tsc_frequency_hz = kTscHz, .timer_frequency_hz = kApicHz},
+      chipset::LocalApic::Config{.id = cpu.apic_id,
+                                 .bootstrap = cpu.index == 0,
+                                 .tsc_frequency_hz = kTscHz,
+                                 .timer_frequency_hz = kApicHz,
+                                 .x2apic = cpu.features.Has(Feature::kX2apic),
+                                 .tsc_deadline = cpu.features.Has(Feature::kTscDeadline),
+                                 .physical_address_bits = cpu.features.physical_address_bits()},
       bus_, *apic_hosts_[cpu.index], clock_,
       instruction_time_ != nullptr ? instruction_time_->timers() : *host_timers_);
   attached_.fetch_or(cpu.vp_bit(), std::memory_order_acq_rel);

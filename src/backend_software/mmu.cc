@@ -21,8 +21,7 @@ enum PteBit : uint64_t {
   kNoExecute = uint64_t{1} << 63,
 };
 
-constexpr uint64_t kAddressMask = ((uint64_t{1} << kPhysicalAddressBits) - 1) & ~(kPageSize - 1);
-constexpr uint64_t kReservedMask = 0x000FFFFFFFFFF000 & ~kAddressMask;
+constexpr uint64_t kAddressField = 0x000FFFFFFFFFF000;
 constexpr uint64_t kPaeReservedMask = 0x7FF0000000000000;  // the guest's own in long mode
 constexpr uint64_t kPseReservedMask = 1u << 21;
 
@@ -56,8 +55,11 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
   uint32_t error = (user ? kFaultUser : 0) | (access & kAccessWrite);
   if ((access & kAccessExecute) && (nx || (cr4 & kCr4Smep))) error |= kFaultFetch;
 
+  const auto may_be_large = [this](int now) {
+    return now < 3 || (now == 3 && (!IsLong() || features.Has(Feature::kGigabytePages)));
+  };
   int level = IsLong() ? 4 : wide ? 3 : 2;
-  uint64_t table = IsLong() ? cr3 & kAddressMask : wide ? cr3 & 0xFFFFFFE0 : cr3 & 0xFFFFF000;
+  uint64_t table = IsLong() ? cr3 & address_mask : wide ? cr3 & 0xFFFFFFE0 : cr3 & 0xFFFFF000;
 
   for (;;) {  // again when another processor changed an entry under us
     struct Seen {
@@ -83,8 +85,9 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
       if (!(entry & kPresent)) return walk;
       seen[depth++] = {host, entry, gpa, page.state};
       const bool pae_pointer = now == 3 && !IsLong();
-      if (wide && ((entry & kReservedMask) || (!nx && (entry & kNoExecute) && !pae_pointer) ||
-                   (level == 3 && !pae_pointer && (entry & kPaeReservedMask)) || (now == 4 && (entry & kLarge)))) {
+      if (wide &&
+          ((entry & kAddressField & ~address_mask) || (!nx && (entry & kNoExecute) && !pae_pointer) ||
+           (level == 3 && !pae_pointer && (entry & kPaeReservedMask)) || ((entry & kLarge) && !may_be_large(now)))) {
         walk.error |= kFaultPresent | kFaultReserved;
         return walk;
       }
@@ -98,17 +101,17 @@ Walk Cpu::WalkPages(uint64_t linear, uint32_t access, TlbMode as, bool set_acces
             return walk;
           }
           const uint64_t size_mask = (uint64_t{1} << shift) - 1;
-          uint64_t frame = entry & kAddressMask & ~size_mask;
+          uint64_t frame = entry & address_mask & ~size_mask;
           if (!wide) frame = (entry & 0xFFC00000) | (entry >> 13 & 0xFF) << 32;
           walk.gpa = PageOf(frame | (linear & size_mask));
           walk.large = true;
         } else {
-          walk.gpa = wide ? entry & kAddressMask : entry & 0xFFFFF000;
+          walk.gpa = wide ? entry & address_mask : entry & 0xFFFFF000;
           walk.large = false;
         }
         break;
       }
-      at = wide ? entry & kAddressMask : entry & 0xFFFFF000;
+      at = wide ? entry & address_mask : entry & 0xFFFFF000;
     }
     bool no_execute = false;
     if (wide && nx) {

@@ -77,6 +77,7 @@ bool Cpu::ReadMsr(uint32_t number, uint64_t& value) {
       value = ReadTsc();
       return true;
     case kMsrTscAdjust:
+      if (!features.Has(Feature::kTscAdjust)) return false;
       value = tsc_offset;
       return true;
     case kMsrApicBase:
@@ -100,6 +101,7 @@ bool Cpu::ReadMsr(uint32_t number, uint64_t& value) {
       return true;
     // Nothing here runs ahead of the program, so nothing leaks: all the bits that say NO.
     case kMsrArchCapabilities:
+      if (!features.Has(Feature::kArchCapabilities)) return false;
       value = 0x400000000D10E179;
       return true;
     case kMsrSysenterCs:
@@ -148,6 +150,7 @@ bool Cpu::ReadMsr(uint32_t number, uint64_t& value) {
       value = kernel_gs_base;
       return true;
     case kMsrTscAux:
+      if (!features.Has(Feature::kRdtscp) && !features.Has(Feature::kRdpid)) return false;
       value = tsc_aux;
       return true;
     default:
@@ -184,9 +187,12 @@ backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
   switch (number) {
     case kMsrTsc:
       tsc_offset += value - ReadTsc();
+      machine.apic(index).OnTscChanged();
       return MsrOutcome::kDone;
     case kMsrTscAdjust:
+      if (!features.Has(Feature::kTscAdjust)) return MsrOutcome::kFault;
       tsc_offset = value;
+      machine.apic(index).OnTscChanged();
       return MsrOutcome::kDone;
     case kMsrApicBase:
       if (!machine.apic(index).WriteBase(value)) return MsrOutcome::kFault;
@@ -249,6 +255,7 @@ backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
       sfmask = value & 0xFFFFFFFF;
       return MsrOutcome::kDone;
     case kMsrTscAux:
+      if (!features.Has(Feature::kRdtscp) && !features.Has(Feature::kRdpid)) return MsrOutcome::kFault;
       if (value >> 32) return MsrOutcome::kFault;
       tsc_aux = value;
       return MsrOutcome::kDone;

@@ -178,10 +178,7 @@ void WriteCr0(Cpu& c, uint64_t value) {
   c.SetCr0(value);
 }
 void WriteCr4(Cpu& c, uint64_t value) {
-  constexpr uint64_t kAllowed = kCr4Tsd | kCr4De | kCr4Pse | kCr4Pae | kCr4Mce | kCr4Pge | kCr4Pce | kCr4Osfxsr |
-                                kCr4Osxmmexcpt | kCr4Umip | kCr4Fsgsbase | kCr4Pcide | kCr4Osxsave | kCr4Smep |
-                                kCr4Smap;
-  if (value & ~kAllowed) c.Raise(kGeneralProtection, 0);
+  if (value & ~c.features.cr4()) c.Raise(kGeneralProtection, 0);
   if (c.IsLong() && !(value & kCr4Pae)) c.Raise(kGeneralProtection, 0);
   if ((value & kCr4Pcide) && !(c.cr4 & kCr4Pcide) && (!c.IsLong() || (c.cr3 & 0xFFF))) c.Raise(kGeneralProtection, 0);
   if ((value ^ c.cr4) & (kCr4Pae | kCr4Pge | kCr4Pse | kCr4Smep)) c.CheckPaePointers(c.cr0, c.cr3, value);
@@ -200,7 +197,7 @@ const Op* WriteControl(Cpu& c, const Op* op) {
       break;
     case 3: {
       const uint64_t no_flush = (c.cr4 & kCr4Pcide) ? uint64_t{1} << 63 : 0;
-      if (c.IsLong() && (value & ~no_flush) >> kPhysicalAddressBits) c.Raise(kGeneralProtection, 0);
+      if (c.IsLong() && (value & ~no_flush) >> c.features.physical_address_bits()) c.Raise(kGeneralProtection, 0);
       c.CheckPaePointers(c.cr0, value, c.cr4);
       c.SetCr3(value);
       break;

@@ -163,21 +163,20 @@ bool ValidPat(uint64_t value) {
   return true;
 }
 
-bool MayBe(RegisterName name, const RegisterValue& value) {
-  constexpr uint64_t kCr4Known = 0x371FFF;
+bool MayBe(const Features& features, RegisterName name, const RegisterValue& value) {
   switch (name) {
     case RegisterName::kCr0:
       return value.low >> 32 == 0 && !((value.low & kCr0Pg) && !(value.low & kCr0Pe));
     case RegisterName::kCr3:
-      return value.low >> kPhysicalAddressBits == 0;
+      return value.low >> features.physical_address_bits() == 0;
     case RegisterName::kCr4:
-      return (value.low & ~kCr4Known) == 0;
+      return (value.low & ~features.cr4()) == 0;
     case RegisterName::kCr8:
       return value.low < 16;
     case RegisterName::kEfer:
-      return (value.low & ~uint64_t{kEferSce | kEferLme | kEferLma | kEferNxe}) == 0;
+      return (value.low & ~features.efer()) == 0;
     case RegisterName::kXfem:
-      return value.low == 1 || value.low == 3;
+      return (value.low & 1) != 0 && (value.low & ~features.xcr0()) == 0;
     case RegisterName::kRip:
     case RegisterName::kKernelGsBase:
     case RegisterName::kLstar:
@@ -236,6 +235,7 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
         break;
       case RegisterName::kTsc:
         c.tsc_offset += value.low - c.ReadTsc();
+        c.machine.apic(c.index).OnTscChanged();
         break;
       case RegisterName::kApicBase:
         (void)c.machine.apic(c.index).WriteBase(value.low);
@@ -306,7 +306,7 @@ absl::Status SoftwareVp::SetRegisters(absl::Span<const RegisterName> names, absl
     if (!Get(*cpu_, names[i], old)) {
       return absl::InvalidArgumentError(absl::StrFormat("register %#x is unknown", N(names[i])));
     }
-    if (!MayBe(names[i], values[i])) {
+    if (!MayBe(cpu_->features, names[i], values[i])) {
       return absl::InvalidArgumentError(
           absl::StrFormat("register %#x cannot be %#x:%#x", N(names[i]), values[i].high, values[i].low));
     }

@@ -10,9 +10,10 @@ namespace hvsdk::software {
 
 SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, VpIndex index, uint32_t apic_id,
                        absl::Span<const backend::CpuidEntry> cpuid)
-    : Vp(index, apic_id), machine_(std::move(machine)), cpu_(std::make_unique<Cpu>(*machine_, ToInt(index), apic_id)) {
+    : Vp(index, apic_id),
+      machine_(std::move(machine)),
+      cpu_(std::make_unique<Cpu>(*machine_, ToInt(index), apic_id, cpuid)) {
   cpu_->vp = this;
-  cpu_->cpuid.assign(cpuid.begin(), cpuid.end());
   machine_->Attach(*cpu_);
   if (ToInt(index) != 0) (void)SetActivity(backend::Activity::kWaitForSipi);
 }

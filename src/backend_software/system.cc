@@ -20,8 +20,14 @@ TlbEntry* NullTlb() {
 
 }  // namespace
 
-Cpu::Cpu(Machine& owner, uint32_t vp_index, uint32_t id)
-    : machine(owner), index(vp_index), apic_id(id), code(std::make_unique<CodeCache>(*this)) {
+Cpu::Cpu(Machine& owner, uint32_t vp_index, uint32_t id, absl::Span<const backend::CpuidEntry> shown)
+    : machine(owner),
+      index(vp_index),
+      apic_id(id),
+      cpuid(shown.begin(), shown.end()),
+      features(shown),
+      address_mask(((uint64_t{1} << features.physical_address_bits()) - 1) & ~(kPageSize - 1)),
+      code(std::make_unique<CodeCache>(*this)) {
   std::memset(tlb_entries, 0xFF, sizeof(tlb_entries));
   std::memset(tlb_pages, 0, sizeof(tlb_pages));
   std::memset(jump, 0xFF, sizeof(jump));
@@ -163,13 +169,13 @@ void Cpu::SetRflags(uint64_t value) {
 void Cpu::CheckPaePointers(uint64_t new_cr0, uint64_t new_cr3, uint64_t new_cr4) {
   if (!(new_cr0 & kCr0Pg) || !(new_cr4 & kCr4Pae) || (efer & kEferLme)) return;
   // Intel SDM volume 3, table 4-8: bits 2:1, 8:5 and those beyond the physical address.
-  constexpr uint64_t kReserved = 0x1E6 | ~((uint64_t{1} << kPhysicalAddressBits) - 1);
+  const uint64_t reserved = 0x1E6 | ~(address_mask | (kPageSize - 1));
   for (uint64_t i = 0; i < 4; ++i) {
     const uint64_t gpa = (new_cr3 & 0xFFFFFFE0) + 8 * i;
     const PhysicalPage page = machine.memory().Find(gpa);
     if (page.host == nullptr) continue;
     const auto entry = RawLoad<uint64_t>(reinterpret_cast<uint64_t>(page.host) + (gpa & (kPageSize - 1)));
-    if ((entry & 1) && (entry & kReserved)) Raise(kGeneralProtection, 0);
+    if ((entry & 1) && (entry & reserved)) Raise(kGeneralProtection, 0);
   }
 }
 
@@ -202,7 +208,7 @@ void Cpu::SetCr4(uint64_t value) {
 }
 
 bool Cpu::SetEfer(uint64_t value) {
-  if (value & ~uint64_t{kEferSce | kEferLme | kEferLma | kEferNxe}) return false;
+  if (value & ~features.efer()) return false;
   if (((value ^ efer) & kEferLme) && (cr0 & kCr0Pg)) return false;
   const uint64_t changed = (efer ^ value) & ~kEferLma;
   efer = (value & ~kEferLma) | (efer & kEferLma);

@@ -17,7 +17,7 @@ void ApicBus::Attach(LocalApic* apic) {
   apics_.insert(std::lower_bound(apics_.begin(), apics_.end(), apic->id(), ById), apic);
 }
 
-void ApicBus::Deliver(const InterruptMessage& message) {
+bool ApicBus::Deliver(const InterruptMessage& message) {
   const uint32_t everybody = message.narrow ? 0xFF : 0xFFFFFFFF;
   if (message.mode == DeliveryMode::kLowestPriority) {
     LocalApic* chosen = nullptr;
@@ -25,17 +25,17 @@ void ApicBus::Deliver(const InterruptMessage& message) {
       if (!apic->accepts_fixed() || !apic->IsAddressed(message.destination, message.logical, message.narrow)) continue;
       if (chosen == nullptr || apic->processor_priority() < chosen->processor_priority()) chosen = apic;
     }
-    if (chosen != nullptr) chosen->Accept(message);
-    return;
+    return chosen != nullptr && chosen->Accept(message);
   }
   if (!message.logical && message.destination != everybody) {
     const auto found = std::lower_bound(apics_.begin(), apics_.end(), message.destination, ById);
-    if (found != apics_.end() && (*found)->id() == message.destination) (*found)->Accept(message);
-    return;
+    return found != apics_.end() && (*found)->id() == message.destination && (*found)->Accept(message);
   }
+  bool accepted = false;
   for (LocalApic* apic : apics_) {
-    if (apic->IsAddressed(message.destination, message.logical, message.narrow)) apic->Accept(message);
+    if (apic->IsAddressed(message.destination, message.logical, message.narrow)) accepted |= apic->Accept(message);
   }
+  return accepted;
 }
 
 void ApicBus::DeliverMsi(uint64_t address, uint32_t data) {
@@ -59,6 +59,10 @@ void ApicBus::DeliverToAll(const InterruptMessage& message, const LocalApic* exc
 
 void ApicBus::BroadcastEoi(uint8_t vector) {
   for (IoApic* io_apic : io_apics_) io_apic->OnEoi(vector);
+}
+
+void ApicBus::RetryHeld() {
+  for (IoApic* io_apic : io_apics_) io_apic->Retry();
 }
 
 }  // namespace hvsdk::chipset

@@ -14,6 +14,12 @@ constexpr uint64_t kMasked = 1 << 16;
 constexpr uint64_t kReadOnly = kDeliveryStatus | kRemoteIrr;
 constexpr uint64_t kWritable = 0xFF00000000000000 | 0x1AFFF;
 
+DeliveryMode ModeOf(uint64_t entry) { return static_cast<DeliveryMode>((entry >> 8) & 7); }
+// The other delivery modes are edge-triggered, whatever their entry says.
+bool IsLevel(uint64_t entry) {
+  return (entry & kLevel) && (ModeOf(entry) == DeliveryMode::kFixed || ModeOf(entry) == DeliveryMode::kLowestPriority);
+}
+
 constexpr uint32_t kRegId = 0;
 constexpr uint32_t kRegVersion = 1;
 constexpr uint32_t kRegArbitration = 2;
@@ -26,33 +32,48 @@ IoApic::IoApic(ApicBus& bus, uint8_t id) : bus_(bus), id_(id & 0xF) {
   bus.Attach(this);
 }
 
-bool IoApic::Service(uint32_t pin, InterruptMessage& message) {
+bool IoApic::Service(uint32_t pin, Cause cause, InterruptMessage& message) {
   uint64_t& entry = redirection_[pin];
   if (entry & kMasked) return false;
-  const uint32_t bit = 1u << pin;
-  if (entry & kLevel) {
-    if ((lines_ & bit) == 0 || (entry & kRemoteIrr)) return false;
+  if (IsLevel(entry)) {
+    if (!IsHeld(pin)) return false;
     entry |= kRemoteIrr;
-  } else {
-    if ((pending_ & bit) == 0) return false;
+  } else if (cause != Cause::kEdge) {
+    return false;
   }
-  pending_ &= ~bit;
   message = {.destination = static_cast<uint32_t>(entry >> 56),
              .logical = (entry & kLogical) != 0,
              .narrow = true,
-             .mode = static_cast<DeliveryMode>((entry >> 8) & 7),
-             .level = (entry & kLevel) != 0,
+             .mode = ModeOf(entry),
+             .level = IsLevel(entry),
              .vector = static_cast<uint8_t>(entry & kVector)};
   return true;
+}
+
+bool IoApic::IsHeld(uint32_t pin) const {
+  const uint64_t entry = redirection_[pin];
+  return IsLevel(entry) && !(entry & (kMasked | kRemoteIrr)) && (lines_ >> pin & 1);
+}
+
+void IoApic::Deliver(uint32_t pin, InterruptMessage message) {
+  for (;;) {
+    const uint32_t seen = retries_.load(std::memory_order_seq_cst);
+    if (bus_.Deliver(message) || !message.level) return;
+    // No local APIC has it in its IRR, so it is held until one can take it. Pairs with Retry: one that was enabled behind our back has
+    // counted up by now, or comes for the lock after us.
+    std::lock_guard lock(mutex_);
+    redirection_[pin] &= ~kRemoteIrr;
+    if (retries_.load(std::memory_order_seq_cst) == seen || !Service(pin, Cause::kOther, message)) return;
+  }
 }
 
 void IoApic::ServiceAndDeliver(uint32_t pin) {
   InterruptMessage message;
   {
     std::lock_guard lock(mutex_);
-    if (!Service(pin, message)) return;
+    if (!Service(pin, Cause::kOther, message)) return;
   }
-  bus_.Deliver(message);
+  Deliver(pin, message);
 }
 
 void IoApic::SetLine(uint32_t pin, bool level) {
@@ -61,11 +82,11 @@ void IoApic::SetLine(uint32_t pin, bool level) {
   {
     std::lock_guard lock(mutex_);
     const uint32_t bit = 1u << pin;
-    if (level && (lines_ & bit) == 0) pending_ |= bit;
+    const Cause cause = level && (lines_ & bit) == 0 ? Cause::kEdge : Cause::kOther;
     lines_ = level ? lines_ | bit : lines_ & ~bit;
-    if (!level || !Service(pin, message)) return;
+    if (!Service(pin, cause, message)) return;
   }
-  bus_.Deliver(message);
+  Deliver(pin, message);
 }
 
 void IoApic::OnEoi(uint8_t vector) {
@@ -74,12 +95,17 @@ void IoApic::OnEoi(uint8_t vector) {
     {
       std::lock_guard lock(mutex_);
       uint64_t& entry = redirection_[pin];
-      if ((entry & kVector) != vector || (entry & (kLevel | kRemoteIrr)) != (kLevel | kRemoteIrr)) continue;
+      if ((entry & kVector) != vector || !IsLevel(entry) || !(entry & kRemoteIrr)) continue;
       entry &= ~kRemoteIrr;
-      if (!Service(pin, message)) continue;  // the line may still be up
+      if (!Service(pin, Cause::kOther, message)) continue;  // the line may still be up
     }
-    bus_.Deliver(message);
+    Deliver(pin, message);
   }
+}
+
+void IoApic::Retry() {
+  retries_.fetch_add(1, std::memory_order_seq_cst);
+  for (uint32_t pin = 0; pin < kPins; ++pin) ServiceAndDeliver(pin);
 }
 
 uint32_t IoApic::ReadRegister() const {
@@ -92,7 +118,8 @@ uint32_t IoApic::ReadRegister() const {
   }
   const uint32_t index = select_ - kRegTable;
   if (select_ < kRegTable || index >= 2 * kPins) return 0;
-  return static_cast<uint32_t>(redirection_[index / 2] >> (index % 2 * 32));
+  const uint64_t status = IsHeld(index / 2) ? kDeliveryStatus : 0;  // its delivery waits for somebody who takes it
+  return static_cast<uint32_t>((redirection_[index / 2] | status) >> (index % 2 * 32));
 }
 
 void IoApic::WriteRegister(uint32_t value) {
@@ -104,7 +131,7 @@ void IoApic::WriteRegister(uint32_t value) {
   const uint64_t wanted = index % 2 == 0 ? value : static_cast<uint64_t>(value) << 32;
   entry = (entry & ~half) | (wanted & half & kWritable & ~kReadOnly) | (entry & half & kReadOnly);
   // Whoever makes an input edge-triggered gives up what it had sent: Linux ends a stuck interrupt that way.
-  if ((entry & kLevel) == 0) entry &= ~kRemoteIrr;
+  if (!IsLevel(entry)) entry &= ~kRemoteIrr;
 }
 
 uint32_t IoApic::ReadMmio(uint32_t offset) {
@@ -122,7 +149,7 @@ void IoApic::WriteMmio(uint32_t offset, uint32_t value) {
     WriteRegister(value);
     if (select_ >= kRegTable) pin = (select_ - kRegTable) / 2;
   }
-  if (pin < kPins) ServiceAndDeliver(pin);  // unmasking may let a waiting interrupt go
+  if (pin < kPins) ServiceAndDeliver(pin);  // a level that was masked goes out now; an edge is lost
 }
 
 }  // namespace hvsdk::chipset

@@ -61,7 +61,7 @@ void LocalApic::Reset(bool init) {
   icr_ = 0;
   if (!init) signals_ = 0;
   std::lock_guard lock(timer_mutex_);
-  divide_ = initial_count_ = 0;
+  divide_ = initial_count_ = start_count_ = 0;
   counting_ = false;
   next_100ns_ = tsc_deadline_ = 0;
   timer_->Cancel();
@@ -92,12 +92,16 @@ bool LocalApic::accepts_fixed() const {
   return enabled() && (spurious_.load(std::memory_order_relaxed) & kSpuriousEnable) != 0;
 }
 
-void LocalApic::Accept(const InterruptMessage& message) {
+bool LocalApic::Accept(const InterruptMessage& message) {
+  if (!enabled()) return false;
   switch (message.mode) {
     case DeliveryMode::kFixed:
     case DeliveryMode::kLowestPriority:
-      if (!accepts_fixed()) return;
-      if (message.vector < 16) return RaiseError(kErrorReceiveIllegalVector);
+      if (!accepts_fixed()) return false;
+      if (message.vector < 16) {
+        RaiseError(kErrorReceiveIllegalVector);
+        return true;
+      }
       // The flags of a vector are in place before it shows in the IRR, whose release publishes them.
       message.level ? SetBit(tmr_, message.vector) : ClearBit(tmr_, message.vector);
       message.auto_eoi ? SetBit(auto_eoi_, message.vector) : ClearBit(auto_eoi_, message.vector);
@@ -117,11 +121,12 @@ void LocalApic::Accept(const InterruptMessage& message) {
       break;
     case DeliveryMode::kSmi:
     case DeliveryMode::kExtInt:
-      return;  // no system management mode, and no 8259 behind this APIC
+      return true;  // no system management mode, and no 8259 behind this APIC
     default:
-      return;
+      return true;
   }
   host_.OnApicWork();
+  return true;
 }
 
 bool LocalApic::IsAddressed(uint32_t destination, bool logical, bool narrow) const {
@@ -183,8 +188,7 @@ void LocalApic::RaiseError(uint32_t bit) {
   if ((entry & 0xFF) >= 16) TriggerLvt(kLvtError);
 }
 
-void LocalApic::TriggerLvt(LvtIndex index) {
-  const uint32_t entry = lvt_[index].load(std::memory_order_relaxed);
+void LocalApic::Trigger(LvtIndex index, uint32_t entry) {
   if (entry & kLvtMasked) return;
   const bool fixed_only = index == kLvtTimer || index == kLvtError;
   Accept({.mode = fixed_only ? DeliveryMode::kFixed : static_cast<DeliveryMode>((entry >> 8) & 7),
@@ -227,8 +231,9 @@ bool LocalApic::WriteIcr(uint64_t value) {
 }
 
 bool LocalApic::WriteBase(uint64_t value) {
-  constexpr uint64_t kReserved = 0xFFF00000000002FF;
-  if ((value & kReserved) != 0) return false;
+  const uint64_t reserved =
+      ~((uint64_t{1} << config_.physical_address_bits) - 1) | 0x2FF | (config_.x2apic ? 0 : kBaseX2apic);
+  if ((value & reserved) != 0) return false;
   const bool enable = value & kBaseEnable, extended = value & kBaseX2apic;
   if (extended && !enable) return false;
   if (extended && !enabled()) return false;           // x2APIC mode is entered from xAPIC mode only
@@ -270,8 +275,10 @@ uint32_t LocalApic::ReadRegister(uint32_t reg, bool& known) {
       std::lock_guard lock(timer_mutex_);
       return initial_count_;
     }
-    case kRegCurrentCount:
-      return CurrentCount();
+    case kRegCurrentCount: {
+      std::lock_guard lock(timer_mutex_);
+      return CountNow();
+    }
     case kRegDivide: {
       std::lock_guard lock(timer_mutex_);
       return divide_;
@@ -293,20 +300,30 @@ uint32_t LocalApic::ReadRegister(uint32_t reg, bool& known) {
 
 bool LocalApic::WriteRegister(uint32_t reg, uint32_t value) {
   if (const int lvt = LvtOf(reg); lvt >= 0) {
-    if (x2apic() && (value & ~(kLvtWritable[lvt] | 1 << 12 | 1 << 14)) != 0) return false;
-    const uint32_t before = lvt_[lvt].load(std::memory_order_relaxed);
-    uint32_t stored = value & kLvtWritable[lvt];
+    const uint32_t writable = kLvtWritable[lvt] & ~(config_.tsc_deadline ? 0 : kTimerTscDeadline);
+    if (x2apic() && (value & ~(writable | 1 << 12 | 1 << 14)) != 0) return false;
+    uint32_t stored = value & writable;
     // While the APIC is disabled by software its entries stay masked (SDM volume 3, 11.4.7.2).
     if ((spurious_.load(std::memory_order_relaxed) & kSpuriousEnable) == 0) stored |= kLvtMasked;
-    lvt_[lvt].store(stored, std::memory_order_relaxed);
-    if (lvt == kLvtTimer && ((before ^ value) & kTimerModeMask) != 0) {
+    if (lvt != kLvtTimer) {
+      lvt_[lvt].store(stored, std::memory_order_relaxed);
+      return true;
+    }
+    bool expired;
+    const uint32_t before = lvt_[lvt].load(std::memory_order_relaxed);
+    {
       std::lock_guard lock(timer_mutex_);
-      if (((before ^ value) & kTimerTscDeadline) != 0) {
+      expired = ExpireTimer();  // by the rules of before
+      lvt_[lvt].store(stored, std::memory_order_relaxed);
+      // Between one-shot and periodic a count under way goes on, and one that has ended stays so (SDM volume 3, 11.5.4).
+      if (((before ^ stored) & kTimerTscDeadline) != 0) {
         counting_ = false;
+        initial_count_ = 0;
         next_100ns_ = tsc_deadline_ = 0;
       }
       RearmTimer();
     }
+    if (expired) Trigger(kLvtTimer, before);
     return true;
   }
   switch (reg) {
@@ -320,7 +337,9 @@ bool LocalApic::WriteRegister(uint32_t reg, uint32_t value) {
       return true;
     case kRegSpurious:
       if (x2apic() && (value & ~0x3FFu) != 0) return false;
-      spurious_.store(value & 0x3FF, std::memory_order_relaxed);
+      if ((spurious_.exchange(value & 0x3FF, std::memory_order_relaxed) & kSpuriousEnable) == 0) {
+        if ((value & kSpuriousEnable) != 0) bus_.RetryHeld();
+      }
       if ((value & kSpuriousEnable) == 0) {
         for (auto& entry : lvt_) entry.fetch_or(kLvtMasked, std::memory_order_relaxed);
       }
@@ -329,22 +348,28 @@ bool LocalApic::WriteRegister(uint32_t reg, uint32_t value) {
       if (x2apic() && value != 0) return false;
       esr_ = errors_.exchange(0, std::memory_order_relaxed);
       return true;
-    case kRegInitialCount: {
-      std::lock_guard lock(timer_mutex_);
-      if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) == kTimerTscDeadline) return true;
-      initial_count_ = value;
-      counting_ = value != 0;
-      count_start_100ns_ = clock_.Now100ns();
-      next_100ns_ = 0;
-      RearmTimer();
-      return true;
-    }
+    case kRegInitialCount:
     case kRegDivide: {
-      if (x2apic() && (value & ~0xBu) != 0) return false;
-      std::lock_guard lock(timer_mutex_);
-      divide_ = value & 0xB;
-      next_100ns_ = 0;
-      RearmTimer();
+      if (reg == kRegDivide && x2apic() && (value & ~0xBu) != 0) return false;
+      bool expired;
+      {
+        std::lock_guard lock(timer_mutex_);
+        expired = ExpireTimer();
+        if (reg == kRegDivide) {
+          // What is left goes on at the new rate.
+          start_count_ = CountNow();
+          divide_ = value & 0xB;
+        } else if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) != kTimerTscDeadline) {
+          initial_count_ = start_count_ = value;
+          counting_ = value != 0;
+        }
+        if (counting_) {
+          count_start_100ns_ = clock_.Now100ns();
+          next_100ns_ = 0;
+        }
+        RearmTimer();
+      }
+      if (expired) TriggerLvt(kLvtTimer);
       return true;
     }
     case kRegSelfIpi:
@@ -386,6 +411,7 @@ void LocalApic::WriteMmio(uint32_t offset, uint32_t value) {
 
 bool LocalApic::ReadMsr(uint32_t msr, uint64_t& value) {
   if (msr == kMsrTscDeadline) {
+    if (!config_.tsc_deadline) return false;
     std::lock_guard lock(timer_mutex_);
     value = tsc_deadline_;
     return true;
@@ -403,10 +429,17 @@ bool LocalApic::ReadMsr(uint32_t msr, uint64_t& value) {
 
 bool LocalApic::WriteMsr(uint32_t msr, uint64_t value) {
   if (msr == kMsrTscDeadline) {
-    std::lock_guard lock(timer_mutex_);
-    if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) != kTimerTscDeadline) return true;
-    tsc_deadline_ = value;
-    RearmTimer();
+    if (!config_.tsc_deadline) return false;
+    bool expired;
+    {
+      std::lock_guard lock(timer_mutex_);
+      if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) != kTimerTscDeadline) return true;
+      expired = ExpireTimer();
+      tsc_deadline_ = value;
+      RearmTimer();
+      expired |= ExpireTimer();  // a deadline that has passed does not wait for another thread
+    }
+    if (expired) TriggerLvt(kLvtTimer);
     return true;
   }
   if (!x2apic() || msr < kMsrX2apicFirst || msr > kMsrX2apicLast) return false;
@@ -436,16 +469,16 @@ uint64_t LocalApic::DeadlineFor(uint64_t tsc_deadline) {
   return wait > kFar ? kFar : now + static_cast<uint64_t>(wait);
 }
 
-// Called under timer_mutex_. Arm never calls back from within, so the timer may be set here, and must be: set after the
-// lock is gone, an older deadline could overtake a newer one.
+// Arm never calls back from within, so the timer may be set under the lock, and must be: set after the lock is gone, an older deadline
+// could overtake a newer one.
 void LocalApic::RearmTimer() {
   const uint32_t mode = lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask;
   if (mode == kTimerTscDeadline) {
-    next_100ns_ = tsc_deadline_ == 0 ? 0 : DeadlineFor(tsc_deadline_);
+    next_100ns_ = tsc_deadline_ == 0 ? 0 : std::max<uint64_t>(DeadlineFor(tsc_deadline_), 1);
   } else if (!counting_) {
     next_100ns_ = 0;
   } else if (next_100ns_ == 0) {
-    uint64_t period = TicksTo100ns(initial_count_);
+    uint64_t period = TicksTo100ns(start_count_);
     if (mode == kTimerPeriodic) period = std::max(period, kMinimumPeriod100ns);
     next_100ns_ = count_start_100ns_ + period;
   }
@@ -456,38 +489,57 @@ void LocalApic::RearmTimer() {
   }
 }
 
-void LocalApic::OnTimer() {
-  {
-    std::lock_guard lock(timer_mutex_);
+bool LocalApic::ExpireTimer() {
+  if (next_100ns_ == 0) return false;
+  const uint32_t mode = lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask;
+  if (mode == kTimerTscDeadline) {
+    if (host_.ReadTsc() < tsc_deadline_) return false;
+    next_100ns_ = tsc_deadline_ = 0;
+  } else {
     const uint64_t now = clock_.Now100ns();
-    if (next_100ns_ == 0) return;
-    const uint32_t mode = lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask;
-    const bool early = mode == kTimerTscDeadline ? host_.ReadTsc() < tsc_deadline_ : now < next_100ns_;
-    if (early) return RearmTimer();
-    if (mode == kTimerTscDeadline) {
-      next_100ns_ = tsc_deadline_ = 0;
-    } else if (mode == kTimerPeriodic) {
+    if (now < next_100ns_) return false;
+    if (mode == kTimerPeriodic) {
       // Periods that passed while nobody looked give one interrupt, as the IRR holds no more.
       const uint64_t period = std::max(TicksTo100ns(initial_count_), kMinimumPeriod100ns);
-      next_100ns_ += ((now - next_100ns_) / period + 1) * period;
-      timer_->Arm(next_100ns_);
+      count_start_100ns_ = next_100ns_ + (now - next_100ns_) / period * period;
+      start_count_ = initial_count_;
+      next_100ns_ = count_start_100ns_ + period;
     } else {
       next_100ns_ = 0;
       counting_ = false;
     }
   }
-  TriggerLvt(kLvtTimer);
+  return true;
 }
 
-uint32_t LocalApic::CurrentCount() {
-  std::lock_guard lock(timer_mutex_);
+void LocalApic::OnTimer() {
+  bool expired;
+  {
+    std::lock_guard lock(timer_mutex_);
+    expired = ExpireTimer();
+    if (next_100ns_ != 0) RearmTimer();
+  }
+  if (expired) TriggerLvt(kLvtTimer);
+}
+
+void LocalApic::OnTscChanged() {
+  bool expired;
+  {
+    std::lock_guard lock(timer_mutex_);
+    if (tsc_deadline_ == 0) return;
+    RearmTimer();
+    expired = ExpireTimer();
+  }
+  if (expired) TriggerLvt(kLvtTimer);
+}
+
+uint32_t LocalApic::CountNow() const {
   if (!counting_) return 0;
   const uint64_t elapsed =
       MulDiv(clock_.Now100ns() - count_start_100ns_, config_.timer_frequency_hz, kReferenceHz) / divisor();
-  if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) == kTimerPeriodic) {
-    return static_cast<uint32_t>(initial_count_ - elapsed % initial_count_);
-  }
-  return elapsed >= initial_count_ ? 0 : static_cast<uint32_t>(initial_count_ - elapsed);
+  if (elapsed < start_count_) return static_cast<uint32_t>(start_count_ - elapsed);
+  if ((lvt_[kLvtTimer].load(std::memory_order_relaxed) & kTimerModeMask) != kTimerPeriodic) return 0;
+  return static_cast<uint32_t>(initial_count_ - (elapsed - start_count_) % initial_count_);
 }
 
 }  // namespace hvsdk::chipset

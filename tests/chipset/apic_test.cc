@@ -22,11 +22,12 @@ struct Processor : LocalApicHost {
     apic = std::make_unique<LocalApic>(LocalApic::Config{id, id == 0, kTscHz, kTimerHz}, bus, *this, clock, timers);
   }
   void OnApicWork() override { wakes.fetch_add(1); }
-  uint64_t ReadTsc() override { return clock.Now100ns() * (kTscHz / 10'000'000); }
+  uint64_t ReadTsc() override { return clock.Now100ns() * (kTscHz / 10'000'000) + tsc_offset; }
   void Enable() { apic->WriteMmio(0xF0, 0x1FF); }
   void EnableX2apic() { ASSERT_TRUE(apic->WriteBase(apic->base() | LocalApic::kBaseX2apic)); }
 
   FakeClock& clock;
+  uint64_t tsc_offset = 0;
   std::atomic<int> wakes{0};
   std::unique_ptr<LocalApic> apic;
 };
@@ -248,6 +249,134 @@ TEST_F(ApicTest, TscDeadlineNeverFiresEarlyAndDisarmsItself) {
   EXPECT_EQ(a.PendingVector(), -1) << "leaving the mode disarms";
 }
 
+TEST_F(ApicTest, ADeadlineThatHasPassedFiresAtOnce) {
+  auto& a = apic(0);
+  clock_.Advance(1000);
+  a.WriteMmio(0x320, 0x40 | 2 << 17);
+  for (const uint64_t deadline : {uint64_t{1}, cpus_[0]->ReadTsc()}) {
+    ASSERT_TRUE(a.WriteMsr(0x6E0, deadline));
+    EXPECT_EQ(a.Acknowledge(), 0x40) << "without the timer's thread";
+    a.Eoi();
+    uint64_t value = 1;
+    ASSERT_TRUE(a.ReadMsr(0x6E0, value));
+    EXPECT_EQ(value, 0u);
+  }
+  timers_.RunDue();
+  EXPECT_EQ(a.PendingVector(), -1) << "and once";
+  a.WriteMmio(0x320, 0x10040 | 2 << 17);
+  ASSERT_TRUE(a.WriteMsr(0x6E0, 1));
+  a.WriteMmio(0x320, 0x40 | 2 << 17);
+  EXPECT_EQ(a.PendingVector(), -1) << "it expired while it was masked";
+}
+
+TEST_F(ApicTest, ADeadlineGoesByTheTsc) {
+  auto& a = apic(0);
+  a.WriteMmio(0x320, 0x40 | 2 << 17);
+  ASSERT_TRUE(a.WriteMsr(0x6E0, cpus_[0]->ReadTsc() + 1'000'000));
+  cpus_[0]->tsc_offset = 2'000'000;
+  a.OnTscChanged();
+  EXPECT_EQ(a.Acknowledge(), 0x40);
+  a.Eoi();
+  ASSERT_TRUE(a.WriteMsr(0x6E0, cpus_[0]->ReadTsc() + 1'000));
+  cpus_[0]->tsc_offset = 0;
+  a.OnTscChanged();
+  clock_.Advance(10'000);
+  timers_.RunDue();
+  EXPECT_EQ(a.PendingVector(), -1) << "the deadline is two milliseconds further away";
+  clock_.Advance(11'000);
+  timers_.RunDue();
+  EXPECT_EQ(a.Acknowledge(), 0x40);
+}
+
+TEST_F(ApicTest, AnExpiredTimerStaysExpiredInAnotherMode) {
+  auto& a = apic(0);
+  a.WriteMmio(0x3E0, 0b1011);
+  for (const bool late : {false, true}) {
+    a.WriteMmio(0x320, 0x40);
+    a.WriteMmio(0x380, 1'000'000);  // 10 ms
+    clock_.Advance(150'000);
+    if (!late) timers_.RunDue();
+    a.WriteMmio(0x320, 0x41 | 1 << 17);
+    EXPECT_EQ(a.ReadMmio(0x390), 0u);
+    EXPECT_EQ(a.Acknowledge(), 0x40) << "what expired, by the entry of that time";
+    a.Eoi();
+    clock_.Advance(1'000'000);
+    timers_.RunDue();
+    EXPECT_EQ(a.PendingVector(), -1) << "only a write of the initial count starts it";
+    EXPECT_EQ(a.ReadMmio(0x390), 0u);
+  }
+}
+
+TEST_F(ApicTest, ACountUnderWayGoesOnInAnotherMode) {
+  auto& a = apic(0);
+  a.WriteMmio(0x3E0, 0b1011);
+  a.WriteMmio(0x320, 0x40);
+  a.WriteMmio(0x380, 1'000'000);
+  clock_.Advance(40'000);
+  a.WriteMmio(0x320, 0x40 | 1 << 17);
+  EXPECT_EQ(a.ReadMmio(0x390), 600'000u);
+  clock_.Advance(60'000);
+  timers_.RunDue();
+  EXPECT_EQ(a.Acknowledge(), 0x40);
+  a.Eoi();
+  clock_.Advance(230'000);
+  timers_.RunDue();
+  EXPECT_EQ(a.Acknowledge(), 0x40) << "now it repeats";
+  a.Eoi();
+  EXPECT_EQ(a.ReadMmio(0x390), 700'000u);
+  a.WriteMmio(0x320, 0x40);
+  EXPECT_EQ(a.ReadMmio(0x390), 700'000u) << "in its third period";
+  clock_.Advance(70'000);
+  timers_.RunDue();
+  EXPECT_EQ(a.Acknowledge(), 0x40);
+  a.Eoi();
+  clock_.Advance(1'000'000);
+  timers_.RunDue();
+  EXPECT_EQ(a.PendingVector(), -1) << "which was the last";
+  a.WriteMmio(0x380, 1'000'000);
+  a.WriteMmio(0x320, 0x40 | 2 << 17);
+  EXPECT_EQ(a.ReadMmio(0x390), 0u) << "the deadline mode ends it";
+  a.WriteMmio(0x320, 0x40);
+  clock_.Advance(1'000'000);
+  timers_.RunDue();
+  EXPECT_EQ(a.PendingVector(), -1);
+}
+
+TEST_F(ApicTest, WhatIsLeftOfACountGoesOnAtTheNewRate) {
+  auto& a = apic(0);
+  a.WriteMmio(0x320, 0x40);
+  a.WriteMmio(0x3E0, 0b1011);
+  a.WriteMmio(0x380, 1'000'000);
+  clock_.Advance(50'000);
+  a.WriteMmio(0x3E0, 0b0000);  // half as fast
+  EXPECT_EQ(a.ReadMmio(0x390), 500'000u);
+  clock_.Advance(99'999);
+  timers_.RunDue();
+  EXPECT_EQ(a.PendingVector(), -1);
+  clock_.Advance(1);
+  timers_.RunDue();
+  EXPECT_EQ(a.Acknowledge(), 0x40);
+}
+
+TEST_F(ApicTest, AModeThatTheProcessorLacksIsReserved) {
+  ApicBus bus;
+  Processor cpu(0, bus, clock_, timers_);
+  cpu.apic = std::make_unique<LocalApic>(LocalApic::Config{.tsc_frequency_hz = kTscHz,
+                                                           .timer_frequency_hz = kTimerHz,
+                                                           .x2apic = false,
+                                                           .tsc_deadline = false,
+                                                           .physical_address_bits = 40},
+                                         bus, cpu, clock_, timers_);
+  cpu.Enable();
+  EXPECT_FALSE(cpu.apic->WriteBase(cpu.apic->base() | LocalApic::kBaseX2apic));
+  EXPECT_FALSE(cpu.apic->WriteBase(cpu.apic->base() | uint64_t{1} << 40));
+  uint64_t value;
+  EXPECT_FALSE(cpu.apic->ReadMsr(0x6E0, value));
+  EXPECT_FALSE(cpu.apic->WriteMsr(0x6E0, 1));
+  cpu.apic->WriteMmio(0x320, 0x40 | 2 << 17);
+  EXPECT_EQ(cpu.apic->ReadMmio(0x320), 0x40u);
+}
+
 TEST_F(ApicTest, IoApicEdgeInterruptsAreSentOncePerEdge) {
   Program(4, 0x34);
   io_apic_.SetLine(4, true);
@@ -260,7 +389,68 @@ TEST_F(ApicTest, IoApicEdgeInterruptsAreSentOncePerEdge) {
   io_apic_.SetLine(4, true);
   EXPECT_EQ(apic(0).PendingVector(), -1);
   Program(4, 0x34);
-  EXPECT_EQ(apic(0).Acknowledge(), 0x34) << "an edge while masked is remembered";
+  EXPECT_EQ(apic(0).PendingVector(), -1) << "an edge on a masked pin is not held (82093AA, 3.2.4, bit 16)";
+  io_apic_.SetLine(4, false);
+  io_apic_.SetLine(4, true);
+  EXPECT_EQ(apic(0).Acknowledge(), 0x34);
+  apic(0).Eoi();
+  Program(4, 0x34 | 1 << 15);
+  EXPECT_EQ(apic(0).Acknowledge(), 0x34) << "as a level it is there";
+}
+
+TEST_F(ApicTest, IoApicLevelInterruptsAreHeldWhileMaskedOrRefused) {
+  constexpr uint64_t kLevel = 1 << 15, kMasked = 1 << 16, kStatus = 1 << 12, kRemoteIrr = 1 << 14;
+  const auto low = [&] {
+    io_apic_.WriteMmio(0, 0x10 + 18);
+    return io_apic_.ReadMmio(0x10) & (kStatus | kRemoteIrr);
+  };
+  Program(9, uint64_t{2} << 56 | 0x99 | kLevel | kMasked);
+  io_apic_.SetLine(9, true);
+  EXPECT_EQ(low(), 0u) << "a level on a masked pin has no effect";
+  apic(2).WriteMmio(0xF0, 0xFF);
+  Program(9, uint64_t{2} << 56 | 0x99 | kLevel);
+  EXPECT_EQ(low(), kStatus) << "the processor takes no interrupts: delivery is pending, and nothing is to be ended";
+  apic(2).WriteMmio(0xF0, 0x1FF);
+  EXPECT_EQ(low(), kRemoteIrr);
+  EXPECT_EQ(apic(2).Acknowledge(), 0x99);
+  Program(9, uint64_t{2} << 56 | 0x99 | kLevel | kMasked);
+  EXPECT_EQ(low(), kRemoteIrr) << "masking does not end what was accepted";
+  apic(2).Eoi();
+  EXPECT_EQ(low(), 0u);
+  EXPECT_EQ(apic(2).PendingVector(), -1);
+  Program(9, uint64_t{9} << 56 | 0x99 | kLevel);
+  EXPECT_EQ(low(), kStatus) << "no such processor";
+  io_apic_.SetLine(9, false);
+  EXPECT_EQ(low(), 0u);
+}
+
+TEST_F(ApicTest, IoApicReadOnlyBitsStay) {
+  Program(3, 0xFFFFFFFFFFFE0000 | 0x5000 | 1 << 16);
+  io_apic_.WriteMmio(0, 0x10 + 6);
+  EXPECT_EQ(io_apic_.ReadMmio(0x10), 1u << 16) << "delivery status, remote IRR and reserved bits";
+  io_apic_.WriteMmio(0, 0x11 + 6);
+  EXPECT_EQ(io_apic_.ReadMmio(0x10), 0xFF000000u);
+  for (const uint32_t reg : {1u, 2u}) {
+    io_apic_.WriteMmio(0, reg);
+    const uint32_t before = io_apic_.ReadMmio(0x10);
+    io_apic_.WriteMmio(0x10, ~before);
+    EXPECT_EQ(io_apic_.ReadMmio(0x10), before);
+  }
+  io_apic_.WriteMmio(0, 0xFFFFFF00);
+  EXPECT_EQ(io_apic_.ReadMmio(0), 0u) << "the select register has eight bits";
+}
+
+TEST_F(ApicTest, IoApicNmisAreEdgesWhateverTheirEntrySays) {
+  Program(5, 0x400 | 1 << 15);
+  for (int i = 0; i < 2; ++i) {
+    io_apic_.SetLine(5, true);
+    EXPECT_EQ(apic(0).TakeSignals(), LocalApic::kNmi);
+    io_apic_.WriteMmio(0, 0x10 + 10);
+    EXPECT_FALSE(io_apic_.ReadMmio(0x10) & 1 << 14);
+    io_apic_.SetLine(5, true);
+    EXPECT_EQ(apic(0).TakeSignals(), 0u);
+    io_apic_.SetLine(5, false);
+  }
 }
 
 TEST_F(ApicTest, IoApicLevelInterruptsComeBackUntilTheLineDrops) {

@@ -45,8 +45,8 @@ class ApicBus {
   void Attach(LocalApic* apic);
   void Attach(IoApic* io_apic) { io_apics_.push_back(io_apic); }
 
-  // Delivers to everybody the message addresses; to nobody if there is no such processor.
-  void Deliver(const InterruptMessage& message);
+  // Delivers to everybody the message addresses. False: nobody took it.
+  bool Deliver(const InterruptMessage& message);
 
   // Delivers what the PCI bus encodes in an address and a data word.
   void DeliverMsi(uint64_t address, uint32_t data);
@@ -56,6 +56,8 @@ class ApicBus {
 
   // A local APIC ended a level-triggered interrupt.
   void BroadcastEoi(uint8_t vector);
+  // A local APIC was enabled.
+  void RetryHeld();
 
  private:
   std::vector<LocalApic*> apics_;

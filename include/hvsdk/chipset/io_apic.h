@@ -8,6 +8,7 @@
 #define HVSDK_CHIPSET_IO_APIC_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 
@@ -23,7 +24,8 @@ class IoApic {
   // Attaches itself to the bus, which outlives it.
   explicit IoApic(ApicBus& bus, uint8_t id = 0);
 
-  // Drives input `pin`; pins that do not exist are ignored.
+  // Drives input `pin`: `level` says that it is asserted, whichever polarity its entry has. Pins that do not exist are ignored, and so is
+  // an edge while the pin is masked.
   void SetLine(uint32_t pin, bool level);
 
   // IOREGSEL at offset 0, IOWIN at 0x10; double words, anything else reads as zero.
@@ -32,11 +34,16 @@ class IoApic {
 
   // A processor ended a level-triggered interrupt of this vector.
   void OnEoi(uint8_t vector);
+  // A processor began to accept interrupts: level-triggered ones that nobody took go out again.
+  void Retry();
 
  private:
+  enum class Cause { kEdge, kOther };
   // Whether input `pin` must send now; called under the lock, marks a level-triggered one as sent.
-  bool Service(uint32_t pin, InterruptMessage& message);
+  bool Service(uint32_t pin, Cause cause, InterruptMessage& message);
+  void Deliver(uint32_t pin, InterruptMessage message);
   void ServiceAndDeliver(uint32_t pin);
+  bool IsHeld(uint32_t pin) const;
   uint32_t ReadRegister() const;
   void WriteRegister(uint32_t value);
 
@@ -44,8 +51,8 @@ class IoApic {
   std::mutex mutex_;
   uint32_t select_ = 0;
   uint8_t id_;
-  uint32_t lines_ = 0;    // the inputs' levels
-  uint32_t pending_ = 0;  // edges not yet sent because their pin is masked
+  uint32_t lines_ = 0;  // the inputs' levels
+  std::atomic<uint32_t> retries_{0};
   std::array<uint64_t, kPins> redirection_;
 };
 

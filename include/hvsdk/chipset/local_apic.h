@@ -41,6 +41,10 @@ class LocalApic {
     bool bootstrap = false;
     uint64_t tsc_frequency_hz = 0;
     uint64_t timer_frequency_hz = 0;  // with divisor 1
+    // What the processor has of it. Without x2APIC its mode cannot be entered; without the deadline mode its bit and MSR do not exist.
+    bool x2apic = true;
+    bool tsc_deadline = true;
+    int physical_address_bits = 52;
   };
 
   // All outlive the APIC. Attaches itself to the bus.
@@ -51,7 +55,8 @@ class LocalApic {
   uint32_t id() const { return config_.id; }
 
   // Takes a message that addresses this APIC. Thread-safe.
-  void Accept(const InterruptMessage& message);
+  // False: it does not take such a message now.
+  bool Accept(const InterruptMessage& message);
   // Whether a message's destination includes this APIC. Thread-safe.
   bool IsAddressed(uint32_t destination, bool logical, bool narrow) const;
   uint8_t processor_priority() const { return ppr_.load(std::memory_order_relaxed); }
@@ -96,6 +101,8 @@ class LocalApic {
   // MSRs 0x800 to 0x83F, IA32_TSC_DEADLINE (0x6E0). VP thread only.
   bool ReadMsr(uint32_t msr, uint64_t& value);
   bool WriteMsr(uint32_t msr, uint64_t value);
+  // The VP's TSC jumped. VP thread only.
+  void OnTscChanged();
 
   static constexpr uint64_t kBaseBootstrap = 1 << 8;
   static constexpr uint64_t kBaseX2apic = 1 << 10;
@@ -113,16 +120,19 @@ class LocalApic {
 
   void UpdatePpr();
   void RaiseError(uint32_t bit);
-  void TriggerLvt(LvtIndex index);
+  void TriggerLvt(LvtIndex index) { Trigger(index, lvt_[index].load(std::memory_order_relaxed)); }
+  void Trigger(LvtIndex index, uint32_t entry);
   uint32_t ReadRegister(uint32_t reg, bool& known);
   bool WriteRegister(uint32_t reg, uint32_t value);
   static int LvtOf(uint32_t reg);
 
-  // The timer, whose callback runs on another thread.
+  // The timer, whose callback runs on another thread, and may run late: whoever looks at the timer or changes it first sees to what is due.
+  // These are called under timer_mutex_, but for OnTimer.
   void OnTimer();
+  bool ExpireTimer();  // true: it expired, and the interrupt is the caller's to raise, without the lock
   void RearmTimer();
+  uint32_t CountNow() const;
   uint64_t TicksTo100ns(uint64_t ticks) const;
-  uint32_t CurrentCount();
   uint32_t divisor() const;
   uint64_t DeadlineFor(uint64_t tsc_deadline);
 
@@ -154,7 +164,8 @@ class LocalApic {
   uint32_t initial_count_ = 0;
   bool counting_ = false;  // between a write of the initial count and a one-shot's end
   uint64_t count_start_100ns_ = 0;
-  uint64_t next_100ns_ = 0;  // when the timer fires; 0 if it does not
+  uint32_t start_count_ = 0;  // the count at that time
+  uint64_t next_100ns_ = 0;   // when the timer fires; 0 if it does not
   uint64_t tsc_deadline_ = 0;
 
   std::unique_ptr<Timer> timer_;  // last: its destructor waits for a running callback
