@@ -26,6 +26,8 @@ void TestCpuid() {
         "CPUID 0x40000003: frequency MSRs");
   Check(HasFeature(cpuid::kFeatureGuestIdle) && HasPrivilege(privilege::kAccessGuestIdleReg),
         "CPUID 0x40000003: idle MSR");
+  Check(HasPrivilege(privilege::kAccessTscInvariantControls) == HasInvariantTsc(),
+        "CPUID 0x40000003: control of the invariant TSC, if there is one");
   Check(HasPrivilege(privilege::kAccessVpRuntimeReg | privilege::kAccessResetReg),
         "CPUID 0x40000003: runtime and reset");
   Check(HasPrivilege(privilege::kAccessVpRegisters | privilege::kStartVirtualProcessor),

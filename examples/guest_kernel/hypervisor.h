@@ -35,6 +35,9 @@ uint64_t CallHypervisorXmm(uint64_t control, uint64_t* block);
 // Names the guest and places the hypercall page.
 bool StartHypercalls();
 
+// CPUID 0x80000007, bit 8 of EDX (Intel SDM volume 3, "Invariant TSC").
+inline bool HasInvariantTsc() { return Cpuid(0x80000000).eax >= 0x80000007 && (Cpuid(0x80000007).edx & 1u << 8) != 0; }
+
 // A call with its input, and output, on pages. Rep calls have their elements behind the header, in `Input` already.
 struct CallResult {
   HvStatus status;

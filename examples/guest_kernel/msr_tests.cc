@@ -81,6 +81,13 @@ void TestMsrs() {
         "MSR TSC_FREQUENCY, APIC_FREQUENCY: readable");
   Check(!TryWriteMsr(msr::kTscFrequency, 1) && !TryWriteMsr(msr::kApicFrequency, 1),
         "MSR TSC_FREQUENCY, APIC_FREQUENCY: fault on write");
+  const bool invariant = HasInvariantTsc();
+  Check(MsrFaultsOnRead(msr::kTscInvariantControl) == !invariant, "MSR TSC_INVARIANT_CONTROL: as CPUID says");
+  Check(!TryWriteMsr(msr::kTscInvariantControl, 2) &&
+            TryWriteMsr(msr::kTscInvariantControl, msr::kExposeInvariantTsc) == invariant &&
+            ReadMsr(msr::kTscInvariantControl) == (invariant ? msr::kExposeInvariantTsc : 0) &&
+            HasInvariantTsc() == invariant,
+        "MSR TSC_INVARIANT_CONTROL: takes bit 0, where it is");
   const bool apic_msrs = HasPrivilege(privilege::kAccessIntrCtrlRegs);
   Check(MsrFaultsOnRead(msr::kTpr) == !apic_msrs, "MSR TPR: as CPUID says");
   Check(MsrFaultsOnRead(msr::kIcr) == !apic_msrs, "MSR ICR: as CPUID says");

@@ -87,6 +87,17 @@ void TestSynic() {
         "SynIC: a polled SINT gets the message and no interrupt");
   SetSint(5);
 
+  // Drivers of FreeBSD's set the flag on every hypervisor, and never write EOI.
+  const bool has_auto_eoi = TryWriteMsr(msr::kSint0 + 8, SintVector(8) | msr::kSintAutoEoi);
+  LeaveInService(true);
+  bool again = has_auto_eoi;
+  for (int i = 0; i < 3 && again; ++i) again = LoopMessage(8, 16) && LoopEvent(8, 5);
+  LeaveInService(false);
+  Check(again || !RequiresWholeApic(),
+        "SynIC: an AutoEOI SINT interrupts again and again without EOI, if the APIC is whole");
+  SetSint(8);
+  Check(LoopMessage(8, 16) && LoopMessage(8, 16), "SynIC: a SINT that is AutoEOI no longer");
+
   // Two messages, one slot.
   before = InterruptCount(SintVector(6));
   Post(0, 6);

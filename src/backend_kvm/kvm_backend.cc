@@ -103,10 +103,18 @@ absl::StatusOr<HostFeatures> Probe(const KvmOptions& options) {
   caps.max_vps =
       std::min<uint32_t>(static_cast<uint32_t>(std::max(CheckExtension(device, KVM_CAP_MAX_VCPUS), 1)), kMaxVps);
   ASSIGN_OR_RETURN(caps.tsc_frequency_hz, GuestTscFrequency(host));
+  // The guest reads the host's, and the kernel passes on what the processor says of it.
+  ASSIGN_OR_RETURN(const std::vector<kvm_cpuid_entry2> cpuid, GetSupportedCpuid(device));
+  caps.invariant_tsc = std::any_of(cpuid.begin(), cpuid.end(), [](const kvm_cpuid_entry2& entry) {
+    return entry.function == 0x80000007 && (entry.edx & 1u << 8) != 0;
+  });
   caps.apic_frequency_hz = kApicFrequencyHz;
   caps.hypercall_code.assign(std::begin(kHypercallCode), std::end(kHypercallCode));
   // The kernel serves these three only to a guest whose CPUID allows it, if it can be told to look there.
   caps.apic_msrs = CheckExtension(device, KVM_CAP_HYPERV_VAPIC) != 0 && host.enforce_hyperv_cpuid;
+  // Of the kernel's SynIC this alone is used (kvm_vp.h). Guests are advised against it: it turns off the delivery of interrupts by
+  // the processor itself.
+  caps.auto_eoi = CheckExtension(device, KVM_CAP_HYPERV_SYNIC) != 0;
   caps.signal_event_fd = true;
   caps.dirty_log = true;
   return host;

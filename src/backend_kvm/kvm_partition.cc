@@ -285,8 +285,8 @@ void KvmPartition::SignalMsi(uint64_t address, uint32_t data) {
 }
 
 void KvmPartition::RequestInterrupt(VpIndex index, uint8_t vector, bool auto_eoi) {
-  HVSDK_CHECK(!auto_eoi);  // not among the capabilities
-  const KvmVp* vp = FindVp(index);
+  HVSDK_CHECK(!auto_eoi || host_.caps.auto_eoi);
+  const KvmVp* vp = FindVp(index);  // which has told the kernel which vectors end by themselves
   if (vp == nullptr) return;
   // Physical destination, fixed, edge. KVM takes bits 31:8 of an x2APIC id in the upper word.
   const uint64_t id = vp->apic_id();

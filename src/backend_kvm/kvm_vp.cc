@@ -14,6 +14,7 @@
 #include "backend_kvm/page_walk.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "hvsdk/hvdef/msr.h"
 
 namespace hvsdk::backend::kvm {
 namespace {
@@ -449,6 +450,20 @@ absl::Status KvmVp::SetRegisters(absl::Span<const hvdef::RegisterName> names,
       }
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status KvmVp::SetAutoEoiVector(Sint sint, uint8_t vector) {
+  if (!kernel_synic_) {
+    if (vector == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(EnableCap(vcpu_, KVM_CAP_HYPERV_SYNIC, 0, "KVM_CAP_HYPERV_SYNIC"));
+    kernel_synic_ = true;
+  }
+  List<kvm_msr_entry> msr(1);
+  msr.elements()->index = hvdef::msr::kSint0 + ToInt(sint);
+  msr.elements()->data = vector != 0 ? hvdef::msr::kSintAutoEoi | vector : hvdef::msr::kSintDefault;
+  const int done = ::ioctl(vcpu_.get(), kSetMsrs, msr.get());
+  if (done != 1) return KvmError("KVM_SET_MSRS of a SINT", done < 0 ? errno : EINVAL);
   return absl::OkStatus();
 }
 

@@ -16,6 +16,10 @@
 // Completion. What KVM exited for takes effect when KVM_RUN is entered again. Run never returns with such a completion
 // outstanding: it enters once more with immediate_exit set. KVM's emulator forgets the result of a read if the general
 // registers are set before completion, so a handler's changes are put aside until then.
+//
+// AutoEOI. The kernel's local APIC leaves out of service what its SynIC lists as a SINT's AutoEOI vector, whoever requested it (Linux
+// arch/x86/kvm/hyperv.c, lapic.c). So a vCPU whose guest asks for it gets a SynIC in the kernel, which holds that list and nothing
+// else: the guest's accesses to the MSRs exit as before.
 
 #ifndef HVSDK_SRC_BACKEND_KVM_KVM_VP_H_
 #define HVSDK_SRC_BACKEND_KVM_KVM_VP_H_
@@ -48,6 +52,7 @@ class KvmVp : public Vp {
   absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                             absl::Span<const hvdef::RegisterValue> values) override;
   void InjectException(const Exception& exception) override;
+  absl::Status SetAutoEoiVector(Sint sint, uint8_t vector) override;
   absl::StatusOr<Activity> GetActivity() override;
   absl::Status SetActivity(Activity activity) override;
   Translation TranslateGva(uint64_t gva, TranslateAccess access, bool user) override;
@@ -97,6 +102,7 @@ class KvmVp : public Vp {
   const uint8_t physical_bits_;  // of an address, as its CPUID says
 
   // VP thread only.
+  bool kernel_synic_ = false;
   kvm_sregs sregs_;
   bool sregs_valid_ = false;         // sregs_ is what the kernel has
   bool waits_masked_ = false;        // in the guest idle state with RFLAGS.IF clear

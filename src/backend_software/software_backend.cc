@@ -108,7 +108,8 @@ class SoftwareBackend final : public backend::Backend {
     caps_.tsc_frequency_hz = kTscHz;
     caps_.apic_frequency_hz = kApicHz;
     caps_.hypercall_code = {0x0F, 0x01, 0xD9, 0xC3};  // vmmcall; ret
-    caps_.auto_eoi = true;
+    caps_.auto_eoi = caps_.cheap_auto_eoi = true;
+    caps_.invariant_tsc = true;
     caps_.apic_msrs = true;
     caps_.cheap_tlb_flush = true;
     caps_.dirty_log = true;

@@ -25,9 +25,9 @@ constexpr uint64_t kImplemented =
     privilege::kAccessVpRuntimeReg | privilege::kAccessPartitionReferenceCounter | privilege::kAccessSynicRegs |
     privilege::kAccessSyntheticTimerRegs | privilege::kAccessIntrCtrlRegs | privilege::kAccessHypercallMsrs |
     privilege::kAccessVpIndex | privilege::kAccessResetReg | privilege::kAccessPartitionReferenceTsc |
-    privilege::kAccessGuestIdleReg | privilege::kAccessFrequencyRegs | privilege::kPostMessages |
-    privilege::kSignalEvents | privilege::kAccessVpRegisters | privilege::kEnableExtendedHypercalls |
-    privilege::kStartVirtualProcessor;
+    privilege::kAccessGuestIdleReg | privilege::kAccessFrequencyRegs | privilege::kAccessTscInvariantControls |
+    privilege::kPostMessages | privilege::kSignalEvents | privilege::kAccessVpRegisters |
+    privilege::kEnableExtendedHypercalls | privilege::kStartVirtualProcessor;
 
 uint32_t Features(uint64_t privileges) {
   uint32_t features =
@@ -43,7 +43,7 @@ uint32_t Recommendations(uint64_t privileges, const backend::BackendCaps& caps) 
   uint32_t hints = cpuid::kRecommendRelaxedTiming | cpuid::kRecommendExProcessorMasks;
   if (caps.cheap_tlb_flush) hints |= cpuid::kRecommendRemoteTlbFlush;
   if (caps.cheap_ipi) hints |= cpuid::kRecommendClusterIpi;
-  if (!caps.auto_eoi) hints |= cpuid::kRecommendDeprecateAutoEoi;
+  if (!caps.auto_eoi || !caps.cheap_auto_eoi) hints |= cpuid::kRecommendDeprecateAutoEoi;
   if ((privileges & privilege::kAccessResetReg) != 0) hints |= cpuid::kRecommendResetMsr;
   return hints;
 }
@@ -55,6 +55,7 @@ uint64_t EffectivePrivileges(uint64_t wanted, const backend::BackendCaps& caps, 
   if (!has_vp_runtime) privileges &= ~privilege::kAccessVpRuntimeReg;
   if (!caps.apic_msrs) privileges &= ~privilege::kAccessIntrCtrlRegs;
   if (caps.tsc_frequency_hz == 0 || caps.apic_frequency_hz == 0) privileges &= ~privilege::kAccessFrequencyRegs;
+  if (!caps.invariant_tsc) privileges &= ~privilege::kAccessTscInvariantControls;
   return privileges;
 }
 

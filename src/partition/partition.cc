@@ -89,7 +89,7 @@ void Partition::Reset() {
   overlays_->Remove(*hypercall_page_);
   overlays_->Remove(*tsc_page_);
   hypercall_.store(0, std::memory_order_release);
-  guest_os_id_ = reference_tsc_ = 0;
+  guest_os_id_ = reference_tsc_ = tsc_invariant_control_ = 0;
   crash_parameters_.fill(0);
 }
 
@@ -118,6 +118,8 @@ MsrOutcome Partition::ReadMsr(uint32_t msr, uint64_t& value) {
     value = guest_os_id_;
   } else if (msr == msr::kReferenceTsc) {
     value = reference_tsc_;
+  } else if (msr == msr::kTscInvariantControl) {
+    value = tsc_invariant_control_;
   } else if (msr >= msr::kCrashP0 && msr <= msr::kCrashP4) {
     value = crash_parameters_[msr - msr::kCrashP0];
   } else {
@@ -134,6 +136,8 @@ MsrOutcome Partition::WriteMsr(Vp& vp, uint32_t msr, uint64_t value) {
       return WriteHypercall(value);
     case msr::kReferenceTsc:
       return WriteReferenceTsc(value);
+    case msr::kTscInvariantControl:
+      return WriteTscInvariantControl(value);
     case msr::kReset:
       if ((value & msr::kResetNow) != 0) environment_.events.OnResetRequested(vp.index());
       return MsrOutcome::kDone;
@@ -196,6 +200,14 @@ MsrOutcome Partition::WriteReferenceTsc(uint64_t value) {
       .sequence = 1, .scale = environment_.clock.scale(), .offset = environment_.clock.offset()};
   std::memcpy(tsc_page_->bytes(), &page, sizeof(page));
   overlays_->Written(*tsc_page_, 0, sizeof(page));
+  return MsrOutcome::kDone;
+}
+
+// A guest that asks for an invariant TSC relies on it from then on, and has no way back (as in Linux arch/x86/kvm/x86.c).
+MsrOutcome Partition::WriteTscInvariantControl(uint64_t value) {
+  std::lock_guard lock(mutex_);
+  if ((value & ~msr::kExposeInvariantTsc) != 0 || value < tsc_invariant_control_) return MsrOutcome::kFault;
+  tsc_invariant_control_ = value;
   return MsrOutcome::kDone;
 }
 

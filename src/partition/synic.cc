@@ -34,8 +34,14 @@ void Synic::Interrupts::Add(uint64_t sint) {
   if ((sint & (msr::kSintMasked | msr::kSintPolling)) == 0) sints[count++] = sint;
 }
 
-Synic::Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp, bool auto_eoi_works)
-    : backend_(backend), overlays_(overlays), clock_(clock), vp_(vp), auto_eoi_works_(auto_eoi_works) {
+Synic::Synic(backend::Partition& backend, backend::Vp& vp, OverlayPages& overlays, const Clock& clock,
+             bool auto_eoi_works)
+    : backend_(backend),
+      backend_vp_(vp),
+      overlays_(overlays),
+      clock_(clock),
+      vp_(vp.index()),
+      auto_eoi_works_(auto_eoi_works) {
   sints_.fill(msr::kSintDefault);
 }
 
@@ -65,8 +71,24 @@ MsrOutcome Synic::ReadMsr(uint32_t msr, uint64_t& value) const {
   return MsrOutcome::kDone;
 }
 
+// The mask does not count: an interrupt that was requested before the SINT was masked may still be on its way.
+bool Synic::TellEngine(uint32_t sint, uint64_t value) {
+  uint8_t vector = (value & msr::kSintAutoEoi) != 0 ? value & msr::kSintVectorMask : 0;
+  if (vector < msr::kFirstValidVector) vector = 0;
+  if (vector == auto_eoi_vectors_[sint]) return true;
+  if (!backend_vp_.SetAutoEoiVector(Sint{static_cast<uint8_t>(sint)}, vector).ok()) return false;
+  auto_eoi_vectors_[sint] = vector;
+  return true;
+}
+
 MsrOutcome Synic::WriteMsr(uint32_t msr, uint64_t value, uint16_t& room) {
   Interrupts interrupts;
+  // Before anybody can request an interrupt with the new value. A value without the flag comes to the engine no later: one that
+  // was requested by the old value arrives as what the SINT says when it arrives.
+  if (msr >= msr::kSint0 && msr <= msr::kSint15 &&
+      (!IsSintValue(value, auto_eoi_works_) || !TellEngine(msr - msr::kSint0, value))) {
+    return MsrOutcome::kFault;
+  }
   {
     std::lock_guard lock(mutex_);
     const auto place = [&](Overlay& page) {
@@ -91,7 +113,7 @@ MsrOutcome Synic::WriteMsr(uint32_t msr, uint64_t value, uint16_t& room) {
       case msr::kEom:
         break;
       default:
-        if (msr < msr::kSint0 || msr > msr::kSint15 || !IsSintValue(value, auto_eoi_works_)) return MsrOutcome::kFault;
+        if (msr < msr::kSint0 || msr > msr::kSint15) return MsrOutcome::kFault;
         sints_[msr - msr::kSint0] = value;
         return MsrOutcome::kDone;
     }
@@ -257,6 +279,7 @@ void Synic::CancelTimerMessage(uint32_t index) {
 }
 
 void Synic::Reset() {
+  for (uint32_t sint = 0; sint < hvdef::kSintCount; ++sint) TellEngine(sint, msr::kSintDefault);
   std::lock_guard lock(mutex_);
   scontrol_ = siefp_ = simp_ = 0;
   sints_.fill(msr::kSintDefault);

@@ -37,9 +37,9 @@ class Synic {
   // How many messages wait behind a slot (TLFS, "Guest Message Buffers").
   static constexpr uint32_t kQueueLength = 16;
 
-  Synic(backend::Partition& backend, OverlayPages& overlays, const Clock& clock, VpIndex vp, bool auto_eoi_works);
+  Synic(backend::Partition& backend, backend::Vp& vp, OverlayPages& overlays, const Clock& clock, bool auto_eoi_works);
 
-  // SCONTROL to EOM and SINT0 to SINT15.
+  // SCONTROL to EOM and SINT0 to SINT15. A write is the VP thread's.
   backend::MsrOutcome ReadMsr(uint32_t msr, uint64_t& value) const;
   // Bit n of `room` is set if SINT n's queue, found full before, has room now.
   backend::MsrOutcome WriteMsr(uint32_t msr, uint64_t value, uint16_t& room);
@@ -81,8 +81,10 @@ class Synic {
   void Deliver(uint32_t sint, Interrupts& interrupts, uint16_t& room);
   uint16_t DeliverAll(Interrupts& interrupts);
   void Request(const Interrupts& interrupts);
+  bool TellEngine(uint32_t sint, uint64_t value);
 
   backend::Partition& backend_;
+  backend::Vp& backend_vp_;
   OverlayPages& overlays_;
   const Clock& clock_;
   const VpIndex vp_;
@@ -93,6 +95,7 @@ class Synic {
   uint64_t siefp_ = 0;
   uint64_t simp_ = 0;
   std::array<uint64_t, hvdef::kSintCount> sints_;
+  std::array<uint8_t, hvdef::kSintCount> auto_eoi_vectors_{};  // what the engine knows; VP thread only
   Overlay message_page_;
   Overlay flags_page_;
   std::array<std::unique_ptr<Queue>, hvdef::kSintCount> queues_;  // made when first needed

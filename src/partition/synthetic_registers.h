@@ -67,6 +67,8 @@ inline uint64_t PrivilegeOf(uint32_t msr_index) {
     case msr::kTscFrequency:
     case msr::kApicFrequency:
       return privilege::kAccessFrequencyRegs;
+    case msr::kTscInvariantControl:
+      return privilege::kAccessTscInvariantControls;
     case msr::kEoi:
     case msr::kIcr:
     case msr::kTpr:

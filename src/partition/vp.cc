@@ -20,8 +20,8 @@ using backend::MsrOutcome;
 Vp::Vp(Partition& partition, backend::Vp& backend)
     : partition_(partition),
       backend_(backend),
-      synic_(std::make_unique<Synic>(partition.environment_.backend, *partition.overlays_, partition.environment_.clock,
-                                     backend.index(), partition.environment_.caps.auto_eoi)),
+      synic_(std::make_unique<Synic>(partition.environment_.backend, backend, *partition.overlays_,
+                                     partition.environment_.clock, partition.environment_.caps.auto_eoi)),
       stimers_(std::make_unique<Stimers>(partition.environment_.backend, *synic_, partition.environment_.clock,
                                          partition.environment_.timers, backend.index())),
       mailbox_(std::make_unique<Mailbox>()),

@@ -156,6 +156,66 @@ TEST_P(EventTest, InterruptsOfOneVp) {
   EXPECT_EQ(machine().Read<uint32_t>(0x80000), 3u);
 }
 
+// Says that it is ready for the next interrupt, which has the same vector, until the third; nobody writes EOI.
+HVSDK_GUEST(AwaitAutoEoi, 64, R"(
+    mov rbx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x1FF
+    sti
+1:  mov eax, [0x80000]
+    cmp eax, 3
+    jae 2f
+    in al, 0x10
+3:  pause
+    mov ecx, [0x80000]
+    cmp ecx, [0x80004]
+    je 3b
+    mov [0x80004], ecx
+    jmp 1b
+2:  out 0xF4, al
+)")
+HVSDK_GUEST(HandlerWithoutEoi, 64, R"(
+    push rbx
+    push rax
+    mov rbx, 0xFEE00000
+    mov eax, [rbx + 0x120]
+    or [0x80008], eax
+    inc dword ptr [0x80000]
+    pop rax
+    pop rbx
+    iretq
+)")
+TEST_P(EventTest, AnAutoEoiInterruptIsNeverInService) {
+  if (!backend().caps().auto_eoi) GTEST_SKIP() << "this engine has no AutoEOI";
+  machine().Start(Mode::kLong, AwaitAutoEoi());
+  machine().Load(0x11000, HandlerWithoutEoi());
+  machine().SetHandler(Mode::kLong, 0x41, 0x11000);
+  ASSERT_TRUE(machine().vp().SetAutoEoiVector(Sint{2}, 0x41).ok());
+  recorder_.on_port_read = [&](Vp&, uint16_t, absl::Span<uint8_t>) {
+    machine().partition().RequestInterrupt(VpIndex{0}, 0x41, /*auto_eoi=*/true);
+  };
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, -1);
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 3u);
+  EXPECT_EQ(machine().Read<uint32_t>(0x80008), 0u) << "the in-service register, as the handler saw it";
+}
+
+TEST_P(EventTest, AVectorThatIsNoLongerAutoEoiIsInService) {
+  if (!backend().caps().auto_eoi) GTEST_SKIP() << "this engine has no AutoEOI";
+  machine().Start(Mode::kLong, AwaitAutoEoi());
+  machine().Load(0x11000, HandlerWithoutEoi());
+  machine().SetHandler(Mode::kLong, 0x41, 0x11000);
+  machine().Write<uint32_t>(0x80000, 2);  // the first is the last
+  machine().Write<uint32_t>(0x80004, 2);
+  ASSERT_TRUE(machine().vp().SetAutoEoiVector(Sint{15}, 0x41).ok());
+  ASSERT_TRUE(machine().vp().SetAutoEoiVector(Sint{15}, 0).ok());
+  recorder_.on_port_read = [&](Vp&, uint16_t, absl::Span<uint8_t>) {
+    machine().partition().RequestInterrupt(VpIndex{0}, 0x41, /*auto_eoi=*/false);
+  };
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, -1);
+  EXPECT_EQ(machine().Read<uint32_t>(0x80008), 2u) << "bit 1 of the in-service register's third word";
+}
+
 HVSDK_GUEST(SpinWithInterrupts, 64, R"(
     mov rbx, 0xFEE00000
     mov dword ptr [rbx + 0xF0], 0x1FF

@@ -17,6 +17,7 @@
 
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/fake_clock.h"
+#include "hvsdk/hvdef/message.h"
 
 namespace hvsdk::fake {
 
@@ -29,6 +30,11 @@ inline hvdef::RegisterValue SegmentValue(uint16_t selector, uint16_t attributes)
 
 class FakeVp : public backend::Vp {
  public:
+  absl::Status SetAutoEoiVector(Sint sint, uint8_t vector) override {
+    auto_eoi_vectors[ToInt(sint)] = vector;
+    return absl::OkStatus();
+  }
+  std::array<uint8_t, hvdef::kSintCount> auto_eoi_vectors{};
   FakeVp(VpIndex index, uint32_t apic_id) : Vp(index, apic_id) {
     if (ToInt(index) != 0) activity = backend::Activity::kWaitForSipi;
     SetMode(/*protection=*/true, /*long_mode=*/true, /*cpl=*/0);

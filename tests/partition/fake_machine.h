@@ -40,7 +40,8 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
             .tsc_frequency_hz = kTscPer100ns * 10'000'000,
             .apic_frequency_hz = 1'000'000'000,
             .hypercall_code = {0x0F, 0x01, 0xC1, 0xC3},
-            .auto_eoi = true};
+            .auto_eoi = true,
+            .cheap_auto_eoi = true};
   }
 
   FakeMachine() : FakeMachine(Options{}) {}

@@ -53,7 +53,17 @@ TEST(Cpuid, FollowsTheEngine) {
                                         cpuid::kRecommendExProcessorMasks | cpuid::kRecommendResetMsr);
   EXPECT_EQ(leaves[0x40000003].eax & privilege::kAccessTscInvariantControls, 0u);
 
-  options.caps.auto_eoi = options.caps.apic_msrs = options.caps.cheap_tlb_flush = options.caps.cheap_ipi = true;
+  options.caps.invariant_tsc = true;
+  FakeMachine invariant(options);
+  EXPECT_EQ(CpuidOf(invariant)[0x40000003].eax, 0x00008EEFu);
+  options.caps.invariant_tsc = false;
+
+  options.caps.auto_eoi = true;
+  options.caps.cheap_auto_eoi = false;
+  FakeMachine dear(options);
+  EXPECT_NE(CpuidOf(dear)[0x40000004].eax & cpuid::kRecommendDeprecateAutoEoi, 0u);
+
+  options.caps.cheap_auto_eoi = options.caps.apic_msrs = options.caps.cheap_tlb_flush = options.caps.cheap_ipi = true;
   FakeMachine rich(options);
   leaves = CpuidOf(rich);
   EXPECT_EQ(leaves[0x40000003].eax, 0x00000EFFu);
@@ -89,6 +99,7 @@ const std::vector<MsrCase>& MsrCases() {
         {msr::kReferenceTsc, privilege::kAccessPartitionReferenceTsc, true, true, 0x5000},
         {msr::kTscFrequency, privilege::kAccessFrequencyRegs, true, false, 0},
         {msr::kApicFrequency, privilege::kAccessFrequencyRegs, true, false, 0},
+        {msr::kTscInvariantControl, privilege::kAccessTscInvariantControls, true, true, msr::kExposeInvariantTsc},
         {msr::kEoi, privilege::kAccessIntrCtrlRegs, false, false, 0},
         {msr::kIcr, privilege::kAccessIntrCtrlRegs, false, false, 0},
         {msr::kTpr, privilege::kAccessIntrCtrlRegs, false, false, 0},
@@ -115,6 +126,7 @@ TEST(MsrPrivileges, EveryMsrWithAndWithoutItsPrivilege) {
     SCOPED_TRACE(::testing::Message() << std::hex << each.msr);
     FakeMachine::Options options;
     options.enable_hypercalls = false;
+    options.caps.invariant_tsc = true;
     FakeMachine with(options);
     uint64_t value;
     EXPECT_EQ(with.vps[0]->OnMsrRead(each.msr, value), each.readable ? MsrOutcome::kDone : MsrOutcome::kFault);
@@ -127,8 +139,29 @@ TEST(MsrPrivileges, EveryMsrWithAndWithoutItsPrivilege) {
   }
 }
 
+TEST(Msr, AnInvariantTscIsAskedForOnce) {
+  FakeMachine::Options options;
+  options.caps.invariant_tsc = true;
+  FakeMachine machine(options);
+  EXPECT_EQ(machine.Read(msr::kTscInvariantControl), 0u);
+  EXPECT_TRUE(machine.Allows(msr::kTscInvariantControl, 0)) << "nothing was asked for";
+  EXPECT_FALSE(machine.Allows(msr::kTscInvariantControl, 2)) << "reserved";
+  EXPECT_FALSE(machine.Allows(msr::kTscInvariantControl, 3));
+  EXPECT_TRUE(machine.Allows(msr::kTscInvariantControl, 1));
+  EXPECT_TRUE(machine.Allows(msr::kTscInvariantControl, 1));
+  EXPECT_EQ(machine.Read(msr::kTscInvariantControl, 1), 1u) << "one register for all VPs";
+  EXPECT_FALSE(machine.Allows(msr::kTscInvariantControl, 0)) << "the guest relies on it";
+  machine.partition->Reset();
+  EXPECT_EQ(machine.Read(msr::kTscInvariantControl), 0u);
+
+  FakeMachine without;
+  EXPECT_FALSE(without.Allows(msr::kTscInvariantControl, 1)) << "where the engine's TSC is not invariant";
+}
+
 TEST(MsrPrivileges, NoOtherMsrExists) {
-  FakeMachine machine;
+  FakeMachine::Options options;
+  options.caps.invariant_tsc = true;
+  FakeMachine machine(options);
   for (uint32_t index = msr::kFirst; index <= msr::kLast + 16; ++index) {
     const bool known = index == msr::kGuestIdle || std::any_of(MsrCases().begin(), MsrCases().end(),
                                                                [&](const auto& each) { return each.msr == index; });
@@ -274,7 +307,9 @@ TEST(Life, CrashWithParametersAndMessage) {
 }
 
 TEST(Life, ResetReturnsToTheBeginning) {
-  FakeMachine machine;
+  FakeMachine::Options options;
+  options.caps.invariant_tsc = true;
+  FakeMachine machine(options);
   const std::vector<uint8_t> before = machine.host;
   machine.EnableSynic(0);
   machine.EnableSynic(1);

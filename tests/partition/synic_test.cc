@@ -163,6 +163,24 @@ TEST_F(SynicTest, SintValues) {
   EXPECT_FALSE(without.Allows(msr::kSint0 + 1, 0x30 | msr::kSintAutoEoi)) << "where the engine has no AutoEOI";
 }
 
+TEST_F(SynicTest, TheEngineKnowsWhichVectorsEndByThemselves) {
+  const auto& known = machine_.fake_vps[0]->auto_eoi_vectors;
+  machine_.Write(msr::kSint0 + 3, 0x40 | msr::kSintAutoEoi);
+  EXPECT_EQ(known[3], 0x40);
+  machine_.Write(msr::kSint0 + 3, 0x41 | msr::kSintAutoEoi | msr::kSintMasked);
+  EXPECT_EQ(known[3], 0x41) << "one that was requested before may be on its way";
+  machine_.Write(msr::kSint0 + 3, 5 | msr::kSintAutoEoi | msr::kSintMasked);
+  EXPECT_EQ(known[3], 0) << "no vector of the local APIC's";
+  machine_.Write(msr::kSint0 + 3, 0x40 | msr::kSintAutoEoi);
+  EXPECT_FALSE(machine_.Allows(msr::kSint0 + 3, 5 | msr::kSintAutoEoi));
+  EXPECT_EQ(known[3], 0x40) << "a value that is refused changes nothing";
+  machine_.Write(msr::kSint0 + 3, 0x40);
+  EXPECT_EQ(known[3], 0);
+  machine_.Write(msr::kSint0 + 3, 0x40 | msr::kSintAutoEoi);
+  machine_.partition->Reset();
+  EXPECT_EQ(known[3], 0);
+}
+
 TEST_F(SynicTest, PagesMoveAndGiveBack) {
   std::memset(&machine_.host[0x20000], 0x5A, kPageSize);
   Post(2, 7);

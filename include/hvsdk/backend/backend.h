@@ -38,6 +38,8 @@ struct BackendCaps {
   uint32_t max_vps = 1;
   // The frequency of the guest's TSC, the same on all VPs.
   uint64_t tsc_frequency_hz = 0;
+  // It never changes its rate nor stops, and CPUID 0x80000007 says so.
+  bool invariant_tsc = false;
   // The frequency of the local APIC's timer with divisor 1.
   uint64_t apic_frequency_hz = 0;
   // The instructions that make a hypercall exit from any mode that may call, ending in a near return. They go into the
@@ -45,6 +47,8 @@ struct BackendCaps {
   std::vector<uint8_t> hypercall_code;
   // The engine can deliver an interrupt that never enters the in-service register (a SINT's AutoEOI flag).
   bool auto_eoi = false;
+  // It costs no more than one that does; guests are advised against it otherwise.
+  bool cheap_auto_eoi = false;
   // The engine itself serves the synthetic EOI, ICR and TPR MSRs (0x40000070 to 0x40000072); they do not exit.
   bool apic_msrs = false;
   // FlushTlb costs less than the guest's own inter-processor interrupts would.
@@ -171,6 +175,15 @@ class Vp {
                                     absl::Span<const hvdef::RegisterValue> values) = 0;
 
   virtual void InjectException(const Exception& exception) = 0;
+
+  // With caps.auto_eoi: from now on RequestInterrupt may ask for `vector` of this VP with auto_eoi, on behalf of `sint`; 0 ends that.
+  // An engine whose local APIC is told with each request has nothing to do here. Where it has, it may take every interrupt with that
+  // vector to end by itself, whoever asks for it.
+  virtual absl::Status SetAutoEoiVector(Sint sint, uint8_t vector) {
+    (void)sint, (void)vector;
+    return absl::OkStatus();
+  }
+
   virtual absl::Status SetActivity(Activity activity) = 0;
   virtual absl::StatusOr<Activity> GetActivity() = 0;
 
@@ -210,7 +223,8 @@ class Partition {
   // Delivers a message-signalled interrupt, encoded as on the bus (Intel SDM volume 3, 11.11).
   virtual void SignalMsi(uint64_t address, uint32_t data) = 0;
 
-  // Requests fixed interrupt `vector` of one VP. With `auto_eoi` it never becomes in-service (needs caps.auto_eoi).
+  // Requests fixed interrupt `vector` of one VP. With `auto_eoi` it never becomes in-service (needs caps.auto_eoi, and that the VP knows
+  // the vector by SetAutoEoiVector).
   virtual void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) = 0;
 
   // Drives an input of the interrupt controller: IOAPIC pin `gsi`, and the 8259s' inputs below 16 where there are any.

@@ -17,10 +17,11 @@ inline constexpr uint32_t kReset = 0x40000003;      // HV_X64_MSR_RESET
 inline constexpr uint32_t kVpRuntime = 0x40000010;  // HV_X64_MSR_VP_RUNTIME
 
 // Time (chapter "Timers").
-inline constexpr uint32_t kTimeRefCount = 0x40000020;   // HV_X64_MSR_TIME_REF_COUNT
-inline constexpr uint32_t kReferenceTsc = 0x40000021;   // HV_X64_MSR_REFERENCE_TSC
-inline constexpr uint32_t kTscFrequency = 0x40000022;   // HV_X64_MSR_TSC_FREQUENCY, Hz
-inline constexpr uint32_t kApicFrequency = 0x40000023;  // HV_X64_MSR_APIC_FREQUENCY, Hz
+inline constexpr uint32_t kTimeRefCount = 0x40000020;         // HV_X64_MSR_TIME_REF_COUNT
+inline constexpr uint32_t kReferenceTsc = 0x40000021;         // HV_X64_MSR_REFERENCE_TSC
+inline constexpr uint32_t kTscFrequency = 0x40000022;         // HV_X64_MSR_TSC_FREQUENCY, Hz
+inline constexpr uint32_t kApicFrequency = 0x40000023;        // HV_X64_MSR_APIC_FREQUENCY, Hz
+inline constexpr uint32_t kTscInvariantControl = 0x40000118;  // HV_X64_MSR_TSC_INVARIANT_CONTROL
 
 // Local APIC (chapter "Virtual Interrupt Control").
 inline constexpr uint32_t kEoi = 0x40000070;           // HV_X64_MSR_EOI
@@ -60,6 +61,8 @@ inline constexpr uint64_t kPageAddressMask = ~uint64_t{0xFFF};
 inline constexpr uint64_t kHypercallLocked = 2;
 
 inline constexpr uint64_t kResetNow = 1;  // RESET
+
+inline constexpr uint64_t kExposeInvariantTsc = 1;  // TSC_INVARIANT_CONTROL; the rest is reserved
 
 inline constexpr uint64_t kScontrolEnable = 1;  // SCONTROL
 inline constexpr uint64_t kSynicVersion = 1;    // SVERSION

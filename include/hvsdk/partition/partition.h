@@ -164,6 +164,7 @@ class Partition {
   backend::MsrOutcome WriteGuestOsId(uint64_t value);
   backend::MsrOutcome WriteHypercall(uint64_t value);
   backend::MsrOutcome WriteReferenceTsc(uint64_t value);
+  backend::MsrOutcome WriteTscInvariantControl(uint64_t value);
   void WriteCrashControl(Vp& vp, uint64_t value);
 
   const Environment environment_;
@@ -182,6 +183,7 @@ class Partition {
   std::atomic<uint64_t> hypercall_{0};  // read without the lock by every hypercall
   uint64_t guest_os_id_ = 0;
   uint64_t reference_tsc_ = 0;
+  uint64_t tsc_invariant_control_ = 0;
   std::array<uint64_t, 5> crash_parameters_{};
 };
 
