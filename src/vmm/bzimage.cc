@@ -17,17 +17,20 @@ namespace {
 // The setup header begins at 0x1F1 of both the image and the zero page.
 constexpr size_t kHeaderStart = 0x1F1;
 constexpr size_t kSetupSects = 0x1F1;
-constexpr size_t kSysSize = 0x1F4;  // of the kernel proper, in 16 bytes
+constexpr size_t kSysSize = 0x1F4;  // of the kernel proper, in paragraphs
 constexpr size_t kBootFlag = 0x1FE;
 constexpr size_t kJump = 0x201;  // its operand: the header ends at 0x202 plus this
 constexpr size_t kMagic = 0x202;
 constexpr size_t kVersion = 0x206;
 constexpr size_t kTypeOfLoader = 0x210;
 constexpr size_t kLoadFlags = 0x211;
+constexpr size_t kCode32Start = 0x214;
 constexpr size_t kRamdiskImage = 0x218;
 constexpr size_t kRamdiskSize = 0x21C;
 constexpr size_t kCmdLinePtr = 0x228;
 constexpr size_t kInitrdAddrMax = 0x22C;
+constexpr size_t kKernelAlignment = 0x230;
+constexpr size_t kRelocatable = 0x234;
 constexpr size_t kXloadFlags = 0x236;
 constexpr size_t kCmdLineSize = 0x238;
 constexpr size_t kSetupData = 0x250;
@@ -47,7 +50,26 @@ constexpr uint16_t kXlfKernel64 = 1;
 constexpr uint8_t kLoaderUndefined = 0xFF;
 constexpr uint8_t kLoadedHigh = 0x01;
 constexpr uint64_t kEntry64 = 0x200;
+constexpr uint64_t kParagraph = 16;
 constexpr uint32_t kSetupRngSeed = 9;
+
+// Where the kernel proper is put, and where the memory ends that it needs before it has read its memory map.
+struct Placement {
+  uint64_t load, end;
+};
+
+Placement Place(const uint8_t* header, uint64_t size) {
+  const uint64_t preferred = Load<uint64_t>(header + kPrefAddress);  // 0: it does not care
+  uint64_t load = kExtendedStart, run = preferred;
+  if (header[kRelocatable] != 0) {
+    const uint64_t alignment = std::max<uint64_t>(Load<uint32_t>(header + kKernelAlignment), 1);
+    load = preferred != 0 ? preferred : (kExtendedStart + alignment - 1) / alignment * alignment;
+    run = load;
+  } else if (preferred == 0) {
+    run = load;
+  }  // else it goes where all bzImages once went, and moves itself
+  return {load, std::max(load + size, run + Load<uint32_t>(header + kInitSize))};
+}
 
 }  // namespace
 
@@ -69,24 +91,25 @@ absl::StatusOr<InitialState> LoadBzImage(LoadContext& context) {
 
   const uint64_t setup_sects = image[kSetupSects] == 0 ? 4 : image[kSetupSects];
   const uint64_t offset = (setup_sects + 1) * 512;
-  const uint64_t size = uint64_t{Load<uint32_t>(&image[kSysSize])} * 16;
-  const uint64_t load = Load<uint64_t>(&image[kPrefAddress]);
-  const uint64_t init_size = std::max<uint64_t>(Load<uint32_t>(&image[kInitSize]), size);
+  const uint64_t size = uint64_t{Load<uint32_t>(&image[kSysSize])} * kParagraph;
   if (size <= kEntry64) return absl::InvalidArgumentError("damaged: an empty kernel");
-  if (kernel.size() < offset + size) {
+  // The last paragraph need not be whole: what the file lacks of it is zero.
+  if (kernel.size() <= offset + size - kParagraph) {
     return absl::InvalidArgumentError(absl::StrFormat("truncated: %d bytes of %d", kernel.size(), offset + size));
   }
-  if (load < kExtendedStart || load >= kLowMemoryEnd) {
-    return absl::InvalidArgumentError(absl::StrFormat("damaged: wants to be loaded at %#x", load));
+  const uint64_t preferred = Load<uint64_t>(&image[kPrefAddress]);
+  if (preferred != 0 && (preferred < kExtendedStart || preferred >= kLowMemoryEnd)) {
+    return absl::InvalidArgumentError(absl::StrFormat("damaged: wants to be loaded at %#x", preferred));
   }
-  if (load + init_size > context.low_memory_end()) {
+  const Placement place = Place(image.data(), size);
+  if (place.end > context.low_memory_end()) {
     context.blame = LoadInput::kMemory;
     return absl::InvalidArgumentError(
-        absl::StrFormat("too small: the kernel needs %d MiB", (load + init_size + 0xFFFFF) >> 20));
+        absl::StrFormat("too small: the kernel needs %d MiB", (place.end + 0xFFFFF) >> 20));
   }
-  RETURN_IF_ERROR(LoadPiece(context, kernel, offset, size, load));
+  RETURN_IF_ERROR(LoadPiece(context, kernel, offset, std::min(size, kernel.size() - offset), place.load));
   ASSIGN_OR_RETURN(const GpaRange initrd,
-                   LoadInitrd(context, load + init_size, uint64_t{Load<uint32_t>(&image[kInitrdAddrMax])} + 1));
+                   LoadInitrd(context, place.end, uint64_t{Load<uint32_t>(&image[kInitrdAddrMax])} + 1));
   RETURN_IF_ERROR(WriteCommandLine(context, Load<uint32_t>(&image[kCmdLineSize])));
 
   // struct setup_data: next, type, length, bytes.
@@ -102,6 +125,7 @@ absl::StatusOr<InitialState> LoadBzImage(LoadContext& context) {
             page.begin() + kHeaderStart);
   page[kTypeOfLoader] = kLoaderUndefined;
   page[kLoadFlags] |= kLoadedHigh;
+  Store<uint32_t>(&page[kCode32Start], place.load);
   Store<uint32_t>(&page[kRamdiskImage], initrd.gpa);
   Store<uint32_t>(&page[kRamdiskSize], initrd.size_bytes);
   Store<uint32_t>(&page[kCmdLinePtr], kCommandLineGpa);
@@ -119,7 +143,7 @@ absl::StatusOr<InitialState> LoadBzImage(LoadContext& context) {
       !context.memory.WriteObject(kBootParamsGpa, page)) {
     return absl::InternalError("no memory for the zero page");
   }
-  return InitialState{.mode = InitialState::Mode::kLong, .rip = load + kEntry64, .rsi = kBootParamsGpa};
+  return InitialState{.mode = InitialState::Mode::kLong, .rip = place.load + kEntry64, .rsi = kBootParamsGpa};
 }
 
 }  // namespace hvsdk::vmm::internal

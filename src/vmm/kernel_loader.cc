@@ -163,7 +163,7 @@ absl::Status SetInitialState(const InitialState& state, backend::Vp& vp) {
                             value(state.rip),
                             value(state.rsi),
                             value(state.rbx),
-                            value(0),
+                            value(kStackTopGpa),
                             value(0),
                             value(0)};
   static_assert(std::size(names) == std::size(values));

@@ -26,6 +26,8 @@ inline std::vector<uint8_t> MakeBzImage() {
   Store<uint32_t>(&image[0x202], 0x53726448);
   Store<uint16_t>(&image[0x206], 0x20F);
   Store<uint32_t>(&image[0x22C], 0x7FFFFFFF);
+  Store<uint32_t>(&image[0x230], 2 << 20);
+  image[0x234] = 1;
   Store<uint16_t>(&image[0x236], 1);
   Store<uint32_t>(&image[0x238], 2047);
   Store<uint64_t>(&image[0x258], kImageLoad);

@@ -76,6 +76,41 @@ TEST_F(KernelLoaderTest, BzImage) {
   EXPECT_EQ(At<uint64_t>(kPageTablesGpa + 0x2000 + 8 * (kImageLoad >> 21)), kImageLoad | 0x83);
 }
 
+// The size is in paragraphs, and the last need not be whole: Debian's memtest86+ ends 8 bytes before it.
+TEST_F(KernelLoaderTest, ALastParagraphThatIsNotWhole) {
+  for (size_t missing = 1; missing < 16; ++missing) {
+    Build(64 * kMib);
+    std::vector<uint8_t> kernel = MakeBzImage();
+    kernel.resize(kernel.size() - missing);
+    ASSERT_TRUE(Load(kernel).ok()) << missing;
+    const auto loaded = host_.begin() + kImageLoad;
+    EXPECT_TRUE(std::equal(kernel.begin() + 1024, kernel.end(), loaded));
+    EXPECT_TRUE(std::all_of(loaded + (65536 - missing), loaded + 65536, [](uint8_t byte) { return byte == 0; }));
+  }
+}
+
+TEST_F(KernelLoaderTest, WhereABzImageGoes) {
+  const auto rip = [&](bool relocatable, uint64_t preferred, uint32_t alignment) {
+    Build(64 * kMib);
+    std::vector<uint8_t> kernel = MakeBzImage();
+    kernel[0x234] = relocatable;
+    Store<uint64_t>(&kernel[0x258], preferred);
+    Store<uint32_t>(&kernel[0x230], alignment);
+    const auto state = Load(kernel);
+    if (!state.ok()) return uint64_t{0};
+    EXPECT_EQ(At<uint32_t>(kBootParamsGpa + 0x214), state->rip - 0x200) << "code32_start";
+    return state->rip - 0x200;
+  };
+  EXPECT_EQ(rip(true, 16 * kMib, 2 * kMib), 16 * kMib);
+  EXPECT_EQ(rip(true, 0, 2 * kMib), 2 * kMib) << "no preference: the lowest that suits its alignment";
+  EXPECT_EQ(rip(true, 0, 0), kMib);
+  EXPECT_EQ(rip(false, 16 * kMib, 2 * kMib), kMib) << "it moves itself";
+  EXPECT_EQ(rip(false, 0, 0), kMib);
+  EXPECT_EQ(rip(false, 61 * kMib, 0), 0u) << "4 MiB from there are more than the machine has";
+  EXPECT_EQ(blame_, LoadInput::kMemory);
+  EXPECT_EQ(rip(true, 0, 0xFFFFFFFF), 0u);
+}
+
 TEST_F(KernelLoaderTest, PvhElf) {
   for (bool is64 : {false, true}) {
     const std::vector<uint8_t> kernel = MakePvhElf(is64), initrd(123, 0xCD);
@@ -108,7 +143,7 @@ TEST_F(KernelLoaderTest, SaysWhatIsWrong) {
   expect({}, "too short");
   expect(std::vector<uint8_t>(65536), "neither a Linux bzImage nor an ELF");
   std::vector<uint8_t> image = MakeBzImage();
-  image.pop_back();
+  image.resize(image.size() - 16);
   expect(image, "truncated");
   image.resize(700);
   expect(image, "truncated");

@@ -82,6 +82,18 @@ TEST_P(MachineTest, PowersOffAfterItsLastWord) {
   EXPECT_EQ(Output(), "hello\n");
 }
 
+// PVH leaves stack and GDT to the kernel. One that calls, or loads a segment, before it has set its own is none the worse here.
+TEST_P(MachineTest, BeginsWithAStackAndSegments) {
+  std::string code("\xE8\0\0\0\0", 5);     // call 1f
+  code += '\x58';                          // 1: pop eax
+  code += "\x1E\x1F";                      // push ds; pop ds
+  code += std::string("\x83\xC0\x09", 3);  // add eax, 9: behind the retf
+  code += "\x0E\x50\xCB";                  // push cs; push eax; retf
+  EXPECT_EQ(code.size(), 14u);
+  EXPECT_EQ(RunGuest(code + Print("back\n") + kPowerOff + kLoop).outcome, Outcome::kPoweredOff);
+  EXPECT_EQ(Output(), "back\n");
+}
+
 TEST_P(MachineTest, WaysToReset) {
   for (const std::string& code : {Out(0x602, 1), Out(0x64, 0xFE), Out(0x92, 1), WriteMsr(0x40000003, 1),
                                   std::string("\x0F\x0B") /* ud2 without an IDT */}) {

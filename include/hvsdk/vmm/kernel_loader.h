@@ -40,6 +40,7 @@ inline constexpr uint64_t kPageTablesGpa = 0x2000;  // six pages: the first 4 Gi
 inline constexpr uint64_t kBootParamsGpa = 0x8000;  // bzImage: the zero page
 inline constexpr uint64_t kRngSeedGpa = 0x9000;     // bzImage: setup data
 inline constexpr uint64_t kStartInfoGpa = 0xA000;   // PVH: start info, module list, memory map
+inline constexpr uint64_t kStackTopGpa = 0x10000;  // what is below, as far as the start info's page, is the first stack
 inline constexpr uint64_t kCommandLineGpa = 0x20000;
 inline constexpr uint64_t kMaxCommandLine = 0x10000;
 inline constexpr uint64_t kAcpiTablesGpa = 0xE0000;  // where guests also look for an RSDP by themselves
@@ -73,7 +74,8 @@ enum class LoadInput : uint8_t { kNone, kKernel, kInitrd, kCommandLine, kMemory,
 absl::StatusOr<InitialState> LoadKernel(const LoadRequest& request, const MemoryLayout& layout, GuestMemory& memory,
                                         LoadInput& blame);
 
-// Sets the registers of the first VP. Its tables for segments and pages were written by LoadKernel.
+// Sets the registers of the first VP. Neither protocol promises a stack; both kinds of kernel get a small one, and a GDT, so that one
+// that calls before it has set its own is none the worse. Its tables for segments and pages were written by LoadKernel.
 absl::Status SetInitialState(const InitialState& state, backend::Vp& vp);
 
 }  // namespace hvsdk::vmm
