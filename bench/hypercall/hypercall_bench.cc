@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a hypercall costs from exit to answer, without the engine's own exit: on an engine that is
-// variables in memory.
+// What a hypercall costs from exit to answer, without the engine's own exit: on an engine that is variables in memory.
 #include <cstdlib>
 #include <cstring>
 

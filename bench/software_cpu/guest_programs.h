@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the benchmark's guest runs, in 64-bit mode. Each program does its work, reports by a write to port 0xF4 and begins anew.
+// What the benchmark's guest runs, in 64-bit mode. Each program does its work, reports by a write to port 0xF4 and
+// begins anew.
 
 #ifndef HVSDK_BENCH_SOFTWARE_CPU_GUEST_PROGRAMS_H_
 #define HVSDK_BENCH_SOFTWARE_CPU_GUEST_PROGRAMS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The software processor: instructions a second, and what an exit costs up to the answer of what a real machine has behind it:
-// the partition for hypercalls and MSRs, a device on a bus for ports.
+// The software processor: instructions a second, and what an exit costs up to the answer of what a real machine has
+// behind it: the partition for hypercalls and MSRs, a device on a bus for ports.
 //
 //   scripts/bench-cpu, or build/release/bin/software_cpu_bench
 //

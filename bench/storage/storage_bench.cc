@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a storage command costs: the provider alone (a disk that does nothing), a file below it, and
-// beside the file the plainest loops that read it. All reads are 4 KiB from the page cache, so the
-// figures are processor time, not the medium's.
+// What a storage command costs: the provider alone (a disk that does nothing), a file below it, and beside the file
+// the plainest loops that read it. All reads are 4 KiB from the page cache, so the figures are processor time, not
+// the medium's.
 
 #include <benchmark/benchmark.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the SynIC costs: messages and event flags from the root to the guest, and the guest's MSR
-// writes; without the engine.
+// What the SynIC costs: messages and event flags from the root to the guest, and the guest's MSR writes; without
+// the engine.
 #include <atomic>
 #include <cstdlib>
 #include <vector>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The yardstick: the least that a byte ring between two threads can be. A 4-byte length and the bytes, one head, one tail, acquire and
-// release, published for every packet; each end remembers the other's index until it needs a newer one. No header, no transaction,
-// no alignment, no validation, no masking, no signals.
+// The yardstick: the least that a byte ring between two threads can be. A 4-byte length and the bytes, one head, one
+// tail, acquire and release, published for every packet; each end remembers the other's index until it needs a newer
+// one. No header, no transaction, no alignment, no validation, no masking, no signals.
 //
 // Thread-compatible at each end: one writer, one reader.
 

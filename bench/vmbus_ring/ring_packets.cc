@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many 64-byte packets, in and out, committed one by one or in batches of 32: what callgrind counts the instructions of.
+// Many 64-byte packets, in and out, committed one by one or in batches of 32: what callgrind counts the
+// instructions of.
 //
 //   ring_packets one|batch|in-place|minimal count
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ring between two threads, each pinned to a processor: streams of 64-byte packets, and the time there and back with a
-// reader that polls and with one that sleeps. Beside them the minimal ring, which polls for ever.
+// The ring between two threads, each pinned to a processor: streams of 64-byte packets, and the time there and back
+// with a reader that polls and with one that sleeps. Beside them the minimal ring, which polls for ever.
 
 #include <pthread.h>
 #include <sched.h>

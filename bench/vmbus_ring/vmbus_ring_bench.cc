@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ring on one thread: each packet written, then read. Beside each figure, in the same run, memcpy of the same bytes, in and
-// out, at the same places, and the minimal ring.
+// The ring on one thread: each packet written, then read. Beside each figure, in the same run, memcpy of the same
+// bytes, in and out, at the same places, and the minimal ring.
 //
 // Names: what/payload size. scripts/bench-ring prints the ratios.
 
@@ -83,8 +83,8 @@ void Count(benchmark::State& state, uint32_t payload, uint32_t packets) {
   state.SetBytesProcessed(state.iterations() * packets * payload);
 }
 
-// The yardstick for copies: `size` bytes in and out again, to the places where the ring puts the payload of a packet that is
-// `total` long.
+// The yardstick for copies: `size` bytes in and out again, to the places where the ring puts the payload of a packet
+// that is `total` long.
 void CopyInAndOut(benchmark::State& state, uint32_t size, uint32_t total) {
   Buffers buffers(size);
   OwnedRing ring(kDataPages);

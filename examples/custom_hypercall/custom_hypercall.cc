@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A hypercall of one's own. The first part adds it to a partition; the rest is a guest of a few
-// instructions that makes it.
+// A hypercall of one's own. The first part adds it to a partition; the rest is a guest of a few instructions that
+// makes it.
 //
 //   custom_hypercall [auto|kvm|software]
 #include <array>
@@ -34,14 +34,12 @@ constexpr std::array kCalls{hypercall::Describe<&Calculator::Multiply>(0x7001, "
 
 // To use it: partition->hypercalls().Add<Calculator>(kCalls, calculator);
 
-// 32-bit code at 0x1000: names its operating system, enables the hypercall page at 0x2000, calls
-// 0x7001 with input at 0x3000 and output at 0x4000, and writes the low byte of the status to port
-// 0x80.
+// 32-bit code at 0x1000: names its operating system, enables the hypercall page at 0x2000, calls 0x7001 with input at
+// 0x3000 and output at 0x4000, and writes the low byte of the status to port 0x80.
 constexpr uint8_t kGuest[] = {
-    0xB9, 0x00, 0x00, 0x00, 0x40, 0xB8, 0x01, 0x00, 0x00, 0x00, 0x31, 0xD2, 0x0F,
-    0x30,                                                                    // wrmsr GUEST_OS_ID, 1
-    0xB9, 0x01, 0x00, 0x00, 0x40, 0xB8, 0x01, 0x20, 0x00, 0x00, 0x0F, 0x30,  // wrmsr HYPERCALL,
-                                                                             // 0x2001
+    0xB9, 0x00, 0x00, 0x00, 0x40, 0xB8, 0x01, 0x00, 0x00, 0x00, 0x31, 0xD2,  // ECX, EDX:EAX = 1
+    0x0F, 0x30,                                                              // wrmsr GUEST_OS_ID
+    0xB9, 0x01, 0x00, 0x00, 0x40, 0xB8, 0x01, 0x20, 0x00, 0x00, 0x0F, 0x30,  // wrmsr HYPERCALL, 0x2001
     0xB8, 0x01, 0x70, 0x00, 0x00, 0x31, 0xDB, 0xB9, 0x00, 0x30, 0x00, 0x00,  // EDX:EAX, EBX:ECX
     0x31, 0xFF, 0xBE, 0x00, 0x40, 0x00, 0x00,                                // EDI:ESI
     0xBD, 0x00, 0x20, 0x00, 0x00, 0xFF, 0xD5,                                // call 0x2000

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The local APIC by its synthetic MSRs (TLFS, "Virtual Interrupt Control"), or by its own registers on an engine whose CPUID does not
-// offer those: the effects are the same, and so is the report.
+// The local APIC by its synthetic MSRs (TLFS, "Virtual Interrupt Control"), or by its own registers on an engine whose
+// CPUID does not offer those: the effects are the same, and so is the report.
 
 #include "console.h"
 #include "hypervisor.h"

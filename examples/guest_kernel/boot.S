@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the PVH entry point (32-bit, paging off, EBX at the start info) to C++ in long mode, with the first 4 GiB mapped where they
-// are; and what C++ cannot say: interrupt entry, faulting instructions that are meant to, and hypercalls.
+// From the PVH entry point (32-bit, paging off, EBX at the start info) to C++ in long mode, with the first 4 GiB mapped
+// where they are; and what C++ cannot say: interrupt entry, faulting instructions that are meant to, and hypercalls.
 //
-// Source: Xen docs/misc/pvh.pandoc; System V ABI, "Note Section"; AMD APM volume 2, 14.6 "Enabling and Activating Long Mode".
+// Source: Xen docs/misc/pvh.pandoc; System V ABI, "Note Section"; AMD APM volume 2, 14.6 "Enabling and Activating
+// Long Mode".
 
 .intel_syntax noprefix
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both reference clocks, alone and against each other (TLFS, "Reference Counter" and "Partition Reference Time Enlightenment").
+// Both reference clocks, alone and against each other (TLFS, "Reference Counter" and "Partition Reference
+// Time Enlightenment").
 
 #include "console.h"
 #include "hypervisor.h"

@@ -65,8 +65,8 @@ uint32_t InterruptCount(uint8_t vector);
 
 // Whether the kernel's command line has the word.
 bool CommandLineHas(const char* word);
-// The one thing in which engines differ: a KVM that emulates has neither the APIC's MSRs nor an in-service register that holds
-// anything back. Whoever starts the machine knows which it is, and requires the rest of all others.
+// The one thing in which engines differ: a KVM that emulates has neither the APIC's MSRs nor an in-service register
+// that holds anything back. Whoever starts the machine knows which it is, and requires the rest of all others.
 inline bool RequiresWholeApic() { return CommandLineHas("require-whole-apic"); }
 
 [[noreturn]] void PowerOff();

@@ -127,7 +127,8 @@ void TestInterruptCalls() {
              "HvCallAssertVirtualInterrupt: another partition");
 }
 
-// The machine's loopback device (hvsdk/vmm/loopback_ports.h) interrupts when its connection is signalled; the flag is the MSI's data.
+// The machine's loopback device (hvsdk/vmm/loopback_ports.h) interrupts when its connection is signalled; the flag is
+// the MSI's data.
 void TestRetarget() {
   constexpr uint32_t kConnection = 0x10010;
   constexpr uint64_t kDevice = 0x10000;

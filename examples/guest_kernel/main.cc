@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest kernel that asks everything of the hypervisor that hvsdk has to answer, reports it on the serial port and powers off.
+// A guest kernel that asks everything of the hypervisor that hvsdk has to answer, reports it on the serial port and
+// powers off.
 
 #include "console.h"
 #include "cpu.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pages of the hypervisor's that lie over the guest's: what is below stays as it was, and what is on them moves with them (TLFS,
-// "GPA Overlay Pages").
+// Pages of the hypervisor's that lie over the guest's: what is below stays as it was, and what is on them moves with
+// them (TLFS, "GPA Overlay Pages").
 
 #include "console.h"
 #include "hypervisor.h"

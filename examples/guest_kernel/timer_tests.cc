@@ -90,8 +90,9 @@ class Signals {
   uint32_t taken_;
 };
 
-// A lazy timer may leave out a period that it is late for, which depends on the host and is not for a guest to provoke: what is
-// tested here is that it keeps time like any other. A one-shot timer has no period, so laziness has no effect on it.
+// A lazy timer may leave out a period that it is late for, which depends on the host and is not for a guest to provoke:
+// what is tested here is that it keeps time like any other. A one-shot timer has no period, so laziness has no effect
+// on it.
 void TestMode(const Timer& timer, uint64_t mode, const char* what) {
   constexpr uint64_t kPeriod = 2 * kMillisecond;
   const bool periodic = (mode & msr::kStimerPeriodic) != 0;
@@ -161,8 +162,8 @@ void TestTimers() {
     for (const Mode& mode : kModes) TestMode(timer, mode.bits, mode.what);
   }
 
-  // HLT, and the MSR that does the same, end with an interrupt. A periodic timer comes again should the first interrupt be too
-  // early.
+  // HLT, and the MSR that does the same, end with an interrupt. A periodic timer comes again should the first interrupt
+  // be too early.
   constexpr uint64_t kDirect = uint64_t{kDirectVector} << msr::kStimerVectorShift | msr::kStimerDirect;
   uint32_t before = InterruptCount(kDirectVector);
   TryWriteMsr(msr::kStimer0Count, 3 * kMillisecond);

@@ -178,7 +178,8 @@ void TestDiskIn(vmbus::Version version) {
 
 }  // namespace
 
-// Once in each way that VMBus has had of signalling: a page for both directions, a page for the child's, neither; and the newest.
+// Once in each way that VMBus has had of signalling: a page for both directions, a page for the child's, neither; and
+// the newest.
 void TestDisk() {
   for (const vmbus::Version version :
        {vmbus::Version::kV0_13, vmbus::Version::kV1_1, vmbus::Version::kV2_4, vmbus::kNewestVersion}) {

@@ -22,13 +22,13 @@ struct Files {
   std::vector<std::shared_ptr<hvsdk::RawDisk>> disks;
 };
 
-// Opens what the flags name. InvalidArgument: a file that is not there, not ours to open, in use, or that would be written in one
-// role and used in another. Others: the host failed. The message is one line that names the flag and the file. What happens
-// to a disk later, of which the user must know, is a line on standard error.
+// Opens what the flags name. InvalidArgument: a file that is not there, not ours to open, in use, or that would be
+// written in one role and used in another. Others: the host failed. The message is one line that names the flag and the
+// file. What happens to a disk later, of which the user must know, is a line on standard error.
 absl::Status OpenFiles(const Flags& flags, Files& files);
 
-// An error with a file that the user named: a mistake, which another file mends, becomes InvalidArgument; the host's failures stay
-// what they are. `what` stands before the message.
+// An error with a file that the user named: a mistake, which another file mends, becomes InvalidArgument; the host's
+// failures stay what they are. `what` stands before the message.
 absl::Status FileError(absl::string_view what, const absl::Status& status);
 
 }  // namespace mini_vmm

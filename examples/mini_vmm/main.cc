@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mini_vmm: boots a guest from the command line. docs/mini_vmm.md describes the flags, the configuration file and the exit
-// status.
+// mini_vmm: boots a guest from the command line. docs/mini_vmm.md describes the flags, the configuration file and the
+// exit status.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -99,7 +99,8 @@ void OnNoMemory() {
   _exit(kHostFailure);
 }
 
-// A standard descriptor that is closed would be the next file that is opened, and the console's output would go into a disk.
+// A standard descriptor that is closed would be the next file that is opened, and the console's output would go into
+// a disk.
 void OpenStandardDescriptors() {
   int fd;
   do {
@@ -257,7 +258,8 @@ int RunMachine(const Flags& flags) {
   };
   int status = run_until_end();
   terminal.reset();
-  // Output that was lost is a failure, however well the guest ended; unless it was for the signal that nobody waited for its reader.
+  // Output that was lost is a failure, however well the guest ended; unless it was for the signal that nobody waited
+  // for its reader.
   const auto check = [&](const absl::Status& written, absl::string_view flag, absl::string_view where) {
     if (written.ok()) return;
     Say(absl::StrCat("--", flag, "=", where, ": ", written.message()));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From 32-bit protected mode, paging off, EBX at the ACPI tables, to C++ in long mode with the first 4 GiB mapped where they are.
+// From 32-bit protected mode, paging off, EBX at the ACPI tables, to C++ in long mode with the first 4 GiB mapped where
+// they are.
   .bss
   .balign 4096
 pml4: .skip 4096

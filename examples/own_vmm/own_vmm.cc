@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A virtual machine monitor of one's own on hvsdk's board: devices on a port and in memory, an interrupt line, a device on VMBus,
-// an MSR and a port that a layer answers, a CPUID leaf, an ACPI table, and a loader for 32-bit ELF kernels.
+// A virtual machine monitor of one's own on hvsdk's board: devices on a port and in memory, an interrupt line, a device
+// on VMBus, an MSR and a port that a layer answers, a CPUID leaf, an ACPI table, and a loader for 32-bit ELF kernels.
 //
 //   own_vmm GUEST [auto|kvm|software]
 #include <unistd.h>

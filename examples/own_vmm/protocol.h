@@ -9,8 +9,8 @@ namespace own {
 
 inline constexpr uint16_t kCounterPort = 0x5F0;  // each byte read from it is one more than the last
 inline constexpr uint16_t kLogPort = 0xE9;       // text for the monitor
-inline constexpr uint64_t kDoorbellGpa =
-    0xF0000000;  // a write asserts kDoorbellIrq, a read takes the value and deasserts it
+// A write asserts kDoorbellIrq, a read takes the value and deasserts it.
+inline constexpr uint64_t kDoorbellGpa = 0xF0000000;
 inline constexpr uint32_t kDoorbellIrq = 5;
 inline constexpr uint32_t kCpuidLeaf = 0x40000100;  // EAX: kSignature
 inline constexpr uint32_t kMsr = 0x40000190;        // what was written to it, negated

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ten instructions in a partition, over nothing but the interface that every engine has
-// (hvsdk/backend/backend.h): memory, one processor, its registers, and one exit.
+// Ten instructions in a partition, over nothing but the interface that every engine has (hvsdk/backend/backend.h):
+// memory, one processor, its registers, and one exit.
 //
 //   run_ten_instructions [auto|kvm|software]
 #include <array>

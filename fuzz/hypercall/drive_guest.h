@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest made of random bytes: hypercalls with any registers and input, MSR accesses, time, and
-// the root beside it.
+// A guest made of random bytes: hypercalls with any registers and input, MSR accesses, time, and the root beside it.
 //
-// The bytes are instructions of sorts, so that short inputs reach deep: half of the choices are
-// drawn from what is valid. Ends the program where a promise is broken: a status that does not
-// exist, or a call that is retried without end.
+// The bytes are instructions of sorts, so that short inputs reach deep: half of the choices are drawn from what is
+// valid. Ends the program where a promise is broken: a status that does not exist, or a call that is retried
+// without end.
 
 #ifndef HVSDK_FUZZ_HYPERCALL_DRIVE_GUEST_H_
 #define HVSDK_FUZZ_HYPERCALL_DRIVE_GUEST_H_
@@ -114,8 +113,8 @@ class GuestDriver {
     const uint32_t index = MsrIndex(bytes);
     const bool raw = bytes.Take<uint8_t>() % 2 == 0;
     machine_.Write(index, raw ? bytes.Take<uint64_t>() : Address(bytes) | 1, vp);
-    // A guest that took its identity or its hypercall page back could make no more calls; one that
-    // locked it so is reset.
+    // A guest that took its identity or its hypercall page back could make no more calls; one that locked it so
+    // is reset.
     machine_.Write(hvdef::msr::kGuestOsId, 1);
     if ((machine_.Read(hvdef::msr::kHypercall) & 1) != 0) return;
     if (machine_.Allows(hvdef::msr::kHypercall, 0x1001)) return;

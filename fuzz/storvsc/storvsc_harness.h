@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A hostile host at the storage client: turns bytes into packets and control words in the rings, rescinds and a host that
-// never answers, and into a guest that sends commands meanwhile. What must hold: the client touches nothing but its own
-// objects and its rings (the sanitizer sees to that); each command that it took ends exactly once, at the latest when its
-// channel does; the channel ends exactly once; and once it is over, the client takes nothing more.
+// A hostile host at the storage client: turns bytes into packets and control words in the rings, rescinds and a host
+// that never answers, and into a guest that sends commands meanwhile. What must hold: the client touches nothing but
+// its own objects and its rings (the sanitizer sees to that); each command that it took ends exactly once, at the
+// latest when its channel does; the channel ends exactly once; and once it is over, the client takes nothing more.
 
 #ifndef HVSDK_FUZZ_STORVSC_STORVSC_HARNESS_H_
 #define HVSDK_FUZZ_STORVSC_STORVSC_HARNESS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as a ring: the peer's control words, then steps, then the data. Both ends use it on memory in pieces and on memory
-// in one; every packet and every list of guest pages that comes out must lie inside what went in.
+// Any bytes as a ring: the peer's control words, then steps, then the data. Both ends use it on memory in pieces and on
+// memory in one; every packet and every list of guest pages that comes out must lie inside what went in.
 //
 //   0x00 write_index, 0x04 read_index, 0x08 interrupt_mask, 0x0C pending_send_size (32 bits each, little-endian)
 //   0x10 eight steps, a byte each: the low 3 bits say what, the rest how much

@@ -19,7 +19,7 @@
 //   58                    pop  rax                 where #UD is due, so raise that here.
 //   75 1F                 jne  undefined
 //   41 49 39 C9           cmp  r9, rcx           In 32- and 16-bit code: inc ecx; dec ecx; cmp ecx, ecx, which is
-//   74 16                 je   slow                always equal. A 64-bit caller with R9 = RCX merely goes the slow way.
+//   74 16                 je   slow                always equal. A 64-bit caller with R9 = RCX merely goes slow.
 //   48 81 F9 5D 00 01 00  cmp  rcx, 0x1005D      fast HvCallSignalEvent (TLFS 3.7 hypercall inputs, 11.10.4)
 //   75 0D                 jne  slow
 //   89 D0                 mov  eax, edx

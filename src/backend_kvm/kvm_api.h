@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The system calls of /dev/kvm with owned descriptors and errors as absl::Status (Linux Documentation/virt/kvm/api.rst).
+// The system calls of /dev/kvm with owned descriptors and errors as absl::Status (Linux
+// Documentation/virt/kvm/api.rst).
 
 #ifndef HVSDK_SRC_BACKEND_KVM_KVM_API_H_
 #define HVSDK_SRC_BACKEND_KVM_KVM_API_H_
@@ -65,8 +66,8 @@ absl::Status EnableCap(const Fd& fd, uint32_t capability, uint64_t argument, abs
 
 // A count and so many elements, as several ioctls want them (struct kvm_cpuid2, struct kvm_msrs).
 //
-// The kernel's header declares these with an array macro that has a size in C++ and none in C, so neither its structures
-// nor the request numbers that contain their sizes can be used here.
+// The kernel's header declares these with an array macro that has a size in C++ and none in C, so neither its
+// structures nor the request numbers that contain their sizes can be used here.
 template <typename Element>
 class List {
  public:

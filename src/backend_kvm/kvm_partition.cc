@@ -27,8 +27,9 @@ constexpr uint32_t kSyntheticMsrCount = 0x200;
 constexpr uint32_t kApicMsrFirst = 0x40000070;  // HV_X64_MSR_EOI, ICR, TPR
 constexpr uint32_t kApicMsrCount = 3;
 
-// QEMU's TCG does not intercept XSETBV for a nested hypervisor. KVM there believes that its guest's XCR0 is still that of reset, and
-// puts it back at every entry: a guest that uses XSAVE loses state. So it gets none there, and saves by FXSAVE.
+// QEMU's TCG does not intercept XSETBV for a nested hypervisor. KVM there believes that its guest's XCR0 is still
+// that of reset, and puts it back at every entry: a guest that uses XSAVE loses state. So it gets none there, and
+// saves by FXSAVE.
 bool RunsUnderTcg() {
   uint32_t eax, ebx, ecx, edx;
   __cpuid(1, eax, ebx, ecx, edx);

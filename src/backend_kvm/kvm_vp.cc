@@ -26,8 +26,8 @@ constexpr int kWaitSpins = 200;
 // Between looks for an interrupt that the guest masks.
 constexpr long kShortestPauseNs = 10'000, kLongestPauseNs = 500'000;
 
-// Whether the local APIC would deliver an interrupt, were RFLAGS.IF set: one of a higher class than the processor's priority
-// (SDM volume 3, 11.8.3).
+// Whether the local APIC would deliver an interrupt, were RFLAGS.IF set: one of a higher class than the processor's
+// priority (SDM volume 3, 11.8.3).
 bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
   constexpr size_t kTpr = 0x80, kIsr = 0x100, kIrr = 0x200;
   const auto highest = [&](size_t bits) {
@@ -277,8 +277,9 @@ absl::Status KvmVp::Sleep() {
   return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_MP_STATE, &state);
 }
 
-// Until an event arrives that the guest masks, or another thread wants something. Interrupts go from VP to VP inside the kernel,
-// which tells nobody of those it holds back, so we look for them, ever more seldom; the signal of a kick ends a pause early.
+// Until an event arrives that the guest masks, or another thread wants something. Interrupts go from VP to VP inside
+// the kernel, which tells nobody of those it holds back, so we look for them, ever more seldom; the signal of a kick
+// ends a pause early.
 absl::Status KvmVp::WaitMasked() {
   for (timespec pause{0, kShortestPauseNs}; requests_.load(std::memory_order_seq_cst) == 0;) {
     ASSIGN_OR_RETURN(const bool has_event, HasMaskedEvent());

@@ -22,8 +22,8 @@ constexpr uint64_t kLarge = 0x80;
 constexpr uint64_t kNoExecute = uint64_t{1} << 63;
 constexpr uint64_t kAddress = 0x000FFFFFFFFFF000;
 constexpr uint32_t kReservedPse = 1u << 21;
-constexpr uint64_t kLargeFlags =
-    0x1FFF;  // of a large page: flags, and PAT in bit 12; the rest below its size is reserved
+// Of a large page: flags, and PAT in bit 12; the rest below its size is reserved.
+constexpr uint64_t kLargeFlags = 0x1FFF;
 
 // What the entries on the way allow, all together.
 struct Rights {

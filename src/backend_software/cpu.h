@@ -292,8 +292,8 @@ struct Cpu {
 
   TlbEntry tlb_entries[kTlbModes][kTlbEntries];
   TlbPage tlb_pages[kTlbModes][kTlbEntries];
-  // Entries filled since the last flush with what is not global, so that a flush need not look at all; a count beyond the
-  // array says that it must.
+  // Entries filled since the last flush with what is not global, so that a flush need not look at all; a count beyond
+  // the array says that it must.
   uint16_t tlb_filled[kTlbFilled];
   uint32_t tlb_filled_count = 0;
   // The linear range that entries from large pages lie in, by half of the address space; INVLPG inside looks at all.

@@ -65,9 +65,9 @@ struct Op {
 };
 static_assert(sizeof(Op) == 32);
 
-// What follows the Op of a direct branch or of a block's end: the first Op of the block at the target, once known. Within the
-// page a link holds as long as the block does; out of it, only while the target's linear address and Cpu::link_tag are those it was
-// made with.
+// What follows the Op of a direct branch or of a block's end: the first Op of the block at the target, once known.
+// Within the page a link holds as long as the block does; out of it, only while the target's linear address and
+// Cpu::link_tag are those it was made with.
 struct Links {
   union {
     const Op* taken;

@@ -48,8 +48,8 @@ int SegmentOf(ZydisRegister reg) {
   }
 }
 
-// A SIB byte with base 101 and mode 00 stands for a displacement alone, whatever REX.B is. Zydis 4.0 takes it for R13 when the
-// address size is overridden.
+// A SIB byte with base 101 and mode 00 stands for a displacement alone, whatever REX.B is. Zydis 4.0 takes it for R13
+// when the address size is overridden.
 bool NamesNoBase(const Insn& in) {
   return in.z.address_width != 16 && (in.z.attributes & ZYDIS_ATTRIB_HAS_SIB) && in.z.raw.modrm.mod == 0 &&
          in.z.raw.sib.base == 5;
@@ -248,8 +248,8 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
     if (effects[i] == FlagEffect::kSees) seen = true;
     if (effects[i] == FlagEffect::kOverwrites) seen = false;
   }
-  // A direct branch keeps its links in the slot behind it; any other last instruction is followed by an end that has them
-  // and is where a handler arrives that does not leave the block itself.
+  // A direct branch keeps its links in the slot behind it; any other last instruction is followed by an end that has
+  // them and is where a handler arrives that does not leave the block itself.
   if (!links) {
     Op& end = ops[result.ops++];
     end = Op{};

@@ -30,8 +30,8 @@ struct Insn {
   uint32_t mode;
   bool ends = false;   // the block ends after this instruction
   bool links = false;  // its handler goes on over the block's links
-  bool shadows =
-      false;  // the block ends after the next instruction, and op.extra becomes kHasSuccessor if there is one
+  // The block ends after the next instruction, and op.extra becomes kHasSuccessor if there is one.
+  bool shadows = false;
   FlagEffect flag_effect = FlagEffect::kSees;
   Handler without_flags = nullptr;  // does all of it but the flags
 

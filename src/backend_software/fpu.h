@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the handlers of x87, MMX and SSE instructions share: whether the unit may be used, wide loads and stores, MMX registers,
-// and whose MXCSR the host's processor holds.
+// What the handlers of x87, MMX and SSE instructions share: whether the unit may be used, wide loads and stores, MMX
+// registers, and whose MXCSR the host's processor holds.
 
 #ifndef HVSDK_SRC_BACKEND_SOFTWARE_FPU_H_
 #define HVSDK_SRC_BACKEND_SOFTWARE_FPU_H_
@@ -20,8 +20,8 @@ inline constexpr uint32_t kMxcsrMasks = 0x1F80;
 inline constexpr uint32_t kMxcsrMask = 0xFFFF;  // the bits that exist
 inline constexpr uint32_t kMxcsrUnderflow = 0x10, kMxcsrUnderflowMask = 0x800, kMxcsrFlushToZero = 0x8000;
 
-// While guest code runs, the host's MXCSR has the guest's rounding and its sticky flags, with every exception masked; Cpu::mxcsr
-// has the guest's masks, and flags that may be old. Cpu::Enter and Cpu::Leave change sides by these.
+// While guest code runs, the host's MXCSR has the guest's rounding and its sticky flags, with every exception masked;
+// Cpu::mxcsr has the guest's masks, and flags that may be old. Cpu::Enter and Cpu::Leave change sides by these.
 inline void LoadGuestMxcsr(Cpu& c) {
   c.host_mxcsr = _mm_getcsr();
   _mm_setcsr(c.mxcsr | kMxcsrMasks);
@@ -153,9 +153,9 @@ bool HasDenormal(__m128i value, Underflow underflow);
 
 // Runs `compute` and raises #XM if it met an exception that the guest has not masked; then nothing was written yet.
 //
-// The host computes with all masked. Then an underflow is told only where the result is inexact too, and is flushed to zero
-// if so asked; unmasked, an exact one counts as well, which shows in the result, and there is no flushing (Intel SDM
-// volume 1, 11.5.2.5 and 10.2.3.3).
+// The host computes with all masked. Then an underflow is told only where the result is inexact too, and is flushed to
+// zero if so asked; unmasked, an exact one counts as well, which shows in the result, and there is no flushing (Intel
+// SDM volume 1, 11.5.2.5 and 10.2.3.3).
 template <typename Compute>
 inline auto Floating(Cpu& c, const Op* op, Compute compute, Underflow underflow = Underflow::kNever) {
   if ((c.mxcsr & kMxcsrMasks) == kMxcsrMasks) [[likely]]

@@ -2,10 +2,10 @@
 // What the VPs of one partition share: memory, interrupt controllers, time, and the ways in which one VP makes another
 // do something.
 //
-// Requests. A VP caches translations and code, and another thread may have to make it forget them. It posts a request and,
-// where it must know that it was served, waits; but only for a VP that is inside guest code. One that is outside (in
-// an exit, asleep, not running) looks at its requests before it goes in. Whoever waits is outside himself, so two VPs may wait
-// for each other.
+// Requests. A VP caches translations and code, and another thread may have to make it forget them. It posts a request
+// and, where it must know that it was served, waits; but only for a VP that is inside guest code. One that is outside
+// (in an exit, asleep, not running) looks at its requests before it goes in. Whoever waits is outside himself, so two
+// VPs may wait for each other.
 
 #ifndef HVSDK_SRC_BACKEND_SOFTWARE_MACHINE_H_
 #define HVSDK_SRC_BACKEND_SOFTWARE_MACHINE_H_
@@ -63,8 +63,8 @@ class Machine final : public HostWriteObserver {
   chipset::IoApic& io_apic() { return io_apic_; }
   bool MayInterrupt(const Cpu& cpu) { return apics_[cpu.index]->PendingVector() >= 0; }
 
-  // Nanoseconds of the guest's time; `c` counts its own instructions since. Counting, what the VP in turn reads from any clock
-  // agrees with its TSC.
+  // Nanoseconds of the guest's time; `c` counts its own instructions since. Counting, what the VP in turn reads from
+  // any clock agrees with its TSC.
   uint64_t Now() const;
   uint64_t Tsc(const Cpu& c) const;
   void SetInTurn(const Cpu* cpu) { in_turn_ = cpu; }

@@ -134,8 +134,8 @@ inline uint64_t Address(Cpu& c, const Op* op, int size, bool write) {
 // ---- handlers in two ---------------------------------------------------------------------------------------------
 //
 // A function that may call needs a stack frame and saves registers even when it does not. So the handlers that run most
-// come in two, from one template: the quick one does everything the short way, without a call; where that cannot be, it has
-// changed nothing yet and goes on as its twin, which does the whole instruction the long way. Usage:
+// come in two, from one template: the quick one does everything the short way, without a call; where that cannot be, it
+// has changed nothing yet and goes on as its twin, which does the whole instruction the long way. Usage:
 //
 //   template <typename T, bool kQuick = true>
 //   HVSDK_TWIN const Op* Example(Cpu& c, const Op* op) {

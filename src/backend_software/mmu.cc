@@ -398,7 +398,8 @@ void Cpu::LoadBytes(const Op* at, uint64_t linear, void* to, int size) {
   auto* out = static_cast<uint8_t*>(to);
   CheckLinear(at, linear, 1);
   if (IsLong()) CheckLinear(at, linear + static_cast<uint64_t>(size) - 1, 1);
-  // All of it must be readable before any is seen, for the sake of devices. It may wrap at the top of the address space.
+  // All of it must be readable before any is seen, for the sake of devices. It may wrap at the top of the
+  // address space.
   for (uint64_t done = 0; done < static_cast<uint64_t>(size);) {
     uint64_t here = linear + done;
     if (!IsLong()) here &= 0xFFFFFFFF;

@@ -290,8 +290,8 @@ bool TranslateUnary(Insn& in, Op& op) {
   return true;
 }
 
-// A compare of registers and the branch behind it as one operation. The branch's target is in disp, its condition in the
-// type, and length covers both.
+// A compare of registers and the branch behind it as one operation. The branch's target is in disp, its condition in
+// the type, and length covers both.
 template <typename A, typename T, bool kImm, int kCondition>
 const Op* Fused(Cpu& c, const Op* op) {
   const T a = c.Get<T>(op->a);

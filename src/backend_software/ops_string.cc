@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // MOVS STOS LODS SCAS CMPS INS OUTS, alone and repeated.
 //
-// A repetition goes on in pieces that lie within a page, which a copy or fill of the host does at once. After each piece
-// the registers are those of so many iterations done, so a fault or an interrupt between pieces is precise.
+// A repetition goes on in pieces that lie within a page, which a copy or fill of the host does at once. After each
+// piece the registers are those of so many iterations done, so a fault or an interrupt between pieces is precise.
 #include <algorithm>
 #include <utility>
 

@@ -449,8 +449,8 @@ const Op* Fence(Cpu&, const Op* op) {
   return op + 1;
 }
 const Op* Pause(Cpu& c, const Op* op) {
-  // A VP that waits for another must not hold the host processor that the other needs. Even where there are enough of them,
-  // other programs may hold some.
+  // A VP that waits for another must not hold the host processor that the other needs. Even where there are enough of
+  // them, other programs may hold some.
   ++c.spins;
   if (c.spins % 1024 == 0 || (c.spins % 32 == 0 && c.machine.crowded())) sched_yield();
   return op + 1;

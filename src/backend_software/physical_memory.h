@@ -54,7 +54,8 @@ class PhysicalMemory {
  public:
   PhysicalMemory() : table_(new Table) { tables_.emplace_back(table_.load(std::memory_order_relaxed)); }
 
-  // InvalidArgument: not whole pages, or an overlap. ResourceExhausted: no room for another region, or for its page states.
+  // InvalidArgument: not whole pages, or an overlap. ResourceExhausted: no room for another region, or for its
+  // page states.
   absl::Status Map(uint64_t gpa, absl::Span<uint8_t> host, bool writable);
   absl::Status Unmap(uint64_t gpa, uint64_t size_bytes);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SSE, SSE2 to SSE4.2, AES, PCLMULQDQ, SHA and MMX instructions that compute a register from two operands: where the operands
-// come from. What is computed stands in sse_ops.cc.
+// SSE, SSE2 to SSE4.2, AES, PCLMULQDQ, SHA and MMX instructions that compute a register from two operands: where the
+// operands come from. What is computed stands in sse_ops.cc.
 #include <bit>
 
 #include "backend_software/fpu.h"
@@ -42,8 +42,8 @@ const Op* VectorFloating(Cpu& c, const Op* op) {
   return op + 1;
 }
 
-// DPPS and DPPD; extra is the immediate. Of its multiplications and its additions each stage is over, and its exceptions are taken,
-// before the next begins.
+// DPPS and DPPD; extra is the immediate. Of its multiplications and its additions each stage is over, and its
+// exceptions are taken, before the next begins.
 template <bool kDoubles, bool kMemory>
 const Op* DotProduct(Cpu& c, const Op* op) {
   const __m128i source = Source<16, kMemory>(c, op);

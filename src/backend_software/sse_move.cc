@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SSE and MMX instructions that move: whole registers and parts of them, to and from memory and general registers, and the
-// conversions between numbers in general or MMX registers and floating point.
+// SSE and MMX instructions that move: whole registers and parts of them, to and from memory and general registers, and
+// the conversions between numbers in general or MMX registers and floating point.
 #include <smmintrin.h>
 
 #include "backend_software/fpu.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the vector instructions compute, apart from where their operands come from: SSE to SSE4.2, AES, PCLMULQDQ, SHA, and the
-// MMX forms. Each is a function of register values, found once when an instruction is decoded; an immediate selects
-// the function, so nothing is left to look up when it runs.
+// What the vector instructions compute, apart from where their operands come from: SSE to SSE4.2, AES, PCLMULQDQ, SHA,
+// and the MMX forms. Each is a function of register values, found once when an instruction is decoded; an immediate
+// selects the function, so nothing is left to look up when it runs.
 //
 // Floating-point functions use the MXCSR that the host's processor has loaded: the interpreter keeps the guest's there,
 // all exceptions masked, while guest code runs.
@@ -43,7 +43,8 @@ struct SseOp {
 // The pointer stays valid.
 const SseOp* FindSseOp(ZydisMnemonic mnemonic, uint8_t imm);
 
-// The forms of PSLLW and its kin whose count is an immediate (XMM; for MMX the low half holds, PSLLDQ and PSRLDQ do not exist).
+// The forms of PSLLW and its kin whose count is an immediate (XMM; for MMX the low half holds, PSLLDQ and PSRLDQ do
+// not exist).
 const SseOp* FindSseShiftImm(ZydisMnemonic mnemonic, uint8_t imm);
 
 // The MMX form: operands and result are the low 64 bits; 8-byte memory operands (4 for PUNPCKL*), any alignment.
@@ -52,8 +53,8 @@ const SseOp* FindMmxOp(ZydisMnemonic mnemonic, uint8_t imm);
 // Whether the host's processor has the SHA instructions, which the compiler's own test does not know.
 bool HostHasSha();
 
-// PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM: `length1` and `length2` are EAX and EDX as signed numbers for the forms with explicit lengths,
-// whose absolute value saturates at 16 or 8.
+// PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM: `length1` and `length2` are EAX and EDX as signed numbers for the forms
+// with explicit lengths, whose absolute value saturates at 16 or 8.
 struct StringCompare {
   uint32_t index;   // for ECX
   __m128i mask;     // for XMM0

@@ -5,8 +5,8 @@
 
 #include <cstring>
 
-// One stub for each instruction: register forms at 4 * (opcode * 64 + modrm - 0xC0), memory forms, whose operand is at RDI,
-// at 4 * (opcode * 8 + reg). Each is two bytes of instruction and a return.
+// One stub for each instruction: register forms at 4 * (opcode * 64 + modrm - 0xC0), memory forms, whose operand is at
+// RDI, at 4 * (opcode * 8 + reg). Each is two bytes of instruction and a return.
 asm(R"(
 .text
 .p2align 4
@@ -91,7 +91,8 @@ constexpr int8_t kMemoryForms[8][8] = {
     {2, -2, -2, -2, 10, 8, -10, -8},                     // DF
 };
 
-// Which register forms exist: bit (modrm - 0xC0) of each opcode. Aliases that every processor has executed since the 8087 are in.
+// Which register forms exist: bit (modrm - 0xC0) of each opcode. Aliases that every processor has executed since the
+// 8087 are in.
 constexpr uint64_t kAll = ~uint64_t{0};
 constexpr uint64_t Rows(uint64_t first, uint64_t count) {
   return (count == 64 ? kAll : (uint64_t{1} << count) - 1) << (first - 0xC0);

@@ -2,10 +2,10 @@
 // The x87 unit: 80-bit registers and every instruction of the opcodes D8 to DF.
 //
 // The host is an x86 processor, and its own unit is the one implementation whose 80-bit results, condition codes, stack
-// faults and tags are right by definition. So a computing instruction is carried out there: the guest's state goes in, the
-// very same instruction runs, and the state comes out. An unmasked exception cannot reach this process, for the host's unit
-// reports it at its next instruction and is initialised before. That costs a few hundred cycles, which x87 code of today
-// (long double) can afford.
+// faults and tags are right by definition. So a computing instruction is carried out there: the guest's state goes in,
+// the very same instruction runs, and the state comes out. An unmasked exception cannot reach this process, for the
+// host's unit reports it at its next instruction and is initialised before. That costs a few hundred cycles, which x87
+// code of today (long double) can afford.
 // Control instructions and the environment formats are plain code.
 //
 // Not kept apart: the 16-bit and the real-mode environment formats write linear addresses of zero.
@@ -34,7 +34,8 @@ struct X87State {
   uint32_t top() const { return status >> 11 & 7; }
   // What MMX calls MM`index`: the low 64 bits of physical register `index`.
   uint8_t* physical(uint32_t index) { return st[(index - top()) & 7]; }
-  // Every MMX instruction but EMMS makes the whole stack valid and its top zero; a write also fills bits 79:64 with ones.
+  // Every MMX instruction but EMMS makes the whole stack valid and its top zero; a write also fills bits 79:64
+  // with ones.
   void EnterMmx();
 };
 
@@ -54,8 +55,8 @@ X87Memory X87MemoryOperand(uint8_t opcode, uint8_t modrm, bool operand_size_16);
 // Whether the instruction is one of those that do not look for pending exceptions (FNINIT, FNSTCW and so on).
 bool X87IsNoWait(uint8_t opcode, uint8_t modrm);
 
-// Carries out `opcode` (D8 to DF) with `modrm`. `memory` holds the operand of a load, and receives that of a store if the outcome
-// is kDone. `rflags` is read by FCMOVcc and written by FCOMI and its kin; `ax` is written by FNSTSW AX.
+// Carries out `opcode` (D8 to DF) with `modrm`. `memory` holds the operand of a load, and receives that of a store if
+// the outcome is kDone. `rflags` is read by FCMOVcc and written by FCOMI and its kin; `ax` is written by FNSTSW AX.
 // last_ip, last_dp and last_opcode are the caller's to keep.
 // Returns in `stored` whether memory was written (an unmasked exception suppresses a store).
 X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool operand_size_16, uint8_t* memory,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HostThread: a thread with a small stack. std::thread's is the process's default, 8 MiB, of which Linux makes a huge page: two
-// MiB of memory for each thread that has touched one byte. Private to the library's sources.
+// HostThread: a thread with a small stack. std::thread's is the process's default, 8 MiB, of which Linux makes a huge
+// page: two MiB of memory for each thread that has touched one byte. Private to the library's sources.
 //
 // Thread-compatible. It is joined or detached before it is destroyed.
 //

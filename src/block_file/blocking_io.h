@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One block request by ordinary system calls: what a thread does, and what completes a request that
-// io_uring did in part.
+// One block request by ordinary system calls: what a thread does, and what completes a request that io_uring did
+// in part.
 
 #ifndef HVSDK_SRC_BLOCK_FILE_BLOCKING_IO_H_
 #define HVSDK_SRC_BLOCK_FILE_BLOCKING_IO_H_

@@ -47,10 +47,10 @@ absl::Status SystemError(const std::string& path, int error) {
   return absl::ErrnoToStatus(error, absl::StrCat("disk '", path, "'"));
 }
 
-// Whether the file is on a file system that punches holes. To try it out would change the file
-// (its times at least, and what was allocated behind its end) before any guest has asked for it, so
-// the file system's kind tells. Where a mount of such a kind refuses after all, as an overlay does
-// over a file system without holes, PerformBlocking writes the zeroes that were promised.
+// Whether the file is on a file system that punches holes. To try it out would change the file (its times at least, and
+// what was allocated behind its end) before any guest has asked for it, so the file system's kind tells. Where a mount
+// of such a kind refuses after all, as an overlay does over a file system without holes, PerformBlocking writes the
+// zeroes that were promised.
 bool PunchesHoles(int fd) {
   struct statfs mount;
   if (fstatfs(fd, &mount) != 0) return false;

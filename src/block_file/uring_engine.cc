@@ -38,8 +38,8 @@ bool HasOperations(io_uring& ring) {
   return has_all;
 }
 
-// The kernel would have had to wait, was interrupted or short of memory, or knows no such operation
-// on this file: a thread with ordinary system calls, which knows other ways, does better.
+// The kernel would have had to wait, was interrupted or short of memory, or knows no such operation on this file: a
+// thread with ordinary system calls, which knows other ways, does better.
 bool IsForAThread(int result) {
   switch (-result) {
     case EAGAIN:
@@ -100,8 +100,8 @@ UringEngine::~UringEngine() {
   if (ring_.ring_fd < 0) return;
   if (thread_.is_running()) {
     stop_.store(true, std::memory_order_relaxed);
-    // A request that completes at once gets the thread out of the kernel. Nothing else would, so a
-    // kernel that is short of memory is asked until it has some.
+    // A request that completes at once gets the thread out of the kernel. Nothing else would, so a kernel that is short
+    // of memory is asked until it has some.
     while (!SubmitNop()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     in_flight_.notify_one();
     thread_.Join();

@@ -58,8 +58,7 @@ class UringEngine : public FileEngine {
   io_uring ring_{};
   std::mutex submit_mutex_;  // the submission queue
   std::mutex reap_mutex_;    // the completion queue's head
-  // Submitted and not reaped. The thread waits in the kernel while it is not zero, and on this word
-  // while it is.
+  // Submitted and not reaped. The thread waits in the kernel while it is not zero, and on this word while it is.
   std::atomic<uint32_t> in_flight_{0};
   std::atomic<bool> stop_{false};
   HostThread thread_;

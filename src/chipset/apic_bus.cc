@@ -41,7 +41,8 @@ bool ApicBus::Deliver(const InterruptMessage& message) {
 void ApicBus::DeliverMsi(uint64_t address, uint32_t data) {
   if ((address & 0xFFF00000) != 0xFEE00000) return;
   // Seven more bits of a physical destination stand in address bits 11:5, the convention that lets a guest without
-  // interrupt remapping address up to 32768 processors (CPUID 0x40000082 on Hyper-V, KVM_FEATURE_MSI_EXT_DEST_ID on KVM).
+  // interrupt remapping address up to 32768 processors (CPUID 0x40000082 on Hyper-V, KVM_FEATURE_MSI_EXT_DEST_ID
+  // on KVM).
   const uint32_t high = static_cast<uint32_t>(address >> 5) & 0x7F;
   Deliver({.destination = (static_cast<uint32_t>(address >> 12) & 0xFF) | high << 8,
            .logical = (address & 4) != 0,

@@ -24,7 +24,8 @@ constexpr uint32_t kMsrX2apicFirst = 0x800, kMsrX2apicLast = 0x83F, kMsrTscDeadl
 // Hundreds of nanoseconds a second.
 constexpr uint64_t kReferenceHz = 10'000'000;
 
-// A guest may ask for a period of one tick. The host's timer thread would do nothing else, so periods end here, as in KVM.
+// A guest may ask for a period of one tick. The host's timer thread would do nothing else, so periods end here, as
+// in KVM.
 constexpr uint64_t kMinimumPeriod100ns = 2'000;
 
 uint64_t MulDiv(uint64_t value, uint64_t numerator, uint64_t denominator) {

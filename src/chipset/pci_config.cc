@@ -11,8 +11,8 @@ constexpr uint32_t kFunctionMask = 0x00FFFF00;  // bus, device, function
 constexpr uint32_t kRegisterMask = 0x000000FC;
 constexpr uint32_t kAddressMask = kEnable | kFunctionMask | kRegisterMask;
 
-// 6.1: the header of the host bridge, an 82443BX as a generation 1 VM has it. What is not here reads as zero, and none of
-// it can be written.
+// 6.1: the header of the host bridge, an 82443BX as a generation 1 VM has it. What is not here reads as zero, and none
+// of it can be written.
 constexpr uint8_t kHostBridge[16] = {
     0x86, 0x80,        // vendor: Intel
     0x92, 0x71,        // device: 82443BX without AGP

@@ -120,8 +120,7 @@ uint64_t Dispatcher::ExecuteFast(Caller& caller, const Entry& entry, Registers& 
   alignas(16) uint8_t block[hvdef::kFastBlockBytes + 16];
   if (!registers.ReadBlock(block, layout.input_total)) return MakeResult(HvStatus::kInvalidVpState);
   alignas(16) uint8_t output[hvdef::kFastBlockBytes + 16];
-  // What is left of the last register is zero; what elements done in an earlier go left there
-  // stays.
+  // What is left of the last register is zero; what elements done in an earlier go left there stays.
   if (layout.output_total != 0) {
     if (layout.start != 0 && !registers.ReadBlock(output, output_at + layout.output_total)) {
       return MakeResult(HvStatus::kInvalidVpState);

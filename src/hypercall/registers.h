@@ -61,8 +61,7 @@ class Registers {
     }
   }
 
-  // Reads the first `size` bytes of the block, rounded up to whole registers. False: the engine
-  // failed.
+  // Reads the first `size` bytes of the block, rounded up to whole registers. False: the engine failed.
   bool ReadBlock(uint8_t* block, uint32_t size) const {
     const uint64_t general[2] = {input(), output()};
     std::memcpy(block, general, sizeof(general));
@@ -74,9 +73,8 @@ class Registers {
     return true;
   }
 
-  // Writes bytes [begin, end) of the block, both multiples of 8, into the registers they live in.
-  // `begin` is a multiple of 16, and a last half of an XMM register is written as a whole; 64-bit
-  // callers only.
+  // Writes bytes [begin, end) of the block, both multiples of 8, into the registers they live in. `begin` is a multiple
+  // of 16, and a last half of an XMM register is written as a whole; 64-bit callers only.
   bool WriteBlock(const uint8_t* block, uint32_t begin, uint32_t end) {
     if (begin == 0 && end != 0) {
       vp_.SetGpr(Gpr::kRdx, Word(block));

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The hypervisor's CPUID leaves and the privileges behind them: nothing is offered that does not
-// work.
+// The hypervisor's CPUID leaves and the privileges behind them: nothing is offered that does not work.
 #include "hvsdk/hvdef/cpuid.h"
 
 #include "hvsdk/hvdef/privilege.h"
@@ -13,8 +12,8 @@ namespace privilege = hvdef::privilege;
 
 namespace {
 
-// The interface level that guests read as a version: that of Windows Server 2022, whose VMBus
-// versions, message formats and hypercalls these are.
+// The interface level that guests read as a version: that of Windows Server 2022, whose VMBus versions, message formats
+// and hypercalls these are.
 constexpr uint32_t kBuild = 20348;
 constexpr uint32_t kMajorMinor = 10u << 16;
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// DeviceInterrupts: where the message-signalled interrupts of devices go, once the guest has
-// retargeted them (TLFS, HvCallRetargetDeviceInterrupt). The guest names an interrupt by the
-// address and data it was first given.
+// DeviceInterrupts: where the message-signalled interrupts of devices go, once the guest has retargeted them
+// (TLFS, HvCallRetargetDeviceInterrupt). The guest names an interrupt by the address and data it was first given.
 //
 // Thread-safe; a lock is held for the look-up alone.
 
@@ -28,9 +27,8 @@ class DeviceInterrupts {
   absl::Status Register(uint64_t device_id, uint32_t max_interrupts);
   void Unregister(uint64_t device_id);
 
-  // Sends the interrupt (address, data) of a device to `vector` on all of `targets`, or with
-  // `multicast` false on the first. kInvalidParameter: no such device. kInsufficientBuffers: it has
-  // more interrupts than it was registered with.
+  // Sends the interrupt (address, data) of a device to `vector` on all of `targets`, or with `multicast` false on the
+  // first. kInvalidParameter: no such device. kInsufficientBuffers: it has more interrupts than it was registered with.
   hvdef::HvStatus Retarget(uint64_t device_id, uint64_t address, uint32_t data, uint8_t vector, bool multicast,
                            std::vector<VpIndex> targets);
 

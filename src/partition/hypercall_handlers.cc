@@ -294,9 +294,8 @@ HvStatus HypercallHandlers::RetargetDeviceInterrupt(Caller&, const hvdef::Retarg
                                        (in.flags & hvdef::kInterruptTargetMulticast) != 0, {vps.begin(), vps.end()});
 }
 
-// The destination and the delivery mode go out as the message that says the same on the bus (Intel
-// SDM volume 3, "Message Signalled Interrupts"). INIT, SIPI and the rest have no message of their
-// own; a guest has its APIC for them.
+// The destination and the delivery mode go out as the message that says the same on the bus (Intel SDM volume 3,
+// "Message Signalled Interrupts"). INIT, SIPI and the rest have no message of their own; a guest has its APIC for them.
 HvStatus HypercallHandlers::AssertVirtualInterrupt(Caller&, const hvdef::AssertVirtualInterruptInput& in) {
   constexpr uint32_t kFlags = hvdef::kInterruptLevelTriggered | hvdef::kInterruptLogicalDestination;
   constexpr uint64_t kMsiBase = 0xFEE00000, kMsiLogical = 1 << 2;
@@ -385,8 +384,7 @@ absl::Status HypercallHandlers::AddTo(hypercall::Dispatcher& dispatcher) {
   using H = HypercallHandlers;
   using hvdef::CallCode;
   using hypercall::Describe;
-  // A register may cost a system call; as many as stay within the 50 microseconds that a call may
-  // take.
+  // A register may cost a system call; as many as stay within the 50 microseconds that a call may take.
   constexpr uint16_t kMaxRegisters = 32;
   constexpr uint16_t kMaxApicIds = 64;
   static constexpr std::array kCalls{

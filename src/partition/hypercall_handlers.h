@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HypercallHandlers: what the specification's hypercalls do. Each function is one call; the table
-// that binds them to codes, names and privileges is at the end of the source. Source: TLFS,
-// appendix "Hypercall Reference".
+// HypercallHandlers: what the specification's hypercalls do. Each function is one call; the table that binds them to
+// codes, names and privileges is at the end of the source. Source: TLFS, appendix "Hypercall Reference".
 
 #ifndef HVSDK_SRC_PARTITION_HYPERCALL_HANDLERS_H_
 #define HVSDK_SRC_PARTITION_HYPERCALL_HANDLERS_H_

@@ -29,8 +29,7 @@ void Mailbox::ServeLocked(std::unique_lock<std::mutex>& lock) {
     lock.unlock();
     item.work();
     {
-      // Notified under the lock: once the asker sees `done`, the item and perhaps its mailbox are
-      // gone.
+      // Notified under the lock: once the asker sees `done`, the item and perhaps its mailbox are gone.
       std::lock_guard asker_lock(item.asker.mutex_);
       item.done = true;
       item.asker.changed_.notify_all();

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mailbox: work that other threads want done on a VP's thread.
 //
-// Who waits for an answer serves its own mailbox meanwhile; so VPs that ask each other at once, in
-// any circle, all get their answers. A VP without a thread has its work done by whoever asks, one
-// at a time.
+// Who waits for an answer serves its own mailbox meanwhile; so VPs that ask each other at once, in any circle, all get
+// their answers. A VP without a thread has its work done by whoever asks, one at a time.
 //
-// Thread-safe. No lock is held while work runs. Items live on their askers' stacks: nothing is
-// allocated.
+// Thread-safe. No lock is held while work runs. Items live on their askers' stacks: nothing is allocated.
 
 #ifndef HVSDK_SRC_PARTITION_MAILBOX_H_
 #define HVSDK_SRC_PARTITION_MAILBOX_H_
@@ -20,16 +18,16 @@ namespace hvsdk::partition {
 
 class Mailbox {
  public:
-  // The thread of the VP begins and ends. Open waits for an asker that does work in its place;
-  // Close does what is queued.
+  // The thread of the VP begins and ends. Open waits for an asker that does work in its place; Close does what
+  // is queued.
   void Open();
   void Close();
 
   // Does what is queued; on the VP's thread.
   void Serve();
 
-  // Gets `work` done by the owner, and waits for it. `own` is the asker's mailbox, or one made for
-  // the occasion. `kick` makes the owner call Serve soon.
+  // Gets `work` done by the owner, and waits for it. `own` is the asker's mailbox, or one made for the occasion. `kick`
+  // makes the owner call Serve soon.
   void Ask(Mailbox& own, absl::FunctionRef<void()> work, absl::FunctionRef<void()> kick);
 
  private:

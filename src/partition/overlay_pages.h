@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Overlay pages: pages of the hypervisor's that cover whatever the guest has at an address, and
-// give it back untouched.
+// Overlay pages: pages of the hypervisor's that cover whatever the guest has at an address, and give it back untouched.
 //
-// Engines map plain memory, so an overlay is made in place: the guest's bytes are put aside, the
-// overlay's bytes take their place, and removal swaps them back. Overlays may cover one another;
-// the latest is the one that is seen, and the order of their removal does not matter. An overlay
-// keeps its bytes while it is covered, moved or disabled.
+// Engines map plain memory, so an overlay is made in place: the guest's bytes are put aside, the overlay's bytes take
+// their place, and removal swaps them back. Overlays may cover one another; the latest is the one that is seen, and the
+// order of their removal does not matter. An overlay keeps its bytes while it is covered, moved or disabled.
 //
-// An address outside guest memory is accepted and shows nothing (TLFS: "the page will not be
-// accessible to the guest").
+// An address outside guest memory is accepted and shows nothing (TLFS: "the page will not be accessible to the guest").
 //
-// Thread-safe. Writers to an overlay's bytes exclude moves of the same overlay by a lock of their
-// own; that two VPs put theirs upon one page is undefined for the guest, and safe for the host:
-// every pointer handed out stays valid.
+// Thread-safe. Writers to an overlay's bytes exclude moves of the same overlay by a lock of their own; that two VPs put
+// theirs upon one page is undefined for the guest, and safe for the host: every pointer handed out stays valid.
 //
 // Source: TLFS, chapter "Partition Properties", "GPA Overlay Pages".
 
@@ -39,8 +35,7 @@ class Overlay {
   Overlay(const Overlay&) = delete;
   Overlay& operator=(const Overlay&) = delete;
 
-  // Where its 4096 bytes are now: the guest's page, or the host's copy. nullptr before it is first
-  // placed.
+  // Where its 4096 bytes are now: the guest's page, or the host's copy. nullptr before it is first placed.
   uint8_t* bytes() const { return bytes_.load(std::memory_order_acquire); }
   bool placed() const { return placed_; }
 

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // PortTable: from a connection id to the handler of its port.
 //
-// The guest's side of it, Use, is on the path of every signal: three dependent loads and two locked
-// additions on a cache line that only users of the same port share; no lock. A radix tree of three
-// levels of 8 bits holds the 24 bits of an id; only RegisterPort grows it, 18 KiB for each 256
-// neighbouring ids, and it shrinks with the table alone.
+// The guest's side of it, Use, is on the path of every signal: three dependent loads and two locked additions on a
+// cache line that only users of the same port share; no lock. A radix tree of three levels of 8 bits holds the 24 bits
+// of an id; only RegisterPort grows it, 18 KiB for each 256 neighbouring ids, and it shrinks with the table alone.
 //
 // Thread-safe.
 
@@ -38,8 +37,8 @@ class PortTable {
   hvdef::HvStatus Use(ConnectionId connection, UseHandler use) {
     Port* port = Find(ConnectionIndex(connection));
     if (port == nullptr) return hvdef::HvStatus::kInvalidConnectionId;
-    // Both sequentially consistent, as is the exchange and the load in Unregister: either we see
-    // that the handler has gone, or Unregister sees our count and waits.
+    // Both sequentially consistent, as is the exchange and the load in Unregister: either we see that the handler has
+    // gone, or Unregister sees our count and waits.
     port->users.fetch_add(1, std::memory_order_seq_cst);
     PortHandler* handler = port->handler.load(std::memory_order_seq_cst);
     const hvdef::HvStatus status = handler == nullptr ? hvdef::HvStatus::kInvalidConnectionId : use(*handler);

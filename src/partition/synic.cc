@@ -249,8 +249,8 @@ HvStatus Synic::SignalEvent(Sint sint, uint16_t flag) {
     const uint32_t offset = index * hvdef::kEventFlagsBytesPerSint + flag / 64 * 8;
     std::atomic_ref word(*reinterpret_cast<uint64_t*>(flags_page_.bytes() + offset));
     const uint64_t bit = uint64_t{1} << flag % 64;
-    // Release: what was done before the signal is visible to a guest that sees the flag. It pairs
-    // with the guest's locked clear.
+    // Release: what was done before the signal is visible to a guest that sees the flag. It pairs with the guest's
+    // locked clear.
     if ((word.fetch_or(bit, std::memory_order_acq_rel) & bit) != 0) return HvStatus::kSuccess;
     overlays_.Written(flags_page_, offset, sizeof(uint64_t));
   }

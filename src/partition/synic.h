@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Synic: one VP's synthetic interrupt controller: its MSRs, message queues and event flags.
 //
-// Delivery of messages, in the order of the steps that keep one from being lost (the guest's steps
-// in brackets):
-//   the slot is empty: fill it, interrupt
-//   it is not: queue, set the slot's pending flag, full fence, look again [empty the slot, full
-//   fence, look at the flag, write EOM]
+// Delivery of messages, in the order of the steps that keep one from being lost:
+//   the slot is empty                  fill it, interrupt
+//   it is not                          queue, set the slot's pending flag, full fence, look again
+//   the guest, in the meantime         empties the slot, full fence, looks at the flag, writes EOM
 // so either we find the slot empty, or the guest finds the flag. Nobody polls.
 //
-// Thread-safe; a lock of this VP's alone, held for a few instructions, and never while an interrupt
-// is requested or an observer is called.
+// Thread-safe; a lock of this VP's alone, held for a few instructions, and never while an interrupt is requested or an
+// observer is called.
 //
 // Source: TLFS, chapter "Inter-Partition Communication".
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which synthetic MSR a register name stands for (TLFS, data type HV_REGISTER_NAME), and what each
-// MSR's privilege is.
+// Which synthetic MSR a register name stands for (TLFS, data type HV_REGISTER_NAME), and what each MSR's privilege is.
 
 #ifndef HVSDK_SRC_PARTITION_SYNTHETIC_REGISTERS_H_
 #define HVSDK_SRC_PARTITION_SYNTHETIC_REGISTERS_H_

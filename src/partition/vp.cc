@@ -84,8 +84,7 @@ MsrOutcome Vp::WriteMsr(uint32_t msr, uint64_t value) {
 }
 
 HypercallOutcome Vp::OnHypercall(hypercall::CallRecord* record) {
-  // Acquire pairs with the release in WriteHypercall. Without the page there is no way to call but
-  // to copy its code.
+  // Acquire pairs with the release in WriteHypercall. Without the page there is no way to call but to copy its code.
   if ((partition_.hypercall_.load(std::memory_order_acquire) & msr::kPageEnable) == 0) {
     return HypercallOutcome::kUndefinedOpcode;
   }

@@ -19,8 +19,8 @@ constexpr int kStepsPerCall = 32;
 
 }  // namespace
 
-// Keeps what the core decides for the observer, who is called without the lock. A guest that sends faster than the observer looks
-// must not make us remember without bound.
+// Keeps what the core decides for the observer, who is called without the lock. A guest that sends faster than the
+// observer looks must not make us remember without bound.
 class Server::Recorder : public ServerCoreListener {
  public:
   static constexpr size_t kMaxRecords = 1024;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What becomes of a guest that has said that it crashed. Linux says so first and then dumps itself with a crash kernel, restarts
-// after a while (panic=N), or does nothing for ever, which only its silence tells.
+// What becomes of a guest that has said that it crashed. Linux says so first and then dumps itself with a crash kernel,
+// restarts after a while (panic=N), or does nothing for ever, which only its silence tells.
 //
-// A guest is silent while it neither touches a device nor calls the hypervisor. What an idle or spinning kernel does all the same
-// does not count: its clock, timers and interrupts, and the keyboard's lights, with which Linux blinks.
+// A guest is silent while it neither touches a device nor calls the hypervisor. What an idle or spinning kernel does
+// all the same does not count: its clock, timers and interrupts, and the keyboard's lights, with which Linux blinks.
 //
 // Thread class: Report on a VP's thread, the rest on the thread that makes and runs the board.
 
@@ -29,7 +29,8 @@ class CrashWatch final : private Task, private ExitLayer {
  public:
   using Tell = std::function<void(const partition::CrashReport&)>;
 
-  // `tell` hears of the crash, and `on_silence` that nothing has come of the guest for `silence_ms`; on the board's thread.
+  // `tell` hears of the crash, and `on_silence` that nothing has come of the guest for `silence_ms`; on the
+  // board's thread.
   CrashWatch(Board& board, uint32_t silence_ms, Tell tell, absl::AnyInvocable<void()> on_silence);
   ~CrashWatch() override;
 

@@ -285,8 +285,8 @@ void LoopTimers::OnExpired() {
     callback_done_.notify_all();
   }
   running_thread_ = {};
-  // What fired is disarmed by that. A deadline that was meanwhile replaced may have left the descriptor armed for nothing;
-  // that costs one look.
+  // What fired is disarmed by that. A deadline that was meanwhile replaced may have left the descriptor armed for
+  // nothing; that costs one look.
   programmed_100ns_ = UINT64_MAX;
   if (!deadlines_.empty()) Program(deadlines_.begin()->first);
 }

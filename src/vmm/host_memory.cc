@@ -31,7 +31,8 @@ absl::Status Refused(uint64_t size_bytes, int error) {
 
 absl::StatusOr<HostMemory> HostMemory::Reserve(uint64_t size_bytes) {
   constexpr uint64_t kAlignment = uint64_t{2} << 20;
-  // Without MAP_NORESERVE, so that the host's policy on promises it may not keep (vm.overcommit_memory) decides about ours.
+  // Without MAP_NORESERVE, so that the host's policy on promises it may not keep (vm.overcommit_memory) decides
+  // about ours.
   void* const mapped = mmap(nullptr, size_bytes + kAlignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return Refused(size_bytes, errno);
   // Keeps the aligned middle.

@@ -23,7 +23,8 @@ struct LoadContext {
 absl::Status LoadPiece(LoadContext& context, const ByteSource& source, uint64_t offset, uint64_t size_bytes,
                        uint64_t gpa);
 
-// Puts the initial RAM disk, if there is one, as high as may be: below `limit` and the end of low memory, above `floor`.
+// Puts the initial RAM disk, if there is one, as high as may be: below `limit` and the end of low memory,
+// above `floor`.
 absl::StatusOr<GpaRange> LoadInitrd(LoadContext& context, uint64_t floor, uint64_t limit);
 
 // Writes the command line. InvalidArgument: longer than `limit`, which excludes the final zero byte.

@@ -28,8 +28,8 @@
 namespace hvsdk::vmm {
 namespace {
 
-// All there is of a BIOS: what stands where a PC begins after a reset. Linux jumps there in real mode to restart a machine that
-// has hardware-reduced ACPI but no EFI (arch/x86/kernel/reboot.c, BOOT_BIOS).
+// All there is of a BIOS: what stands where a PC begins after a reset. Linux jumps there in real mode to restart a
+// machine that has hardware-reduced ACPI but no EFI (arch/x86/kernel/reboot.c, BOOT_BIOS).
 constexpr uint64_t kResetVectorGpa = 0xFFFF0;
 constexpr uint16_t kResetPort = kPowerPort + chipset::AcpiPower::kReset;
 // clang-format off

@@ -35,8 +35,8 @@ class DescriptorSink final : public OutputSink {
   const int fd_;
 };
 
-// A reader that is gone makes write() fail, and a file that may not grow, too; that must not end the program. SIGTTOU stays: it
-// stops a program in the background whose terminal wants that.
+// A reader that is gone makes write() fail, and a file that may not grow, too; that must not end the program. SIGTTOU
+// stays: it stops a program in the background whose terminal wants that.
 void BlockSignals() {
   sigset_t signals;
   sigfillset(&signals);

@@ -50,8 +50,8 @@ void PartitionHypervisor::UnregisterPort(ConnectionId connection) {
   ports_.erase(it);
 }
 
-// The shortcut is worth a descriptor for channels only, not for the bus' own few connections. Without it, because the engine
-// has none or no more, the guest's signal is a hypercall like any other.
+// The shortcut is worth a descriptor for channels only, not for the bus' own few connections. Without it, because the
+// engine has none or no more, the guest's signal is a hypercall like any other.
 void PartitionHypervisor::AddShortcut(Port& port) {
   constexpr uint32_t kFirstChannelConnection = 0x1000;  // SINT in bits 12 to 15
   const partition::Environment& environment = partition_.environment();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a PC has on its ports: real-time clock, power registers, keyboard controller, PCI, and a serial port if it leads somewhere.
+// What a PC has on its ports: real-time clock, power registers, keyboard controller, PCI, and a serial port if it
+// leads somewhere.
 
 #ifndef HVSDK_SRC_VMM_PC_CHIPSET_H_
 #define HVSDK_SRC_VMM_PC_CHIPSET_H_

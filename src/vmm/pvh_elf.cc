@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The PVH boot protocol: an ELF file names its entry point in a note; it is entered in 32-bit protected mode with EBX at a
-// start info structure (Xen, docs/misc/pvh.pandoc; public/arch-x86/hvm/start_info.h).
+// The PVH boot protocol: an ELF file names its entry point in a note; it is entered in 32-bit protected mode with EBX
+// at a start info structure (Xen, docs/misc/pvh.pandoc; public/arch-x86/hvm/start_info.h).
 
 #include <algorithm>
 #include <array>

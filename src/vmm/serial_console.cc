@@ -23,8 +23,8 @@ constexpr uint8_t kCtrlA = 1;
 
 using SteadyClock = std::chrono::steady_clock;
 
-// read(2) that does not wait, although others may read from the same pipe, socket or terminal and be faster, so that what poll saw
-// is gone. O_NONBLOCK would be theirs, too.
+// read(2) that does not wait, although others may read from the same pipe, socket or terminal and be faster, so that
+// what poll saw is gone. O_NONBLOCK would be theirs, too.
 ssize_t ReadWithoutWaiting(int fd, absl::Span<uint8_t> data) {
   iovec piece{data.data(), data.size()};
   ssize_t got = preadv2(fd, &piece, 1, /*offset=*/-1, RWF_NOWAIT);

@@ -259,8 +259,7 @@ bool StorageClient::WaitsFor(uint64_t id) const {
   return id != 0 && id <= kMaxRequests && requests_[id - 1] != nullptr;
 }
 
-// BEGIN_INITIALIZATION, QUERY_PROTOCOL_VERSION until one is agreed, QUERY_PROPERTIES,
-// END_INITIALIZATION.
+// BEGIN_INITIALIZATION, QUERY_PROTOCOL_VERSION until one is agreed, QUERY_PROPERTIES, END_INITIALIZATION.
 void StorageClient::OnControl(const storvsc::Packet& packet) {
   control_in_flight_ = false;
   const bool ok = packet.header.status == Status::kSuccess;

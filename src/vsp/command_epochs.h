@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CommandEpochs: which commands of a disk began before a reset. A reset begins a new epoch, and has been obeyed when all commands
-// of the epochs before have ended; those that came later do not hold it up.
+// CommandEpochs: which commands of a disk began before a reset. A reset begins a new epoch, and has been obeyed when
+// all commands of the epochs before have ended; those that came later do not hold it up.
 //
 //   const uint64_t epoch = epochs.Begin();             // a command
 //   const uint64_t reset = epochs.BeginNext();
@@ -26,7 +26,8 @@ class CommandEpochs {
     --counts_[static_cast<size_t>(epoch - first_)];
     while (counts_.size() > 1 && counts_.front() == 0) counts_.pop_front(), ++first_;
   }
-  // Answers the epoch of the commands to come. An epoch without commands serves again, so there are never more than commands.
+  // Answers the epoch of the commands to come. An epoch without commands serves again, so there are never more
+  // than commands.
   uint64_t BeginNext() {
     if (counts_.back() != 0) counts_.push_back(0);
     return Latest();

@@ -46,8 +46,8 @@ void CommandSlots::OnComplete(BlockRequest& request, BlockStatus status) {
   auto& slot = static_cast<CommandSlot&>(request);
   CommandSlots& self = *slot.slots;
   slot.outcome = status;
-  // Whoever puts the first one into an empty list sees to it that somebody looks. As soon as the slot is in the list, the executor may
-  // take it and let go of all this.
+  // Whoever puts the first one into an empty list sees to it that somebody looks. As soon as the slot is in the list,
+  // the executor may take it and let go of all this.
   const bool is_looking = t_looking == &self;
   std::shared_ptr<CommandSlots> hold;
   CommandSlot* head = self.completed_.load(std::memory_order_relaxed);

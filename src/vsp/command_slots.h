@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The commands of a storage channel while it is open: a slot for each, the lists of their data's pieces, and the way back from
-// the disks. A disk and its threads write to all of that while they have a request, so it is one object that lives until the
-// last request has come back: usually as long as the channel is open, and longer if the channel has to go while a disk does
-// not answer.
+// The commands of a storage channel while it is open: a slot for each, the lists of their data's pieces, and the way
+// back from the disks. A disk and its threads write to all of that while they have a request, so it is one object that
+// lives until the last request has come back: usually as long as the channel is open, and longer if the channel has to
+// go while a disk does not answer.
 //
 // Threads: requests complete on any; all else is the executor's.
 
@@ -29,8 +29,8 @@ class CommandSlots;
 class StorageChannel;
 struct AttachedDisk;
 
-// A slot is free, busy (its command is at a disk, has come back and waits to be looked at, or waits for others) or answered (the
-// completion waits for room in the ring towards the guest).
+// A slot is free, busy (its command is at a disk, has come back and waits to be looked at, or waits for others) or
+// answered (the completion waits for room in the ring towards the guest).
 struct CommandSlot : ScsiCommand {
   CommandSlots* slots = nullptr;
   StorageChannel* channel = nullptr;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies between private memory and a list of host buffers, which usually is guest memory: each
-// byte is touched once.
+// Copies between private memory and a list of host buffers, which usually is guest memory: each byte is touched once.
 
 #ifndef HVSDK_SRC_VSP_HOST_BUFFERS_H_
 #define HVSDK_SRC_VSP_HOST_BUFFERS_H_
@@ -49,8 +48,7 @@ inline size_t CopyFromBuffers(absl::Span<const HostBuffer> buffers, size_t offse
   });
 }
 
-// Makes the list exactly `size_bytes` long, which is at most what it holds; returns the shortened
-// list.
+// Makes the list exactly `size_bytes` long, which is at most what it holds; returns the shortened list.
 inline absl::Span<HostBuffer> TrimBuffers(absl::Span<HostBuffer> buffers, uint64_t size_bytes) {
   size_t count = 0;
   while (size_bytes != 0) {

@@ -192,8 +192,7 @@ ScsiStep ScsiDisk::Dispatch(ScsiCommand& command) {
     case OpCode::kUnmap:
       return Unmap(command);
     case OpCode::kStartStopUnit:
-      // The medium does not spin. Stopping it writes out what is cached, and the unit stays ready
-      // (5.25).
+      // The medium does not spin. Stopping it writes out what is cached, and the unit stays ready (5.25).
       if ((cdb[4] & 0x02) != 0) break;  // LOEJ: it cannot be ejected
       if ((cdb[4] & 0xF0) != 0) break;  // POWER CONDITION: there are none
       if ((cdb[4] & 0x01) == 0) return Flush(command);
@@ -245,8 +244,8 @@ bool ScsiDisk::CheckRange(ScsiCommand& command, BlockRange range) const {
   return false;
 }
 
-// SBC-3 6.5.3, MAXIMUM TRANSFER LENGTH, which VERIFY obeys too though it may transfer nothing: one command of a guest's could keep the disk
-// busy for hours.
+// SBC-3 6.5.3, MAXIMUM TRANSFER LENGTH, which VERIFY obeys too though it may transfer nothing: one command of a guest's
+// could keep the disk busy for hours.
 bool ScsiDisk::CheckLength(ScsiCommand& command, BlockRange range) const {
   if (range.blocks <= max_transfer_bytes_ >> block_shift_) return true;
   command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
@@ -334,8 +333,7 @@ ScsiStep ScsiDisk::Verify(ScsiCommand& command, BlockRange range, bool compare) 
   return NextStep(command);
 }
 
-// SBC-3 5.43, 5.44. A pattern of zeroes is one request, any other is written in pieces from private
-// memory.
+// SBC-3 5.43, 5.44. A pattern of zeroes is one request, any other is written in pieces from private memory.
 ScsiStep ScsiDisk::WriteSame(ScsiCommand& command, BlockRange range) {
   const uint8_t flags = command.cdb[1];
   const bool sixteen = scsi::CdbBytes(command.cdb[0]) == 16;
@@ -463,7 +461,8 @@ ScsiStep ScsiDisk::NextStep(ScsiCommand& command) {
         if (std::exchange(work.flush_last, false)) return Flush(command);
         break;
       }
-      // A host that cannot punch holes writes zeroes instead, which takes its time and cannot be broken off. Cut where no granule is.
+      // A host that cannot punch holes writes zeroes instead, which takes its time and cannot be broken off. Cut where
+      // no granule is.
       auto& [lba, blocks] = work.ranges.back();
       const uint64_t step = kMaxDiscardStepBytes >> block_shift_;
       const uint64_t count = std::min(blocks, step - lba % step);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ScsiDisk: the commands that say what the unit is. Sections are those of T10 SPC-4 unless SBC-3 is
-// named.
+// ScsiDisk: the commands that say what the unit is. Sections are those of T10 SPC-4 unless SBC-3 is named.
 #include <algorithm>
 #include <bit>
 #include <cstddef>
@@ -54,8 +53,7 @@ enum PageControl : uint8_t { kCurrent, kChangeable, kDefault, kSaved };
 constexpr uint8_t kModePages[] = {scsi::kModePageErrorRecovery, scsi::kModePageCaching, scsi::kModePageControl};
 using ModePageBytes = Builder<sizeof(scsi::ModePageCaching)>;
 
-// A mode page; empty if there is no such page. The write cache is on by default, and the one thing
-// that can be changed.
+// A mode page; empty if there is no such page. The write cache is on by default, and the one thing that can be changed.
 ModePageBytes ModePage(uint8_t code, PageControl control, bool write_cache) {
   ModePageBytes out;
   if (code == scsi::kModePageErrorRecovery) {
@@ -137,9 +135,8 @@ void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t alloc
       out.AddBytes(serial_.data(), serial_.size());
       break;
     case VpdPage::kDeviceIdentification: {
-      // Two names for one unit (7.8.6): by T10 vendor, and an NAA 6 identifier under the company id
-      // 00-22-48, whose vendor specific part holds the ends of the 16 bytes (the middle of a random
-      // GUID is not random).
+      // Two names for one unit (7.8.6): by T10 vendor, and an NAA 6 identifier under the company id 00-22-48, whose
+      // vendor specific part holds the ends of the 16 bytes (the middle of a random GUID is not random).
       uint8_t naa[16] = {0x60, 0x02, 0x24, 0x80};
       std::memcpy(naa + 4, id_.data(), 6);
       std::memcpy(naa + 10, id_.data() + 10, 6);
@@ -321,8 +318,8 @@ ScsiStep ScsiDisk::ModeSelect(ScsiCommand& command, bool ten) {
   const bool long_descriptors = ten && (list[4] & 0x01) != 0;  // LONGLBA
   if (long_descriptors) return fail(Asc::kInvalidFieldInParameterList);
   if (descriptor_bytes != 0) {
-    // SBC-3 6.4.2: the blocks of the disk can be told, and not changed. Their number may be left
-    // open (0) or be as many as there are (all ones).
+    // SBC-3 6.4.2: the blocks of the disk can be told, and not changed. Their number may be left open (0) or be as many
+    // as there are (all ones).
     scsi::ModeBlockDescriptor wanted;
     if (descriptor_bytes != sizeof(wanted)) return fail(Asc::kInvalidFieldInParameterList);
     std::memcpy(static_cast<void*>(&wanted), list + header_bytes, sizeof(wanted));

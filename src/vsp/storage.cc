@@ -46,8 +46,8 @@ class StorageController::Core : private StorageChannelHost, private Task {
 
   ~Core() override {
     StopChannels();
-    // Before the guest is told that it has its pages back, the disks have let go of them; or nobody will use them any more, and they are
-    // the requests' to keep.
+    // Before the guest is told that it has its pages back, the disks have let go of them; or nobody will use them any
+    // more, and they are the requests' to keep.
     std::shared_ptr<const void> memory;
     if (is_stopped_ && primary_channel_ != nullptr) memory = primary_channel_->memory().owner();
     std::vector<std::shared_ptr<BlockDevice>> busy;
@@ -175,8 +175,8 @@ class StorageController::Core : private StorageChannelHost, private Task {
     return slot.waits_for == 0;
   }
 
-  // What a disk has begun cannot be taken back, so a reset waits for it. Linux counts on having all its requests back when the reset is
-  // answered (storvsc_host_reset).
+  // What a disk has begun cannot be taken back, so a reset waits for it. Linux counts on having all its requests back
+  // when the reset is answered (storvsc_host_reset).
   void ResetDisk(AttachedDisk& disk, CommandSlot& slot) {
     disk.reset_epoch = disk.epochs.BeginNext();
     if (disk.epochs.HasBegun(disk.reset_epoch)) return;
@@ -219,8 +219,8 @@ class StorageController::Core : private StorageChannelHost, private Task {
     return disks_[request.lun].get();
   }
 
-  // REPORT LUNS is the controller's to answer. Where no disk is, INQUIRY says so, and everything
-  // else finds no logical unit.
+  // REPORT LUNS is the controller's to answer. Where no disk is, INQUIRY says so, and everything else finds no
+  // logical unit.
   bool HandleWithoutDisk(const storvsc::ScsiRequest& request, ScsiCommand& command) override {
     const auto op_code = static_cast<scsi::OpCode>(command.cdb[0]);
     if (op_code == scsi::OpCode::kReportLuns) {

@@ -19,8 +19,8 @@ using vmbus::RingStatus;
 
 namespace {
 
-// Packets taken and requests sent to disks before other work of the executor gets its turn. A request counts once, and once more for every
-// 64 KiB: a disk in memory, or a file in the page cache, moves them here and now.
+// Packets taken and requests sent to disks before other work of the executor gets its turn. A request counts once, and
+// once more for every 64 KiB: a disk in memory, or a file in the page cache, moves them here and now.
 constexpr uint64_t kWorkPerTurn = 1024;
 constexpr uint64_t kBytesPerUnitOfWork = 64 << 10;
 
@@ -54,8 +54,7 @@ StorageChannel::StorageChannel(StorageChannelHost& host, Executor& executor, boo
       max_transfer_bytes_(max_transfer_bytes),
       // A transfer that does not start on a page touches one more.
       max_pieces_(static_cast<uint32_t>(max_transfer_bytes / kPageSize) + 1),
-      // Ranges and page numbers, with room for the header and a few ranges more than the one that
-      // guests send.
+      // Ranges and page numbers, with room for the header and a few ranges more than the one that guests send.
       packet_buffer_(max_pieces_ + 64) {}
 
 StorageChannel::~StorageChannel() { executor_.Drain(*this); }
@@ -140,8 +139,7 @@ void StorageChannel::Process() {
       return;
     }
     if (!has_room || !slots_->has_free()) {
-      // Completions, or the guest's word that there is room, bring us back. Until then it need not
-      // signal packets.
+      // Completions, or the guest's word that there is room, bring us back. Until then it need not signal packets.
       channel_->SignalGuest(channel_->incoming().Commit());
       return;
     }
@@ -156,8 +154,8 @@ void StorageChannel::TakeCompleted() {
   }
 }
 
-// What becomes of a command whose request has come back. One of many steps takes no further one when the channel closes, when the disk
-// is gone, and after a reset.
+// What becomes of a command whose request has come back. One of many steps takes no further one when the channel
+// closes, when the disk is gone, and after a reset.
 ScsiStep StorageChannel::NextStep(CommandSlot& slot) {
   ScsiDisk& disk = slot.disk->disk;
   if (slot.work == nullptr) return disk.Continue(slot, slot.outcome);
@@ -265,8 +263,7 @@ void StorageChannel::ReadPackets() {
       ++work_;
       HandlePacket(packet);
     } else if (status == RingStatus::kTooBig) {
-      // More pages than a command may have. What the packet asks for is in its payload; the pages
-      // are not looked at.
+      // More pages than a command may have. What the packet asks for is in its payload; the pages are not looked at.
       vmbus::Channel::IncomingRing::View view;
       if (ring.Peek(view) != RingStatus::kOk) break;
       packet.extension_size = 0;
@@ -282,8 +279,8 @@ void StorageChannel::ReadPackets() {
   }
 }
 
-// The packet is a private copy. Without a request for a completion there is nobody to tell the
-// outcome, so nothing is done.
+// The packet is a private copy. Without a request for a completion there is nobody to tell the outcome, so nothing
+// is done.
 void StorageChannel::HandlePacket(const vmbus::Packet& packet) {
   const bool is_data =
       packet.type == hvdef::PacketType::kDataInBand || packet.type == hvdef::PacketType::kDataUsingGpaDirect;
@@ -338,8 +335,8 @@ void StorageChannel::ExecuteSrb(const vmbus::Packet& packet, CommandSlot& slot) 
   Advance(slot, slot.disk->disk.Start(slot));
 }
 
-// Turns the packet's page list into host buffers for the length the request names. False: too long,
-// or not all of it is memory.
+// Turns the packet's page list into host buffers for the length the request names. False: too long, or not all of it
+// is memory.
 bool StorageChannel::GatherBuffers(const vmbus::Packet& packet, CommandSlot& slot) {
   HostBuffer* const buffers = slots_->buffers(slot);
   uint64_t* const gpas = slots_->gpas(slot);

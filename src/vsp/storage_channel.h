@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One channel of a storage controller, primary or sub: takes packets out of its ring, runs them,
-// and answers. The executor's own, but for what the disks complete (command_slots.h).
+// One channel of a storage controller, primary or sub: takes packets out of its ring, runs them, and answers. The
+// executor's own, but for what the disks complete (command_slots.h).
 
 #ifndef HVSDK_SRC_VSP_STORAGE_CHANNEL_H_
 #define HVSDK_SRC_VSP_STORAGE_CHANNEL_H_
@@ -44,8 +44,8 @@ class StorageChannelHost {
   virtual ~StorageChannelHost() = default;
 
   virtual bool is_ready() const = 0;
-  // Turns a packet without a SCSI command into its completion. False: a reset, which waits for commands that are under way;
-  // StorageChannel::FinishReset follows.
+  // Turns a packet without a SCSI command into its completion. False: a reset, which waits for commands that are under
+  // way; StorageChannel::FinishReset follows.
   virtual bool HandleControl(CommandSlot& slot, bool is_primary) = 0;
   // The channel has been told to stop: what its resets wait for does not matter any more.
   virtual void ForgetResets(StorageChannel& channel) = 0;

@@ -54,8 +54,7 @@ void StorageProtocol::Handle(Packet& packet, size_t size_bytes, uint16_t& subcha
     case Operation::kResetLun:
     case Operation::kResetAdapter:
     case Operation::kResetBus:
-      // Nothing can be aborted that a disk has begun; what is in flight completes in the ordinary
-      // way.
+      // Nothing can be aborted that a disk has begun; what is in flight completes in the ordinary way.
       if (state_ == State::kReady) status = Status::kSuccess;
       break;
     default:

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a guest and the storage provider agree on a version, a transfer size and subchannels: a state
-// machine of one controller.
+// How a guest and the storage provider agree on a version, a transfer size and subchannels: a state machine of
+// one controller.
 //
 //   begin ─BEGIN_INITIALIZATION─► version ─QUERY_PROTOCOL_VERSION─► properties ─QUERY_PROPERTIES─►
 //   end ─END_INITIALIZATION─► ready
 //
-// A version that is refused leaves the state. CREATE_SUB_CHANNELS may come in `end` or `ready`.
-// What comes out of order is answered with kInvalidDeviceState and changes nothing.
+// A version that is refused leaves the state. CREATE_SUB_CHANNELS may come in `end` or `ready`. What comes out of order
+// is answered with kInvalidDeviceState and changes nothing.
 
 #ifndef HVSDK_SRC_VSP_STORAGE_PROTOCOL_H_
 #define HVSDK_SRC_VSP_STORAGE_PROTOCOL_H_
@@ -33,10 +33,9 @@ class StorageProtocol {
   }
   bool has_bus_notices() const { return is_ready() && version_ >= hvdef::storvsc::Version::kWin7; }
 
-  // Answers a packet on the primary channel that carries no SCSI command: turns `packet`, zeroed
-  // behind `size_bytes`, into its completion. `subchannels` becomes the number to offer if the
-  // guest asked for some, else 0; if they cannot be offered the caller puts an error status into
-  // the completion and calls SubchannelsFailed.
+  // Answers a packet on the primary channel that carries no SCSI command: turns `packet`, zeroed behind `size_bytes`,
+  // into its completion. `subchannels` becomes the number to offer if the guest asked for some, else 0; if they cannot
+  // be offered the caller puts an error status into the completion and calls SubchannelsFailed.
   void Handle(hvdef::storvsc::Packet& packet, size_t size_bytes, uint16_t& subchannels);
   void SubchannelsFailed() { has_subchannels_ = false; }
 

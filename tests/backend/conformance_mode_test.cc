@@ -112,8 +112,8 @@ TEST_P(ModeTest, ProtectedMode) {
   EXPECT_EQ(machine().Read<uint16_t>(0x80020), kCode32);
 }
 
-// Real mode to protected mode to long mode, in one go, as firmware does; tables are those of the machine. It says where it
-// is by a port write in each mode.
+// Real mode to protected mode to long mode, in one go, as firmware does; tables are those of the machine. It says where
+// it is by a port write in each mode.
 asm(".pushsection .rodata\n"
     ".globl guest_Climb_begin\n.globl guest_Climb_end\n"
     "guest_Climb_begin:\n"

@@ -11,9 +11,9 @@
 
 #include "absl/types/span.h"
 
-// Defines a function NAME() that returns the machine code of TEXT, in Intel syntax, for BITS = 16, 32 or 64. A label L of
-// the text is at `L - guest_NAME_begin` from the place where the code is loaded; code that needs an absolute
-// address writes `LOAD_GPA + L - guest_NAME_begin`.
+// Defines a function NAME() that returns the machine code of TEXT, in Intel syntax, for BITS = 16, 32 or 64. A label L
+// of the text is at `L - guest_NAME_begin` from the place where the code is loaded; code that needs an absolute address
+// writes `LOAD_GPA + L - guest_NAME_begin`.
 #define HVSDK_GUEST(NAME, BITS, TEXT)                                                              \
   asm(".pushsection .rodata\n"                                                                     \
       ".balign 16\n"                                                                               \

@@ -179,7 +179,8 @@ void TestMachine::BuildTables() {
   Write<uint64_t>(kTssGpa + 0x24, kStackGpa - 0x6000);
   Write<uint16_t>(kTssGpa + 0x66, 0x68);
 
-  // Long mode: 4 KiB pages below 2 MiB; everything may be used by user mode, as the tests decide otherwise page by page.
+  // Long mode: 4 KiB pages below 2 MiB; everything may be used by user mode, as the tests decide otherwise page
+  // by page.
   constexpr uint64_t kRwUser = 7, kLarge = 0x80;
   Write<uint64_t>(kPml4Gpa, 0x5000 | kRwUser);
   Write<uint64_t>(0x5000, 0x6000 | kRwUser);

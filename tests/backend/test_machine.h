@@ -2,8 +2,9 @@
 // A partition with a little memory, tables for every processor mode, and an exit handler that writes down what comes.
 //
 // Memory, all identity-mapped wherever paging is on:
-//   0x1000 GDT   0x2000 long-mode IDT   0x3000 TSS   0x4000 long-mode page tables   0x9000 32-bit page directory
-//   0xA000 32-bit IDT   0xB000 exception stubs   0xF000 hypercall page   0x10000 code   0x80000 data   0x90000 stack top
+//   0x1000 GDT           0x2000 long-mode IDT      0x3000 TSS             0x4000 long-mode page tables
+//   0x9000 32-bit page directory                   0xA000 32-bit IDT      0xB000 exception stubs
+//   0xF000 hypercall page                          0x10000 code           0x80000 data           0x90000 stack top
 // The first 2 MiB are mapped by 4 KiB pages, the rest of the first and all of the fourth GiB by 2 MiB pages.
 
 #ifndef HVSDK_TESTS_BACKEND_TEST_MACHINE_H_
@@ -49,7 +50,8 @@ inline constexpr uint64_t kMmioGpa = 0x10000000;  // not mapped
 inline constexpr uint16_t kCode32 = 0x08, kData32 = 0x10, kCode64 = 0x18, kUserData = 0x20 | 3, kUserCode64 = 0x28 | 3,
                           kTss = 0x30;
 
-// Ports with a meaning here: a guest that is done writes to the first; an unexpected exception writes its vector to the other.
+// Ports with a meaning here: a guest that is done writes to the first; an unexpected exception writes its vector to
+// the other.
 inline constexpr uint16_t kDonePort = 0xF4;
 inline constexpr uint16_t kFaultPort = 0xF6;
 
@@ -65,7 +67,8 @@ struct Event {
 };
 std::ostream& operator<<(std::ostream& out, const Event& event);
 
-// Writes down every exit but those of kDonePort and kFaultPort, and answers from what a test filled in. Both ports stop the VP.
+// Writes down every exit but those of kDonePort and kFaultPort, and answers from what a test filled in. Both ports stop
+// the VP.
 class Recorder : public ExitHandler {
  public:
   std::vector<Event> events;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The deterministic mode: two VPs that race for the same words, read the time and random numbers, sleep and wake each other;
-// every run ends in the same state to the last bit.
+// The deterministic mode: two VPs that race for the same words, read the time and random numbers, sleep and wake each
+// other; every run ends in the same state to the last bit.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -20,8 +20,8 @@ using hvdef::RegisterValue;
 constexpr uint64_t kMemorySize = 0x10000;
 constexpr uint64_t kCode = 0x1000;
 
-// Real mode. Both VPs: 20000 times { lock inc [3000]; add [3004], eax of RDTSC; xor [3008 + ...] with RDRAND; and a racy
-// increment of [300C] that loses updates depending on who was when interrupted }, then hlt.
+// Real mode. Both VPs: 20000 times { lock inc [3000]; add [3004], eax of RDTSC; xor [3008 + ...] with RDRAND; and a
+// racy increment of [300C] that loses updates depending on who was when interrupted }, then hlt.
 constexpr uint8_t kProgram[] = {
     0x66, 0xB9, 0x20, 0x4E, 0x00, 0x00,  // mov ecx, 20000
     0xF0, 0x66, 0xFF, 0x06, 0x00, 0x30,  // 1: lock inc dword [0x3000]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the host may refuse an engine, refused on demand: this program is linked so that the system
-// functions below come here first. Every request must complete, whatever happens.
+// What the host may refuse an engine, refused on demand: this program is linked so that the system functions below come
+// here first. Every request must complete, whatever happens.
 
 #include <fcntl.h>
 #include <liburing.h>

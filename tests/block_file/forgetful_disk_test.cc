@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Disks on a medium that forgets, fails, hangs and moves less than it was asked to: what a flush was acknowledged for is there.
+// Disks on a medium that forgets, fails, hangs and moves less than it was asked to: what a flush was acknowledged for
+// is there.
 
 #include <sys/uio.h>
 
@@ -103,8 +104,8 @@ uint32_t VersionOf(const uint8_t* block, uint32_t number) {
   return std::memcmp(block, expected, sizeof(expected)) == 0 ? version : ~0u;
 }
 
-// Each block has versions in the order they were written; zeroing makes version 0, and starts a new count above all others, so that
-// "written later" is a matter of position in a block's history.
+// Each block has versions in the order they were written; zeroing makes version 0, and starts a new count above all
+// others, so that "written later" is a matter of position in a block's history.
 class Model {
  public:
   explicit Model(size_t blocks) : histories_(blocks, History{{0}, 0}) {}
@@ -142,14 +143,15 @@ TEST_P(ForgetfulDiskTest, WhatWasAcknowledgedLasts) {
   for (uint32_t round = 0; round < rounds; ++round) {
     disk_ = Open(*file_);
     ASSERT_NE(disk_, nullptr);
-    // Not by the ring, which is not used for such files: of a short read by FUSE without the page cache Linux 6.18 reads the rest
-    // from the same place again.
+    // Not by the ring, which is not used for such files: of a short read by FUSE without the page cache Linux 6.18
+    // reads the rest from the same place again.
     file_->MoveInPieces(GetParam() != Way::kRing && random() % 2 == 0, random() % 2 == 0);
     bool is_lost = false;
     told_.clear();
     for (int step = 0; step < 20; ++step) {
       if (random() % 16 == 0) file_->FailNextSync(random() % 2 == 0 ? EIO : ENOSPC);
-      // Requests at once, of blocks that no other touches: writes and zeroes, some forced, and reads; and maybe flushes.
+      // Requests at once, of blocks that no other touches: writes and zeroes, some forced, and reads; and
+      // maybe flushes.
       std::vector<WaitedRequest> requests(1 + random() % 12);
       std::vector<BlockRequest*> batch;
       std::vector<size_t> before(kBlocks);

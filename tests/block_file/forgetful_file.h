@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A file on a medium that forgets: what is written to it lasts once it was synced, and not before. It loses power, fails a
-// sync, hangs, and moves less than it was asked to, each on demand. For disks under test it is an ordinary file, at path().
+// A file on a medium that forgets: what is written to it lasts once it was synced, and not before. It loses power,
+// fails a sync, hangs, and moves less than it was asked to, each on demand. For disks under test it is an ordinary
+// file, at path().
 //
-// It is a FUSE file system whose root is one file, kept in the memory of this process; the kernel caches nothing of it. To mount it
-// takes root (CAP_SYS_ADMIN) and /dev/fuse.
+// It is a FUSE file system whose root is one file, kept in the memory of this process; the kernel caches nothing of it.
+// To mount it takes root (CAP_SYS_ADMIN) and /dev/fuse.
 //
 // Thread-safe.
 
@@ -39,7 +40,8 @@ class ForgetfulFile {
   void GoOn();
   // Reads move some of the bytes that were asked for, writes some of the blocks.
   void MoveInPieces(bool reads, bool writes);
-  // Of each block of 512 bytes that was written and not synced, either is left: what was written, or what was there before.
+  // Of each block of 512 bytes that was written and not synced, either is left: what was written, or what was
+  // there before.
   void LosePower(std::mt19937_64& random);
   // What is on the medium for good.
   std::vector<uint8_t> Lasting() const;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An engine without a processor: registers are variables, interrupts a list, the TSC a clock that
-// tests turn. For tests of whatever stands on the backend interface.
+// An engine without a processor: registers are variables, interrupts a list, the TSC a clock that tests turn. For tests
+// of whatever stands on the backend interface.
 
 #ifndef HVSDK_TESTS_PARTITION_FAKE_BACKEND_H_
 #define HVSDK_TESTS_PARTITION_FAKE_BACKEND_H_

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A partition on the fake engine, with memory, time and everything else it needs, for tests,
-// fuzzing and benchmarks.
+// A partition on the fake engine, with memory, time and everything else it needs, for tests, fuzzing and benchmarks.
 
 #ifndef HVSDK_TESTS_PARTITION_FAKE_MACHINE_H_
 #define HVSDK_TESTS_PARTITION_FAKE_MACHINE_H_
@@ -78,8 +77,7 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
     return Write(msr, value, vp) == backend::MsrOutcome::kDone;
   }
 
-  // A 64-bit caller's hypercall with its blocks in memory; continued until it is done. The result
-  // value.
+  // A 64-bit caller's hypercall with its blocks in memory; continued until it is done. The result value.
   template <typename... Parts>
   uint64_t Call(hvdef::Control control, const Parts&... parts) {
     std::vector<uint8_t> input;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random bytes as hypercall input, registers and MSR values: everything ends in a status or a
-// fault.
+// Random bytes as hypercall input, registers and MSR values: everything ends in a status or a fault.
 #include <random>
 #include <vector>
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPUID, synthetic MSRs that need neither SynIC nor timers, privileges, and the partition's life
-// cycle.
+// CPUID, synthetic MSRs that need neither SynIC nor timers, privileges, and the partition's life cycle.
 #include <cstring>
 #include <map>
 #include <vector>

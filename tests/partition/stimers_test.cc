@@ -156,8 +156,8 @@ TEST_F(StimersTest, LatePeriodicCatchesUpByShorterPeriods) {
   machine_.clock.Set(45000);  // 10000 was due, and 20000, 30000 and 40000
   machine_.timers.RunDue();
   EXPECT_EQ(Fired(), 1u) << "no burst";
-  // Half a period apart: at 50000 (for 20000), 55000, 60000, 65000 (for 50000), 70000 (60000),
-  // 75000 (70000), then on time.
+  // Half a period apart: at 50000 (for 20000), 55000, 60000, 65000 (for 50000), 70000 (60000), 75000 (70000), then
+  // on time.
   EXPECT_THAT(FiredBySteps(11, 5000), ElementsAre(1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 1));
 }
 
@@ -288,8 +288,7 @@ TEST_F(StimersTest, AgreesWithAModelOnRandomSteps) {
           model.config |= kOn;
         }
         start(model);
-        // What is periodic by its configuration and absolute by its count is far in the future; a
-        // one-shot may be due.
+        // What is periodic by its configuration and absolute by its count is far in the future; a one-shot may be due.
         expire_due(model, machine_.clock.Now100ns());
         break;
       }
@@ -300,8 +299,7 @@ TEST_F(StimersTest, AgreesWithAModelOnRandomSteps) {
         break;
       }
     }
-    // Timers that are due at different times in one step come in the order of time; the model goes
-    // by timer.
+    // Timers that are due at different times in one step come in the order of time; the model goes by timer.
     auto fired = machine_.backend.TakeInterrupts();
     const auto by_vector = [](const Interrupt& a, const Interrupt& b) { return a.vector < b.vector; };
     std::sort(fired.begin(), fired.end(), by_vector);

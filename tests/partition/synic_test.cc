@@ -350,8 +350,8 @@ TEST_F(SynicModel, AgreesOnRandomSteps) {
   }
 }
 
-// The guest's protocol of emptying a slot on one thread, two senders on others: every message
-// arrives, in order for each sender.
+// The guest's protocol of emptying a slot on one thread, two senders on others: every message arrives, in order for
+// each sender.
 TEST_F(SynicTest, NoMessageIsLostBetweenThreads) {
   constexpr uint32_t kMessages = 20000;
   machine_.backend.StopRecording();

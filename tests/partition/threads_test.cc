@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What several threads do to one partition: work on other VPs' registers, ports that come and go,
-// timers beside VPs.
+// What several threads do to one partition: work on other VPs' registers, ports that come and go, timers beside VPs.
 #include <atomic>
 #include <memory>
 #include <thread>

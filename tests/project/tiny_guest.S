@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The smallest guest: an ELF file with a PVH entry point (Xen's x86/hvm/start_info.h). It says a word on the first serial
-// port and resets by the keyboard controller.
+// The smallest guest: an ELF file with a PVH entry point (Xen's x86/hvm/start_info.h). It says a word on the first
+// serial port and resets by the keyboard controller.
   .section .note.Xen, "a", @note
   .long 4, 4, 18  // XEN_ELFNOTE_PHYS32_ENTRY
   .asciz "Xen"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loop that hvsdk/vmbus/channel.h, README.md and docs/tutorial.md teach, against guests that do not read, never stop, or send
-// what is too long.
+// The loop that hvsdk/vmbus/channel.h, README.md and docs/tutorial.md teach, against guests that do not read, never
+// stop, or send what is too long.
 
 #include "hvsdk/vmbus/channel.h"
 

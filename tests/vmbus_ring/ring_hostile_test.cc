@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A hostile peer: one thread uses its end of the ring, another one writes indices, sizes, lengths and data of all kinds into the
-// shared pages meanwhile. Under the sanitizers this shows that nothing leaves the ring, aborts or hangs, and that a ring
-// once found corrupt stays so.
+// A hostile peer: one thread uses its end of the ring, another one writes indices, sizes, lengths and data of all kinds
+// into the shared pages meanwhile. Under the sanitizers this shows that nothing leaves the ring, aborts or hangs, and
+// that a ring once found corrupt stays so.
 
 #include <atomic>
 #include <chrono>
@@ -43,7 +43,8 @@ class HeapPages {
   std::vector<uint8_t*> pages_;
 };
 
-// At least kSteps steps, and more until the run has seen what it is there for; a busy machine may let one thread run alone for long.
+// At least kSteps steps, and more until the run has seen what it is there for; a busy machine may let one thread run
+// alone for long.
 class Budget {
  public:
   template <typename Seen>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cases of ring_signals.pml on two real threads: both ends reach for sleep at the same moment, round after round. With the
-// fences no wake-up is ever lost; the same code without them loses some, on a processor that lets loads pass earlier stores.
+// The cases of ring_signals.pml on two real threads: both ends reach for sleep at the same moment, round after round.
+// With the fences no wake-up is ever lost; the same code without them loses some, on a processor that lets loads pass
+// earlier stores.
 
 #include <pthread.h>
 #include <sched.h>
@@ -61,9 +62,9 @@ struct Outcome {
   int lost = 0;
 };
 
-// `writer_side` and `reader_side` race once a round, each says whether it did its part of losing a wake-up; `reset` then runs alone.
-// Both processors hold the control page's line when the race begins: then each loads from its own copy while its store waits for
-// the other to let go, which is when a missing fence shows.
+// `writer_side` and `reader_side` race once a round, each says whether it did its part of losing a wake-up; `reset`
+// then runs alone. Both processors hold the control page's line when the race begins: then each loads from its own copy
+// while its store waits for the other to let go, which is when a missing fence shows.
 template <typename WriterSide, typename ReaderSide, typename Reset>
 Outcome Race(int rounds, bool stop_at_first, const MirroredMemory& memory, WriterSide writer_side,
              ReaderSide reader_side, Reset reset) {
@@ -162,8 +163,8 @@ TEST(RingLitmusTest, NoWakeUpForRoomIsLost) {
   EXPECT_GT(outcome.rounds, 0);
 }
 
-// That the two tests above can fail. How often a processor reorders is its own affair, so a run that never saw it says so instead
-// of passing.
+// That the two tests above can fail. How often a processor reorders is its own affair, so a run that never saw it says
+// so instead of passing.
 void ExpectLost(const Outcome& outcome) {
   std::printf("%d lost in %d rounds without the fence\n", outcome.lost, outcome.rounds);
   if (outcome.lost == 0) GTEST_SKIP() << "this processor reordered nothing in " << outcome.rounds << " rounds";

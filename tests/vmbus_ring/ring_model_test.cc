@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A million random steps of both ends against a model: two queues of packets and the numbers of the control page. Every status, every
-// signal and every byte must be what the model says.
+// A million random steps of both ends against a model: two queues of packets and the numbers of the control page. Every
+// status, every signal and every byte must be what the model says.
 
 #include <algorithm>
 #include <cstring>

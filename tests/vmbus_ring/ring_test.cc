@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ring, case by case: bytes on the wire, each kind of packet on each kind of memory, the signal rules, and what a broken
-// peer gets.
+// The ring, case by case: bytes on the wire, each kind of packet on each kind of memory, the signal rules, and what a
+// broken peer gets.
 
 #include <cstring>
 #include <memory>

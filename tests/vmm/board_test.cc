@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an embedding program adds to a machine: devices, layers, CPUID leaves, tables, loaders; before it runs and meanwhile.
+// What an embedding program adds to a machine: devices, layers, CPUID leaves, tables, loaders; before it runs
+// and meanwhile.
 
 #include "hvsdk/vmm/board.h"
 
@@ -247,7 +248,8 @@ TEST_P(BoardTest, PartsAreDetachedInReverse) {
   EXPECT_THAT(order, ElementsAre(1, 3, -1));
 }
 
-// While processors read a port without end: devices and layers come, answer, and are gone for good once they were taken out.
+// While processors read a port without end: devices and layers come, answer, and are gone for good once they were
+// taken out.
 TEST_P(BoardTest, DevicesAndLayersComeAndGoWhileItRuns) {
   const std::string spin = In(0x61);
   const std::string code = spin + "\xEB" + static_cast<char>(-static_cast<int>(spin.size()) - 2);

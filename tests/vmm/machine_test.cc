@@ -130,7 +130,8 @@ TEST_P(MachineTest, CrashIsReported) {
 
 // A guest that still does something is not silent.
 TEST_P(MachineTest, ACrashedGuestMayTakeItsTime) {
-  // Touches a port each 20 ms, a hundred times: longer than the silence that would end it. Reading its clock does not count.
+  // Touches a port each 20 ms, a hundred times: longer than the silence that would end it. Reading its clock does
+  // not count.
   std::string code("\xBB\x64\0\0\0", 5);              //    mov ebx, 100
   code += "\xB9" + std::string("\x20\0\0\x40", 4);    // 1: mov ecx, HV_X64_MSR_TIME_REF_COUNT
   code += "\x0F\x32\x89\xC6";                         //    rdmsr; mov esi, eax

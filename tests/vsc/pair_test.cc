@@ -347,8 +347,8 @@ class Sink : public vmbus::ChannelHandler {
   uint32_t packets = 0;
 };
 
-// The child's ring is full and it waits for room: the root signals when there is as much as it asked for, not before, and
-// once, however it gives room back.
+// The child's ring is full and it waits for room: the root signals when there is as much as it asked for, not before,
+// and once, however it gives room back.
 TEST_F(PairTest, TheRootSignalsWhenThereIsRoom) {
   Sink sink;
   auto channel = *server_->OfferChannel(EchoOffer(1), sink, executor_);

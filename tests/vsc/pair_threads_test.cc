@@ -80,7 +80,8 @@ TEST_F(ThreadsTest, EchoWithoutALostWakeUp) {
   StopWorkers();
 }
 
-// The child sends without pause into a small ring and, whenever that is full, waits for the root's signal and for nothing else.
+// The child sends without pause into a small ring and, whenever that is full, waits for the root's signal and for
+// nothing else.
 TEST_F(ThreadsTest, AFullRingWithoutALostWakeUp) {
   struct Sink : vmbus::ChannelHandler {
     bool OnOpen(vmbus::Channel&) override { return true; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A VmbusClient whose root is the test: it sees what the client posts, decides what the hypercalls answer, and says what it
-// likes.
+// A VmbusClient whose root is the test: it sees what the client posts, decides what the hypercalls answer, and says
+// what it likes.
 
 #ifndef HVSDK_TESTS_VSC_SCRIPTED_ROOT_H_
 #define HVSDK_TESTS_VSC_SCRIPTED_ROOT_H_

@@ -663,7 +663,8 @@ TEST_F(ScsiDiskTest, CommandsHaveTheLengthThatTheBlockLimitsSay) {
   EXPECT_TRUE(medium_->ops.empty());
   ExpectGood(None(Rw16(0x8F, kBlocks - 256, 256)), 0);
   ExpectGood(In(Rw10(0x28, 0, 256), data), 256 * 512);
-  // What would take long by its nature is not there: FORMAT UNIT, SANITIZE, COMPARE AND WRITE, PRE-FETCH, EXTENDED COPY.
+  // What would take long by its nature is not there: FORMAT UNIT, SANITIZE, COMPARE AND WRITE, PRE-FETCH,
+  // EXTENDED COPY.
   for (const uint8_t op : {0x04, 0x48, 0x89, 0x34, 0x90, 0x83}) {
     expect_refused(None(std::vector<uint8_t>(16, op)), Asc::kInvalidOpCode);
   }
@@ -794,8 +795,8 @@ TEST_F(ScsiDiskTest, RandomCommandBlocksEndInAnAnswer) {
   }
 }
 
-// Whatever command makes writes last. A medium error would be tried again by Linux, and the sense says that it is current, since
-// a deferred one would be as well (scsi_check_sense).
+// Whatever command makes writes last. A medium error would be tried again by Linux, and the sense says that it is
+// current, since a deferred one would be as well (scsi_check_sense).
 TEST_F(ScsiDiskTest, LostWritesAreAHardwareErrorWhateverWasToLast) {
   BlockInfo info = MemoryDisk::DefaultInfo();
   info.can_discard = info.discard_reads_zeroes = true;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A storage controller and its client in one process: both ends of the wire over real rings,
-// without a CPU.
+// A storage controller and its client in one process: both ends of the wire over real rings, without a CPU.
 
 #ifndef HVSDK_TESTS_VSP_STORAGE_FIXTURE_H_
 #define HVSDK_TESTS_VSP_STORAGE_FIXTURE_H_

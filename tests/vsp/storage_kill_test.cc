@@ -2,8 +2,8 @@
 // What a guest was told is on its disk, is there: whenever the process is killed, and whatever the medium forgets then.
 //
 // A program of its own is the guest's client, the provider and the disk, and writes to a file on a medium that forgets
-// (tests/block_file/forgetful_file.h). It is killed at a random moment, the medium loses power, and each block must be what the last
-// acknowledged flush covered, or written later. HVSDK_KILLS is how often; 50 without it.
+// (tests/block_file/forgetful_file.h). It is killed at a random moment, the medium loses power, and each block must be
+// what the last acknowledged flush covered, or written later. HVSDK_KILLS is how often; 50 without it.
 
 #include <fcntl.h>
 #include <signal.h>

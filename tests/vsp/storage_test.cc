@@ -853,7 +853,8 @@ TEST_F(StorageTest, AGuestThatDoesNotReadItsCompletionsLosesNone) {
   EXPECT_EQ(done, requests.size());
 }
 
-// A guest of before flow control makes room without a word, or never. It is looked at now and then, and nobody runs meanwhile.
+// A guest of before flow control makes room without a word, or never. It is looked at now and then, and nobody
+// runs meanwhile.
 TEST_F(StorageTest, AGuestThatDoesNotSignalRoomIsNotPolled) {
   StorageOptions options;
   options.queue_depth = 16;

@@ -168,7 +168,8 @@ class Vp {
   virtual uint64_t GetGpr(Gpr gpr) const = 0;
   virtual void SetGpr(Gpr gpr, uint64_t value) = 0;
 
-  // Registers by name. InvalidArgument names the first that is unknown or whose value is impossible; then nothing is set.
+  // Registers by name. InvalidArgument names the first that is unknown or whose value is impossible; then nothing
+  // is set.
   virtual absl::Status GetRegisters(absl::Span<const hvdef::RegisterName> names,
                                     absl::Span<hvdef::RegisterValue> values) = 0;
   virtual absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
@@ -237,13 +238,14 @@ class Partition {
   // VPs may flush each other at once.
   virtual void FlushTlb(absl::Span<const VpIndex> vps) = 0;
 
-  // With caps.signal_event_fd: a fast HvCallSignalEvent of `connection` with flag 0 counts up `event_fd` in the kernel, without an
-  // exit, and returns HV_STATUS_SUCCESS to the guest. Unassign before the fd is closed.
+  // With caps.signal_event_fd: a fast HvCallSignalEvent of `connection` with flag 0 counts up `event_fd` in the kernel,
+  // without an exit, and returns HV_STATUS_SUCCESS to the guest. Unassign before the fd is closed.
   virtual absl::Status AssignSignalEvent(ConnectionId connection, int event_fd) = 0;
   virtual absl::Status UnassignSignalEvent(ConnectionId connection, int event_fd) = 0;
 
-  // With caps.dirty_log: pages that VPs wrote since they were last taken; one bit a page, ORed into `bitmap`. A page that
-  // was touched for the first time may be among them though it was only read. The range is one that MapMemory mapped.
+  // With caps.dirty_log: pages that VPs wrote since they were last taken; one bit a page, ORed into `bitmap`. A
+  // page that was touched for the first time may be among them though it was only read. The range is one that
+  // MapMemory mapped.
   virtual absl::Status EnableDirtyLog(bool enable) = 0;
   virtual absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) = 0;
 };

@@ -2,8 +2,9 @@
 // The engine over Linux' /dev/kvm.
 //
 // Needs Linux 5.10 or newer and read-write access to the device; it uses neither the kernel's own Hyper-V emulation
-// (but for the synthetic EOI, ICR and TPR MSRs, where present) nor vmcall. Synthetic MSRs come to user space by an MSR
-// filter. The hypercall page writes to a port that no PC has, which also reaches user space on a KVM without vmx or svm.
+// (but for the synthetic EOI, ICR and TPR MSRs, where present) nor vmcall. Synthetic MSRs come to user space by an
+// MSR filter. The hypercall page writes to a port that no PC has, which also reaches user space on a KVM without vmx
+// or svm.
 //
 // The interrupt controllers (local APICs, IOAPIC, 8259s) are the kernel's. There is no PIT.
 //
@@ -40,8 +41,9 @@ struct KvmOptions {
 // FailedPrecondition: the program ignores the kick signal.
 absl::StatusOr<std::unique_ptr<Backend>> CreateKvmBackend(const KvmOptions& options);
 
-// Whether this processor reports vmx or svm. Where it does not, a /dev/kvm may exist nevertheless and emulate kernel-mode
-// code instruction by instruction: right for a test with a tiny guest, far too slow for an operating system.
+// Whether this processor reports vmx or svm. Where it does not, a /dev/kvm may exist nevertheless and emulate
+// kernel-mode code instruction by instruction: right for a test with a tiny guest, far too slow for an
+// operating system.
 bool ProcessorHasVirtualization();
 
 }  // namespace hvsdk::backend

@@ -4,10 +4,10 @@
 // It decodes guest code once into blocks and interprets them (docs/software-cpu.md says what is implemented). Needs an
 // x86-64 host with SSE4.2.
 //
-// Two modes. Usually each VP runs on the thread that calls Vp::Run, the guest's TSC is the host's monotonic clock at 1 GHz,
-// and locked instructions are host atomics. With an InstructionTime, time is a count of instructions and all VPs run on
-// the thread that calls DeterministicMachine::Run, in turn: the same input gives the same execution to the last
-// instruction.
+// Two modes. Usually each VP runs on the thread that calls Vp::Run, the guest's TSC is the host's monotonic clock at
+// 1 GHz, and locked instructions are host atomics. With an InstructionTime, time is a count of instructions and all
+// VPs run on the thread that calls DeterministicMachine::Run, in turn: the same input gives the same execution to the
+// last instruction.
 //
 // Thread class: as backend.h says; InstructionTime and DeterministicMachine belong to one thread.
 //
@@ -45,15 +45,16 @@ class InstructionTime {
 };
 
 struct SoftwareOptions {
-  // Not null: the deterministic mode, on this time, which outlives the backend's partitions. Vp::Run must not be called.
+  // Not null: the deterministic mode, on this time, which outlives the backend's partitions. Vp::Run must not
+  // be called.
   InstructionTime* instruction_time = nullptr;
 };
 
 // Unavailable: the host's processor lacks SSE4.2.
 absl::StatusOr<std::unique_ptr<Backend>> CreateSoftwareBackend(const SoftwareOptions& options);
 
-// Runs the VPs of one partition in turn on the calling thread. A round gives each VP the same number of instructions; the
-// time of a round passes for all of them at once.
+// Runs the VPs of one partition in turn on the calling thread. A round gives each VP the same number of instructions;
+// the time of a round passes for all of them at once.
 class DeterministicMachine {
  public:
   struct Processor {
@@ -75,8 +76,8 @@ class DeterministicMachine {
     kTripleFault,
     kIdle,  // every VP sleeps and no timer is armed
   };
-  // Goes on where it stopped, for `budget_ns` of the guest's time: the instructions a VP that never sleeps would execute.
-  // It may go beyond by one block of code.
+  // Goes on where it stopped, for `budget_ns` of the guest's time: the instructions a VP that never sleeps would
+  // execute. It may go beyond by one block of code.
   Result Run(uint64_t budget_ns);
 
   // Instructions executed so far by all VPs, and by one of them.

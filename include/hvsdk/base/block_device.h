@@ -1,29 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// BlockDevice: what a disk controller needs of whatever keeps the bytes. The storage VSP, an
-// emulated IDE or NVMe controller and a disk image format all speak through it; files, memory and
-// other images implement it.
+// BlockDevice: what a disk controller needs of whatever keeps the bytes. The storage VSP, an emulated IDE or
+// NVMe controller and a disk image format all speak through it; files, memory and other images implement it.
 //
-// Shapes and limits: a request covers whole logical blocks, [offset, offset + size) within the
-// device. Its buffers are host memory, usually guest pages, cut as the caller likes; for a read or
-// a write they are together exactly `size_bytes` long. Nothing is copied or allocated on the way:
-// the caller owns the request and its buffer list until on_complete is called.
+// Shapes and limits: a request covers whole logical blocks, [offset, offset + size) within the device. Its buffers are
+// host memory, usually guest pages, cut as the caller likes; for a read or a write they are together exactly
+// `size_bytes` long. Nothing is copied or allocated on the way: the caller owns the request and its buffer list until
+// on_complete is called.
 //
 // Ordering: requests in flight together may be carried out in any order. A flush covers the
 // requests that had completed when it was submitted: when it completes, they survive a loss of
 // power. So does a write with `fua`, by itself. A device that failed to keep that once cannot say what of
 // it is there, so it ends every later flush and request with `fua` as kWritesLost.
 //
-// Thread-safe: any thread may submit, and on_complete runs on any thread, possibly before Submit
-// returns; the device holds no lock while it calls. Whoever destroys a device makes sure that no
-// request is in flight.
+// Thread-safe: any thread may submit, and on_complete runs on any thread, possibly before Submit returns; the
+// device holds no lock while it calls. Whoever destroys a device makes sure that no request is in flight.
 //
 //   struct MyRequest : BlockRequest { ... };
 //   request.op = BlockOp::kRead;
 //   request.offset_bytes = 0;
 //   request.size_bytes = 512;
 //   request.buffers = absl::MakeConstSpan(&buffer, 1);
-//   request.on_complete = [](BlockRequest& r, BlockStatus status) {
-//   static_cast<MyRequest&>(r).Done(status); }; device.Submit({&request});
+//   request.on_complete = [](BlockRequest& r, BlockStatus status) { static_cast<MyRequest&>(r).Done(status); };
+//   device.Submit({&request});
 
 #ifndef HVSDK_BASE_BLOCK_DEVICE_H_
 #define HVSDK_BASE_BLOCK_DEVICE_H_
@@ -97,8 +95,7 @@ class BlockDevice {
 
   virtual const BlockInfo& info() const = 0;
 
-  // Starts every request of the batch, for at most one system call where the host allows. Never
-  // blocks on the medium.
+  // Starts every request of the batch, for at most one system call where the host allows. Never blocks on the medium.
   virtual void Submit(absl::Span<BlockRequest* const> batch) = 0;
 };
 

@@ -15,8 +15,7 @@
 
 namespace hvsdk {
 
-// Reference time: 100 ns units since the partition was created, never going back (TLFS 12.3).
-// Thread-safe.
+// Reference time: 100 ns units since the partition was created, never going back (TLFS 12.3). Thread-safe.
 class Clock {
  public:
   virtual ~Clock() = default;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where work runs that must not run on the caller's stack: an event loop in a machine, a plain queue in a test.
 //
-// An Executor is thread-safe: Schedule and Drain from anywhere. A Task belongs to one executor, never runs twice at a time, and
-// costs no allocation to schedule.
+// An Executor is thread-safe: Schedule and Drain from anywhere. A Task belongs to one executor, never runs twice at a
+// time, and costs no allocation to schedule.
 //
 //   struct Refill : Task {
 //     void Run() override { ... }                // on the executor

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A clock whose hands a test turns, and a timer queue that runs on it: no thread, no waiting, the same run each time.
 //
-// Thread-safe, as the interfaces promise: timers may be armed and destroyed on any thread. Callbacks run inside AdvanceTo
-// and AdvanceBy, on the thread that calls them (one thread at a time).
+// Thread-safe, as the interfaces promise: timers may be armed and destroyed on any thread. Callbacks run inside
+// AdvanceTo and AdvanceBy, on the thread that calls them (one thread at a time).
 //
 //   FakeClock clock;
 //   FakeTimerQueue timers(clock);
@@ -49,8 +49,8 @@ class FakeTimerQueue : public TimerQueue {
     return std::make_unique<FakeTimer>(*this, std::move(callback));
   }
 
-  // Turns the clock to `now_100ns`. Each timer that is due by then fires at its own deadline, earliest first, ties in the order
-  // they were armed; a deadline in the past fires at the present time.
+  // Turns the clock to `now_100ns`. Each timer that is due by then fires at its own deadline, earliest first, ties in
+  // the order they were armed; a deadline in the past fires at the present time.
   void AdvanceTo(uint64_t now_100ns) {
     while (RunNext(now_100ns)) {
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// FileEngine: carries out block requests on open files, without blocking the caller: by io_uring,
-// or by a few threads of each file where the kernel has none, does not let us use it, or would have
-// to wait. One engine serves all disks of a machine.
+// FileEngine: carries out block requests on open files, without blocking the caller: by io_uring, or by a few threads
+// of each file where the kernel has none, does not let us use it, or would have to wait. One engine serves all disks of
+// a machine.
 //
-// With io_uring a batch is one system call, and what the page cache can answer completes within
-// Submit. A helper thread delivers what completes later; it sleeps while nothing is in flight.
+// With io_uring a batch is one system call, and what the page cache can answer completes within Submit. A helper thread
+// delivers what completes later; it sleeps while nothing is in flight.
 //
 // A medium that hangs holds up nobody else: whatever may have to wait for it, waits on threads of its
 // file alone.
@@ -15,8 +15,8 @@
 // thread at a time, requests that wait for it together by one call, and after a failure every flush and every
 // write with `fua` of that file ends with kWritesLost, until it is closed and opened again.
 //
-// A full disk, a quota and a limit on the size of files are kNoSpace; that the limit (RLIMIT_FSIZE)
-// does not end the program is the program's to say, by ignoring SIGXFSZ.
+// A full disk, a quota and a limit on the size of files are kNoSpace; that the limit (RLIMIT_FSIZE) does not end the
+// program is the program's to say, by ignoring SIGXFSZ.
 //
 // Thread-safe. An engine outlives its files.
 //
@@ -54,8 +54,8 @@ class FileEngine {
     virtual uint32_t in_flight() const = 0;
   };
 
-  // Told the errno of the first sync that failed, before the first request ends with kWritesLost. On a thread of the file, which
-  // goes on when it returns.
+  // Told the errno of the first sync that failed, before the first request ends with kWritesLost. On a thread of the
+  // file, which goes on when it returns.
   using SyncFailure = absl::AnyInvocable<void(int error)>;
 
   // Unavailable: this kernel has no io_uring, forbids it, or lacks an operation. kAuto never fails for

@@ -2,9 +2,9 @@
 // RawDisk: a BlockDevice whose medium is a file or a host block device, byte for byte.
 //
 // The file is locked while it is open: one writer, or any number of readers, on this host. QEMU and its tools
-// understand the lock, and hvsdk theirs. The file's size is whole 512-byte blocks and does not change. Nothing is written before the first request that
-// writes. Discarded blocks become holes in a file, which read as zeroes; discard is offered where the
-// file system is of a kind that has holes, and by no block device.
+// understand the lock, and hvsdk theirs. The file's size is whole 512-byte blocks and does not change. Nothing is
+// written before the first request that writes. Discarded blocks become holes in a file, which read as zeroes; discard
+// is offered where the file system is of a kind that has holes, and by no block device.
 //
 // When the host fails to make writes last, the disk says so with every later flush (FileEngine), and the program is
 // told once. Whoever opens the disk again begins anew, with whatever is on the medium.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bus between interrupt sources and local APICs: who is addressed, and what is asked of him.
 //
-// Part of the interrupt controller for engines that have none of their own (the software CPU). The bus holds no lock: the
-// local APICs are attached before the first VP runs and stay until the last has stopped.
+// Part of the interrupt controller for engines that have none of their own (the software CPU). The bus holds no lock:
+// the local APICs are attached before the first VP runs and stay until the last has stopped.
 //
 // Source: Intel SDM volume 3, 11.6 "Issuing interprocessor interrupts" and 11.11 "Message signalled interrupts".
 

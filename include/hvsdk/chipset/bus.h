@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A bus: which device answers at which address. One class serves I/O ports and MMIO.
 //
-// Thread-safe. Read and Write take no lock; Map and Unmap may be called while VPs run. Whoever unmapped a device destroys it
-// only once no access that was under way can still be inside; on a vmm::Board, Board::Unmap sees to that.
+// Thread-safe. Read and Write take no lock; Map and Unmap may be called while VPs run. Whoever unmapped a device
+// destroys it only once no access that was under way can still be inside; on a vmm::Board, Board::Unmap sees to that.
 // Nothing a guest addresses is an error: bytes that no device answers read as ones, and writes to them are dropped.
 //
 //   Bus ports;
@@ -33,8 +33,8 @@ class Bus {
   Bus(const Bus&) = delete;
   Bus& operator=(const Bus&) = delete;
 
-  // Makes `device` answer [base, base + size_bytes), from now on; `base` is its offset `offset`, for a device with registers
-  // in several places. InvalidArgument: empty, wraps around, or overlaps; the message names both devices.
+  // Makes `device` answer [base, base + size_bytes), from now on; `base` is its offset `offset`, for a device with
+  // registers in several places. InvalidArgument: empty, wraps around, or overlaps; the message names both devices.
   absl::Status Map(uint64_t base, uint64_t size_bytes, Device* device, uint64_t offset = 0);
   // Nothing that begins afterwards reaches `device`, wherever it was mapped. Returns a mark for Reclaim.
   uint64_t Unmap(const Device* device);

@@ -2,7 +2,8 @@
 // A device on a port or MMIO bus: it answers reads and writes at offsets of its own. What it is mapped at is bound
 // elsewhere (bus.h), so that the same device serves any machine.
 //
-// Thread-safe: VPs call from their own threads, several at once. An access has 1 to 64 bytes and lies within the mapping.
+// Thread-safe: VPs call from their own threads, several at once. An access has 1 to 64 bytes and lies within
+// the mapping.
 //
 //   class Beeper : public ByteDevice {
 //    public:

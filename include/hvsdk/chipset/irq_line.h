@@ -2,9 +2,9 @@
 // The wire from a device to an input of the interrupt controller.
 //
 // A device decides its level under its own lock and drives the wire after it, because driving calls out. Two threads
-// that do so at once must not leave the wire at the older level, nor swallow an edge: ISA inputs are edge-triggered, and
-// a lost edge is a device that never interrupts again. So Want counts transitions in the order they were decided, and
-// Drive lets one thread at a time carry out what has been decided so far.
+// that do so at once must not leave the wire at the older level, nor swallow an edge: ISA inputs are edge-triggered,
+// and a lost edge is a device that never interrupts again. So Want counts transitions in the order they were decided,
+// and Drive lets one thread at a time carry out what has been decided so far.
 //
 //   bool drive;
 //   {

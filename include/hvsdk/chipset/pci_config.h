@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// PCI configuration space behind ports 0xCF8 to 0xCFF (configuration mechanism #1), with one function on its bus: the host
-// bridge. A guest that finds a bridge knows that there is a PCI bus and that it is empty; without one it complains.
+// PCI configuration space behind ports 0xCF8 to 0xCFF (configuration mechanism #1), with one function on its
+// bus: the host bridge. A guest that finds a bridge knows that there is a PCI bus and that it is empty; without
+// one it complains.
 //
 // Thread-safe: address and data are two accesses, which a guest makes under a lock of its own; mixing them up between
 // processors addresses the wrong register, as on hardware.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The devices by which a guest turns its machine off or resets it.
 //
-// All are thread-safe and hold no lock. The handler runs on the VP's thread, at the guest's write; it notes the wish and
-// stops the machine afterwards.
+// All are thread-safe and hold no lock. The handler runs on the VP's thread, at the guest's write; it notes the wish
+// and stops the machine afterwards.
 
 #ifndef HVSDK_CHIPSET_POWER_H_
 #define HVSDK_CHIPSET_POWER_H_
@@ -44,9 +44,9 @@ class AcpiPower final : public ByteDevice {
   PowerHandler& handler_;
 };
 
-// What is left of the 8042 keyboard controller when there is neither keyboard nor mouse: its self-test, its command byte
-// and the output port, whose bit 0 resets the processor. On a PC the data register is port 0x60, command and status port 0x64;
-// those between are others'.
+// What is left of the 8042 keyboard controller when there is neither keyboard nor mouse: its self-test, its command
+// byte and the output port, whose bit 0 resets the processor. On a PC the data register is port 0x60, command and
+// status port 0x64; those between are others'.
 //
 // Source: Intel 8042 as in the IBM PC AT Technical Reference, "Keyboard controller".
 class KeyboardController final : public ByteDevice {

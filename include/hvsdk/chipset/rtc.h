@@ -5,8 +5,8 @@
 // nobody reads costs nothing. The interrupts (periodic, update-ended, alarm) take one timer while they are enabled.
 //
 // Thread-safe. Callbacks run with no lock held.
-// Source: Motorola MC146818 datasheet (1984), "Registers"; the century at 0x32 is a convention of PCs, told to the guest
-// by ACPI (FADT.CENTURY).
+// Source: Motorola MC146818 datasheet (1984), "Registers"; the century at 0x32 is a convention of PCs, told to the
+// guest by ACPI (FADT.CENTURY).
 //
 //   Rtc rtc(wall_clock, clock, timers, [&](bool level) { partition.SetIrqLine(8, level); });
 //   ports.Map(0x70, Rtc::kPorts, &rtc);

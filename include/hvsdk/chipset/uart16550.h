@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A serial port: the PC16550D UART with its FIFOs, interrupts and loopback.
 //
-// The line is as fast as the host: a byte leaves the transmitter at once into a queue of 64 KiB, and the transmitter says
-// that it is busy only while that queue is full. So a guest that prints faster than the host reads is slowed down and
-// nothing grows; one that writes without looking loses bytes, as on a real line. Baud rate and framing are
+// The line is as fast as the host: a byte leaves the transmitter at once into a queue of 64 KiB, and the transmitter
+// says that it is busy only while that queue is full. So a guest that prints faster than the host reads is slowed down
+// and nothing grows; one that writes without looking loses bytes, as on a real line. Baud rate and framing are
 // remembered and mean nothing.
 //
 // Thread-safe. Callbacks run on the calling thread with no lock held.

@@ -54,7 +54,8 @@ inline constexpr uint32_t kCrashCtl = 0x40000105;  // HV_X64_MSR_CRASH_CTL
 inline constexpr uint32_t kFirst = 0x40000000;
 inline constexpr uint32_t kLast = 0x400001FF;
 
-// HYPERCALL, REFERENCE_TSC, VP_ASSIST_PAGE, SIEFP and SIMP have one layout: enable 0, preserved 11:1, page number 63:12.
+// HYPERCALL, REFERENCE_TSC, VP_ASSIST_PAGE, SIEFP and SIMP have one layout: enable 0, preserved 11:1, page
+// number 63:12.
 inline constexpr uint64_t kPageEnable = 1;
 inline constexpr uint64_t kPageAddressMask = ~uint64_t{0xFFF};
 // HYPERCALL alone: once set, the register is immutable until the partition is reset.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// SCSI as a disk speaks it: operation codes, status, sense. The layouts of what commands return are
-// in scsi_data.h.
+// SCSI as a disk speaks it: operation codes, status, sense. The layouts of what commands return are in scsi_data.h.
 //
-// Source: T10 SPC-4 (primary commands, sense data) and SBC-3 (block commands). Numbers on the wire
-// are big-endian; Be16, Be32 and Be64 hold them as bytes, so that structures have no alignment.
+// Source: T10 SPC-4 (primary commands, sense data) and SBC-3 (block commands). Numbers on the wire are big-endian;
+// Be16, Be32 and Be64 hold them as bytes, so that structures have no alignment.
 
 #ifndef HVSDK_HVDEF_SCSI_H_
 #define HVSDK_HVDEF_SCSI_H_
@@ -82,8 +81,8 @@ enum class OpCode : uint8_t {
 // Service actions of kServiceActionIn16, in the low five bits of the second byte.
 inline constexpr uint8_t kReadCapacity16 = 0x10;
 
-// The bytes of a command block, by the group code in the top three bits of the operation code
-// (SPC-4 4.2.5.1); 0 where the standard does not say.
+// The bytes of a command block, by the group code in the top three bits of the operation code (SPC-4 4.2.5.1); 0 where
+// the standard does not say.
 constexpr size_t CdbBytes(uint8_t op_code) {
   constexpr uint8_t kByGroup[8] = {6, 10, 10, 0, 16, 12, 0, 0};
   return kByGroup[op_code >> 5];

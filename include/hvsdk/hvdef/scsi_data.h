@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SCSI parameter data: what INQUIRY, READ CAPACITY, MODE SENSE, REPORT LUNS return and what UNMAP
-// sends.
+// SCSI parameter data: what INQUIRY, READ CAPACITY, MODE SENSE, REPORT LUNS return and what UNMAP sends.
 //
 // Source: T10 SPC-4 and SBC-3, by section at each structure.
 
@@ -14,8 +13,7 @@
 
 namespace hvsdk::hvdef::scsi {
 
-// Standard INQUIRY data (SPC-4 6.6.2), as far as the product revision and padded as Hyper-V's
-// virtual disk returns it.
+// Standard INQUIRY data (SPC-4 6.6.2), as far as the product revision and padded as Hyper-V's virtual disk returns it.
 struct InquiryData {
   uint8_t peripheral;            // 0x00  qualifier in bits 7:5, device type in 4:0
   uint8_t removable;             // 0x01  bit 7

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// HV_STATUS: what a hypercall answers in the low 16 bits of its result value (TLFS, appendix
-// "Hypercall Status Codes").
+// HV_STATUS: what a hypercall answers in the low 16 bits of its result value (TLFS, appendix "Hypercall Status Codes").
 
 #ifndef HVSDK_HVDEF_STATUS_H_
 #define HVSDK_HVDEF_STATUS_H_

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The storage protocol between a guest's storvsc driver and the storage VSP, as it stands in VMBus
-// packets.
+// The storage protocol between a guest's storvsc driver and the storage VSP, as it stands in VMBus packets.
 //
-// Channels of class_id::kScsi and class_id::kIde (guid.h) speak it. Every packet is a PacketHeader
-// and a body that the operation chooses. A guest that negotiated version 5.1 or later sends
-// kPacketBytes; an older one sends kPacketBytesV1, without the last four fields of a SCSI request.
-// A completion has the size of its request.
+// Channels of class_id::kScsi and class_id::kIde (guid.h) speak it. Every packet is a PacketHeader and a body that the
+// operation chooses. A guest that negotiated version 5.1 or later sends kPacketBytes; an older one sends
+// kPacketBytesV1, without the last four fields of a SCSI request. A completion has the size of its request.
 //
 // Source: Linux drivers/scsi/storvsc_drv.c, FreeBSD sys/dev/hyperv/storvsc/hv_vstorage.h,
 // OpenVMM vm/devices/storage/storvsp_protocol.
@@ -162,8 +160,7 @@ struct FcHbaData {
 };
 static_assert(sizeof(FcHbaData) == 36);
 
-// The body of kCreateSubChannels is one uint16_t, the number of subchannels besides the primary
-// channel.
+// The body of kCreateSubChannels is one uint16_t, the number of subchannels besides the primary channel.
 
 // A whole packet, as a guest since Windows 8 sends it.
 struct Packet {

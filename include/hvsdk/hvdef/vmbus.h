@@ -57,8 +57,8 @@ inline constexpr Version kVersions[] = {Version::kV0_13, Version::kV1_1, Version
 inline constexpr Version kNewestVersion = Version::kV5_3;
 
 // The offer's connection id is the one to signal, and unless the offer says is_dedicated_interrupt the guest sets the
-// channel's bit in the child-to-root half of the interrupt page first (Linux, vmbus_set_event); before, it always sets the
-// bit and signals kEventConnectionId.
+// channel's bit in the child-to-root half of the interrupt page first (Linux, vmbus_set_event); before, it always sets
+// the bit and signals kEventConnectionId.
 constexpr bool HasChannelConnections(Version v) { return v >= Version::kV1_1; }
 // The root signals the channel's own event flag on the VP asked for when it was opened; before, it sets the channel's
 // bit in the root-to-child half of the interrupt page and signals flag 0 on VP 0.
@@ -66,8 +66,8 @@ constexpr bool HasChannelInterrupts(Version v) { return v >= Version::kV2_4; }
 constexpr bool HasSubchannels(Version v) { return v >= Version::kV2_4; }
 // Messages to the guest go to the VP named in InitiateContact.
 constexpr bool HasTargetMessageVp(Version v) { return v >= Version::kV3_0; }
-// Unload ends a connection, so that another may follow. A guest sends none below (Linux, vmbus_initiate_unload): those hosts
-// may not answer.
+// Unload ends a connection, so that another may follow. A guest sends none below (Linux, vmbus_initiate_unload): those
+// hosts may not answer.
 constexpr bool HasUnload(Version v) { return v >= Version::kV3_0; }
 constexpr bool HasTlConnect(Version v) { return v >= Version::kV4_0; }
 constexpr bool HasModifyChannel(Version v) { return v >= Version::kV4_1; }
@@ -195,8 +195,8 @@ static_assert(sizeof(OpenResult) == 20);
 static_assert(offsetof(OpenResult, channel_id) == 8 && offsetof(OpenResult, open_id) == 12);
 static_assert(offsetof(OpenResult, status) == 16);
 
-// Followed by the first words of a range buffer of range_buffer_bytes: range_count times a GpaRange (vmbus_ring.h) and an
-// 8-byte page number for each page that it touches, as in a packet.
+// Followed by the first words of a range buffer of range_buffer_bytes: range_count times a GpaRange (vmbus_ring.h) and
+// an 8-byte page number for each page that it touches, as in a packet.
 struct GpadlHeader {
   ChannelMessageHeader header;
   uint32_t channel_id;

@@ -20,8 +20,8 @@ namespace hvsdk::hvdef {
 
 inline constexpr uint32_t kRingPageSize = 4096;
 
-// struct hv_ring_buffer: the first page of a ring. Indices are byte offsets into the data, multiples of 8, below the data's
-// size. Equal indices mean empty; a writer therefore always leaves 8 bytes free.
+// struct hv_ring_buffer: the first page of a ring. Indices are byte offsets into the data, multiples of 8, below the
+// data's size. Equal indices mean empty; a writer therefore always leaves 8 bytes free.
 struct RingControl {
   uint32_t write_index;        // 0x00  the writer's
   uint32_t read_index;         // 0x04  the reader's

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a hypercall looks like to its caller, as data, made from the signature of the function that
-// answers it.
+// What a hypercall looks like to its caller, as data, made from the signature of the function that answers it.
 //
-// A handler is a member function of any class. It gets private copies of the input, read once, and
-// fills output that the dispatcher has zeroed; it never touches guest memory for its parameters.
+// A handler is a member function of any class. It gets private copies of the input, read once, and fills output that
+// the dispatcher has zeroed; it never touches guest memory for its parameters.
 // Forms (In, Out, elements: plain structs):
 //
 //   HvStatus Simple(Caller&, const In&);
@@ -20,8 +19,7 @@
 //   struct Sum { uint64_t a, b; };
 //   class Adder {
 //    public:
-//     HvStatus Add(hypercall::Caller&, const Sum& in, uint64_t& out) { out = in.a + in.b; return
-//     HvStatus::kSuccess; }
+//     HvStatus Add(hypercall::Caller&, const Sum& in, uint64_t& out) { out = in.a + in.b; return HvStatus::kSuccess; }
 //   };
 //   constexpr auto kCalls = std::to_array({hypercall::Describe<&Adder::Add>(0x7001, "MyCallAdd")});
 //   dispatcher.Add<Adder>(kCalls, adder);
@@ -50,8 +48,8 @@ struct Caller {
 
 struct Nothing {};
 
-// How a rep handler fared: `completed` elements are done, counted from the first it was given. With
-// kSuccess and fewer than it was given, the rest comes back in another call.
+// How a rep handler fared: `completed` elements are done, counted from the first it was given. With kSuccess and fewer
+// than it was given, the rest comes back in another call.
 struct RepResult {
   hvdef::HvStatus status;
   uint16_t completed;
@@ -192,8 +190,7 @@ struct Binding<Method, RepResult (T::*)(Caller&, const In&, absl::Span<const uin
 
 }  // namespace internal
 
-// The descriptor of the call that `Method` answers. `max_reps` bounds a rep call's elements in one
-// go.
+// The descriptor of the call that `Method` answers. `max_reps` bounds a rep call's elements in one go.
 template <auto Method>
 constexpr auto Describe(uint16_t code, const char* name, uint64_t privilege = 0, uint16_t max_reps = kAllReps) {
   using Bound = internal::Binding<Method>;

@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dispatcher: a hypercall exit to the handler that answers it, by the whole of the calling
-// convention: memory, fast and XMM-fast input and output, rep calls with continuation, variable
-// headers, 32-bit callers.
+// Dispatcher: a hypercall exit to the handler that answers it, by the whole of the calling convention: memory, fast and
+// XMM-fast input and output, rep calls with continuation, variable headers, 32-bit callers.
 //
 // What the caller did wrong is answered here, before any handler runs:
-//   wrong processor mode (real mode, virtual-8086, CPL above 0)      #UD
-//   unknown code HV_STATUS_INVALID_HYPERCALL_CODE privilege missing HV_STATUS_ACCESS_DENIED
-//   reserved bits, rep fields, variable header, too long for fast HV_STATUS_INVALID_HYPERCALL_INPUT
+//   wrong processor mode (real mode, virtual-8086, CPL above 0)       #UD
+//   unknown code                                                      HV_STATUS_INVALID_HYPERCALL_CODE
+//   privilege missing                                                 HV_STATUS_ACCESS_DENIED
+//   reserved bits, rep fields, variable header, too long for fast     HV_STATUS_INVALID_HYPERCALL_INPUT
 //   block misaligned, across a page, or not in guest memory           HV_STATUS_INVALID_ALIGNMENT
 //
-// Cost: no lock and no allocation. A fast call reads its registers; a memory call copies its input
-// once to the stack.
+// Cost: no lock and no allocation. A fast call reads its registers; a memory call copies its input once to the stack.
 //
-// Thread class: Add before the first VP runs; Dispatch is thread-safe (each call on its VP's own
-// thread).
+// Thread class: Add before the first VP runs; Dispatch is thread-safe (each call on its VP's own thread).
 //
 // Source: TLFS, chapter "Hypercall Interface".
 

@@ -5,8 +5,9 @@
 // with Read, and works on the copy; words that both sides use to synchronise go through Atomic; bulk data moves
 // by host ranges handed to the operating system (Pointer), which nobody inspects.
 //
-// Shapes and limits: up to 64 ranges of whole 4 KiB pages, sorted, not overlapping, added before the first VP runs.
-// Gaps between ranges (the hole below 4 GiB) are not memory: an access that touches one fails as a whole and has no effect.
+// Shapes and limits: up to 64 ranges of whole 4 KiB pages, sorted, not overlapping, added before the first VP
+// runs. Gaps between ranges (the hole below 4 GiB) are not memory: an access that touches one fails as a whole and
+// has no effect.
 //
 // Thread-safe once the ranges are in place. Guest-chosen addresses are valid arguments everywhere: they are answered
 // with `false` or nullptr, never with a crash.
@@ -55,17 +56,20 @@ class GuestMemory {
   GuestMemory& operator=(const GuestMemory&) = delete;
 
   // Makes `host` the memory at `gpa`. The bytes are borrowed and must outlive this object.
-  // InvalidArgument: not whole pages, overlap, or too many ranges. ResourceExhausted: the host has no memory for their flags.
+  // InvalidArgument: not whole pages, overlap, or too many ranges. ResourceExhausted: the host has no memory for
+  // their flags.
   absl::Status AddRange(uint64_t gpa, absl::Span<uint8_t> host);
 
-  // Whatever the bytes belong to. Transfers that may be under way when this object is destroyed keep it, and so the bytes.
+  // Whatever the bytes belong to. Transfers that may be under way when this object is destroyed keep it, and so
+  // the bytes.
   void SetOwner(std::shared_ptr<const void> owner) { owner_ = std::move(owner); }
   const std::shared_ptr<const void>& owner() const { return owner_; }
 
   absl::Span<const Range> ranges() const { return ranges_; }
   uint64_t size_bytes() const { return size_bytes_; }
 
-  // Copies between the guest and private memory; an access may cross ranges that touch. False if any byte is not memory.
+  // Copies between the guest and private memory; an access may cross ranges that touch. False if any byte is
+  // not memory.
   [[nodiscard]] bool Read(uint64_t gpa, void* to, uint64_t size_bytes) const;
   [[nodiscard]] bool Write(uint64_t gpa, const void* from, uint64_t size_bytes);
   [[nodiscard]] bool Fill(uint64_t gpa, uint8_t value, uint64_t size_bytes);
@@ -102,8 +106,9 @@ class GuestMemory {
   // Says that the host wrote [gpa, gpa + size) through a pointer: marks the pages dirty and tells the observer.
   void MarkWritten(uint64_t gpa, uint64_t size_bytes);
 
-  // Dirty tracking of host writes; an engine's own log covers the guest's writes. While enabled, each page written since it
-  // was last taken is one bit. `bitmap` holds one bit a page from `gpa`, least significant first, and is ORed into.
+  // Dirty tracking of host writes; an engine's own log covers the guest's writes. While enabled, each page written
+  // since it was last taken is one bit. `bitmap` holds one bit a page from `gpa`, least significant first, and is
+  // ORed into.
   void EnableDirtyTracking(bool enable);
   void TakeDirty(uint64_t gpa, uint64_t pages, absl::Span<uint64_t> bitmap);
 

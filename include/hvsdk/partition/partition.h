@@ -1,24 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Partition: one guest, as the hypervisor interface "Hv#1" describes it to that guest, on any
-// engine: CPUID leaves, synthetic MSRs, SynIC, timers, reference time, hypercalls, ports and
-// connections, crash and reset.
+// Partition: one guest, as the hypervisor interface "Hv#1" describes it to that guest, on any engine: CPUID leaves,
+// synthetic MSRs, SynIC, timers, reference time, hypercalls, ports and connections, crash and reset.
 //
-// A feature is offered only where it works: CPUID follows the privileges, and the privileges follow
-// the engine.
+// A feature is offered only where it works: CPUID follows the privileges, and the privileges follow the engine.
 //
-// Life: Create -> AddVp for each VP, hypercalls().Add, RegisterPort -> VPs run (vp.h) -> all VP
-// threads have ended -> destroy, or Reset and run again.
+// Life: Create -> AddVp for each VP, hypercalls().Add, RegisterPort -> VPs run (vp.h) -> all VP threads have ended ->
+// destroy, or Reset and run again.
 //
-// Thread class: thread-safe, but for what Life orders. Guest input never makes any of this fail,
-// hang or allocate without bound.
+// Thread class: thread-safe, but for what Life orders. Guest input never makes any of this fail, hang or allocate
+// without bound.
 //
-//   partition::Environment environment{.backend = *backend_partition, .caps = backend.caps(),
-//   .memory = memory,
+//   partition::Environment environment{.backend = *backend_partition, .caps = backend.caps(), .memory = memory,
 //                                      .clock = *clock, .timers = timers, .events = machine};
 //   ASSIGN_OR_RETURN(auto partition, Partition::Create({}, environment));
 //   for (uint32_t i = 0; i < vp_count; ++i) {
-//     ASSIGN_OR_RETURN(auto backend_vp, backend_partition->CreateVp(VpIndex{i}, i, cpuid +
-//     partition->Cpuid())); ASSIGN_OR_RETURN(partition::Vp* vp, partition->AddVp(*backend_vp));
+//     ASSIGN_OR_RETURN(auto backend_vp, backend_partition->CreateVp(VpIndex{i}, i, cpuid + partition->Cpuid()));
+//     ASSIGN_OR_RETURN(partition::Vp* vp, partition->AddVp(*backend_vp));
 //   }
 
 #ifndef HVSDK_PARTITION_PARTITION_H_
@@ -69,8 +66,7 @@ class PartitionEvents {
   virtual void OnCrash(const CrashReport& report) = 0;
 };
 
-// How much time a VP has used, guest and host on its behalf, in 100 ns units. Called on the VP's
-// own thread.
+// How much time a VP has used, guest and host on its behalf, in 100 ns units. Called on the VP's own thread.
 class VpRuntimeSource {
  public:
   virtual ~VpRuntimeSource() = default;
@@ -78,8 +74,8 @@ class VpRuntimeSource {
 };
 
 struct Config {
-  // What the partition may do, at most (hvdef/privilege.h). What the engine cannot do is taken
-  // away: privileges() is the rest.
+  // What the partition may do, at most (hvdef/privilege.h). What the engine cannot do is taken away: privileges() is
+  // the rest.
   uint64_t privileges = ~uint64_t{0};
 };
 
@@ -102,8 +98,8 @@ class Partition {
 
   // The effective privileges.
   uint64_t privileges() const { return privileges_; }
-  // Leaves 0x40000000 to 0x4000000A. Leaf 1's hypervisor bit (hvdef::cpuid::kHypervisorPresent) is
-  // the composer's to set.
+  // Leaves 0x40000000 to 0x4000000A. Leaf 1's hypervisor bit (hvdef::cpuid::kHypervisorPresent) is the composer's
+  // to set.
   std::vector<backend::CpuidEntry> Cpuid() const;
 
   // Adds the next VP: indices count up from 0. `vp` outlives the partition.
@@ -115,40 +111,36 @@ class Partition {
   // Where hypercalls are answered; calls of one's own are added here before the first VP runs.
   hypercall::Dispatcher& hypercalls() { return dispatcher_; }
 
-  // Puts a message of up to 240 bytes into the slot of `sint` on `vp`, or queues it (16 of them)
-  // behind one that the guest has not taken yet. A masked SINT takes messages without interrupt.
+  // Puts a message of up to 240 bytes into the slot of `sint` on `vp`, or queues it (16 of them) behind one that the
+  // guest has not taken yet. A masked SINT takes messages without interrupt.
   // kInsufficientBuffers: the queue is full; the observer will be told. kInvalidVpIndex.
-  // kInvalidParameter: the payload is too long or the type is zero. kInvalidSynicState: SynIC or
-  // message page is disabled.
+  // kInvalidParameter: the payload is too long or the type is zero. kInvalidSynicState: SynIC or message page
+  // is disabled.
   hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload);
   // At most one; set before the first VP runs, or nullptr after the last has ended.
   void SetMessageSlotObserver(MessageSlotObserver* observer) { slot_observer_ = observer; }
 
-  // Sets one of the 2048 event flags of `sint` on `vp`, and interrupts the VP if the flag was
-  // clear. Cost: one lock of the VP's own SynIC, held for a few instructions. kInvalidVpIndex,
-  // kInvalidParameter (flag); kInvalidSynicState: SynIC or flags page is disabled, or the SINT
-  // masked.
+  // Sets one of the 2048 event flags of `sint` on `vp`, and interrupts the VP if the flag was clear.
+  // Cost: one lock of the VP's own SynIC, held for a few instructions.
+  // kInvalidVpIndex, kInvalidParameter (flag); kInvalidSynicState: SynIC or flags page is disabled, or the SINT masked.
   hvdef::HvStatus SignalEvent(VpIndex vp, Sint sint, uint16_t flag);
 
-  // Routes a connection to a handler. AlreadyExists: the id is taken. InvalidArgument: more than 24
-  // bits.
+  // Routes a connection to a handler. AlreadyExists: the id is taken. InvalidArgument: more than 24 bits.
   absl::Status RegisterPort(ConnectionId connection, PortHandler* handler);
-  // Afterwards the handler is not running and will not be called; hence never from within that
-  // handler.
+  // Afterwards the handler is not running and will not be called; hence never from within that handler.
   void UnregisterPort(ConnectionId connection);
   // What HvCallSignalEvent does, for an engine's shortcut that took the call on another thread.
   hvdef::HvStatus SignalPort(ConnectionId connection, uint16_t flag);
 
-  // A device whose message-signalled interrupts the guest may retarget with
-  // HvCallRetargetDeviceInterrupt. At most `max_interrupts` of its interrupts are remembered.
-  // AlreadyExists: the id is taken.
+  // A device whose message-signalled interrupts the guest may retarget with HvCallRetargetDeviceInterrupt. At most
+  // `max_interrupts` of its interrupts are remembered. AlreadyExists: the id is taken.
   absl::Status RegisterDevice(uint64_t device_id, uint32_t max_interrupts);
   void UnregisterDevice(uint64_t device_id);
   // The device's interrupt, where the guest wants it by now.
   void SignalDeviceInterrupt(uint64_t device_id, uint64_t msi_address, uint32_t msi_data);
 
-  // Back to the state after creation: MSRs, SynIC, timers, overlay pages (the guest's own contents
-  // return). Ports, devices and reference time stay. No VP runs meanwhile.
+  // Back to the state after creation: MSRs, SynIC, timers, overlay pages (the guest's own contents return). Ports,
+  // devices and reference time stay. No VP runs meanwhile.
   void Reset();
 
   const Environment& environment() const { return environment_; }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The root's ends of ports and connections: who receives what the guest sends, and who is told that
-// a message slot has room. Source: TLFS, chapter "Inter-Partition Communication", "Ports and
-// Connections".
+// The root's ends of ports and connections: who receives what the guest sends, and who is told that a message slot has
+// room. Source: TLFS, chapter "Inter-Partition Communication", "Ports and Connections".
 //
 // Handlers are thread-safe: each is called on the thread of the VP that sends, several at once.
 //
@@ -24,8 +23,7 @@
 
 namespace hvsdk::partition {
 
-// Receives what the guest sends to a connection. Called with no lock held. The status is the
-// guest's answer.
+// Receives what the guest sends to a connection. Called with no lock held. The status is the guest's answer.
 class PortHandler {
  public:
   virtual ~PortHandler() = default;
@@ -36,16 +34,14 @@ class PortHandler {
     return hvdef::HvStatus::kInvalidPortId;
   }
 
-  // HvCallSignalEvent. kInvalidParameter: the port has no such flag. kInvalidPortId: not an event
-  // port.
+  // HvCallSignalEvent. kInvalidParameter: the port has no such flag. kInvalidPortId: not an event port.
   virtual hvdef::HvStatus OnEvent(uint16_t flag) {
     (void)flag;
     return hvdef::HvStatus::kInvalidPortId;
   }
 };
 
-// Told when a message queue that was found full has room again. Called on the VP's thread with no
-// lock held.
+// Told when a message queue that was found full has room again. Called on the VP's thread with no lock held.
 class MessageSlotObserver {
  public:
   virtual ~MessageSlotObserver() = default;

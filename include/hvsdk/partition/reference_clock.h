@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // ReferenceClock: a partition's reference time, computed in one way for everybody who asks.
 //
-// Time in 100 ns units is ((guest TSC * scale) >> 64) + offset. The counter MSR, the synthetic
-// timers and the host use this clock; the guest uses the same scale and offset from the reference
-// TSC page. Hence all of them agree to the unit, on every VP, and never go back.
+// Time in 100 ns units is ((guest TSC * scale) >> 64) + offset. The counter MSR, the synthetic timers and the host use
+// this clock; the guest uses the same scale and offset from the reference TSC page. Hence all of them agree to the
+// unit, on every VP, and never go back.
 //
 // Thread-safe. Source: TLFS, chapter "Timers", "Partition Reference Time Enlightenment".
 //
-//   ASSIGN_OR_RETURN(auto clock, ReferenceClock::Create(*backend_partition,
-//   caps.tsc_frequency_hz));
+//   ASSIGN_OR_RETURN(auto clock, ReferenceClock::Create(*backend_partition, caps.tsc_frequency_hz));
 
 #ifndef HVSDK_PARTITION_REFERENCE_CLOCK_H_
 #define HVSDK_PARTITION_REFERENCE_CLOCK_H_

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vp: a virtual processor as the hypervisor interface sees it: synthetic MSRs, SynIC, timers,
-// hypercalls; over a backend::Vp, which runs it.
+// Vp: a virtual processor as the hypervisor interface sees it: synthetic MSRs, SynIC, timers, hypercalls; over a
+// backend::Vp, which runs it.
 //
-// The thread that runs a VP looks like this; the ExitHandler forwards MSRs and hypercalls to the
-// three functions below.
+// The thread that runs a VP looks like this; the ExitHandler forwards MSRs and hypercalls to the three functions below.
 //
-//   partition::Vp::Session session(vp);  // from now on, others' work for this VP is done by this
-//   thread while (!stopping) {
+//   partition::Vp::Session session(vp);  // from now on, others' work for this VP is done by this thread
+//   while (!stopping) {
 //     ASSIGN_OR_RETURN(StopReason reason, backend_vp.Run(exit_handler));
 //     if (reason == StopReason::kTripleFault) break;
 //     vp.RunPendingWork();               // why it was kicked, perhaps
@@ -44,16 +43,15 @@ class Vp {
   VpIndex index() const { return backend_.index(); }
   backend::Vp& backend() { return backend_; }
 
-  // A synthetic MSR. kFault: not one of ours, the privilege is missing, or the value is not
-  // allowed.
+  // A synthetic MSR. kFault: not one of ours, the privilege is missing, or the value is not allowed.
   backend::MsrOutcome OnMsrRead(uint32_t msr, uint64_t& value);
   backend::MsrOutcome OnMsrWrite(uint32_t msr, uint64_t value);
 
   // The hypercall that the backend VP has just made; `record` gets what it was.
   backend::HypercallOutcome OnHypercall(hypercall::CallRecord* record = nullptr);
 
-  // The time during which a thread runs this VP. Opening one waits for work that another thread is
-  // doing for the VP; closing one does the work that is still queued.
+  // The time during which a thread runs this VP. Opening one waits for work that another thread is doing for the VP;
+  // closing one does the work that is still queued.
   class Session {
    public:
     explicit Session(Vp& vp);
@@ -68,10 +66,10 @@ class Vp {
   // Does what other threads asked of this VP. Call it whenever Run returned kKicked.
   void RunPendingWork();
 
-  // Runs `work` where this VP's registers may be used, and returns when it is done: on the VP's own
-  // thread, which is kicked out of the guest; or, if no thread runs the VP, right here. `caller` is
-  // the VP whose thread calls (nullptr: not a VP's thread). Its own work is served meanwhile, so
-  // that VPs may call each other at once. `work` must be short and must not call RunOn itself.
+  // Runs `work` where this VP's registers may be used, and returns when it is done: on the VP's own thread, which is
+  // kicked out of the guest; or, if no thread runs the VP, right here. `caller` is the VP whose thread calls (nullptr:
+  // not a VP's thread). Its own work is served meanwhile, so that VPs may call each other at once. `work` must be short
+  // and must not call RunOn itself.
   void RunOn(Vp* caller, absl::FunctionRef<void()> work);
 
  private:

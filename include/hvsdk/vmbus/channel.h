@@ -16,9 +16,10 @@
 // Threads: everything here runs on the executor that the channel was offered with, so a provider needs no lock. Only
 // Wake may be called from anywhere.
 //
-// What a guest may do to a provider: fill one ring and not empty the other, refill the ring while it is read, write what is no
-// packet or too long a one. So a provider reads no request that it has no room to answer, gives others a turn after some
-// packets, and leaves a ring alone that is broken (RingStatus::kCorrupt) or whose packets are too long, until the guest closes it.
+// What a guest may do to a provider: fill one ring and not empty the other, refill the ring while it is read, write
+// what is no packet or too long a one. So a provider reads no request that it has no room to answer, gives others a
+// turn after some packets, and leaves a ring alone that is broken (RingStatus::kCorrupt) or whose packets are too long,
+// until the guest closes it.
 //
 //   class Echo : public ChannelHandler {
 //     bool OnOpen(Channel&) override { return true; }
@@ -145,13 +146,13 @@ class Channel : private PortHandler, private Task {
   }
   // Publishes what is staged in the outgoing ring, and signals if need be.
   void Publish() { SignalGuest(outgoing_.Publish()); }
-  // Whether the outgoing ring has room for a packet that takes `packet_size` bytes (see PacketSize). False: the guest is asked
-  // to signal when it has made room, so OnSignal comes then; what is staged is published, and what was read given back. A ring
-  // that can never have such room (at most its size less 8 bytes) is one to refuse in OnOpen.
+  // Whether the outgoing ring has room for a packet that takes `packet_size` bytes (see PacketSize). False: the guest
+  // is asked to signal when it has made room, so OnSignal comes then; what is staged is published, and what was read
+  // given back. A ring that can never have such room (at most its size less 8 bytes) is one to refuse in OnOpen.
   //
-  // A guest that does not announce that it will signal (kRingFeaturePendingSendSize: Linux sets it in both rings, the first
-  // guests did not know it) is looked at again by a timer of the server's (ServerResources), at intervals that grow from 100 us to
-  // 100 ms while it takes nothing; a server without timers looks at its next signal.
+  // A guest that does not announce that it will signal (kRingFeaturePendingSendSize: Linux sets it in both rings, the
+  // first guests did not know it) is looked at again by a timer of the server's (ServerResources), at intervals that
+  // grow from 100 us to 100 ms while it takes nothing; a server without timers looks at its next signal.
   bool WaitForRoom(uint32_t packet_size) {
     if (outgoing_.free_bytes() >= packet_size) return true;
     return AskForRoom(packet_size);

@@ -3,8 +3,8 @@
 // number, for the rings of a channel or for a buffer that packets refer to.
 //
 // Immutable once made, hence thread-safe: the page numbers were copied out of the guest's messages, and every page was
-// found to be memory. The bytes in the pages stay the guest's to change at any time. What a guest may make of them in all is
-// bounded by ServerOptions.
+// found to be memory. The bytes in the pages stay the guest's to change at any time. What a guest may make of them in
+// all is bounded by ServerOptions.
 //
 //   GpadlLease buffer = channel.AcquireGpadl(id_from_a_packet);      // in a provider
 //   if (!buffer || !buffer->Read(offset, &header, sizeof(header))) return Refuse();

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// All that VMBus' root side needs of a hypervisor: post a message, set an event flag, and be told of the same from the
-// guest. The vmm library binds it to a partition; a test or an in-process pair binds it to a queue, and no CPU is needed.
+// All that VMBus' root side needs of a hypervisor: post a message, set an event flag, and be told of the same from
+// the guest. The vmm library binds it to a partition; a test or an in-process pair binds it to a queue, and no CPU
+// is needed.
 //
-// Limits are the SynIC's: messages of at most 240 bytes, 16 SINTs, 2048 event flags each (TLFS, "Inter-Partition Communication").
+// Limits are the SynIC's: messages of at most 240 bytes, 16 SINTs, 2048 event flags each (TLFS,
+// "Inter-Partition Communication").
 //
 // Thread-safe. Handlers are called on the thread of the VP that sends, several at once.
 //
@@ -22,7 +24,8 @@
 
 namespace hvsdk::vmbus {
 
-// Receives what the guest sends to a connection. Called on the sending VP's thread, with no lock of the hypervisor's held.
+// Receives what the guest sends to a connection. Called on the sending VP's thread, with no lock of the
+// hypervisor's held.
 class PortHandler {
  public:
   virtual ~PortHandler() = default;
@@ -47,8 +50,8 @@ class Hypervisor {
  public:
   virtual ~Hypervisor() = default;
 
-  // Puts a message into the slot of `sint` on `vp`, or queues it behind one the guest has not yet taken.
-  // A masked SINT takes messages without an interrupt. kInsufficientBuffers: the bounded queue is full; the observer will be told.
+  // Puts a message into the slot of `sint` on `vp`, or queues it behind one the guest has not yet taken. A masked SINT
+  // takes messages without an interrupt. kInsufficientBuffers: the bounded queue is full; the observer will be told.
   // kInvalidVpIndex. kInvalidSynicState: the VP's SynIC or message page is disabled.
   virtual hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type,
                                       absl::Span<const uint8_t> payload) = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Offer: what a service provider puts up on VMBus for a guest's driver to find; OpenParams: what the guest then asks for. Plain
-// data, thread-compatible. Source: hvdef/vmbus.h (OfferChannel, OpenChannel).
+// Offer: what a service provider puts up on VMBus for a guest's driver to find; OpenParams: what the guest then asks
+// for. Plain data, thread-compatible. Source: hvdef/vmbus.h (OfferChannel, OpenChannel).
 //
 //   Offer offer;
 //   offer.class_id = hvdef::MakeGuid("2a6fc1d0-7f0d-4c6e-8a55-0f6b3c1f9d21");

@@ -45,8 +45,8 @@ namespace hvsdk::vmbus {
 
 // What a server may use of the program around it. Each may be missing; all outlive the server.
 struct ServerResources {
-  // Goes on with what a guest's calls have left over: a call then does a bounded part, however many others come meanwhile. Without
-  // it the call that found something to do does all there is.
+  // Goes on with what a guest's calls have left over: a call then does a bounded part, however many others come
+  // meanwhile. Without it the call that found something to do does all there is.
   Executor* executor = nullptr;
   // Both or neither. See Channel::WaitForRoom.
   TimerQueue* timers = nullptr;
@@ -77,8 +77,9 @@ class Server : private MessageSlotObserver {
   // The version of the connection, or nothing while no guest is connected.
   absl::optional<hvdef::vmbus::Version> version() const;
 
-  // Shown every channel message in the order in which they were decided; at most one observer, before the guest runs. Up to 1024
-  // messages wait for it. Behind an observer that is slower than the guest others are lost, and `losses` is told how many.
+  // Shown every channel message in the order in which they were decided; at most one observer, before the guest runs.
+  // Up to 1024 messages wait for it. Behind an observer that is slower than the guest others are lost, and `losses` is
+  // told how many.
   enum class Direction : uint8_t { kToRoot, kToChild };
   using MessageObserver = absl::AnyInvocable<void(Direction, absl::Span<const uint8_t>)>;
   using LossObserver = absl::AnyInvocable<void(uint64_t count)>;
@@ -133,9 +134,9 @@ class Server : private MessageSlotObserver {
 
   void OnMessageSlotFree(VpIndex vp, Sint sint) override;
 
-  // Carries out what the core decided. One thread does so at a time, because messages have to keep their order; another one
-  // that comes meanwhile leaves its part to it. So that no call goes on for as long as others come, it ends after some steps and leaves
-  // the rest to the executor, where one turn after another does the same.
+  // Carries out what the core decided. One thread does so at a time, because messages have to keep their order; another
+  // one that comes meanwhile leaves its part to it. So that no call goes on for as long as others come, it ends after
+  // some steps and leaves the rest to the executor, where one turn after another does the same.
   void Act();
   bool ActOnce(std::unique_lock<std::mutex>& lock);
   bool ActOnNotice(std::unique_lock<std::mutex>& lock);

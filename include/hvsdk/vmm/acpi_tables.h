@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ACPI tables that describe a machine to its guest: RSDP, XSDT, FADT, MADT and DSDT.
 //
-// The machine is hardware-reduced: no 8259s, no PIT, no PM timer, no SCI; a guest that knows Hyper-V needs none of them,
-// and each would cost it exits. Sleep and reset registers power it off and reset it. The DSDT declares VMBus below a
-// module device that passes on the MMIO windows, as a generation 1 VM has it, the serial port and the real-time clock.
+// The machine is hardware-reduced: no 8259s, no PIT, no PM timer, no SCI; a guest that knows Hyper-V needs none of
+// them, and each would cost it exits. Sleep and reset registers power it off and reset it. The DSDT declares VMBus
+// below a module device that passes on the MMIO windows, as a generation 1 VM has it, the serial port and the
+// real-time clock.
 //
 // Source: ACPI 6.4, 5.2 "ACPI System Description Tables".
 
@@ -36,7 +37,8 @@ struct AcpiOptions {
   std::vector<std::string> devices;  // AML terms for the DSDT's scope \_SB_
 };
 
-// A table with the header of ACPI 6.4, 5.2.6 around `body`: length, checksum, and who made it. `signature` has four characters.
+// A table with the header of ACPI 6.4, 5.2.6 around `body`: length, checksum, and who made it. `signature` has
+// four characters.
 std::string MakeAcpiTable(absl::string_view signature, uint8_t revision, absl::string_view body);
 
 // All tables, to be put at `gpa`, which is a multiple of 16 below 4 GiB. The RSDP comes first.

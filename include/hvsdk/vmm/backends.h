@@ -21,8 +21,8 @@ namespace hvsdk::vmm {
 // The names that CreateBackend takes in this build, "auto" first.
 std::vector<std::string> BackendNames();
 
-// Makes an engine. "auto" (or an empty name) is KVM where the processor reports vmx or svm and /dev/kvm can be used, else
-// the software engine; it never takes a KVM that emulates, because that runs an operating system a hundred times
+// Makes an engine. "auto" (or an empty name) is KVM where the processor reports vmx or svm and /dev/kvm can be used,
+// else the software engine; it never takes a KVM that emulates, because that runs an operating system a hundred times
 // slower. `note`, if not null, gets a line for the user when "auto" had to pass over KVM on a processor that has it.
 // InvalidArgument: not a name of this build. Unavailable: this host cannot; the message says why.
 absl::StatusOr<std::unique_ptr<backend::Backend>> CreateBackend(absl::string_view name, std::string* note = nullptr);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Board: what a machine is built on, before it is any particular machine: an engine's partition, guest memory, the hypervisor
-// interface, buses for ports and MMIO, interrupt lines, VMBus, the processors and what runs them. Parts are attached to it
-// (part.h): the PC's own, and whatever the embedding program brings; the board knows none of them.
+// Board: what a machine is built on, before it is any particular machine: an engine's partition, guest memory, the
+// hypervisor interface, buses for ports and MMIO, interrupt lines, VMBus, the processors and what runs them. Parts are
+// attached to it (part.h): the PC's own, and whatever the embedding program brings; the board knows none of them.
 //
-// Life: Create -> parts map devices, offer channels, add tables and CPUID edits -> AddProcessors -> Run, once -> parts are
-// detached -> destroyed. Machine (machine.h) does all that for a PC; a VMM that is none does it by itself.
+// Life: Create -> parts map devices, offer channels, add tables and CPUID edits -> AddProcessors -> Run, once -> parts
+// are detached -> destroyed. Machine (machine.h) does all that for a PC; a VMM that is none does it by itself.
 //
 //   LoadInput blame;
 //   absl::StatusOr<std::unique_ptr<Board>> made =
@@ -15,8 +15,9 @@
 //   if (status.ok()) status = board.AddProcessors();
 //   if (status.ok()) board.Run(runner_events);
 //
-// Thread class: Map..., Unmap, AddLayer, RemoveLayer, IrqLine's lines and Stop are thread-safe, but Unmap and RemoveLayer are
-// not for a VP's thread, which they would wait for; the rest belongs to the thread that makes and runs the board.
+// Thread class: Map..., Unmap, AddLayer, RemoveLayer, IrqLine's lines and Stop are thread-safe, but Unmap and
+// RemoveLayer are not for a VP's thread, which they would wait for; the rest belongs to the thread that makes and runs
+// the board.
 
 #ifndef HVSDK_VMM_BOARD_H_
 #define HVSDK_VMM_BOARD_H_
@@ -61,8 +62,8 @@ class Board final : private backend::ExitHandler {
  public:
   using CpuidTable = std::vector<backend::CpuidEntry>;
 
-  // `loop`, and what the options point to, outlive the board. InvalidArgument: the engine has no such number of processors, or
-  // there is no such memory, as `blame` says. Others: the host refused something.
+  // `loop`, and what the options point to, outlive the board. InvalidArgument: the engine has no such number of
+  // processors, or there is no such memory, as `blame` says. Others: the host refused something.
   static absl::StatusOr<std::unique_ptr<Board>> Create(const BoardOptions& options, EventLoop& loop, LoadInput& blame);
   ~Board() override;
 
@@ -83,8 +84,8 @@ class Board final : private backend::ExitHandler {
   bool is_deterministic() const { return runner_->is_deterministic(); }
   uint32_t cpus() const { return options_.cpus; }
 
-  // Has `device` answer there, from its offset `offset` on, from now on, also while the machine runs. InvalidArgument: another
-  // device or memory does; the message names them.
+  // Has `device` answer there, from its offset `offset` on, from now on, also while the machine runs. InvalidArgument:
+  // another device or memory does; the message names them.
   absl::Status MapPorts(uint16_t first, uint32_t count, chipset::Device& device, uint64_t offset = 0);
   absl::Status MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& device, uint64_t offset = 0);
   // Takes the device off both buses. When it returns, no VP is inside.
@@ -122,8 +123,8 @@ class Board final : private backend::ExitHandler {
   void Run(Runner::Events& events) { runner_->Run(router_, events); }
   void Stop() { runner_->Stop(); }
 
-  // The last hypercall of a VP, for a trace: what a layer's OnHypercall may look at after the call. Kept once it was asked for,
-  // before Run.
+  // The last hypercall of a VP, for a trace: what a layer's OnHypercall may look at after the call. Kept once it was
+  // asked for, before Run.
   hypercall::CallRecord& last_call(VpIndex index);
 
   const Runner& runner() const { return *runner_; }

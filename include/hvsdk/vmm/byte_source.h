@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a loader reads an image from: a file, or bytes in memory for a test. Read in pieces, so that a large kernel goes
-// from the file straight into the guest's memory.
+// Where a loader reads an image from: a file, or bytes in memory for a test. Read in pieces, so that a large kernel
+// goes from the file straight into the guest's memory.
 //
 // Thread-compatible; what is read is the host's file, which is checked like any input by whoever parses it.
 //
@@ -44,7 +44,8 @@ class MemorySource final : public ByteSource {
   absl::Span<const uint8_t> bytes_;
 };
 
-// A regular file. NotFound, PermissionDenied or InvalidArgument if it cannot be one; the message does not name the path.
+// A regular file. NotFound, PermissionDenied or InvalidArgument if it cannot be one; the message does not name
+// the path.
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenFileSource(const std::string& path);
 
 }  // namespace hvsdk::vmm

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CPUID tells a guest: what the engine offers, less what a partition cannot use, with the machine's topology and the
-// hypervisor's leaves.
+// What CPUID tells a guest: what the engine offers, less what a partition cannot use, with the machine's topology and
+// the hypervisor's leaves.
 
 #ifndef HVSDK_VMM_CPUID_H_
 #define HVSDK_VMM_CPUID_H_

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// EventLoop: a machine's one thread of I/O. It runs tasks (base/executor.h), watches file descriptors (epoll) and serves
-// timers (LoopTimers).
+// EventLoop: a machine's one thread of I/O. It runs tasks (base/executor.h), watches file descriptors (epoll) and
+// serves timers (LoopTimers).
 //
-// Thread class: Schedule, Drain and Stop are thread-safe; Watch and Unwatch are called on the loop's thread or while it does
-// not run. Tasks and callbacks run on the thread inside Run, with no lock of the loop's held.
+// Thread class: Schedule, Drain and Stop are thread-safe; Watch and Unwatch are called on the loop's thread or while it
+// does not run. Tasks and callbacks run on the thread inside Run, with no lock of the loop's held.
 //
 //   ASSIGN_OR_RETURN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
 //   RETURN_IF_ERROR(loop->Watch(fd, EPOLLIN, [&](uint32_t events) { ... }));
@@ -44,15 +44,15 @@ class EventLoop final : public Executor {
   // The callback is not called any more. Allowed from within it.
   void Unwatch(int fd);
 
-  // Works until Stop. What was scheduled before Stop has its turn first, once each, and for no longer than 100 ms together; whatever
-  // is scheduled then stays so, for the next Run or for Drain.
+  // Works until Stop. What was scheduled before Stop has its turn first, once each, and for no longer than 100 ms
+  // together; whatever is scheduled then stays so, for the next Run or for Drain.
   void Run();
   void Stop();
   // As Run, but for no longer than `limit`. False: that was over first.
   bool RunFor(std::chrono::milliseconds limit);
 
-  // For a thread that has other work beside the loop's: does what is scheduled and ready by now, and comes back. With `wait`,
-  // sleeps until there is something.
+  // For a thread that has other work beside the loop's: does what is scheduled and ready by now, and comes back. With
+  // `wait`, sleeps until there is something.
   void RunOnce(bool wait);
 
   // Takes `task` out of the queue; if it is running on another thread, waits for it.

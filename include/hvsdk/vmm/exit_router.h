@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ExitRouter: who answers an exit. Layers stand above what answers in the end (the machine: its buses and the hypervisor
-// interface); each overrides what it wants to see, answer or change, and passes the rest on. A machine without layers pays
-// nothing for them: its processors call the bottom itself.
+// ExitRouter: who answers an exit. Layers stand above what answers in the end (the machine: its buses and the
+// hypervisor interface); each overrides what it wants to see, answer or change, and passes the rest on. A machine
+// without layers pays nothing for them: its processors call the bottom itself.
 //
 //   class DebugPort : public vmm::ExitLayer {
 //    public:
@@ -12,9 +12,9 @@
 //     std::string text;
 //   };
 //
-// Thread class: Push and Remove are thread-safe; top() and the layers' functions are called on the VPs' threads, without a
-// lock. A VP that is in the guest goes on with the layers it entered with, so Board::AddLayer and Board::RemoveLayer, which
-// see to that, are what a machine's user calls.
+// Thread class: Push and Remove are thread-safe; top() and the layers' functions are called on the VPs' threads,
+// without a lock. A VP that is in the guest goes on with the layers it entered with, so Board::AddLayer and
+// Board::RemoveLayer, which see to that, are what a machine's user calls.
 
 #ifndef HVSDK_VMM_EXIT_ROUTER_H_
 #define HVSDK_VMM_EXIT_ROUTER_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The host's pages behind a guest's memory. They are promised, not allocated: a page costs the host something from its first
-// use on.
+// The host's pages behind a guest's memory. They are promised, not allocated: a page costs the host something from its
+// first use on.
 
 #ifndef HVSDK_VMM_HOST_MEMORY_H_
 #define HVSDK_VMM_HOST_MEMORY_H_

@@ -2,8 +2,8 @@
 // Puts a kernel, its initial RAM disk, its command line and the firmware's tables into guest memory, and says with what
 // registers the first processor begins.
 //
-// Two kinds of kernel are known by their contents: a Linux bzImage, entered by the 64-bit boot protocol, and an ELF file
-// (32- or 64-bit) with a PVH entry point.
+// Two kinds of kernel are known by their contents: a Linux bzImage, entered by the 64-bit boot protocol, and an ELF
+// file (32- or 64-bit) with a PVH entry point.
 //
 // The image may be anybody's: whatever its headers say, nothing outside guest memory is touched and every failure
 // is an error that says what is wrong with the image.
@@ -69,8 +69,8 @@ struct InitialState {
 enum class LoadInput : uint8_t { kNone, kKernel, kInitrd, kCommandLine, kMemory, kCpus };
 
 // Memory holds zeroes before the call. On an error its contents are unspecified, and `blame` says whose fault it is.
-// InvalidArgument: the kernel is of neither kind, damaged or truncated, or too old; command line or initial RAM disk are
-// larger than the kernel or the memory takes. DataLoss: a file cannot be read.
+// InvalidArgument: the kernel is of neither kind, damaged or truncated, or too old; command line or initial RAM disk
+// are larger than the kernel or the memory takes. DataLoss: a file cannot be read.
 absl::StatusOr<InitialState> LoadKernel(const LoadRequest& request, const MemoryLayout& layout, GuestMemory& memory,
                                         LoadInput& blame);
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// LoopbackPorts: sixteen connections by which a guest's first processor sends itself messages and events, one for each SINT, and
-// one more by which a device interrupts it. A machine has them if its configuration says so; they are for guests that test the
-// SynIC and HvCallRetargetDeviceInterrupt.
+// LoopbackPorts: sixteen connections by which a guest's first processor sends itself messages and events, one for each
+// SINT, and one more by which a device interrupts it. A machine has them if its configuration says so; they are for
+// guests that test the SynIC and HvCallRetargetDeviceInterrupt.
 //
-// Connection kFirstLoopbackConnection + n: a message comes back, with its type and contents, in the slot of SINT n of VP 0; an event
-// sets the same flag of that SINT. What the SynIC answers is the guest's status.
+// Connection kFirstLoopbackConnection + n: a message comes back, with its type and contents, in the slot of SINT n of
+// VP 0; an event sets the same flag of that SINT. What the SynIC answers is the guest's status.
 //
-// Connection kLoopbackDeviceConnection: an event with flag F makes the device kLoopbackDevice send its interrupt of the address
-// kLoopbackMsiAddress and the data F: vector F, fixed, for the APIC with id 0, unless the guest retargeted it. It takes no messages.
+// Connection kLoopbackDeviceConnection: an event with flag F makes the device kLoopbackDevice send its interrupt of the
+// address kLoopbackMsiAddress and the data F: vector F, fixed, for the APIC with id 0, unless the guest retargeted it.
+// It takes no messages.
 //
 // Thread-safe once registered. Destroy it when no VP runs.
 

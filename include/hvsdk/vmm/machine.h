@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Machine: one guest from its kernel image to its end. It puts the parts of a PC on a board (board.h): chipset, serial port,
-// disks, and what the embedding program brings (part.h); writes the firmware's tables, loads the guest, and runs it.
+// Machine: one guest from its kernel image to its end. It puts the parts of a PC on a board (board.h): chipset,
+// serial port, disks, and what the embedding program brings (part.h); writes the firmware's tables, loads the guest,
+// and runs it.
 //
 // Threads: Run uses the calling thread as the machine's one thread of I/O, and one thread for each VP. When it returns,
-// no VP runs and no thread of the machine is left. It returns within a second and the time of grace of the reason, whatever the
-// guest or its disks do.
+// no VP runs and no thread of the machine is left. It returns within a second and the time of grace of the reason,
+// whatever the guest or its disks do.
 //
 // A guest's reset ends the machine; whoever wants it to start again makes another from the same options. Everything
 // the options point to outlives the machine and may serve the next.
@@ -48,8 +49,8 @@ class Tracer;
 
 // What follows when the guest says by Hyper-V's crash MSRs that it crashed.
 enum class CrashAction : uint8_t {
-  // It is told, and the guest goes on, as on Hyper-V: Linux says so before its crash kernel dumps it, and before it restarts by
-  // itself (panic=N). However it ends after that, the outcome is kCrashed.
+  // It is told, and the guest goes on, as on Hyper-V: Linux says so before its crash kernel dumps it, and before it
+  // restarts by itself (panic=N). However it ends after that, the outcome is kCrashed.
   kReport,
   kEnd,  // the machine ends at once
 };
@@ -70,11 +71,12 @@ struct MachineOptions {
   CrashAction on_crash = CrashAction::kReport;
   // Told a crash when it happens, on the thread that calls Run. Once: a crash kernel's own crash is not told.
   std::function<void(const partition::CrashReport&)> crash_observer;
-  // A guest that crashed and then for so long touches no device and calls no hypervisor, but for its clock and timers, has ended.
+  // A guest that crashed and then for so long touches no device and calls no hypervisor, but for its clock and timers,
+  // has ended.
   uint32_t crash_silence_ms = 30'000;
   GuestLoader* loader = nullptr;  // in place of `kernel`, `initrd` and `command_line`
-  // Not null: a deterministic machine. `backend` was made with this time, which serves this machine alone; all VPs run in turn on
-  // the thread that calls Run, and the same options and console input give the same execution. No disks.
+  // Not null: a deterministic machine. `backend` was made with this time, which serves this machine alone; all VPs run
+  // in turn on the thread that calls Run, and the same options and console input give the same execution. No disks.
   backend::InstructionTime* instruction_time = nullptr;
   // How long the end waits for requests to the host that are under way.
   std::chrono::milliseconds grace{5000};
@@ -94,8 +96,9 @@ struct MachineResult {
   partition::CrashReport crash;
   Outcome after_crash = Outcome::kCrashed;  // of kCrashed: kPoweredOff or kReset, or kCrashed if it has done neither
   absl::Status status;
-  // A disk has not answered within the time of grace: the outcome is kHostFailure, and `status` names it. What it writes to lives until it
-  // has answered, but whoever destroys it, or the engine that serves it, may wait for that without end.
+  // A disk has not answered within the time of grace: the outcome is kHostFailure, and `status` names it. What it
+  // writes to lives until it has answered, but whoever destroys it, or the engine that serves it, may wait for that
+  // without end.
   bool gave_up = false;
   // Of a deterministic machine: instructions executed by all VPs, and a hash of all memory and registers at the end.
   uint64_t instructions = 0;
@@ -105,19 +108,20 @@ struct MachineResult {
 class Machine {
  public:
   // Takes the machine to the point where its first processor would run. `loop` is not running.
-  // InvalidArgument: the kernel, the initial RAM disk, the command line, the memory size or the number of processors is at fault, as
-  // `blame` says. Others: the host refused something, of which `blame` says what it was for.
+  // InvalidArgument: the kernel, the initial RAM disk, the command line, the memory size or the number of processors is
+  // at fault, as `blame` says. Others: the host refused something, of which `blame` says what it was for.
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineOptions& options, EventLoop& loop,
                                                          LoadInput& blame);
   virtual ~Machine() = default;
 
-  // What the machine is built on. Devices, layers and channels of one's own come and go there while the machine runs, too.
+  // What the machine is built on. Devices, layers and channels of one's own come and go there while the machine
+  // runs, too.
   //
   //   auto channel = machine->vmbus().OfferChannel({.class_id = kMine, .instance_id = kFirst}, provider, loop);
   virtual Board& board() = 0;
 
-  // The guest's VMBus, where devices of one's own are offered: before Run or, while it runs, on the loop's thread, with the loop as
-  // their executor. Their channels are gone before the machine is, and are destroyed once Run has returned.
+  // The guest's VMBus, where devices of one's own are offered: before Run or, while it runs, on the loop's thread, with
+  // the loop as their executor. Their channels are gone before the machine is, and are destroyed once Run has returned.
   vmbus::Server& vmbus() { return board().vmbus(); }
 
   // Runs until the guest or somebody ends it. Once.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// OutputWriter: hands bytes to a terminal, pipe, socket, device or file whose reader may be slow, stopped or gone, and never makes
-// its caller wait longer than it wants to.
+// OutputWriter: hands bytes to a terminal, pipe, socket, device or file whose reader may be slow, stopped or gone, and
+// never makes its caller wait longer than it wants to.
 //
-// It writes on a thread of its own. No system call writes to all of these without blocking, but for O_NONBLOCK, and that belongs
-// to the open file description (open(2)): on a standard descriptor it would also be the shell's, and that of every program
-// which is started after us.
+// It writes on a thread of its own. No system call writes to all of these without blocking, but for O_NONBLOCK, and
+// that belongs to the open file description (open(2)): on a standard descriptor it would also be the shell's, and that
+// of every program which is started after us.
 //
-// What waits in memory is bounded by `capacity`. A thread that hangs in a write when its writer is destroyed is left behind with
-// a descriptor of its own, and ends when the reader reads or goes away.
+// What waits in memory is bounded by `capacity`. A thread that hangs in a write when its writer is destroyed is left
+// behind with a descriptor of its own, and ends when the reader reads or goes away.
 //
 // Thread-safe, but for its destruction.
 //
@@ -61,8 +61,8 @@ class OutputWriter {
   // Takes as many bytes as there is room for; all, and forgets them, once a write has failed.
   size_t Put(absl::string_view bytes);
 
-  // Takes all of `bytes`, or nothing and returns false. Waits for room while the reader takes at least a capacity's worth within
-  // `patience`; after that not at all, until everything was written.
+  // Takes all of `bytes`, or nothing and returns false. Waits for room while the reader takes at least a capacity's
+  // worth within `patience`; after that not at all, until everything was written.
   bool PutWhole(absl::string_view bytes, std::chrono::milliseconds patience);
 
   // Waits until all that was put has been written or has failed, at most `limit`. False: it has not.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Part: what is put on a machine's board: a device, a service provider, an intercept, a table; of the PC's own or of the
-// embedding program's. MachineOptions::parts takes them.
+// Part: what is put on a machine's board: a device, a service provider, an intercept, a table; of the PC's own or of
+// the embedding program's. MachineOptions::parts takes them.
 //
 //   class Beeper : public vmm::Part, public chipset::ByteDevice {
 //    public:
@@ -28,18 +28,18 @@ class Part {
  public:
   virtual ~Part() = default;
 
-  // The board has memory, buses and VMBus, and no processors yet. An error ends the making of the machine; then this part is
-  // not detached.
+  // The board has memory, buses and VMBus, and no processors yet. An error ends the making of the machine; then this
+  // part is not detached.
   virtual absl::Status Attach(Board& board) = 0;
 
-  // No VP runs any more, and none will: ends what is under way with the host. `done` is called once, here or later on the loop's
-  // thread. The loop runs on for that, but not for ever (MachineOptions::grace).
+  // No VP runs any more, and none will: ends what is under way with the host. `done` is called once, here or later on
+  // the loop's thread. The loop runs on for that, but not for ever (MachineOptions::grace).
   virtual void Stop(absl::AnyInvocable<void()> done) { done(); }
   // While it is not done: who does not answer, as in "disk 'a.img'".
   virtual std::string WaitsFor() const { return ""; }
 
-  // Lets go of the board, channels on its VMBus first of all; without waiting for whom Stop did not wait. What was mapped goes with
-  // the board. In the reverse order of Attach; also of a machine that never ran, without Stop.
+  // Lets go of the board, channels on its VMBus first of all; without waiting for whom Stop did not wait. What was
+  // mapped goes with the board. In the reverse order of Attach; also of a machine that never ran, without Stop.
   virtual void Detach() {}
 };
 

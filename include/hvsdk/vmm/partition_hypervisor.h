@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What VMBus needs of a hypervisor, provided by a partition. Where the engine can, a guest's signal to a channel goes by
-// an event descriptor straight to the event loop, without an exit.
+// What VMBus needs of a hypervisor, provided by a partition. Where the engine can, a guest's signal to a channel goes
+// by an event descriptor straight to the event loop, without an exit.
 //
-// Thread class: as vmbus::Hypervisor, but RegisterPort and UnregisterPort on the loop's thread or while it does not run.
+// Thread class: as vmbus::Hypervisor, but RegisterPort and UnregisterPort on the loop's thread or while it does
+// not run.
 
 #ifndef HVSDK_VMM_PARTITION_HYPERVISOR_H_
 #define HVSDK_VMM_PARTITION_HYPERVISOR_H_

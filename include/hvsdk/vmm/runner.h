@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runner: how a machine's processors come to run, and by what time: each on a thread of its own by the host's clocks, or all in
-// turn on one thread, with time counted in instructions. What stands above cannot tell which.
+// Runner: how a machine's processors come to run, and by what time: each on a thread of its own by the host's clocks,
+// or all in turn on one thread, with time counted in instructions. What stands above cannot tell which.
 //
 // Life: made -> AddProcessor for each VP -> Run, once -> destroyed, before the VPs are.
 //
@@ -61,8 +61,9 @@ class Runner : public partition::VpRuntimeSource {
   // Runs the loop and the processors, which enter the guest with router.top(), until Stop; then no VP runs any more.
   virtual void Run(ExitRouter& router, Events& events) = 0;
   virtual void Stop() = 0;
-  // Returns when each VP has been outside of the guest at some time since the call: what was changed before it is what every
-  // VP sees, and nothing that it saw before is in use. Not from within an exit or an event above, where it would wait for itself.
+  // Returns when each VP has been outside of the guest at some time since the call: what was changed before it is what
+  // every VP sees, and nothing that it saw before is in use. Not from within an exit or an event above, where it would
+  // wait for itself.
   virtual void Quiesce() = 0;
 
   // Of a deterministic machine, after Run: how many instructions all VPs executed, and a hash of memory and registers.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where a machine's serial port leads on the host: a file, a pipe, a terminal with Ctrl-A as the escape.
 //
-// No byte is lost in either direction while both sides live. A receiver that does not read makes the guest's port wait, and
-// nothing else; what the guest does not read stays where it comes from, but for a look-ahead of 64 KiB.
+// No byte is lost in either direction while both sides live. A receiver that does not read makes the guest's port wait,
+// and nothing else; what the guest does not read stays where it comes from, but for a look-ahead of 64 KiB.
 //
 // Thread class: one thread, the loop's; Attach, Detach and Flush while the loop does not run.
 
@@ -41,8 +41,8 @@ class SerialConsole final : public SerialEndpoint {
   struct Options {
     int output_fd = -1;
     int input_fd = -1;  // -1: no input
-    // Not null: Ctrl-A is the input's escape. It is called for Ctrl-A x; Ctrl-A Ctrl-A and Ctrl-A a send Ctrl-A. Null: every byte
-    // is the guest's.
+    // Not null: Ctrl-A is the input's escape. It is called for Ctrl-A x; Ctrl-A Ctrl-A and Ctrl-A a send Ctrl-A. Null:
+    // every byte is the guest's.
     absl::AnyInvocable<void()> on_quit = nullptr;
   };
   // The descriptors outlive the console; the loop, too.
@@ -53,12 +53,12 @@ class SerialConsole final : public SerialEndpoint {
   void Detach() override;
   bool waiting() const override { return waiting_; }
 
-  // Hands on what is left in the port of a machine that has ended, while the receiver takes something at least every two seconds.
-  // `go_on` is asked between. False: some is left.
+  // Hands on what is left in the port of a machine that has ended, while the receiver takes something at least every
+  // two seconds. `go_on` is asked between. False: some is left.
   bool Flush(absl::FunctionRef<bool()> go_on);
 
-  // Why output was lost: the error of the first write that failed, or DeadlineExceeded if a machine has ended before the receiver
-  // had taken everything. A reader that went away (EPIPE) wants no more, and is none.
+  // Why output was lost: the error of the first write that failed, or DeadlineExceeded if a machine has ended before
+  // the receiver had taken everything. A reader that went away (EPIPE) wants no more, and is none.
   absl::Status output_status() const;
 
  private:
@@ -89,8 +89,8 @@ class SerialConsole final : public SerialEndpoint {
   size_t pending_at_ = 0;
 };
 
-// Standard input as a raw terminal while it lives, if it is one, from which a read never waits. The settings come back at the
-// end, also when the program dies of a signal. One at a time.
+// Standard input as a raw terminal while it lives, if it is one, from which a read never waits. The settings come back
+// at the end, also when the program dies of a signal. One at a time.
 class RawTerminal {
  public:
   RawTerminal();

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tracer: writes what happens in a machine as a Chrome trace, which ui.perfetto.dev and chrome://tracing open.
 //
-// The trace is streamed: at most 64 KiB of events wait in memory, and a thread of the tracer's writes them. A file is a whole JSON
-// document after each write, so it can be opened even if its program was killed; a pipe gets the end of the document from
-// Finish. Text from a guest is escaped; nothing it does makes invalid JSON.
+// The trace is streamed: at most 64 KiB of events wait in memory, and a thread of the tracer's writes them. A file is a
+// whole JSON document after each write, so it can be opened even if its program was killed; a pipe gets the end of the
+// document from Finish. Text from a guest is escaped; nothing it does makes invalid JSON.
 //
-// A reader that is slow makes those wait who have events, while it takes 64 KiB in a fifth of a second. Behind one that is slower
-// events are lost until it has caught up; then an event "lost" says how many.
+// A reader that is slow makes those wait who have events, while it takes 64 KiB in a fifth of a second. Behind one that
+// is slower events are lost until it has caught up; then an event "lost" says how many.
 //
-// Thread-safe, but for Start and Finish. Cost of an event: formatting it, a lock, and a system call each few hundred events.
+// Thread-safe, but for Start and Finish. Cost of an event: formatting it, a lock, and a system call each few
+// hundred events.
 //
 // Source: "Trace Event Format", Google, 2016: the JSON array format.
 //
@@ -44,7 +45,8 @@ class Tracer {
   Tracer(const Tracer&) = delete;
   Tracer& operator=(const Tracer&) = delete;
 
-  // Writes to `fd` from now on, an empty file or a pipe. Until then nothing is written, and what is more than 64 KiB is lost. Once.
+  // Writes to `fd` from now on, an empty file or a pipe. Until then nothing is written, and what is more than 64 KiB is
+  // lost. Once.
   // ResourceExhausted: the host has no thread or descriptor for it.
   absl::Status Start(int fd);
 
@@ -61,8 +63,8 @@ class Tracer {
   // Something that happened `count` times and of which no events were made; all such are told as one event "lost".
   void Lost(uint64_t count) { lost_.fetch_add(count, std::memory_order_relaxed); }
 
-  // Writes what waits in memory, and waits for that at most half a second. The error of the first write that failed, after which
-  // nothing was written; DeadlineExceeded: the reader does not read.
+  // Writes what waits in memory, and waits for that at most half a second. The error of the first write that failed,
+  // after which nothing was written; DeadlineExceeded: the reader does not read.
   absl::Status Flush();
   // Flushes and ends the document; what is added later is forgotten. The destructor does it, too.
   absl::Status Finish();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // ClientRings: both rings of a channel, from the child's side, over memory that is one piece. Freestanding.
 //
-// Pages that cannot be two rings (RingPages::is_valid) make rings that are not valid: they touch no memory, and whatever is
-// asked of them that says so answers kCorrupt. VmbusClient::Open refuses such pages, too.
+// Pages that cannot be two rings (RingPages::is_valid) make rings that are not valid: they touch no memory, and
+// whatever is asked of them that says so answers kCorrupt. VmbusClient::Open refuses such pages, too.
 //
 //   RingPages ring = {.pages = {.first_pfn = gpa / 4096, .page_count = 32}, .outgoing_pages = 16};
 //   auto rings = ClientRings::Create(memory, ring);   // then client.Open(channel, offer, ring)

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// StorageClient: the child side of the storage provider on one open channel. It negotiates, sends
-// SCSI commands and hands out their completions.
+// StorageClient: the child side of the storage provider on one open channel. It negotiates, sends SCSI commands and
+// hands out their completions.
 //
-// Freestanding: no heap, no exceptions, no RTTI, no library but memcpy and memset. Nothing here
-// waits: OnSignal, which the channel's signal calls, takes what has come. Up to 128 commands are in
-// flight; their data are guest pages named by number, which the provider fills or reads in place.
+// Freestanding: no heap, no exceptions, no RTTI, no library but memcpy and memset. Nothing here waits: OnSignal, which
+// the channel's signal calls, takes what has come. Up to 128 commands are in flight; their data are guest pages named
+// by number, which the provider fills or reads in place.
 //
 // Thread-compatible: the caller keeps interrupts and everything else apart. Callbacks may send.
 //
-// Every command ends: with the provider's answer, or without one (StorageRequest::lost) when the
-// client fails or its channel ends. A client serves one opening of its channel; the next has new
-// rings and gets a new client.
+// Every command ends: with the provider's answer, or without one (StorageRequest::lost) when the client fails or its
+// channel ends. A client serves one opening of its channel; the next has new rings and gets a new client.
 //
 // The host is not trusted to be right: a completion that nobody waits for is ignored; a broken ring,
 // or an answer that is none, makes the client fail.
@@ -68,8 +67,7 @@ struct StorageRequest {
     return is_done && srb_status == static_cast<uint8_t>(hvdef::storvsc::SrbStatus::kSuccess) && scsi_status == 0;
   }
 
-  // The commands most wanted. The block address and count are in the disk's blocks; `data` is the
-  // caller's to set.
+  // The commands most wanted. The block address and count are in the disk's blocks; `data` is the caller's to set.
   void SetTestUnitReady();
   void SetInquiry(uint16_t allocation_bytes);
   void SetVitalProductData(uint8_t page, uint16_t allocation_bytes);
@@ -94,8 +92,8 @@ class StorageClient {
     kEnded,  // the channel is no more: closed, rescinded, or the bus was left
   };
 
-  // Takes the channel's signals and its end. The rings are those the channel is opened with; with
-  // invalid ones the client is kFailed from the start.
+  // Takes the channel's signals and its end. The rings are those the channel is opened with; with invalid ones the
+  // client is kFailed from the start.
   StorageClient(VmbusClient& bus, Channel& channel, const ClientRings& rings);
   StorageClient(const StorageClient&) = delete;
   StorageClient& operator=(const StorageClient&) = delete;
@@ -115,14 +113,13 @@ class StorageClient {
   enum class Subchannels : uint8_t { kNotRequested, kRequested, kGranted, kRefused };
   Subchannels subchannels() const { return subchannels_; }
 
-  // Puts a command into the ring; Publish shows it and all before it to the provider. False: not
-  // ready, the channel is not open, or no room at present; then try again after a completion.
+  // Puts a command into the ring; Publish shows it and all before it to the provider. False: not ready, the channel is
+  // not open, or no room at present; then try again after a completion.
   [[nodiscard]] bool Send(StorageRequest& request);
   void Publish();
   uint32_t in_flight() const { return in_flight_; }
 
-  // Asks the provider to reset the bus, and says in reset_done() that it has, unless state() tells
-  // of an end before.
+  // Asks the provider to reset the bus, and says in reset_done() that it has, unless state() tells of an end before.
   [[nodiscard]] bool ResetBus();
   bool reset_done() const { return reset_done_; }
 

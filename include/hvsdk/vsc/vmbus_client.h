@@ -45,9 +45,10 @@ struct Hypercalls {
 struct ClientHandlers {
   void* context = nullptr;
   void (*on_offer)(void* context, const hvdef::vmbus::OfferChannel& offer) = nullptr;
-  // The device is gone. Its channel, if it was opened, has ended (on_end was called, it is kRescinded) and its memory is the
-  // caller's again: there is nothing to close. Release gives the channel id back; then the device may be offered anew. The
-  // id is in range, but the client does not remember offers: ignore one that was not offered or is gone already.
+  // The device is gone. Its channel, if it was opened, has ended (on_end was called, it is kRescinded) and its memory
+  // is the caller's again: there is nothing to close. Release gives the channel id back; then the device may be
+  // offered anew. The id is in range, but the client does not remember offers: ignore one that was not offered or is
+  // gone already.
   void (*on_rescind)(void* context, uint32_t channel_id) = nullptr;
   void (*on_all_offers)(void* context) = nullptr;
   // A connection to a host's socket was refused.
@@ -152,8 +153,8 @@ class VmbusClient {
     hvdef::vmbus::Version newest_version = hvdef::vmbus::kNewestVersion;
     uint32_t message_vp = 0;  // whose message slot answers come to, from version 3.0 on
     uint8_t message_sint = hvdef::vmbus::kMessageSint;
-    // A zeroed page for versions before 2.4; without one those are not tried. Up to 4.1 the root is told of it, too, for
-    // channels without an interrupt of their own.
+    // A zeroed page for versions before 2.4; without one those are not tried. Up to 4.1 the root is told of it, too,
+    // for channels without an interrupt of their own.
     uint8_t* interrupt_page = nullptr;
     uint64_t interrupt_page_gpa = 0;
   };
@@ -162,8 +163,8 @@ class VmbusClient {
     kDisconnected,
     kConnecting,
     kConnected,
-    // No version in common, or the hypervisor refuses our messages for good. All channels are kFailed then; memory that was lent
-    // may still be the root's, until a new connection is made.
+    // No version in common, or the hypervisor refuses our messages for good. All channels are kFailed then; memory that
+    // was lent may still be the root's, until a new connection is made.
     kFailed,
     kUnloading,  // until the root has let go of everything; then kDisconnected
   };
@@ -179,8 +180,8 @@ class VmbusClient {
   void Connect();
   // Asks for offers; later ones come by themselves. Once a connection.
   void RequestOffers();
-  // Leaves the bus: when it has, all channels and GPADLs are the caller's again. Before version 3.0 there is no message for
-  // this, and the client closes its channels instead.
+  // Leaves the bus: when it has, all channels and GPADLs are the caller's again. Before version 3.0 there is no message
+  // for this, and the client closes its channels instead.
   void Unload();
 
   // Lends the ring and opens a channel. It must be kNone, kFailed or kRescinded. `user_data`, up to 120 bytes, is
@@ -195,7 +196,8 @@ class VmbusClient {
   bool modify_failed(const Channel& channel) const { return channel.modify_failed_; }
   // Tells the root that its packets are there, or that there is room for its own.
   void Signal(Channel& channel);
-  // Gives up a channel id: of an offer that nobody wants, or after a rescind. Nothing happens while its channel is in use.
+  // Gives up a channel id: of an offer that nobody wants, or after a rescind. Nothing happens while its channel is
+  // in use.
   void Release(uint32_t channel_id);
 
   // Lends a buffer for a channel's packets to refer to.

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// MemoryDisk: a BlockDevice whose medium is a byte array, for tests, RAM disks and images that need
-// not last.
+// MemoryDisk: a BlockDevice whose medium is a byte array, for tests, RAM disks and images that need not last.
 //
-// Thread-safe: requests complete within Submit, one at a time, on the submitting thread. A flush
-// has nothing to do.
+// Thread-safe: requests complete within Submit, one at a time, on the submitting thread. A flush has nothing to do.
 
 #ifndef HVSDK_VSP_MEMORY_DISK_H_
 #define HVSDK_VSP_MEMORY_DISK_H_

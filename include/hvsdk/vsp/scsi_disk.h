@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ScsiDisk: a direct-access SCSI logical unit (SPC-3, SBC-3) over a BlockDevice, as a state machine
-// that performs no I/O of its own.
+// ScsiDisk: a direct-access SCSI logical unit (SPC-3, SBC-3) over a BlockDevice, as a state machine that performs no
+// I/O of its own.
 //
 // Start decodes a command. Either it is done at once, or the command, which is a BlockRequest, has
 // been filled in for the device: submit it, alone or in a batch, and give the outcome to Continue,
@@ -8,14 +8,15 @@
 // between the device and the caller's buffers, without a copy or an allocation; a READ that is forced
 // to the medium, UNMAP, WRITE SAME, VERIFY and MODE SELECT may take several.
 //
-// Thread-safe for different commands; a command is one thread's at a time. The command's data may
-// be memory that a guest is changing meanwhile.
+// Thread-safe for different commands; a command is one thread's at a time. The command's data may be memory that a
+// guest is changing meanwhile.
 //
 // What a guest does wrong is answered by status and sense data, never otherwise.
 //
 //   if (disk.Start(command) == ScsiStep::kSubmit) disk.device().Submit({&command});
-//   ... in on_complete: while the outcome of disk.Continue(command, status) is kSubmit, submit
-//   again ... use command.status, command.srb_status, command.transferred, command.sense
+//   // in on_complete, until the command is done:
+//   if (disk.Continue(command, status) == ScsiStep::kSubmit) disk.device().Submit({&command});
+//   // then use command.status, command.srb_status, command.transferred, command.sense
 
 #ifndef HVSDK_VSP_SCSI_DISK_H_
 #define HVSDK_VSP_SCSI_DISK_H_
@@ -59,8 +60,7 @@ struct ScsiCommand : BlockRequest {
   // Ends the command without data.
   void Succeed() { status = hvdef::scsi::Status::kGood, srb_status = hvdef::storvsc::SrbStatus::kSuccess; }
   void Fail(hvdef::storvsc::SrbStatus srb, hvdef::scsi::SenseKey key, hvdef::scsi::Asc asc);
-  // Copies parameter data to the initiator: as much as the data buffer and the allocation length
-  // take.
+  // Copies parameter data to the initiator: as much as the data buffer and the allocation length take.
   void Return(const void* bytes, size_t size_bytes, size_t allocation_length);
 
   std::unique_ptr<ScsiWork> work;  // ScsiDisk's own
@@ -69,8 +69,7 @@ struct ScsiCommand : BlockRequest {
 enum class ScsiStep : uint8_t { kDone, kSubmit };
 
 struct ScsiDiskOptions {
-  // Names the unit where the device has no name of its own (VPD pages 0x80 and 0x83). Must differ
-  // between disks.
+  // Names the unit where the device has no name of its own (VPD pages 0x80 and 0x83). Must differ between disks.
   std::array<uint8_t, 16> id{};
   // What one command may transfer (VPD page 0xB0).
   uint32_t max_transfer_bytes = 1 << 20;
@@ -113,8 +112,7 @@ class ScsiDisk {
   [[nodiscard]] ScsiStep Flush(ScsiCommand& command);
   [[nodiscard]] ScsiStep NextStep(ScsiCommand& command);
 
-  // False after it answered the command: the range is not on the disk, or the disk may not be
-  // written.
+  // False after it answered the command: the range is not on the disk, or the disk may not be written.
   bool CheckRange(ScsiCommand& command, BlockRange range) const;
   bool CheckLength(ScsiCommand& command, BlockRange range) const;
   bool CheckWritable(ScsiCommand& command) const;

@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// StorageController: the storage service provider. A SCSI controller on VMBus with up to 64 disks,
-// which a guest finds by the class ba6163d9-04a1-4d29-b605-72e2ffb1dc7f and drives with storvsc
-// (Linux, FreeBSD) or storvsc.sys (Windows).
+// StorageController: the storage service provider. A SCSI controller on VMBus with up to 64 disks, which a guest finds
+// by the class ba6163d9-04a1-4d29-b605-72e2ffb1dc7f and drives with storvsc (Linux, FreeBSD) or storvsc.sys (Windows).
 //
-// It speaks the storage protocol from 2.0 (Windows Server 2008) to 6.2 (Windows 10), offers as many
-// subchannels as allowed, and moves data between guest pages and disks without a copy: the pages of
-// a packet's list become the buffers of one block request. Disks sit on path 0, target 0 and are
-// told apart by their LUN, as Hyper-V does it; they may come and go while the guest runs, which it
-// learns by a bus-enumeration notice.
+// It speaks the storage protocol from 2.0 (Windows Server 2008) to 6.2 (Windows 10), offers as many subchannels as
+// allowed, and moves data between guest pages and disks without a copy: the pages of a packet's list become the buffers
+// of one block request. Disks sit on path 0, target 0 and are told apart by their LUN, as Hyper-V does it; they may
+// come and go while the guest runs, which it learns by a bus-enumeration notice.
 //
-// Limits: 64 disks; `queue_depth` commands in flight on a channel, the rest waits in the guest's
-// ring; one command moves at most `max_transfer_bytes`. All of it is allocated when a channel
-// opens, nothing per command.
+// Limits: 64 disks; `queue_depth` commands in flight on a channel, the rest waits in the guest's ring; one command
+// moves at most `max_transfer_bytes`. All of it is allocated when a channel opens, nothing per command.
 //
-// Threads: one executor runs the controller. Attach and Detach are thread-safe. Disks may complete
-// requests on any thread, without the executor's help.
+// Threads: one executor runs the controller. Attach and Detach are thread-safe. Disks may complete requests on any
+// thread, without the executor's help.
 //
-// A guest that breaks the protocol gets an error completion, or none if its packet has no sense at
-// all. Closing a channel waits until the disks have let go of the guest's pages, and a reset until they have returned what they had
+// A guest that breaks the protocol gets an error completion, or none if its packet has no sense at all. Closing a
+// channel waits until the disks have let go of the guest's pages, and a reset until they have returned what they had
 // when it came.
 //
 // Source: hvdef/storvsc.h, vsp/scsi_disk.h; docs/storage.md.
@@ -56,20 +53,22 @@ class StorageController {
   static constexpr uint8_t kMaxDisks = 64;
   static constexpr uint16_t kMaxSubchannels = 256;
 
-  // Puts the controller on the bus. The server and the executor outlive it. InvalidArgument: an
-  // option is beyond its limits. Otherwise as vmbus::Server::OfferChannel.
+  // Puts the controller on the bus. The server and the executor outlive it. InvalidArgument: an option is beyond its
+  // limits. Otherwise as vmbus::Server::OfferChannel.
   static absl::StatusOr<std::unique_ptr<StorageController>> Create(vmbus::Server& server, Executor& executor,
                                                                    const StorageOptions& options);
 
   // Takes the controller off the bus. On the executor, or on any thread once the executor has stopped for good.
   //
-  // Waits until disks have returned all requests, which own pages of the guest's until then; a disk that does not answer holds it up
-  // without end. After Stop, and if guest memory has an owner (GuestMemory::SetOwner), it does not wait: requests that are still under way
-  // keep what they write to until they return. A disk that was given up so stays open as long as the process lives.
+  // Waits until disks have returned all requests, which own pages of the guest's until then; a disk that does not
+  // answer holds it up without end. After Stop, and if guest memory has an owner (GuestMemory::SetOwner), it does not
+  // wait: requests that are still under way keep what they write to until they return. A disk that was given up so
+  // stays open as long as the process lives.
   ~StorageController();
 
-  // Ends all work because the guest runs no more: nothing is read from its rings or written to them, and no command takes another step.
-  // Calls `on_idle` once on the executor, when no disk has a request any more. Once, on the executor.
+  // Ends all work because the guest runs no more: nothing is read from its rings or written to them, and no
+  // command takes another step. Calls `on_idle` once on the executor, when no disk has a request any more. Once,
+  // on the executor.
   void Stop(absl::AnyInvocable<void()> on_idle);
   // The LUNs of disks that have commands under way. On the executor, or once it has stopped.
   std::vector<uint8_t> BusyDisks() const;
@@ -78,9 +77,8 @@ class StorageController {
   // InvalidArgument: the device is empty or has blocks of a size other than 512 to 4096.
   absl::Status Attach(uint8_t lun, std::shared_ptr<BlockDevice> device);
 
-  // Pulls a disk out. Commands for it that are in flight end in the ordinary way, on the executor,
-  // before the controller lets go of the device; later ones find no logical unit. NotFound: there
-  // is none.
+  // Pulls a disk out. Commands for it that are in flight end in the ordinary way, on the executor, before the
+  // controller lets go of the device; later ones find no logical unit. NotFound: there is none.
   absl::Status Detach(uint8_t lun);
 
  private:

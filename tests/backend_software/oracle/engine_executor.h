@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs instructions on an engine: a small guest in long mode whose user pages lie where the host's do, and whose every fault ends
-// in a port write that stops the processor.
+// Runs instructions on an engine: a small guest in long mode whose user pages lie where the host's do, and whose every
+// fault ends in a port write that stops the processor.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_ENGINE_EXECUTOR_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_ENGINE_EXECUTOR_H_

@@ -12,7 +12,8 @@ namespace {
 constexpr uint64_t kCf = 1, kPf = 4, kAf = 0x10, kZf = 0x40, kSf = 0x80, kOf = 0x800;
 constexpr uint64_t kArithmetic = kCf | kPf | kAf | kZf | kSf | kOf;
 
-// The bytes around the boundary of the two data pages and before their end: where accesses go and random contents stand.
+// The bytes around the boundary of the two data pages and before their end: where accesses go and random
+// contents stand.
 constexpr uint64_t kWindowBegin = 0x1000 - 256, kWindowSize = 512;
 constexpr uint64_t kTailBegin = kDataSize - 128;
 
@@ -25,7 +26,8 @@ bool In(ZydisMnemonic mnemonic, std::initializer_list<ZydisMnemonic> list) {
   return std::find(list.begin(), list.end(), mnemonic) != list.end();
 }
 
-// Flags whose value after the instruction the manuals leave open (Intel SDM volume 1, appendix A, and the instructions' pages).
+// Flags whose value after the instruction the manuals leave open (Intel SDM volume 1, appendix A, and the
+// instructions' pages).
 uint64_t UndefinedFlags(const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand* operands) {
   switch (instruction.mnemonic) {
     case ZYDIS_MNEMONIC_AND:
@@ -281,7 +283,8 @@ void Generator::LeadIntoData(uint8_t* bytes, uint64_t at, const ZydisDecodedInst
       std::memcpy(bytes + instruction.raw.disp.offset, &wanted, 4);
       displacement = wanted;
     }
-    // An index is small, unless it is the register that also holds the address; BT's bit offset is another operand and stays wild.
+    // An index is small, unless it is the register that also holds the address; BT's bit offset is another operand and
+    // stays wild.
     if (has_index) {
       const int id = ZydisRegisterGetId(index);
       state.gpr[id] = random_.Below(16);
@@ -363,7 +366,8 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     if (indirect) {
       for (uint64_t& gpr : state.gpr) gpr = DataPointer() & ~uint64_t{7};
       for (uint64_t at = 0; at < kDataSize; at += 8) {
-        // Beyond the sequence, hence no loop; an operand in memory may be read at any alignment, and zero is canonical at all.
+        // Beyond the sequence, hence no loop; an operand in memory may be read at any alignment, and zero is canonical
+        // at all.
         const uint64_t target = category == ZYDIS_CATEGORY_RET ? kCodeAddress + 256 + random_.Below(1024) : 0;
         std::memcpy(data.data() + at, &target, 8);
       }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Random user-mode instruction sequences with a state they make sense in.
 //
-// Opcodes are drawn evenly from the maps of the encoding, dressed with random prefixes and operands, and kept if they decode to an
-// instruction whose result does not depend on the machine (time, system tables, the host's own segments). Memory operands are
-// mostly led into the data pages, across the boundary between them and over their ends; the rest fault.
+// Opcodes are drawn evenly from the maps of the encoding, dressed with random prefixes and operands, and kept if they
+// decode to an instruction whose result does not depend on the machine (time, system tables, the host's own
+// segments). Memory operands are mostly led into the data pages, across the boundary between them and over their
+// ends; the rest fault.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_GENERATOR_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_GENERATOR_H_

@@ -22,8 +22,8 @@ namespace {
 
 constexpr uint64_t kComparedFlags = 0x044CD5;  // arithmetic, DF, AC, NT; the host's kernel keeps ID of its own
 
-// The host's processor may have an MXCSR bit that the engine's, by its CPUID, has not: AMD's misaligned SSE mode, bit 17. A value with
-// such a bit loads there and is #GP here, which changes `native` to what the engine owes.
+// The host's processor may have an MXCSR bit that the engine's, by its CPUID, has not: AMD's misaligned SSE mode, bit
+// 17. A value with such a bit loads there and is #GP here, which changes `native` to what the engine owes.
 void MxcsrOfTheHostAlone(const Sequence& sequence, ZydisMnemonic last, const Outcome& engine, Outcome& native) {
   constexpr uint32_t kEngineMxcsr = 0xFFFF;
   if (last != ZYDIS_MNEMONIC_LDMXCSR || native.fault.vector != 6 || (native.state.mxcsr & ~kEngineMxcsr) == 0) return;
@@ -57,7 +57,8 @@ std::string Difference(const Outcome& native, const Outcome& engine, uint64_t fl
     if (host != ours) text += absl::StrFormat("  %-8s host %016x engine %016x\n", name, host, ours);
   };
   compare("vector", native.fault.vector, engine.fault.vector);
-  // Away from code and data the host has pages of its own, a kernel's among them: whether one is present is its business.
+  // Away from code and data the host has pages of its own, a kernel's among them: whether one is present is
+  // its business.
   const uint64_t address = native.fault.address;
   const bool near = (address >> 16) - 1 <= (kDataAddress >> 16);
   const uint32_t error_mask = native.fault.vector == 14 && !near ? ~1u : ~0u;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs instructions on the host's own processor, in this process, fenced in: code and data lie alone at fixed addresses, every
-// fault arrives as a signal on a stack of its own, and the signal's context carries all registers in and out.
+// Runs instructions on the host's own processor, in this process, fenced in: code and data lie alone at fixed
+// addresses, every fault arrives as a signal on a stack of its own, and the signal's context carries all registers in
+// and out.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_NATIVE_EXECUTOR_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_NATIVE_EXECUTOR_H_

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The state that a user-mode instruction can see and change, and the memory it can reach: the same on the host's processor
-// and on an engine, at the same linear addresses, so that every register and every fault can be compared to the bit.
+// The state that a user-mode instruction can see and change, and the memory it can reach: the same on the host's
+// processor and on an engine, at the same linear addresses, so that every register and every fault can be compared to
+// the bit.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_USER_STATE_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_ORACLE_USER_STATE_H_

@@ -39,10 +39,12 @@ void ExcuseErrorCode(const SystemOutcome& ours, SystemOutcome& theirs) {
   std::memcpy(&their_code, theirs.memory.data() + at, 2);
   bool excused;
   if (vector == 14) {
-    // For a reserved bit QEMU forgets the bits for present and, elsewhere than in the last entry, write (SDM volume 3, 4.7).
+    // For a reserved bit QEMU forgets the bits for present and, elsewhere than in the last entry, write (SDM volume
+    // 3, 4.7).
     excused = (our_code & 9) == 9 && (their_code & 1) == 0 && (our_code | 3) == (their_code | 3);
   } else {
-    // It never sets EXT (SDM volume 3, 6.13), and in long mode takes gates for 16 bytes where it computes a vector's code.
+    // It never sets EXT (SDM volume 3, 6.13), and in long mode takes gates for 16 bytes where it computes a
+    // vector's code.
     excused = their_code == (our_code & ~1) || ((our_code & 2) && their_code == ((our_code & 0xFFF8) * 2 | 2));
   }
   if (excused) std::memcpy(theirs.memory.data() + at, &our_code, 2);
@@ -91,7 +93,8 @@ void Excuse(const Scenario& scenario, bool qemu, const SystemOutcome& ours, Syst
     }
   }
   if (!qemu) return;
-  // QEMU does not set the accessed bit of code segments and stacks that an interrupt or a call gate loads (SDM volume 3, 3.4.5.1).
+  // QEMU does not set the accessed bit of code segments and stacks that an interrupt or a call gate loads (SDM volume
+  // 3, 3.4.5.1).
   for (const RegisterName name : {RegisterName::kCs, RegisterName::kSs}) {
     theirs.state[name].high |= ours.state[name].high & uint64_t{1} << 48;
   }
@@ -109,7 +112,8 @@ void Excuse(const Scenario& scenario, bool qemu, const SystemOutcome& ours, Syst
     const uint16_t selector = AsSegment(theirs.state[name]).selector;
     if (selector < 4 && AsSegment(ours.state[name]).selector == 0) theirs.state[name] = ours.state[name];
   }
-  // It sets an accessed bit in the page-directory-pointer entries of PAE paging, which have none (SDM volume 3, table 4-8).
+  // It sets an accessed bit in the page-directory-pointer entries of PAE paging, which have none (SDM volume 3,
+  // table 4-8).
   for (uint64_t at = kPaePdpt; at < kPaePdpt + 32; at += 8) theirs.memory[at] = ours.memory[at];
   ExcuseErrorCode(ours, theirs);
   // It pushes RF clear for faults (SDM volume 3, 17.3.1.1): bit 16 behind what looks like flags.

@@ -10,12 +10,12 @@
 
 namespace hvsdk::oracle {
 
-// What the reference does otherwise than the manuals say, or where they leave it open. Changes what `theirs` left to what was owed
-// where that is all the difference. `qemu`: the processor below KVM is QEMU's.
+// What the reference does otherwise than the manuals say, or where they leave it open. Changes what `theirs` left to
+// what was owed where that is all the difference. `qemu`: the processor below KVM is QEMU's.
 void Excuse(const Scenario& scenario, bool qemu, const SystemOutcome& ours, SystemOutcome& theirs);
 
-// An exception that KVM itself finds, of a control register for one, QEMU does not know to be under delivery when a second one
-// comes, which should then be a double fault (SDM volume 3, table 6-5).
+// An exception that KVM itself finds, of a control register for one, QEMU does not know to be under delivery when a
+// second one comes, which should then be a double fault (SDM volume 3, table 6-5).
 bool MissedDoubleFault(const SystemOutcome& theirs, const SystemOutcome& ours);
 
 // Empty if there is none.

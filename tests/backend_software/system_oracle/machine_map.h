@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where things lie in the little machine that the system oracle's scenarios run on: 128 KiB of memory, identity-mapped where
-// paging is on, with descriptor tables and page tables for every mode at once.
+// Where things lie in the little machine that the system oracle's scenarios run on: 128 KiB of memory, identity-mapped
+// where paging is on, with descriptor tables and page tables for every mode at once.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_SYSTEM_ORACLE_MACHINE_MAP_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_SYSTEM_ORACLE_MACHINE_MAP_H_

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random scenarios of privileged work: a machine in some mode, with tables that are mostly right and here and there not, and a few
-// system instructions whose faults and far transfers lead through those tables.
+// Random scenarios of privileged work: a machine in some mode, with tables that are mostly right and here and there
+// not, and a few system instructions whose faults and far transfers lead through those tables.
 //
-// The code is made of fragments at fixed places. A far transfer in one leads to the next, which is written for the mode that
-// the descriptor it went through should give; where it gives another, or the transfer faults, it is the engines' task to agree.
-// Every way ends in a write to a port that stops the machine, in a triple fault, or in the runner's patience.
+// The code is made of fragments at fixed places. A far transfer in one leads to the next, which is written for the
+// mode that the descriptor it went through should give; where it gives another, or the transfer faults, it is the
+// engines' task to agree. Every way ends in a write to a port that stops the machine, in a triple fault, or in the
+// runner's patience.
 
 #ifndef HVSDK_TESTS_BACKEND_SOFTWARE_SYSTEM_ORACLE_SCENARIO_H_
 #define HVSDK_TESTS_BACKEND_SOFTWARE_SYSTEM_ORACLE_SCENARIO_H_
@@ -54,15 +55,17 @@ struct SystemState {
 // What a processor of ours and the engine it is compared with both have, so that a scenario may use it.
 struct SystemFeatures {
   bool smep = false, smap = false, fsgsbase = false, umip = false;
-  // SYSENTER works in long mode and SYSCALL in 64-bit mode alone, as on Intel's processors and ours; AMD's are the other way round.
+  // SYSENTER works in long mode and SYSCALL in 64-bit mode alone, as on Intel's processors and ours; AMD's are the
+  // other way round.
   bool intel = false;
-  // The reference runs on QEMU's processor (7.2), from whose shortcuts the draw keeps away. That processor checks neither limits nor types of
-  // data segments nor alignment; reads before it checks whether a read-modify-write may write; ignores LOCK where it is not allowed;
-  // takes MSR values, stacks and targets of gates that are not canonical, and a null selector for LTR; makes SS null with every
-  // stack of the IST; has SMAP watch what user mode pushes and pops; pushes frames with a supervisor's rights though the handler is
-  // the user's, and from virtual-8086 mode to any ring; takes RPL from a conforming segment's descriptor; answers #GP for a gate to an absent segment; lets IRET go
-  // to virtual-8086 mode from anywhere, and return to segments that are for 32 and 64 bits at once or to null stacks of another RPL;
-  // holds a single step back behind STI and LSS too; and raises #GP for stacks that are not canonical.
+  // The reference runs on QEMU's processor (7.2), from whose shortcuts the draw keeps away. That processor checks
+  // neither limits nor types of data segments nor alignment; reads before it checks whether a read-modify-write may
+  // write; ignores LOCK where it is not allowed; takes MSR values, stacks and targets of gates that are not canonical,
+  // and a null selector for LTR; makes SS null with every stack of the IST; has SMAP watch what user mode pushes and
+  // pops; pushes frames with a supervisor's rights though the handler is the user's, and from virtual-8086 mode to any
+  // ring; takes RPL from a conforming segment's descriptor; answers #GP for a gate to an absent segment; lets IRET go
+  // to virtual-8086 mode from anywhere, and return to segments that are for 32 and 64 bits at once or to null stacks of
+  // another RPL; holds a single step back behind STI and LSS too; and raises #GP for stacks that are not canonical.
   bool qemu = false;
 };
 

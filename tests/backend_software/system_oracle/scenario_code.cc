@@ -98,8 +98,8 @@ class CodeBuilder {
     leads_on_ = false;
   }
 
-  // Puts right what QEMU does not see or does otherwise: data segments that a return to an outer ring made null, and arithmetic flags,
-  // which its SYSCALL clears.
+  // Puts right what QEMU does not see or does otherwise: data segments that a return to an outer ring made null, and
+  // arithmetic flags, which its SYSCALL clears.
   void Settle(Emitter& e, int fragment) {
     if (fragment > 0) ReloadData(e);
     e.Bytes({0x39, 0xC0});  // cmp eax, eax
@@ -304,7 +304,8 @@ class CodeBuilder {
     e.Register(number, kBx);
   }
 
-  // With both EM and TS set, #UD comes before #NM (SDM volume 3, table 13-1), in QEMU behind it: a scenario has one of the two.
+  // With both EM and TS set, #UD comes before #NM (SDM volume 3, table 13-1), in QEMU behind it: a scenario has one of
+  // the two.
   uint64_t OtherUnitBit() const {
     if (!features_.qemu) return 0;
     return (s_.start[hvdef::RegisterName::kCr0].low & 4) != 0 ? 8 : 4;
@@ -321,7 +322,8 @@ class CodeBuilder {
       case 2: {
         uint64_t mask = random_.Of<uint64_t>({1, 0x80000000, 0x10000, 8, 4, 2, 0x20, features_.qemu ? 2u : 0x40000u,
                                               0x40000000, 0x20000000, 0x60000000, 0x10, 0x1000, 0x100000, 0x80000001});
-        // QEMU's accessed bits in page-directory-pointer entries are reserved bits to KVM, which looks at them when these change.
+        // QEMU's accessed bits in page-directory-pointer entries are reserved bits to KVM, which looks at them when
+        // these change.
         if (PointersAccessed() && (mask & 0xE0000000)) mask = 0x10000;
         if (features_.qemu && (mask & 1)) mask = 0x10000;
         mask &= ~OtherUnitBit();
@@ -696,7 +698,8 @@ class CodeBuilder {
                                     kDescriptors,
                                     kSystemZero});
       if (!features_.qemu && random_.OneIn(6)) index = static_cast<uint16_t>(kRandomFirst + random_.Below(6));
-      // The 64-bit gates stand for tables that legacy mode reads differently; a task switch is what this processor has not.
+      // The 64-bit gates stand for tables that legacy mode reads differently; a task switch is what this processor
+      // has not.
       if (mode_.is_long && random_.OneIn(8)) index = random_.Of<uint16_t>({kFreeTss64, kBusyTss64});
     }
     const auto raw = Peek<uint64_t>(s_, kGdtBase + index * 8u);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random privileged work on the software processor and on KVM: how it ends, registers, system registers, memory and port accesses
-// must be the same.
+// Random privileged work on the software processor and on KVM: how it ends, registers, system registers, memory and
+// port accesses must be the same.
 //
-// HVSDK_ORACLE_SCENARIOS sets how many, HVSDK_ORACLE_SEED which: scenario number n is made from seed + n, so one that failed runs
-// alone with the seed that the failure names and a count of 1. HVSDK_ORACLE_TRACE prints each scenario before it runs, for one that
-// does not come back. The seed is the same each time if it is not set: what a random one finds may be the reference's fault, which
-// is for a person to judge.
+// HVSDK_ORACLE_SCENARIOS sets how many, HVSDK_ORACLE_SEED which: scenario number n is made from seed + n, so one that
+// failed runs alone with the seed that the failure names and a count of 1. HVSDK_ORACLE_TRACE prints each scenario
+// before it runs, for one that does not come back. The seed is the same each time if it is not set: what a random one
+// finds may be the reference's fault, which is for a person to judge.
 
 #include <cstdlib>
 #include <map>
@@ -69,8 +69,8 @@ TEST(SystemOracleTest, RandomPrivilegedWorkAgreesWithKvm) {
   ASSERT_TRUE(ours.ok()) << ours.status();
   auto theirs = SystemRunner::Create(**theirs_engine);
   ASSERT_TRUE(theirs.ok()) << theirs.status();
-  // QEMU, as the processor below a nested KVM, ends with "invalid tss type" when a frame is pushed by a task state segment that
-  // is busy from the start.
+  // QEMU, as the processor below a nested KVM, ends with "invalid tss type" when a frame is pushed by a task state
+  // segment that is busy from the start.
   const bool emulated = std::getenv("HVSDK_NESTED") != nullptr;
   SystemFeatures features = FeaturesOf((*ours)->cpuid());
   const SystemFeatures host = FeaturesOf((*theirs)->cpuid());

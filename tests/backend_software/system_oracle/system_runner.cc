@@ -39,8 +39,8 @@ absl::StatusOr<std::unique_ptr<SystemRunner>> SystemRunner::Create(backend::Back
   return runner;
 }
 
-// Touches every page once. Below a nested KVM the first access of each page is a fault of the host's, and one amidst the delivery
-// of an exception leaves QEMU's processor with the wrong idea of what comes next.
+// Touches every page once. Below a nested KVM the first access of each page is a fault of the host's, and one amidst
+// the delivery of an exception leaves QEMU's processor with the wrong idea of what comes next.
 absl::Status SystemRunner::TouchMemory() {
   Scenario scenario;
   scenario.memory.assign(kSystemMemory, 0);

@@ -8,8 +8,8 @@
 //   reader: read_index = r;  FENCE;  reads pending_send_size, write_index          -> must it signal the writer?
 //   writer: pending_send_size = n;  FENCE;  reads read_index                       -> may it sleep?
 //
-// Without the fence the processor may read before its own store is visible; then both ends sleep, or neither signals. The
-// model in tests/vmbus_ring shows both.
+// Without the fence the processor may read before its own store is visible; then both ends sleep, or neither signals.
+// The model in tests/vmbus_ring shows both.
 
 #ifndef HVSDK_VMBUS_RING_CONTROL_H_
 #define HVSDK_VMBUS_RING_CONTROL_H_

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copies to and from bytes that the peer may change meanwhile.
 //
-// Packets are mostly short, and a call costs more than moving 64 bytes: up to 128 bytes are moved here, as the first half and the
-// last half, which may overlap, so that nothing branches per byte. Longer ones go 32 bytes at a time where the processor can, else
-// to memcpy. Freestanding.
+// Packets are mostly short, and a call costs more than moving 64 bytes: up to 128 bytes are moved here, as the first
+// half and the last half, which may overlap, so that nothing branches per byte. Longer ones go 32 bytes at a time where
+// the processor can, else to memcpy. Freestanding.
 
 #ifndef HVSDK_VMBUS_RING_COPY_H_
 #define HVSDK_VMBUS_RING_COPY_H_
@@ -39,8 +39,8 @@ inline constexpr size_t kMaxInlineCopy = 128;
 // 16 bytes in one register; without SSE the compiler takes two of 8.
 using Block __attribute__((vector_size(16))) = uint8_t;
 
-// Moves the first and the last sizeof(T) of `size` bytes, which is between that and twice that. All is loaded before any is
-// stored, so that the processor overlaps them.
+// Moves the first and the last sizeof(T) of `size` bytes, which is between that and twice that. All is loaded before
+// any is stored, so that the processor overlaps them.
 template <typename T>
 [[gnu::always_inline]] inline void CopyEnds(uint8_t* to, const uint8_t* from, size_t size) {
   T head, tail;
@@ -67,9 +67,9 @@ template <typename T>
 // 32 bytes in one register, whatever the rest of the program is compiled for.
 using WideBlock __attribute__((vector_size(32))) = uint8_t;
 
-// At least 32 bytes. A packet begins at any multiple of 8; there a C library's memcpy may take the string instruction for some KiB,
-// which is a quarter slower, and waits for the size, so that nothing of it overlaps with the reading of the packet's header.
-// Here all stores are aligned but the first and the last, which overlap others.
+// At least 32 bytes. A packet begins at any multiple of 8; there a C library's memcpy may take the string instruction
+// for some KiB, which is a quarter slower, and waits for the size, so that nothing of it overlaps with the reading of
+// the packet's header. Here all stores are aligned but the first and the last, which overlap others.
 __attribute__((target("avx2"), noinline)) inline void CopyWide(uint8_t* to, const uint8_t* from, size_t size) {
   constexpr size_t kBlock = sizeof(WideBlock);
   WideBlock a, b, c, d;
@@ -112,8 +112,8 @@ __attribute__((target("avx2"), noinline)) inline void CopyWide(uint8_t* to, cons
   auto* out = static_cast<uint8_t*>(to);
   auto* in = static_cast<const uint8_t*>(from);
   if (size > 64) {
-    // Hides what the compiler knows of the caller's object: of a small one it would say that this branch reads beyond it,
-    // not seeing that its size never gets here.
+    // Hides what the compiler knows of the caller's object: of a small one it would say that this branch reads beyond
+    // it, not seeing that its size never gets here.
     asm("" : "+r"(in));
     if (size > kMaxInlineCopy) [[unlikely]]
       return CopyLong(out, in, size);

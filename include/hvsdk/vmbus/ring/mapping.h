@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Host mappings of a ring's pages, so that the data appear twice in a row and no packet ever wraps.
 //
-//   RingMapping     over pages that exist already, anywhere (a guest's GPADL). It mirrors them if the system can, and hands
-//                   out an EitherMemory that falls back to the page list: memory that is not shared, another system.
+//   RingMapping     over pages that exist already, anywhere (a guest's GPADL). It mirrors them if the system can, and
+//                   hands out an EitherMemory that falls back to the page list: memory that is not shared, another
+//                   system.
 //   OwnedRing       new pages, mirrored: for both ends in one process, tests and benchmarks.
 //
-// Limits: at most 262144 data pages (1 GiB). Mirroring costs one mapping of the process for each run of adjacent pages, twice.
+// Limits: at most 262144 data pages (1 GiB). Mirroring costs one mapping of the process for each run of adjacent
+// pages, twice.
 //
 // Thread-compatible, movable. Whoever holds a reader or writer over the memory must be gone before the mapping is.
 //
@@ -55,8 +57,8 @@ class AddressRange {
     size_ = size_bytes;
     return true;
   }
-  // Makes [offset, offset + size) show the memory at `source` as well. mremap with an old size of 0 duplicates a shared mapping
-  // and refuses a private one (mremap(2)).
+  // Makes [offset, offset + size) show the memory at `source` as well. mremap with an old size of 0 duplicates a shared
+  // mapping and refuses a private one (mremap(2)).
   bool Alias(uint64_t offset, uint8_t* source, uint64_t size_bytes) {
     return mremap(source, 0, size_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, base_ + offset) == base_ + offset;
   }
@@ -84,7 +86,8 @@ class AddressRange {
 class RingMapping {
  public:
   RingMapping() = default;
-  // `pages` are 4 KiB pages in the ring's order: control, then data. They are borrowed. `mirror` false keeps to the page list.
+  // `pages` are 4 KiB pages in the ring's order: control, then data. They are borrowed. `mirror` false keeps to the
+  // page list.
   explicit RingMapping(std::vector<uint8_t*> pages, bool mirror = true) : pages_(std::move(pages)) {
     is_mirrored_ = mirror && is_valid() && Mirror();
     if (!is_mirrored_) data_.Release();
@@ -118,8 +121,8 @@ class RingMapping {
     return true;
   }
 
-  // Old kernels answered mremap of private memory with fresh pages, so look. A guest that writes here meanwhile can only
-  // talk us out of the mirror.
+  // Old kernels answered mremap of private memory with fresh pages, so look. A guest that writes here meanwhile can
+  // only talk us out of the mirror.
   static bool IsAlias(uint8_t* alias, uint8_t* page) {
     std::atomic_ref<uint64_t> here(*reinterpret_cast<uint64_t*>(alias));
     std::atomic_ref<uint64_t> there(*reinterpret_cast<uint64_t*>(page));

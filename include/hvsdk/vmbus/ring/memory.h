@@ -6,9 +6,9 @@
 //   PagedMemory      a list of pages anywhere: a copy goes page by page
 //   EitherMemory     mirrored when a mirror could be made, else paged; for a host that learns which at run time
 //
-// All four borrow the bytes: trivially copyable, freestanding, no heap. At(offset), with an offset below the data's size, gives
-// a Position: whoever walks a packet counts from there and need not wrap. Bounds are the caller's; reader and writer check
-// every index first.
+// All four borrow the bytes: trivially copyable, freestanding, no heap. At(offset), with an offset below the data's
+// size, gives a Position: whoever walks a packet counts from there and need not wrap. Bounds are the caller's; reader
+// and writer check every index first.
 //
 //   alignas(4096) uint8_t bytes[5 * 4096];                        // a control page and four data pages
 //   FlatMemory memory(bytes, bytes + 4096, 4 * 4096);

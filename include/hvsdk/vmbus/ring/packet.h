@@ -28,8 +28,8 @@ enum class RingFault : uint8_t {
   kBadPacketOffset,  // data_offset8 points into the descriptor or behind the packet
 };
 
-// Whether the peer must be told; the caller does it (HvCallSignalEvent from the child, an event flag from the root), and not
-// while it holds a lock.
+// Whether the peer must be told; the caller does it (HvCallSignalEvent from the child, an event flag from the root),
+// and not while it holds a lock.
 enum class [[nodiscard]] Signal : bool{kNotNeeded = false, kNeeded = true};
 
 inline Signal operator|(Signal a, Signal b) { return static_cast<Signal>(static_cast<bool>(a) | static_cast<bool>(b)); }
@@ -50,7 +50,8 @@ struct PacketHeader {
   }
 };
 
-// Bytes of guest memory to send along: a page list gives one buffer a page; a multi-page buffer gives all its pages in one.
+// Bytes of guest memory to send along: a page list gives one buffer a page; a multi-page buffer gives all its pages
+// in one.
 struct GpaBuffer {
   uint32_t byte_count;
   uint32_t byte_offset;  // into the first page; below 4096
@@ -62,15 +63,16 @@ struct GpaBuffer {
   }
 };
 
-// Bytes that a packet takes in the ring, trailer included: what RingWriter::WaitForRoom wants. 0: no packet can be so long.
+// Bytes that a packet takes in the ring, trailer included: what RingWriter::WaitForRoom wants. 0: no packet can be
+// so long.
 constexpr uint32_t PacketSize(uint32_t payload_size, uint32_t extension_size = 0) {
   const uint64_t length =
       (sizeof(hvdef::PacketDescriptor) + uint64_t{extension_size} + payload_size + 7) & ~uint64_t{7};
   return length > 0xFFFFu * 8u ? 0 : static_cast<uint32_t>(length + sizeof(hvdef::PacketTrailer));
 }
 
-// A received packet, copied into the caller's own memory, which the peer cannot change. The payload is padded to a multiple
-// of 8 bytes; how much of it is meant, its own header says.
+// A received packet, copied into the caller's own memory, which the peer cannot change. The payload is padded to a
+// multiple of 8 bytes; how much of it is meant, its own header says.
 struct Packet {
   hvdef::PacketType type = hvdef::PacketType::kInvalid;
   uint16_t flags = 0;
@@ -83,8 +85,8 @@ struct Packet {
   bool completion_requested() const { return (flags & hvdef::kPacketFlagCompletionRequested) != 0; }
 };
 
-// Walks the guest buffers of a GPA-direct packet in private memory. Hostile input ends the walk with valid() false; no page
-// number outside the extension is ever read, and a GpaBuffer it yields is not empty and starts in its first page.
+// Walks the guest buffers of a GPA-direct packet in private memory. Hostile input ends the walk with valid() false; no
+// page number outside the extension is ever read, and a GpaBuffer it yields is not empty and starts in its first page.
 //
 //   GpaBufferWalk walk(packet.extension, packet.extension_size);
 //   for (GpaBuffer buffer; walk.Next(buffer);) Add(buffer);

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // RingReader: the end of a VMBus ring that receives.
 //
-// Two ways to take a packet. Read copies it once into the caller's memory, where the peer cannot change it any more: right
-// for anything that is parsed. Peek gives a view in place and Release lets it go: right for bulk data that nobody inspects, and
-// then each field is to be read once. Either way room is given back to the writer by Commit, one packet or many at a time.
+// Two ways to take a packet. Read copies it once into the caller's memory, where the peer cannot change it any more:
+// right for anything that is parsed. Peek gives a view in place and Release lets it go: right for bulk data that nobody
+// inspects, and then each field is to be read once. Either way room is given back to the writer by Commit, one packet
+// or many at a time.
 //
-// Before it sleeps a reader calls Arm, which gives back room, unmasks signals and looks once more; while it runs it may Mask
-// signals, which spares the peer a costly exit.
+// Before it sleeps a reader calls Arm, which gives back room, unmasks signals and looks once more; while it runs it may
+// Mask signals, which spares the peer a costly exit.
 //
-// Thread-compatible: one reader at a time. The writer is another thread, guest or process, and may be hostile: its write
-// index and packet lengths are read once and checked; bad ones make the ring kCorrupt for good.
+// Thread-compatible: one reader at a time. The writer is another thread, guest or process, and may be hostile: its
+// write index and packet lengths are read once and checked; bad ones make the ring kCorrupt for good.
 //
 // Freestanding: no heap, no exceptions, no library calls but memcpy.
 //
@@ -67,8 +68,8 @@ class PacketView {
 
 // What Arm found.
 struct [[nodiscard]] Armed {
-  bool
-      may_sleep;  // the ring is empty and the writer will signal; else signals are masked again and there is more to read
+  // The ring is empty and the writer will signal; else signals are masked again and there is more to read.
+  bool may_sleep;
   Signal signal;  // the writer waits for room and now has it
 };
 
@@ -127,8 +128,8 @@ class RingReader {
     available_ -= total;
   }
 
-  // Copies the next packet into `buffer`, aligned to 8 bytes, and releases it. kTooBig: extension and payload, whose sizes
-  // are then in `packet`, need more than `capacity`; the packet stays.
+  // Copies the next packet into `buffer`, aligned to 8 bytes, and releases it. kTooBig: extension and payload, whose
+  // sizes are then in `packet`, need more than `capacity`; the packet stays.
   [[gnu::always_inline]] RingStatus Read(void* buffer, uint32_t capacity, Packet& packet) {
     View view;
     if (const RingStatus status = Peek(view); status != RingStatus::kOk) return status;
@@ -155,8 +156,8 @@ class RingReader {
     return SignalForRoom();
   }
 
-  // For a stream: commits when nothing is left that we know of, or a quarter of the ring is ours to give back. Room given
-  // back packet by packet costs both processors a trip of the control page's cache line each.
+  // For a stream: commits when nothing is left that we know of, or a quarter of the ring is ours to give back. Room
+  // given back packet by packet costs both processors a trip of the control page's cache line each.
   Signal CommitLazily() {
     if (available_ != 0 && internal::Used(read_, committed_, memory_.size()) < memory_.size() / 4) {
       return Signal::kNotNeeded;

@@ -4,8 +4,8 @@
 // A packet is staged first and published later, alone or with others; the peer sees nothing before that. Publishing
 // answers whether the peer must be signalled, and the caller signals: nothing here calls out.
 //
-// Packets: in-band, completion, GPA-direct (page list or multi-page) and transfer-page. A packet is at most 524280 bytes
-// without its trailer and leaves 8 bytes of the ring free.
+// Packets: in-band, completion, GPA-direct (page list or multi-page) and transfer-page. A packet is at most 524280
+// bytes without its trailer and leaves 8 bytes of the ring free.
 //
 // Thread-compatible: one writer at a time. The reader is another thread, guest or process, and may be hostile: its
 // read index is checked at every use; a bad one makes the ring kCorrupt for good.
@@ -128,8 +128,9 @@ class RingWriter {
     return RingStatus::kOk;
   }
 
-  // Opens a packet to be written in place: fill the slot, then Commit it, which stages it. Nothing else may be staged between the
-  // two; a slot that is not committed leaves no trace. Bytes of the payload that are not written hold what was there.
+  // Opens a packet to be written in place: fill the slot, then Commit it, which stages it. Nothing else may be staged
+  // between the two; a slot that is not committed leaves no trace. Bytes of the payload that are not written hold what
+  // was there.
   RingStatus Reserve(const PacketHeader& header, uint32_t payload_size, Slot& slot) {
     const uint32_t total = PacketSize(payload_size);
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
@@ -154,8 +155,8 @@ class RingWriter {
     write_ = published_;
   }
 
-  // Makes all that is staged visible at once. The peer must be signalled if it had taken everything before, and does not
-  // mask signals: only then may it be asleep.
+  // Makes all that is staged visible at once. The peer must be signalled if it had taken everything before, and does
+  // not mask signals: only then may it be asleep.
   Signal Publish() {
     const uint32_t before = published_;
     if (write_ == before || Broken()) return Signal::kNotNeeded;
@@ -168,9 +169,9 @@ class RingWriter {
     return static_cast<Signal>(read == before);  // compared only, so any value is safe
   }
 
-  // For a stream: publishes at once when the peer has taken everything published so far, and otherwise collects until a few
-  // KiB are staged, because every publication costs both processors a trip of the control page's cache line. Whoever
-  // calls this must call Publish when it has nothing more to send for now.
+  // For a stream: publishes at once when the peer has taken everything published so far, and otherwise collects until a
+  // few KiB are staged, because every publication costs both processors a trip of the control page's cache line.
+  // Whoever calls this must call Publish when it has nothing more to send for now.
   Signal PublishLazily() {
     const uint32_t staged = internal::Used(write_, published_, memory_.size());
     if (staged < LazyBytes() && internal::LoadHint(memory_.control()->read_index) != published_) {
@@ -179,9 +180,10 @@ class RingWriter {
     return Publish();
   }
 
-  // After kFull: asks the peer to signal once `packet_size` bytes (see PacketSize) are free. kOk: they are free already, try
-  // again. kFull: the caller may wait for the signal. Publish first whatever is staged, or the peer waits for us.
-  // Use it only if the peer announced that it honours this (RingReader::PeerSignalsRoom on the channel's other ring); else poll.
+  // After kFull: asks the peer to signal once `packet_size` bytes (see PacketSize) are free. kOk: they are free
+  // already, try again. kFull: the caller may wait for the signal. Publish first whatever is staged, or the peer waits
+  // for us. Use it only if the peer announced that it honours this (RingReader::PeerSignalsRoom on the channel's other
+  // ring); else poll.
   RingStatus WaitForRoom(uint32_t packet_size) {
     if (Broken()) return RingStatus::kCorrupt;
     if (packet_size == 0 || packet_size > memory_.size() - 8) return RingStatus::kTooBig;
@@ -207,8 +209,9 @@ class RingWriter {
   static constexpr uint32_t kDescriptorSize = sizeof(hvdef::PacketDescriptor);
   static constexpr uint32_t kMaxExtension = 0xFFFF * 8 - kDescriptorSize;
 
-  // A packet under construction at write_: descriptor and trailer go straight into the ring, in the words that the reader
-  // will load. Keeps what it needs in locals, because after a store to the ring the compiler must reload members.
+  // A packet under construction at write_: descriptor and trailer go straight into the ring, in the words that
+  // the reader will load. Keeps what it needs in locals, because after a store to the ring the compiler must
+  // reload members.
   class Frame {
    public:
     [[gnu::always_inline]] Frame(const RingWriter& writer, const PacketHeader& header, uint32_t data_offset,
