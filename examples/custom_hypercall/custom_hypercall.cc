@@ -86,14 +86,9 @@ absl::Status Run(backend::Backend& engine, Numbers numbers) {
   std::memcpy(&host[0x1000], kGuest, sizeof(kGuest));
   std::memcpy(&host[0x3000], &numbers, sizeof(numbers));
   GuestMemory memory;
-  if (absl::Status status = memory.AddRange(0, absl::MakeSpan(host)); !status.ok()) return status;
   auto engine_partition = engine.CreatePartition(memory);
   if (!engine_partition.ok()) return engine_partition.status();
-  if (absl::Status status =
-          (*engine_partition)->MapMemory(0, absl::MakeSpan(host), backend::MapAccess::kReadWriteExecute);
-      !status.ok()) {
-    return status;
-  }
+  if (absl::Status status = (*engine_partition)->AddMemory(0, absl::MakeSpan(host)); !status.ok()) return status;
 
   Guest guest;
   Calculator calculator;

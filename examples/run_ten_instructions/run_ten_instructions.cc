@@ -55,12 +55,10 @@ absl::StatusOr<int> Run(backend::Backend& engine) {
   static uint8_t host[0x10000] __attribute__((aligned(4096)));
   std::memcpy(&host[kCodeGpa], kGuest, sizeof(kGuest));
   GuestMemory memory;
-  if (absl::Status status = memory.AddRange(0, absl::MakeSpan(host)); !status.ok()) return status;
 
   auto partition = engine.CreatePartition(memory);
   if (!partition.ok()) return partition.status();
-  const auto access = backend::MapAccess::kReadWriteExecute;
-  if (absl::Status status = (*partition)->MapMemory(0, absl::MakeSpan(host), access); !status.ok()) return status;
+  if (absl::Status status = (*partition)->AddMemory(0, absl::MakeSpan(host)); !status.ok()) return status;
   auto cpuid = (*partition)->SupportedCpuid();
   if (!cpuid.ok()) return cpuid.status();
   auto vp = (*partition)->CreateVp(VpIndex{0}, /*apic_id=*/0, *cpuid);

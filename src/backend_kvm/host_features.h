@@ -5,6 +5,7 @@
 #define HVSDK_SRC_BACKEND_KVM_HOST_FEATURES_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "backend_kvm/kvm_api.h"
 #include "hvsdk/backend/backend.h"
@@ -23,6 +24,8 @@ struct HostFeatures {
   bool x2apic_ids = false;
   bool enforce_pv_cpuid = false;
   bool enforce_hyperv_cpuid = false;
+  bool nested_state = false;
+  std::vector<uint32_t> msrs;  // those that can be saved and restored
   BackendCaps caps;
 };
 

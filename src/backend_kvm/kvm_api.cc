@@ -55,6 +55,20 @@ absl::StatusOr<std::vector<kvm_cpuid_entry2>> GetSupportedCpuid(const Fd& device
   return absl::InternalError("KVM_GET_SUPPORTED_CPUID: no end of leaves");
 }
 
+absl::StatusOr<std::vector<uint32_t>> GetMsrIndices(const Fd& device) {
+  // struct kvm_msr_list, whose size in C++ is not that in C.
+  constexpr unsigned long kGetMsrIndexList = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x02, sizeof(uint32_t));
+  for (uint32_t count = 512; count <= 65536; count *= 2) {
+    std::vector<uint32_t> list(1 + count);
+    list[0] = count;
+    if (::ioctl(device.get(), kGetMsrIndexList, list.data()) == 0) {
+      return std::vector<uint32_t>(list.begin() + 1, list.begin() + 1 + list[0]);
+    }
+    if (errno != E2BIG) return KvmError("KVM_GET_MSR_INDEX_LIST", errno);
+  }
+  return absl::InternalError("KVM_GET_MSR_INDEX_LIST: no end of MSRs");
+}
+
 absl::Status SetCpuid(const Fd& vcpu, absl::Span<const kvm_cpuid_entry2> entries) {
   List<kvm_cpuid_entry2> list(entries);
   return Ioctl(vcpu, kSetCpuid2, "KVM_SET_CPUID2", list.get());

@@ -57,6 +57,8 @@ absl::StatusOr<Fd> CreateVm(const Fd& device);
 absl::StatusOr<std::vector<kvm_cpuid_entry2>> GetSupportedCpuid(const Fd& device);
 absl::Status SetCpuid(const Fd& vcpu, absl::Span<const kvm_cpuid_entry2> entries);
 
+absl::StatusOr<std::vector<uint32_t>> GetMsrIndices(const Fd& device);
+
 inline int CheckExtension(const Fd& fd, int capability) {
   const int result = ::ioctl(fd.get(), KVM_CHECK_EXTENSION, capability);
   return result < 0 ? 0 : result;

@@ -50,7 +50,8 @@ class KvmBackend : public Backend {
   const BackendCaps& caps() const override { return host_.caps; }
   absl::StatusOr<std::unique_ptr<Partition>> CreatePartition(GuestMemory& memory) override {
     ASSIGN_OR_RETURN(Fd vm, CreateConfiguredVm(host_));
-    return std::make_unique<KvmPartition>(host_, std::move(vm), memory);
+    ASSIGN_OR_RETURN(InterruptControllers power_on, InterruptControllers::Take(vm));
+    return std::make_unique<KvmPartition>(host_, std::move(vm), memory, power_on);
   }
 
  private:
@@ -98,6 +99,8 @@ absl::StatusOr<HostFeatures> Probe(const KvmOptions& options) {
   host.x2apic_ids = (CheckExtension(device, KVM_CAP_X2APIC_API) & kX2apicFlags) == kX2apicFlags;
   host.enforce_pv_cpuid = CheckExtension(device, KVM_CAP_ENFORCE_PV_FEATURE_CPUID) != 0;
   host.enforce_hyperv_cpuid = CheckExtension(device, KVM_CAP_HYPERV_ENFORCE_CPUID) != 0;
+  host.nested_state = CheckExtension(device, KVM_CAP_NESTED_STATE) != 0;
+  ASSIGN_OR_RETURN(host.msrs, GetMsrIndices(device));
 
   BackendCaps& caps = host.caps;
   caps.max_vps =

@@ -13,6 +13,7 @@
 #include "backend_kvm/kvm_vp.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "hvsdk/memory/guest_memory.h"
 
 namespace hvsdk::backend::kvm {
 namespace {
@@ -22,6 +23,7 @@ namespace {
 constexpr uint64_t kIdentityMapAddress = 0xFEFFC000;
 constexpr uint64_t kTssAddress = 0xFEFFD000;
 
+constexpr uint32_t kMsrTsc = 0x10;  // IA32_TIME_STAMP_COUNTER
 constexpr uint32_t kSyntheticMsrFirst = 0x40000000;
 constexpr uint32_t kSyntheticMsrCount = 0x200;
 constexpr uint32_t kApicMsrFirst = 0x40000070;  // HV_X64_MSR_EOI, ICR, TPR
@@ -46,6 +48,14 @@ void HideXsave(CpuidEntry& entry) {
   }
   if (entry.leaf == 0xD) entry.eax = entry.ebx = entry.ecx = entry.edx = 0;
   if (entry.leaf == 0x80000001) entry.ecx &= ~(1u << 11 | 1u << 15 | 1u << 16);  // XOP, LWP, FMA4
+}
+
+kvm_device_attr TscOffsetAttribute(const uint64_t& offset) {
+  kvm_device_attr attr{};
+  attr.group = KVM_VCPU_TSC_CTRL;
+  attr.attr = KVM_VCPU_TSC_OFFSET;
+  attr.addr = reinterpret_cast<uint64_t>(&offset);
+  return attr;
 }
 
 absl::Status FilterMsrs(const Fd& vm, bool kernel_has_apic_msrs) {
@@ -87,8 +97,28 @@ absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host) {
   return vm;
 }
 
-KvmPartition::KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory)
-    : host_(host), vm_(std::move(vm)), memory_(memory), vps_(host.caps.max_vps) {}
+absl::StatusOr<InterruptControllers> InterruptControllers::Take(const Fd& vm) {
+  InterruptControllers taken{};
+  for (uint32_t id = 0; id < taken.chips.size(); ++id) {
+    taken.chips[id].chip_id = id;
+    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_GET_IRQCHIP, &taken.chips[id]));
+  }
+  return taken;
+}
+
+absl::Status InterruptControllers::Restore(const Fd& vm) const {
+  // The levels of the inputs are no part of that state.
+  for (uint32_t gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; ++gsi) {
+    kvm_irq_level line{};
+    line.irq = gsi;
+    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_IRQ_LINE, &line));
+  }
+  for (const kvm_irqchip& chip : chips) RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_SET_IRQCHIP, &chip));
+  return absl::OkStatus();
+}
+
+KvmPartition::KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory, const InterruptControllers& power_on)
+    : host_(host), vm_(std::move(vm)), memory_(memory), power_on_(power_on), vps_(host.caps.max_vps) {}
 
 KvmPartition::~KvmPartition() = default;
 
@@ -103,6 +133,13 @@ absl::Status KvmPartition::SetSlot(uint64_t gpa, const Slot& slot, uint64_t size
   region.memory_size = size_bytes;
   region.userspace_addr = reinterpret_cast<uint64_t>(slot.host);
   return HVSDK_KVM_IOCTL(vm_, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+absl::Status KvmPartition::AddMemory(uint64_t gpa, absl::Span<uint8_t> host) {
+  RETURN_IF_ERROR(MapMemory(gpa, host, MapAccess::kReadWriteExecute));
+  absl::Status status = memory_.AddRange(gpa, host);
+  if (!status.ok()) UnmapMemory(gpa, host.size()).IgnoreError();
+  return status;
 }
 
 absl::Status KvmPartition::MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) {
@@ -242,16 +279,21 @@ absl::StatusOr<std::unique_ptr<Vp>> KvmPartition::CreateVp(VpIndex index, uint32
 // virtualisation cannot apply one. A kernel without that attribute (before 5.16) synchronises new vCPUs by itself; what
 // it came to is measured once.
 absl::Status KvmPartition::AdoptTsc(const Fd& vcpu) {
-  kvm_device_attr attr{};
-  attr.group = KVM_VCPU_TSC_CTRL;
-  attr.attr = KVM_VCPU_TSC_OFFSET;
-  attr.addr = reinterpret_cast<uint64_t>(&tsc_offset_);
+  kvm_device_attr attr = TscOffsetAttribute(tsc_offset_);
   if (::ioctl(vcpu.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0) return HVSDK_KVM_IOCTL(vcpu, KVM_SET_DEVICE_ATTR, &attr);
   List<kvm_msr_entry> tsc(1);
-  tsc.elements()->index = 0x10;  // IA32_TIME_STAMP_COUNTER
+  tsc.elements()->index = kMsrTsc;
   RETURN_IF_ERROR(Ioctl(vcpu, kGetMsrs, "KVM_GET_MSRS", tsc.get()));
   tsc_offset_ = tsc.elements()->data - __rdtsc();
   return absl::OkStatus();
+}
+
+absl::Status KvmPartition::ResetTsc(const Fd& vcpu) const {
+  kvm_device_attr attr = TscOffsetAttribute(tsc_offset_);
+  if (::ioctl(vcpu.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0) return HVSDK_KVM_IOCTL(vcpu, KVM_SET_DEVICE_ATTR, &attr);
+  List<kvm_msr_entry> tsc(1);
+  *tsc.elements() = {.index = kMsrTsc, .reserved = 0, .data = GuestTsc()};
+  return Ioctl(vcpu, kSetMsrs, "KVM_SET_MSRS", tsc.get());
 }
 
 void KvmPartition::RemoveVp(VpIndex index) { vps_[ToInt(index)].store(nullptr, std::memory_order_release); }
@@ -300,6 +342,8 @@ void KvmPartition::SetIrqLine(uint32_t gsi, bool level) {
   line.level = level;
   ::ioctl(vm_.get(), KVM_IRQ_LINE, &line);
 }
+
+absl::Status KvmPartition::ResetInterruptControllers() { return power_on_.Restore(vm_); }
 
 absl::Status KvmPartition::SetSignalEvent(ConnectionId connection, int event_fd, uint32_t flags) {
   kvm_ioeventfd event{};

@@ -4,6 +4,7 @@
 #ifndef HVSDK_SRC_BACKEND_KVM_KVM_PARTITION_H_
 #define HVSDK_SRC_BACKEND_KVM_KVM_PARTITION_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -22,11 +23,20 @@ class KvmVp;
 // A new virtual machine with interrupt controllers, exits for MSRs, and an MSR filter.
 absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host);
 
+// The kernel's IOAPIC and 8259s as it made them.
+struct InterruptControllers {
+  static absl::StatusOr<InterruptControllers> Take(const Fd& vm);
+  absl::Status Restore(const Fd& vm) const;
+
+  std::array<kvm_irqchip, 3> chips;
+};
+
 class KvmPartition : public Partition {
  public:
-  KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory);
+  KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory, const InterruptControllers& power_on);
   ~KvmPartition() override;
 
+  absl::Status AddMemory(uint64_t gpa, absl::Span<uint8_t> host) override;
   absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) override;
   absl::Status UnmapMemory(uint64_t gpa, uint64_t size_bytes) override;
   absl::StatusOr<std::unique_ptr<Vp>> CreateVp(VpIndex index, uint32_t apic_id,
@@ -35,6 +45,7 @@ class KvmPartition : public Partition {
   void SignalMsi(uint64_t address, uint32_t data) override;
   void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) override;
   void SetIrqLine(uint32_t gsi, bool level) override;
+  absl::Status ResetInterruptControllers() override;
   uint64_t GuestTsc() const override;
   void FlushTlb(absl::Span<const VpIndex> vps) override;
   absl::Status AssignSignalEvent(ConnectionId connection, int event_fd) override;
@@ -45,6 +56,8 @@ class KvmPartition : public Partition {
   const HostFeatures& host() const { return host_; }
   const GuestMemory& memory() const { return memory_; }
   void RemoveVp(VpIndex index);
+  // Gives a vCPU the partition's TSC again.
+  absl::Status ResetTsc(const Fd& vcpu) const;
 
  private:
   struct Slot {
@@ -62,6 +75,7 @@ class KvmPartition : public Partition {
   const HostFeatures& host_;
   const Fd vm_;
   GuestMemory& memory_;
+  const InterruptControllers power_on_;
 
   // Guest TSC less host TSC. Written while VPs are created, that is before any runs.
   uint64_t tsc_offset_ = 0;

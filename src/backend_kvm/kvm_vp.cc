@@ -46,19 +46,26 @@ bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
 
 absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd vcpu, VpIndex index, uint32_t apic_id,
                                                      uint8_t physical_bits) {
+  ASSIGN_OR_RETURN(PowerOnState power_on, PowerOnState::Take(vcpu, partition.host()));
   void* run = ::mmap(nullptr, partition.host().run_size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get(), 0);
   if (run == MAP_FAILED) return KvmError("mmap of the vCPU", errno);
-  std::unique_ptr<KvmVp> vp(
-      new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id, physical_bits));
+  std::unique_ptr<KvmVp> vp(new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id,
+                                      physical_bits, std::move(power_on)));
   // From here on the kernel leaves the general registers in the shared page at each exit.
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vp->vcpu_, KVM_GET_REGS, &vp->run_->s.regs.regs));
   vp->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
-  RETURN_IF_ERROR(vp->SetActivity(ToInt(index) == 0 ? Activity::kRunning : Activity::kWaitForSipi));
+  RETURN_IF_ERROR(vp->SetActivity(vp->first_activity()));
   return vp;
 }
 
-KvmVp::KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits)
-    : Vp(index, apic_id), partition_(partition), vcpu_(std::move(vcpu)), run_(run), physical_bits_(physical_bits) {}
+KvmVp::KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits,
+             PowerOnState power_on)
+    : Vp(index, apic_id),
+      partition_(partition),
+      vcpu_(std::move(vcpu)),
+      run_(run),
+      physical_bits_(physical_bits),
+      power_on_(std::move(power_on)) {}
 
 KvmVp::~KvmVp() {
   partition_.RemoveVp(index());
@@ -376,6 +383,19 @@ absl::Status KvmVp::StoreRegs() {
     RETURN_IF_ERROR(image.Store(RegisterGroup::kEvents));
   }
   return absl::OkStatus();
+}
+
+absl::Status KvmVp::Reset() {
+  RETURN_IF_ERROR(power_on_.Restore(vcpu_));
+  RETURN_IF_ERROR(partition_.ResetTsc(vcpu_));
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_REGS, &run_->s.regs.regs));
+  run_->kvm_dirty_regs = 0;
+  sregs_valid_ = false;
+  exception_.reset();
+  // What the kernel had in hand when the guest shut down went with it; nothing else outlives a Run.
+  completion_pending_ = false;
+  RETURN_IF_ERROR(SetActivity(first_activity()));
+  return FlushTlb();
 }
 
 void KvmVp::InjectException(const Exception& exception) { exception_ = exception; }

@@ -33,6 +33,7 @@
 #include "backend_kvm/kick_signal.h"
 #include "backend_kvm/kvm_api.h"
 #include "backend_kvm/kvm_partition.h"
+#include "backend_kvm/power_on_state.h"
 #include "hvsdk/backend/backend.h"
 
 namespace hvsdk::backend::kvm {
@@ -51,6 +52,7 @@ class KvmVp : public Vp {
                             absl::Span<hvdef::RegisterValue> values) override;
   absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                             absl::Span<const hvdef::RegisterValue> values) override;
+  absl::Status Reset() override;
   void InjectException(const Exception& exception) override;
   absl::Status SetAutoEoiVector(Sint sint, uint8_t vector) override;
   absl::StatusOr<Activity> GetActivity() override;
@@ -68,8 +70,10 @@ class KvmVp : public Vp {
   // Whether Run goes on.
   enum class Next { kRun, kTripleFault };
 
-  KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits);
+  KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits,
+        PowerOnState power_on);
 
+  Activity first_activity() const { return ToInt(index()) == 0 ? Activity::kRunning : Activity::kWaitForSipi; }
   const kvm_regs& regs() const { return run_->s.regs.regs; }
   kvm_regs& ChangeRegs();
   std::atomic_ref<uint8_t> immediate_exit() { return std::atomic_ref<uint8_t>(run_->immediate_exit); }
@@ -100,6 +104,7 @@ class KvmVp : public Vp {
   const Fd vcpu_;
   kvm_run* const run_;
   const uint8_t physical_bits_;  // of an address, as its CPUID says
+  const PowerOnState power_on_;
 
   // VP thread only.
   bool kernel_synic_ = false;

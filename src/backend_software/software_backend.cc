@@ -18,8 +18,15 @@ namespace {
 
 class SoftwarePartition final : public backend::Partition {
  public:
-  explicit SoftwarePartition(std::shared_ptr<Machine> machine) : machine_(std::move(machine)) {}
+  SoftwarePartition(GuestMemory& memory, std::shared_ptr<Machine> machine)
+      : memory_(memory), machine_(std::move(machine)) {}
 
+  absl::Status AddMemory(uint64_t gpa, absl::Span<uint8_t> host) override {
+    RETURN_IF_ERROR(MapMemory(gpa, host, backend::MapAccess::kReadWriteExecute));
+    absl::Status status = memory_.AddRange(gpa, host);
+    if (!status.ok()) UnmapMemory(gpa, host.size()).IgnoreError();
+    return status;
+  }
   absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, backend::MapAccess access) override {
     RETURN_IF_ERROR(machine_->memory().Map(gpa, host, access == backend::MapAccess::kReadWriteExecute));
     // What was MMIO in some TLB is memory now.
@@ -56,6 +63,10 @@ class SoftwarePartition final : public backend::Partition {
     machine_->apic(ToInt(vp)).Accept(message);
   }
   void SetIrqLine(uint32_t gsi, bool level) override { machine_->io_apic().SetLine(gsi, level); }
+  absl::Status ResetInterruptControllers() override {
+    machine_->io_apic().Reset();
+    return absl::OkStatus();
+  }
   uint64_t GuestTsc() const override { return machine_->Now(); }
 
   void FlushTlb(absl::Span<const VpIndex> vps) override {
@@ -98,6 +109,7 @@ class SoftwarePartition final : public backend::Partition {
   }
 
  private:
+  GuestMemory& memory_;
   std::shared_ptr<Machine> machine_;
 };
 
@@ -119,7 +131,7 @@ class SoftwareBackend final : public backend::Backend {
   absl::StatusOr<std::unique_ptr<backend::Partition>> CreatePartition(GuestMemory& memory) override {
     auto machine = std::make_shared<Machine>(memory, time_);
     RETURN_IF_ERROR(machine->StartTimers());
-    return std::unique_ptr<backend::Partition>(std::make_unique<SoftwarePartition>(std::move(machine)));
+    return std::unique_ptr<backend::Partition>(std::make_unique<SoftwarePartition>(memory, std::move(machine)));
   }
 
  private:

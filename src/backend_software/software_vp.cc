@@ -32,6 +32,15 @@ void SoftwareVp::Kick() {
   cpu_->attention.notify_one();
 }
 
+absl::Status SoftwareVp::Reset() {
+  cpu_->Reset();
+  machine_->apic(ToInt(index())).Reset(/*init=*/false);
+  // What others asked of this VP stays, and so does how it runs.
+  cpu_->attention.fetch_and(kAttentionKick | kAttentionRequest | kAttentionCount | kAttentionStep,
+                            std::memory_order_relaxed);
+  return SetActivity(ToInt(index()) == 0 ? backend::Activity::kRunning : backend::Activity::kWaitForSipi);
+}
+
 void SoftwareVp::InjectException(const backend::Exception& exception) {
   cpu_->injected = {exception.vector, exception.error_code.has_value(), exception.error_code.value_or(0)};
   cpu_->injected_type = 3;

@@ -27,6 +27,7 @@ class SoftwareVp final : public backend::Vp {
                             absl::Span<hvdef::RegisterValue> values) override;
   absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                             absl::Span<const hvdef::RegisterValue> values) override;
+  absl::Status Reset() override;
   void InjectException(const backend::Exception& exception) override;
   absl::StatusOr<backend::Activity> GetActivity() override { return static_cast<backend::Activity>(cpu_->halted); }
   absl::Status SetActivity(backend::Activity activity) override;

@@ -48,7 +48,11 @@ void Cpu::Reset() {
   kernel_gs_base = tsc_aux = star = lstar = cstar = sfmask = 0;
   sysenter_cs = sysenter_esp = sysenter_eip = 0;
   pat = 0x0007040600070406;
+  misc_enable = 0x1801;
   mtrr_def_type = 0;
+  std::memset(mtrr_fixed, 0, sizeof(mtrr_fixed));
+  std::memset(mtrr_variable, 0, sizeof(mtrr_variable));
+  spec_ctrl = mcg_status = 0;
   tsc_offset = 0;
   FlushTlb(false);
 }
@@ -78,6 +82,7 @@ void Cpu::Init() {
   idle = interrupt_shadow = stack_shadow = nmi_blocked = nmi_pending = exception_pending = false;
   pending_debug = 0;
   delivering = -1;
+  in_exit = redirected = trap_after = stepping = false;
   FlushTlb(false);
   UpdateMode();
   UpdateStepping();

@@ -27,9 +27,17 @@ constexpr uint32_t kRegTable = 0x10;
 
 }  // namespace
 
-IoApic::IoApic(ApicBus& bus, uint8_t id) : bus_(bus), id_(id & 0xF) {
-  redirection_.fill(kMasked);
+IoApic::IoApic(ApicBus& bus, uint8_t id) : bus_(bus), first_id_(id & 0xF) {
+  Reset();
   bus.Attach(this);
+}
+
+void IoApic::Reset() {
+  std::lock_guard lock(mutex_);
+  select_ = 0;
+  id_ = first_id_;
+  lines_ = 0;
+  redirection_.fill(kMasked);
 }
 
 bool IoApic::Service(uint32_t pin, Cause cause, InterruptMessage& message) {

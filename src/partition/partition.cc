@@ -65,6 +65,11 @@ HvStatus Partition::SignalEvent(VpIndex index, Sint sint, uint16_t flag) {
   return target == nullptr ? HvStatus::kInvalidVpIndex : target->synic_->SignalEvent(sint, flag);
 }
 
+HvStatus Partition::AssertSint(VpIndex index, Sint sint) {
+  Vp* target = vp(index);
+  return target == nullptr ? HvStatus::kInvalidVpIndex : target->synic_->Assert(sint);
+}
+
 absl::Status Partition::RegisterPort(ConnectionId connection, PortHandler* handler) {
   return ports_->Register(connection, handler);
 }

@@ -260,6 +260,17 @@ HvStatus Synic::SignalEvent(Sint sint, uint16_t flag) {
   return HvStatus::kSuccess;
 }
 
+HvStatus Synic::Assert(Sint sint) {
+  if (ToInt(sint) >= hvdef::kSintCount) return HvStatus::kInvalidParameter;
+  Interrupts interrupts;
+  {
+    std::lock_guard lock(mutex_);
+    if ((scontrol_ & msr::kScontrolEnable) != 0) interrupts.Add(sints_[ToInt(sint)]);
+  }
+  Request(interrupts);
+  return interrupts.count != 0 ? HvStatus::kSuccess : HvStatus::kInvalidSynicState;
+}
+
 void Synic::PostTimerMessage(uint32_t index, Sint sint, uint64_t expiration_100ns) {
   Interrupts interrupts;
   {

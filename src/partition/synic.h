@@ -45,6 +45,7 @@ class Synic {
 
   hvdef::HvStatus PostMessage(Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload);
   hvdef::HvStatus SignalEvent(Sint sint, uint16_t flag);
+  hvdef::HvStatus Assert(Sint sint);
 
   // Timer `index` expired. A timer has one message; while it waits, further ones merge into it.
   void PostTimerMessage(uint32_t index, Sint sint, uint64_t expiration_100ns);

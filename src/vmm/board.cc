@@ -46,8 +46,7 @@ absl::Status Board::BuildMemory() {
   absl::Span<uint8_t> rest = host_memory->bytes();
   for (const GpaRange& range : layout_.memory) {
     const absl::Span<uint8_t> host = rest.subspan(0, range.size_bytes);
-    RETURN_IF_ERROR(memory_.AddRange(range.gpa, host));
-    RETURN_IF_ERROR(engine_->MapMemory(range.gpa, host, backend::MapAccess::kReadWriteExecute));
+    RETURN_IF_ERROR(engine_->AddMemory(range.gpa, host));
     rest.remove_prefix(range.size_bytes);
   }
   return absl::OkStatus();

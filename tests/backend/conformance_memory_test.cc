@@ -67,6 +67,30 @@ TEST_P(MemoryTest, MapsMayChangeWhileTheVpExists) {
   EXPECT_EQ(machine().Read<uint32_t>(0x80000), 0xDDDDu);
 }
 
+TEST_P(MemoryTest, AddedMemoryIsTheGuestsAndTheHosts) {
+  HostPages pages(4);
+  pages.word(0) = 0xAAAA;
+  GuestMemory& memory = machine().memory();
+  ASSERT_TRUE(machine().partition().AddMemory(kOther, pages.span()).ok());
+  machine().Start(Mode::kLong, ReadAndWrite());
+  machine().Run(recorder_);
+  EXPECT_TRUE(recorder_.events.empty());
+  EXPECT_EQ(machine().Read<uint32_t>(0x80000), 0xAAAAu);
+  EXPECT_EQ(machine().Read<uint32_t>(kOther + 4), 0x5555u);
+  EXPECT_EQ(memory.size_bytes(), kRamSize + 4 * kPageSize);
+
+  HostPages more(4);
+  EXPECT_FALSE(machine().partition().AddMemory(kOther + kPageSize, more.span()).ok()) << "there is memory";
+  EXPECT_FALSE(machine().partition().AddMemory(2 * kOther, more.span().subspan(0, 100)).ok());
+  EXPECT_EQ(memory.size_bytes(), kRamSize + 4 * kPageSize);
+
+  // What the partition maps and host memory refuses is not mapped either.
+  HostPages shadowed(4);
+  ASSERT_TRUE(memory.AddRange(3 * kOther, shadowed.span()).ok());
+  EXPECT_FALSE(machine().partition().AddMemory(3 * kOther, more.span()).ok());
+  EXPECT_TRUE(machine().partition().MapMemory(3 * kOther, more.span(), MapAccess::kReadWriteExecute).ok());
+}
+
 TEST_P(MemoryTest, ReadOnlyMemoryExitsOnWrites) {
   HostPages pages(1);
   pages.word(0) = 0xAAAA;

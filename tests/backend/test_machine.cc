@@ -140,9 +140,8 @@ absl::StatusOr<std::unique_ptr<TestMachine>> TestMachine::Create(Backend& backen
   if (ram == MAP_FAILED) return absl::ResourceExhaustedError("no memory for a guest");
   machine->ram_ = static_cast<uint8_t*>(ram);
   const absl::Span<uint8_t> bytes(machine->ram_, kRamSize);
-  RETURN_IF_ERROR(machine->memory_.AddRange(0, bytes));
   ASSIGN_OR_RETURN(machine->partition_, backend.CreatePartition(machine->memory_));
-  RETURN_IF_ERROR(machine->partition_->MapMemory(0, bytes, MapAccess::kReadWriteExecute));
+  RETURN_IF_ERROR(machine->partition_->AddMemory(0, bytes));
   ASSIGN_OR_RETURN(const std::vector<CpuidEntry> supported, machine->partition_->SupportedCpuid());
   if (cpuid.empty()) cpuid = supported;
   for (uint32_t i = 0; i < vps; ++i) {

@@ -109,6 +109,7 @@ class FakeVp : public backend::Vp {
     return absl::OkStatus();
   }
 
+  absl::Status Reset() override { return absl::UnimplementedError("no power-on state"); }
   void InjectException(const backend::Exception& exception) override { exceptions.push_back(exception.vector); }
   absl::Status SetActivity(backend::Activity to) override {
     activity = to;
@@ -161,6 +162,7 @@ class FakePartition : public backend::Partition {
   // The TSC counts `tsc_per_100ns` in each unit of `clock`.
   FakePartition(const FakeClock& clock, uint64_t tsc_per_100ns) : clock_(clock), tsc_per_100ns_(tsc_per_100ns) {}
 
+  absl::Status AddMemory(uint64_t, absl::Span<uint8_t>) override { return absl::OkStatus(); }
   absl::Status MapMemory(uint64_t, absl::Span<uint8_t>, backend::MapAccess) override { return absl::OkStatus(); }
   absl::Status UnmapMemory(uint64_t, uint64_t) override { return absl::OkStatus(); }
   absl::StatusOr<std::unique_ptr<backend::Vp>> CreateVp(VpIndex index, uint32_t apic_id,
@@ -181,6 +183,7 @@ class FakePartition : public backend::Partition {
     interrupts_.push_back({ToInt(vp), vector, auto_eoi});
   }
   void SetIrqLine(uint32_t, bool) override {}
+  absl::Status ResetInterruptControllers() override { return absl::OkStatus(); }
   uint64_t GuestTsc() const override { return clock_.Now100ns() * tsc_per_100ns_; }
   void FlushTlb(absl::Span<const VpIndex> vps) override {
     std::lock_guard lock(mutex_);

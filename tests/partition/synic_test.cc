@@ -58,6 +58,29 @@ TEST_F(SynicTest, AMessageFillsItsSlotAndInterrupts) {
   EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(Interrupt{1, 0x42, false}));
 }
 
+TEST_F(SynicTest, ABareInterruptLeavesMemoryAlone) {
+  const auto assert_sint = [&](uint32_t sint, uint32_t vp) {
+    return machine_.partition->AssertSint(VpIndex{vp}, Sint{static_cast<uint8_t>(sint)});
+  };
+  const std::vector<uint8_t> before(machine_.host.begin(), machine_.host.end());
+  EXPECT_EQ(assert_sint(2, 1), HvStatus::kSuccess);
+  EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(Interrupt{1, 0x42, false}));
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), machine_.host.begin()));
+
+  EXPECT_EQ(assert_sint(2, 7), HvStatus::kInvalidVpIndex);
+  EXPECT_EQ(assert_sint(16, 1), HvStatus::kInvalidParameter);
+  machine_.Write(msr::kSint0 + 2, 0x42 | msr::kSintPolling);
+  EXPECT_EQ(assert_sint(2, 0), HvStatus::kInvalidSynicState);
+  machine_.Write(msr::kSint0 + 2, 0x42 | msr::kSintMasked);
+  EXPECT_EQ(assert_sint(2, 0), HvStatus::kInvalidSynicState);
+  machine_.Write(msr::kSint0 + 2, 0x42);
+  EXPECT_EQ(assert_sint(2, 0), HvStatus::kSuccess);
+  EXPECT_THAT(machine_.backend.TakeInterrupts(), ElementsAre(Interrupt{0, 0x42, false}));
+  machine_.Write(msr::kScontrol, 0);
+  EXPECT_EQ(assert_sint(2, 0), HvStatus::kInvalidSynicState);
+  EXPECT_THAT(machine_.backend.TakeInterrupts(), IsEmpty());
+}
+
 TEST_F(SynicTest, MessagesQueueAndFollowOnEom) {
   for (uint32_t type = 1; type <= 3; ++type) EXPECT_EQ(Post(2, type), HvStatus::kSuccess);
   EXPECT_EQ(machine_.Slot(2).header.message_type, 1u);

@@ -5,8 +5,8 @@
 // An engine knows neither VMBus nor the meaning of a hypercall. The hypervisor interface that a guest sees is one
 // implementation in the partition library, the same on every engine. What engines do differently is data (BackendCaps).
 //
-// Life: Backend -> CreatePartition -> MapMemory, CreateVp (all before the first Run) -> one thread a VP calls Vp::Run
-// until the machine ends -> VPs and partition are destroyed when no thread is inside Run.
+// Life: Backend -> CreatePartition -> AddMemory, CreateVp (all before the first Run) -> one thread a VP calls Vp::Run
+// until the machine ends -> VPs and partition are destroyed when no thread is inside Run, or reset and run again.
 //
 // Exits come as calls to an ExitHandler on the VP's own thread. An engine holds no lock during such a call, and the
 // handler may use the VP's registers there. RIP is within the instruction or behind it; if the handler writes RIP, the next instruction
@@ -175,6 +175,13 @@ class Vp {
   virtual absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                                     absl::Span<const hvdef::RegisterValue> values) = 0;
 
+  // Puts the VP back to what CreateVp made: registers, MSRs and local APIC as after power-on (Intel SDM volume 3,
+  // table 9-1), running or waiting for SIPI, with no event, exception or interrupt pending and nothing cached of the
+  // guest's code and page tables. The TSC is the partition's again (Partition::GuestTsc), and a Kick that no Run has
+  // taken stays. For use while no Run is under way, hence not from an exit.
+  // Internal: the engine failed; the VP cannot go on.
+  virtual absl::Status Reset() = 0;
+
   virtual void InjectException(const Exception& exception) = 0;
 
   // With caps.auto_eoi: from now on RequestInterrupt may ask for `vector` of this VP with auto_eoi, on behalf of `sint`; 0 ends that.
@@ -207,8 +214,13 @@ class Partition {
  public:
   virtual ~Partition() = default;
 
-  // Maps host bytes at a guest physical address; whole pages, no overlap. The memory outlives the partition.
-  // ResourceExhausted: no room for another region.
+  // Makes `host` the guest's memory at `gpa`, for the guest, who may do anything there, and for the host: maps it and
+  // adds it to the GuestMemory that the partition was created with. Whole pages, no overlap; the bytes outlive both.
+  // Before the first Run. Errors are those of MapMemory and GuestMemory::AddRange, and change nothing.
+  virtual absl::Status AddMemory(uint64_t gpa, absl::Span<uint8_t> host) = 0;
+
+  // Maps host bytes for the guest alone: a ROM, a device's memory. Whole pages, no overlap. The memory outlives the
+  // partition. Allowed while VPs run. ResourceExhausted: no room for another region.
   virtual absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) = 0;
   // Undoes one MapMemory exactly. Allowed while VPs run.
   virtual absl::Status UnmapMemory(uint64_t gpa, uint64_t size_bytes) = 0;
@@ -230,6 +242,10 @@ class Partition {
 
   // Drives an input of the interrupt controller: IOAPIC pin `gsi`, and the 8259s' inputs below 16 where there are any.
   virtual void SetIrqLine(uint32_t gsi, bool level) = 0;
+
+  // Puts the interrupt controllers that the VPs share back to power-on: every input masked, low and forgotten. Together
+  // with Vp::Reset of every VP it is the reset of a machine; memory, mappings and signal events stay. No VP runs.
+  virtual absl::Status ResetInterruptControllers() = 0;
 
   // The guest's TSC now, the same on all VPs that did not write theirs.
   virtual uint64_t GuestTsc() const = 0;

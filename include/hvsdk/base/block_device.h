@@ -51,7 +51,7 @@ enum class BlockOp : uint8_t {
 
 enum class BlockStatus : uint8_t {
   kOk,
-  kIoError,      // the medium failed; how much of the range was transferred is not known; a flush may be tried again
+  kIoError,      // the medium failed; how much of the range was transferred is unknown; a flush may be tried again
   kNoSpace,      // the host's file system or quota is full
   kReadOnly,     // a request that writes, to a device that does not
   kOutOfRange,   // not whole blocks, or beyond the end

@@ -24,8 +24,11 @@ class IoApic {
   // Attaches itself to the bus, which outlives it.
   explicit IoApic(ApicBus& bus, uint8_t id = 0);
 
-  // Drives input `pin`: `level` says that it is asserted, whichever polarity its entry has. Pins that do not exist are ignored, and so is
-  // an edge while the pin is masked.
+  // Back to power-on: every input masked and low.
+  void Reset();
+
+  // Drives input `pin`: `level` says that it is asserted, whichever polarity its entry has. Pins that do not exist are ignored,
+  // and so is an edge while the pin is masked.
   void SetLine(uint32_t pin, bool level);
 
   // IOREGSEL at offset 0, IOWIN at 0x10; double words, anything else reads as zero.
@@ -50,6 +53,7 @@ class IoApic {
   ApicBus& bus_;
   std::mutex mutex_;
   uint32_t select_ = 0;
+  const uint8_t first_id_;
   uint8_t id_;
   uint32_t lines_ = 0;  // the inputs' levels
   std::atomic<uint32_t> retries_{0};

@@ -125,6 +125,13 @@ class Partition {
   // kInvalidVpIndex, kInvalidParameter (flag); kInvalidSynicState: SynIC or flags page is disabled, or the SINT masked.
   hvdef::HvStatus SignalEvent(VpIndex vp, Sint sint, uint16_t flag);
 
+  // Requests the interrupt of `sint` on `vp` and nothing else: no message, no event flag. For a protocol of one's own
+  // whose state lies elsewhere, in memory that root and guest share. As a line it is an edge: what is requested while
+  // it is pending already is one interrupt.
+  // kInvalidVpIndex, kInvalidParameter (sint); kInvalidSynicState: the SynIC is disabled, or the SINT is masked or
+  // polled.
+  hvdef::HvStatus AssertSint(VpIndex vp, Sint sint);
+
   // Routes a connection to a handler. AlreadyExists: the id is taken. InvalidArgument: more than 24 bits.
   absl::Status RegisterPort(ConnectionId connection, PortHandler* handler);
   // Afterwards the handler is not running and will not be called; hence never from within that handler.

@@ -30,7 +30,8 @@ class ReferenceClock : public Clock {
 
   uint64_t Now100ns() const override { return FromTsc(backend_.GuestTsc()); }
   uint64_t FromTsc(uint64_t tsc) const {
-    return static_cast<uint64_t>((static_cast<unsigned __int128>(tsc) * scale_) >> 64) + static_cast<uint64_t>(offset_);
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<uint64_t>((static_cast<Wide>(tsc) * scale_) >> 64) + static_cast<uint64_t>(offset_);
   }
 
   uint64_t scale() const { return scale_; }

@@ -72,7 +72,7 @@ class LoopbackPorts {
     Sint sint{};
   };
   struct Device final : partition::PortHandler {
-    explicit Device(partition::Partition& partition) : partition(partition) {}
+    explicit Device(partition::Partition& to) : partition(to) {}
     hvdef::HvStatus OnEvent(uint16_t flag) override {
       partition.SignalDeviceInterrupt(kLoopbackDevice, kLoopbackMsiAddress, flag);
       return hvdef::HvStatus::kSuccess;
