@@ -51,28 +51,8 @@ function(hvsdk_library name)
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   target_link_libraries(hvsdk_${name} ${scope} ${arg_DEPS})
-  set_target_properties(hvsdk_${name} PROPERTIES EXPORT_NAME ${name})
-  set_property(GLOBAL APPEND PROPERTY HVSDK_LIBRARIES hvsdk_${name})
-endfunction()
-
-# Installs every library declared so far, and hvsdk::hvsdk, which stands for all of them.
-function(hvsdk_export)
-  get_property(libraries GLOBAL PROPERTY HVSDK_LIBRARIES)
-  add_library(hvsdk INTERFACE)
-  add_library(hvsdk::hvsdk ALIAS hvsdk)
-  target_link_libraries(hvsdk INTERFACE ${libraries})
-  include(CMakePackageConfigHelpers)
-  install(TARGETS hvsdk ${libraries} EXPORT hvsdkTargets)
-  install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/hvsdk" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
-  install(EXPORT hvsdkTargets NAMESPACE hvsdk:: DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
-  configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/hvsdkConfig.cmake.in"
-    "${PROJECT_BINARY_DIR}/hvsdkConfig.cmake"
-    INSTALL_DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
-  write_basic_package_version_file("${PROJECT_BINARY_DIR}/hvsdkConfigVersion.cmake"
-    COMPATIBILITY SameMinorVersion)
-  install(FILES "${PROJECT_BINARY_DIR}/hvsdkConfig.cmake"
-                "${PROJECT_BINARY_DIR}/hvsdkConfigVersion.cmake"
-    DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
+  set_property(GLOBAL APPEND PROPERTY HVSDK_LIBRARIES hvsdk::${name})
+  hvsdk_component(${name} ${arg_DEPS} ${arg_PRIVATE_DEPS})
 endfunction()
 
 # hvsdk_test(NAME SOURCES file... [DEPS target...] [LABELS label...] [TIMEOUT seconds])
