@@ -37,6 +37,15 @@ std::string KvmHostDefect(Backend& backend, const std::string& test) {
       LacksLegacyPaging(backend)) {
     return "this host's KVM lacks software interrupts in long mode, and most of SSE";
   }
+  if ((test == "WhatCpuidHidesFaults" || test == "ControlRegistersCannotBeSetToWhatIsHidden") &&
+      LacksLegacyPaging(backend)) {
+    return "this host's KVM has every feature that its processor has, whatever CPUID says";
+  }
+  if ((test == "AnNmiWaitsForTheEndOfTheLastAndNoLonger" || test == "AnNmiComesWhenTheHostUnblocksIt" ||
+       test == "LocalTablesAndReturnsGoByTheDescriptorToo") &&
+      LacksLegacyPaging(backend)) {
+    return "this host's KVM takes NMIs late, and keeps the attributes of segments that a return makes null";
+  }
   if ((test == "AnInstructionSeesWhatTheOneBeforeItWrote" || test == "AnInstructionSeesWhatAVectorStoreWrote" ||
        test == "ALoopMayChangeItself" || test == "FlagsAreThereBehindAStoreIntoCode") &&
       std::getenv("HVSDK_NESTED") != nullptr) {
