@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a VP's CPUID hides is not there: control bits are reserved, MSRs and instructions fault. And what CPUID says by itself.
 
+#include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -104,6 +106,8 @@ TEST_P(FeatureTest, WhatCpuidHidesFaults) {
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.name);
+    // QEMU, the processor below a nested KVM, does not let it intercept RDTSCP.
+    if (GetParam().name == "kvm" && c.name == std::string("RDTSCP") && std::getenv("HVSDK_NESTED") != nullptr) continue;
     const bool had = MakeMachineWithout(c.hidden);
     // Without XSAVE it is the bit in CR4 that faults.
     machine().Start(Mode::kLong, c.code);
