@@ -179,15 +179,16 @@ void SerialConsole::HandleInput(absl::Span<const uint8_t> data) {
 }
 
 void SerialConsole::CopyInput() {
-  if (uart_ == nullptr) return;
-  if (input_ == Input::kAlwaysReady && pending_at_ == pending_.size()) Read(/*events=*/0);
-  const absl::Span<const uint8_t> left(reinterpret_cast<const uint8_t*>(pending_.data()) + pending_at_,
-                                       pending_.size() - pending_at_);
-  if (left.empty()) return;
+  if (uart_ != nullptr && input_ == Input::kAlwaysReady && pending_at_ == pending_.size()) Read(/*events=*/0);
+  const absl::Span<const uint8_t> pending(reinterpret_cast<const uint8_t*>(pending_.data()) + pending_at_,
+                                          pending_.size() - pending_at_);
   // A port that takes less calls for more once it has room.
-  pending_at_ += uart_->PutInput(left);
-  if (input_ == Input::kAlwaysReady && pending_at_ == pending_.size()) loop_.Schedule(*this);
-  SetReading(pending_.size() - pending_at_ < kMaxPendingInput);
+  const size_t taken = uart_ == nullptr || pending.empty() ? 0 : uart_->PutInput(pending);
+  pending_at_ += taken;
+  const size_t left = pending.size() - taken;
+  if (input_ == Input::kAlwaysReady && taken != 0 && left == 0) loop_.Schedule(*this);
+  // Once it was full, it reads again at half: for each FIFO that the guest empties, a read would fetch 16 bytes.
+  if (left == kMaxPendingInput || left <= kMaxPendingInput / 2) SetReading(left < kMaxPendingInput);
 }
 
 // The terminal's settings before us; what a signal handler restores.

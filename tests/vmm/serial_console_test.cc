@@ -68,6 +68,9 @@ class SerialConsoleTest : public ::testing::Test {
 
   void Start(SerialConsole::Options options) {
     console_.emplace(*loop_, std::move(options));
+    Attach();
+  }
+  void Attach() {
     const auto look = [this] { loop_->Schedule(*console_); };
     uart_ = std::make_unique<Uart16550>(Uart16550::Hooks{.irq = nullptr, .output_ready = look, .input_room = look});
     WritePort(2, 1);  // with FIFOs
@@ -232,6 +235,45 @@ TEST_F(SerialConsoleTest, AFileIsReadToItsEnd) {
   Start({.output_fd = open("/dev/null", O_WRONLY | O_CLOEXEC), .input_fd = file});
   EXPECT_TRUE(GuestReads(sent.size()) == sent);
   EXPECT_EQ(GuestReads(1, 50ms), "");
+}
+
+// A look at the descriptor for each 16 bytes would cost more than the guest's own work.
+TEST_F(SerialConsoleTest, ReadingGoesOnOnceThereIsMuchRoom) {
+  const auto [writer, reader] = Ends("pipe", /*console_reads=*/true);
+  ASSERT_GE(fcntl(writer, F_SETPIPE_SZ, 1 << 18), 1 << 18);
+  const std::string sent = RandomBytes(1 << 18);
+  ASSERT_EQ(write(writer, sent.data(), sent.size()), static_cast<ssize_t>(sent.size()));
+  Start({.output_fd = open("/dev/null", O_WRONLY | O_CLOEXEC), .input_fd = reader});
+  const auto unread = [fd = reader] {
+    int size = 0;
+    for (int before = -1; before != size;) {
+      before = std::exchange(size, 0);
+      std::this_thread::sleep_for(100ms);
+      ioctl(fd, FIONREAD, &size);
+    }
+    return size;
+  };
+  const int full = unread();
+  ASSERT_GT(full, 0);
+  std::string got = GuestReads(1000);
+  EXPECT_EQ(unread(), full);
+  got += GuestReads(50'000);
+  EXPECT_LT(unread(), full - 30'000);
+  got += GuestReads(sent.size() - got.size());
+  EXPECT_TRUE(got == sent);
+}
+
+// A machine that starts again has no port for a while.
+TEST_F(SerialConsoleTest, WhatCameBeforeThePortArrives) {
+  const auto [writer, reader] = Ends("pipe", /*console_reads=*/true);
+  const std::string sent = RandomBytes(200'000);
+  ASSERT_GE(fcntl(writer, F_SETPIPE_SZ, 1 << 18), 1 << 18);
+  ASSERT_EQ(write(writer, sent.data(), sent.size()), static_cast<ssize_t>(sent.size()));
+  console_.emplace(*loop_,
+                   SerialConsole::Options{.output_fd = open("/dev/null", O_WRONLY | O_CLOEXEC), .input_fd = reader});
+  loop_->RunFor(100ms);
+  Attach();
+  EXPECT_TRUE(GuestReads(sent.size()) == sent);
 }
 
 TEST_F(SerialConsoleTest, WhatCameBeforeTheEndArrives) {
