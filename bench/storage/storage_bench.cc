@@ -8,7 +8,6 @@
 #include <liburing.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -17,6 +16,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/wait_word.h"
 #include "hvsdk/base/queue_executor.h"
 #include "hvsdk/block_file/raw_disk.h"
 #include "hvsdk/vmbus/loopback_hypervisor.h"
@@ -165,13 +165,13 @@ void BM_RawDisk(benchmark::State& state) {
   if (disk == nullptr) return;
   struct Read : BlockRequest {
     HostBuffer buffer;
-    std::atomic<uint32_t>* left;
+    WaitWord* left;
   };
   const size_t depth = static_cast<size_t>(state.range(0));
   std::vector<Read> reads(depth);
   std::vector<BlockRequest*> batch;
   std::vector<uint8_t> bytes(depth * kReadBytes);
-  std::atomic<uint32_t> left{0};
+  WaitWord left;
   for (size_t i = 0; i < depth; ++i) {
     reads[i].buffer = {bytes.data() + i * kReadBytes, kReadBytes};
     reads[i].buffers = absl::MakeConstSpan(&reads[i].buffer, 1);
@@ -179,8 +179,8 @@ void BM_RawDisk(benchmark::State& state) {
     reads[i].left = &left;
     reads[i].on_complete = [](BlockRequest& request, BlockStatus status) {
       HVSDK_CHECK(status == BlockStatus::kOk);
-      std::atomic<uint32_t>& count = *static_cast<Read&>(request).left;
-      if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) count.notify_one();
+      WaitWord& count = *static_cast<Read&>(request).left;
+      if (count.fetch_sub(1, std::memory_order_acq_rel) == 1) count.WakeOne();
     };
     batch.push_back(&reads[i]);
   }
@@ -189,7 +189,7 @@ void BM_RawDisk(benchmark::State& state) {
     left.store(static_cast<uint32_t>(depth), std::memory_order_relaxed);
     for (auto& read : reads) read.offset_bytes = random() % (kFileBytes / kReadBytes) * kReadBytes;
     disk->Submit(batch);
-    for (uint32_t now; (now = left.load(std::memory_order_acquire)) != 0;) left.wait(now);
+    for (uint32_t now; (now = left.load(std::memory_order_acquire)) != 0;) left.Wait(now);
   }
   state.SetItemsProcessed(state.iterations() * depth);
 }

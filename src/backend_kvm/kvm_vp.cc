@@ -97,15 +97,12 @@ void KvmVp::WaitForExit(uint32_t ticket) {
     if (entries_.load(std::memory_order_acquire) != ticket) return;
     __builtin_ia32_pause();
   }
-  waiters_.fetch_add(1, std::memory_order_seq_cst);  // pairs with LeaveGuest
-  entries_.wait(ticket, std::memory_order_seq_cst);
-  waiters_.fetch_sub(1, std::memory_order_relaxed);
+  entries_.Wait(ticket);
 }
 
 void KvmVp::LeaveGuest() {
   entries_.fetch_add(1, std::memory_order_seq_cst);
-  // Either the waiter finds the new value, or we find the waiter.
-  if (waiters_.load(std::memory_order_seq_cst) != 0) entries_.notify_all();
+  entries_.WakeAll();
 }
 
 // The run loop.

@@ -34,6 +34,7 @@
 #include "backend_kvm/kvm_api.h"
 #include "backend_kvm/kvm_partition.h"
 #include "backend_kvm/power_on_state.h"
+#include "base/wait_word.h"
 #include "hvsdk/backend/backend.h"
 
 namespace hvsdk::backend::kvm {
@@ -122,8 +123,7 @@ class KvmVp : public Vp {
 
   // Any thread; see above.
   std::atomic<uint32_t> requests_{0};
-  std::atomic<uint32_t> entries_{0};  // odd: inside KVM_RUN
-  std::atomic<uint32_t> waiters_{0};  // threads in WaitForExit
+  WaitWord entries_;  // odd: inside KVM_RUN
   KickTarget kick_target_;
 };
 

@@ -22,6 +22,7 @@
 #include "backend_software/flags.h"
 #include "backend_software/physical_memory.h"
 #include "backend_software/x87.h"
+#include "base/wait_word.h"
 #include "hvsdk/backend/backend.h"
 
 // Handlers go on by a jump where the compiler makes one of a call in tail position; else the loop in RunOps calls.
@@ -221,7 +222,7 @@ struct Cpu {
   uint64_t r[kSlots] = {};
   LazyFlags flags;
   TlbEntry* tlb = nullptr;             // of the current privilege
-  std::atomic<uint32_t> attention{0};  // shared
+  WaitWord attention;                  // shared; a halted VP sleeps on it
   uint32_t mode = 0;                   // ModeBits
   uint64_t code_tag = 0;               // code_generation << 32 | code_limit_epoch << 16 | mode
   uint64_t link_tag = 1;               // counts up whenever a translation or a block may have gone; never repeats

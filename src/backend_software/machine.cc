@@ -31,7 +31,7 @@ class Machine::ApicHost final : public chipset::LocalApicHost {
   void OnApicWork() override {
     // Release pairs with the acquire in Attend: what the sender wrote is seen by the handler.
     cpu_.attention.fetch_or(kAttentionInterrupt, std::memory_order_release);
-    cpu_.attention.notify_one();
+    cpu_.attention.WakeOne();
   }
   uint64_t ReadTsc() override { return machine_.Tsc(cpu_) + cpu_.tsc_offset; }
 

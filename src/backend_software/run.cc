@@ -146,7 +146,7 @@ bool Attend(Cpu& c, uint64_t limit, RunResult& result) {
     c.Leave();
     for (uint32_t now = c.attention.load(std::memory_order_acquire); !(now & kWakes);
          now = c.attention.load(std::memory_order_acquire)) {
-      c.attention.wait(now, std::memory_order_acquire);
+      c.attention.Wait(now);
     }
     c.Enter();
   }

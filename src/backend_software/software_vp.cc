@@ -29,7 +29,7 @@ absl::StatusOr<backend::StopReason> SoftwareVp::Run(backend::ExitHandler& handle
 
 void SoftwareVp::Kick() {
   cpu_->attention.fetch_or(kAttentionKick, std::memory_order_release);
-  cpu_->attention.notify_one();
+  cpu_->attention.WakeOne();
 }
 
 absl::Status SoftwareVp::Reset() {

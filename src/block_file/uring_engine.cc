@@ -103,7 +103,7 @@ UringEngine::~UringEngine() {
     // A request that completes at once gets the thread out of the kernel. Nothing else would, so a kernel that is short
     // of memory is asked until it has some.
     while (!SubmitNop()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    in_flight_.notify_one();
+    in_flight_.WakeOne();
     thread_.Join();
   }
   io_uring_queue_exit(&ring_);
@@ -148,7 +148,7 @@ void UringEngine::Submit(RingFile& file, absl::Span<BlockRequest* const> batch) 
   for (const Done& done : deferred) Complete(*done.request, done.result);
   // What the page cache answered is here already. The thread is only needed for the rest.
   if (in_flight_.load(std::memory_order_relaxed) != 0) Reap();
-  if (in_flight_.load(std::memory_order_acquire) != 0) in_flight_.notify_one();
+  if (in_flight_.load(std::memory_order_acquire) != 0) in_flight_.WakeOne();
 }
 
 void UringEngine::Prepare(RingFile& file, BlockRequest& request, Deferred& deferred) {
@@ -252,7 +252,7 @@ void UringEngine::Complete(BlockRequest& request, int result) {
 void UringEngine::WaitForCompletions() {
   while (!stop_.load(std::memory_order_relaxed)) {
     if (in_flight_.load(std::memory_order_acquire) == 0) {
-      in_flight_.wait(0, std::memory_order_acquire);
+      in_flight_.Wait(0);
       continue;
     }
     // Returns once anything is in the completion queue, including what somebody else then reaps.

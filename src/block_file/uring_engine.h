@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/host_thread.h"
+#include "base/wait_word.h"
 #include "block_file/file_queue.h"
 #include "hvsdk/block_file/file_engine.h"
 
@@ -59,7 +60,7 @@ class UringEngine : public FileEngine {
   std::mutex submit_mutex_;  // the submission queue
   std::mutex reap_mutex_;    // the completion queue's head
   // Submitted and not reaped. The thread waits in the kernel while it is not zero, and on this word while it is.
-  std::atomic<uint32_t> in_flight_{0};
+  WaitWord in_flight_;
   std::atomic<bool> stop_{false};
   HostThread thread_;
 };

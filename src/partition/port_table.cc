@@ -35,7 +35,7 @@ void PortTable::Unregister(ConnectionId connection) {
   Port* port = Find(ConnectionIndex(connection));
   if (port == nullptr) return;
   port->handler.exchange(nullptr, std::memory_order_seq_cst);
-  for (uint32_t users; (users = port->users.load(std::memory_order_seq_cst)) != 0;) port->users.wait(users);
+  for (uint32_t users; (users = port->users.load(std::memory_order_seq_cst)) != 0;) port->users.Wait(users);
 }
 
 }  // namespace hvsdk::partition

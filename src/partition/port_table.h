@@ -16,6 +16,7 @@
 #include <mutex>
 
 #include "absl/status/status.h"
+#include "base/wait_word.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/partition/port.h"
 
@@ -44,7 +45,7 @@ class PortTable {
     const hvdef::HvStatus status = handler == nullptr ? hvdef::HvStatus::kInvalidConnectionId : use(*handler);
     if (port->users.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
         port->handler.load(std::memory_order_seq_cst) == nullptr) {
-      port->users.notify_all();
+      port->users.WakeAll();
     }
     return status;
   }
@@ -52,7 +53,7 @@ class PortTable {
  private:
   struct alignas(64) Port {
     std::atomic<PortHandler*> handler{nullptr};
-    std::atomic<uint32_t> users{0};
+    WaitWord users;
   };
   using Leaf = std::array<Port, 256>;
   using Branch = std::array<std::atomic<Leaf*>, 256>;
