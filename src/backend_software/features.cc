@@ -22,9 +22,9 @@ const CpuidEntry* Find(absl::Span<const CpuidEntry> cpuid, uint32_t leaf, uint32
 constexpr struct {
   uint32_t leaf, subleaf;
   uint32_t CpuidEntry::*word;
-} kWords[] = {{1, 0, &CpuidEntry::ecx},         {7, 0, &CpuidEntry::ebx},   {7, 0, &CpuidEntry::ecx},
-              {7, 0, &CpuidEntry::edx},         {0xD, 1, &CpuidEntry::eax}, {0x80000001, 0, &CpuidEntry::ecx},
-              {0x80000001, 0, &CpuidEntry::edx}};
+} kWords[] = {{1, 0, &CpuidEntry::ecx},          {7, 0, &CpuidEntry::ebx},   {7, 0, &CpuidEntry::ecx},
+              {7, 0, &CpuidEntry::edx},          {0xD, 1, &CpuidEntry::eax}, {0x80000001, 0, &CpuidEntry::ecx},
+              {0x80000001, 0, &CpuidEntry::edx}, {7, 2, &CpuidEntry::edx}};
 
 constexpr struct {
   Feature feature;

@@ -49,6 +49,7 @@ enum class Feature : uint16_t {
   kUmip = 64 + 2,
   kRdpid = 64 + 22,
   // CPUID.(7,0):EDX
+  kSpecCtrl = 96 + 26,
   kArchCapabilities = 96 + 29,
   // CPUID.(0xD,1):EAX
   kXsaveopt = 128 + 0,
@@ -60,6 +61,8 @@ enum class Feature : uint16_t {
   kGigabytePages = 192 + 26,
   kRdtscp = 192 + 27,
   kLongMode = 192 + 29,
+  // CPUID.(7,2):EDX
+  kBhiCtrl = 224 + 4,
 };
 
 class Features {
@@ -78,7 +81,7 @@ class Features {
   int physical_address_bits() const { return physical_address_bits_; }
 
  private:
-  uint32_t words_[7] = {};
+  uint32_t words_[8] = {};
   uint64_t cr4_ = 0, efer_ = 0, xcr0_ = 1;
   int physical_address_bits_ = 36;  // without the leaf that tells
 };

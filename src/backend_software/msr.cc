@@ -52,6 +52,20 @@ enum Msr : uint32_t {
 
 constexpr int kVariableMtrrs = 8;
 
+// IA32_ARCH_CAPABILITIES: nothing here runs ahead of the program, so nothing leaks.
+constexpr uint64_t kIbrsAll = 1 << 1;
+constexpr uint64_t kLeaksNothing = 1 << 0 /*RDCL_NO*/ | 1 << 3 /*SKIP_L1DFL_VMENTRY*/ | 1 << 4 /*SSB_NO*/ |
+                                   1 << 5 /*MDS_NO*/ | 1 << 6 /*IF_PSCHANGE_MC_NO*/ | 1 << 8 /*TAA_NO*/ |
+                                   1 << 13 /*SBDR_SSDP_NO*/ | 1 << 14 /*FBSDP_NO*/ | 1 << 15 /*PSDP_NO*/ |
+                                   1 << 20 /*BHI_NO*/ | 1 << 24 /*PBRSB_NO*/ | 1 << 26 /*GDS_NO*/ |
+                                   1 << 27 /*RFDS_NO*/ | uint64_t{1} << 62 /*ITS_NO*/;
+
+// IA32_SPEC_CTRL. Without STIBP in CPUID its bit is ignored, not reserved, where there is IBRS.
+constexpr uint64_t kSpecCtrlIbrs = 1 << 0;
+constexpr uint64_t kSpecCtrlStibp = 1 << 1;
+constexpr uint64_t kSpecCtrlBhiDisS = 1 << 10;
+constexpr uint64_t kPredCmdIbpb = 1 << 0;
+
 bool IsMemoryType(uint64_t type) { return type < 2 || (type > 3 && type < 7); }
 bool IsPatType(uint64_t type) { return IsMemoryType(type) || type == 7; }
 bool EachByte(uint64_t value, bool (*valid)(uint64_t)) {
@@ -99,11 +113,16 @@ bool Cpu::ReadMsr(uint32_t number, uint64_t& value) {
     case kMsrMtrrCap:
       value = 0x500 | kVariableMtrrs;
       return true;
-    // Nothing here runs ahead of the program, so nothing leaks: all the bits that say NO.
     case kMsrArchCapabilities:
       if (!features.Has(Feature::kArchCapabilities)) return false;
-      value = 0x400000000D10E179;
+      value = kLeaksNothing | (features.Has(Feature::kSpecCtrl) ? kIbrsAll : 0);
       return true;
+    case kMsrSpecCtrl:
+      if (!features.Has(Feature::kSpecCtrl)) return false;
+      value = spec_ctrl;
+      return true;
+    case kMsrPredCmd:
+      return false;  // can only be written
     case kMsrSysenterCs:
       value = sysenter_cs;
       return true;
@@ -207,6 +226,15 @@ backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
     case kMsrP5McType:
     case kMsrUcodeWrite:
     case kMsrDebugCtl:
+      return MsrOutcome::kDone;
+    case kMsrSpecCtrl: {
+      const uint64_t bits = kSpecCtrlIbrs | (features.Has(Feature::kBhiCtrl) ? kSpecCtrlBhiDisS : 0);
+      if (!features.Has(Feature::kSpecCtrl) || (value & ~(bits | kSpecCtrlStibp))) return MsrOutcome::kFault;
+      spec_ctrl = value & bits;
+      return MsrOutcome::kDone;
+    }
+    case kMsrPredCmd:
+      if (!features.Has(Feature::kSpecCtrl) || (value & ~kPredCmdIbpb)) return MsrOutcome::kFault;
       return MsrOutcome::kDone;
     case kMsrFeatureControl:
       return MsrOutcome::kFault;  // locked

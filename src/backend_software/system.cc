@@ -2,6 +2,7 @@
 // Control registers, modes, reset, port permissions.
 #include "backend_software/code_cache.h"
 #include "backend_software/cpu.h"
+#include "backend_software/cpuid.h"
 #include "backend_software/machine.h"
 #include "backend_software/memory_access.h"
 
@@ -62,7 +63,7 @@ void Cpu::Init() {
   std::memset(r, 0, sizeof(r));
   flags.Set(0);
   rflags = kFlagOne;
-  r[kRdx] = 0x000106CA;  // family, model, stepping
+  r[kRdx] = kProcessorSignature;
   r[kIp] = 0xFFF0;
   cpl = 0;
   cr0 = kCr0Et | (cr0 & (kCr0Cd | kCr0Nw));

@@ -183,5 +183,64 @@ TEST_F(HiddenFeatures, AreMissingMsrs) {
   }
 }
 
+HVSDK_GUEST(WriteThenReadMsr, 64, R"(
+    wrmsr
+    rdmsr
+    shl rdx, 32
+    or rax, rdx
+    mov [0x80000], rax
+    out 0xF4, al
+)")
+// Intel SDM volume 4, table 2-2, and what Intel documents of speculation control: reserved bits fault, as does reading
+// IA32_PRED_CMD; the bit of STIBP does not where only IBRS is there.
+TEST_F(HiddenFeatures, SpeculationControlHasTheBitsThatCpuidShows) {
+  enum Shown { kAll, kNoBhi, kNone };
+  constexpr uint32_t kSpecCtrl = 0x48, kPredCmd = 0x49;
+  const auto make = [&](Shown shown) {
+    Make([&](CpuidEntry& entry) {
+      if (entry.leaf != 7) return;
+      if (shown != kAll && entry.subleaf == 2) entry.edx &= ~(1u << 4);
+      if (shown == kNone && entry.subleaf == 0) entry.edx &= ~(1u << 26);
+    });
+  };
+  const auto access = [&](absl::Span<const uint8_t> code, uint32_t msr, uint64_t value) {
+    Recorder recorder;
+    machine_->Start(Mode::kLong, code);
+    machine_->Set(RegisterName::kRcx, msr);
+    machine_->Set(RegisterName::kRax, value & 0xFFFFFFFF);
+    machine_->Set(RegisterName::kRdx, value >> 32);
+    machine_->Run(recorder);
+    return recorder.fault;
+  };
+  const struct {
+    Shown shown;
+    uint64_t value;
+    int fault;
+    uint64_t read;
+  } cases[] = {
+      {kAll, 0, -1, 0},   {kAll, 1, -1, 1},       {kAll, 3, -1, 1},          {kAll, 0x401, -1, 0x401},
+      {kAll, 4, 13, 0},   {kAll, 1 << 6, 13, 0},  {kAll, 1ull << 32, 13, 0}, {kAll, 1 << 11, 13, 0},
+      {kNoBhi, 3, -1, 1}, {kNoBhi, 0x400, 13, 0}, {kNone, 0, 13, 0},         {kNone, 1, 13, 0},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(testing::Message() << c.shown << ' ' << c.value);
+    make(c.shown);
+    EXPECT_EQ(access(WriteThenReadMsr(), kSpecCtrl, c.value), c.fault);
+    if (c.fault < 0) {
+      EXPECT_EQ(machine_->Read<uint64_t>(0x80000), c.read);
+    }
+  }
+  for (const Shown shown : {kAll, kNone}) {
+    make(shown);
+    EXPECT_EQ(access(ReadMsrEcx(), kSpecCtrl, 0), shown == kNone ? 13 : -1);
+    EXPECT_EQ(access(ReadMsrEcx(), kPredCmd, 0), 13);
+    machine_->Write<uint64_t>(0x80000, 0);
+    EXPECT_EQ(access(WriteMsrEcx(), kPredCmd, 0), shown == kNone ? 13 : -1);
+    EXPECT_EQ(access(WriteThenReadMsr(), kPredCmd, 2), 13);
+    ASSERT_EQ(access(ReadMsrEcx(), 0x10A, 0), -1);
+    EXPECT_EQ(machine_->Get(RegisterName::kRax) >> 1 & 1, shown == kNone ? 0u : 1u) << "IBRS_ALL";
+  }
+}
+
 }  // namespace
 }  // namespace hvsdk::backend

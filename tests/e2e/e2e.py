@@ -447,6 +447,36 @@ def power_offs(context):
 
 
 @case
+def processor(context):
+    """What a kernel without `mitigations=off` and a C library make of the software processor: no leak, nothing done against one that
+    costs, large copies by string instructions."""
+    expect(context.debian_disk, '--debian-disk is missing')
+    command = '''
+        grep -H . /sys/devices/system/cpu/vulnerabilities/*
+        grep -m1 ^flags /proc/cpuinfo
+        mount -t ext4 -o ro /dev/sda /mnt
+        chroot /mnt /lib64/ld-linux-x86-64.so.2 --list-tunables
+        dmesg -r'''
+    flags = [re.sub('mitigations=off ', '', flag) for flag in context.guest_flags(command, 1)]
+    result = context.vmm(*flags, '--cpus=2', f'--disk={context.debian_disk},readonly').expect_status(0)
+    expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
+    states = dict(re.findall(r'^/sys/.*/(\w+):(.*)', result.out, re.M))
+    expect(len(states) > 10, 'no states', result.out)
+    unlike = {name: state for name, state in states.items() if state != 'Not affected'}
+    # What is said of every processor that executes ahead in some way, none of which costs more than a few instructions.
+    expect(set(unlike) <= {'spectre_v1', 'spectre_v2'}, 'a vulnerability', unlike)
+    expect(re.match('Mitigation: Enhanced / Automatic IBRS', unlike['spectre_v2']), 'not IBRS', unlike)
+    expect(not re.search(r'ulnerable|[Rr]etpoline|SW loop|Clear CPU|PTI', ''.join(unlike.values())), 'costs', unlike)
+    features = re.search(r'^flags\s*: (.*)', result.out, re.M)[1].split()
+    expect({'erms', 'fsrm', 'rep_good'} <= set(features), 'no fast strings', features)
+    expect('pti' not in features, 'page tables are kept apart', features)
+    tunables = {name: int(value, 16) for name, value in re.findall(r'^glibc\.cpu\.(\w+): (0x\w+)', result.out, re.M)}
+    expect(tunables['x86_rep_movsb_threshold'] <= 4096, 'strings only for more', tunables)
+    expect(tunables['x86_non_temporal_threshold'] >= 64 << 20, 'copies go past the caches', tunables)
+    check_kernel_log(result.out)
+
+
+@case
 def user_programs(context):
     """busybox' applets do what they do on the host's processor; a digest of 256 MiB; Debian's Python passes its own tests."""
     expect(context.debian_disk, '--debian-disk is missing')
@@ -981,7 +1011,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--mini-vmm', required=True, metavar='FILE')
     parser.add_argument('--guest', required=True, metavar='DIR')
-    parser.add_argument('--debian-disk', metavar='FILE', help='what scripts/debian-disk made; only user_programs needs it')
+    parser.add_argument('--debian-disk', metavar='FILE', help='what scripts/debian-disk made; user_programs and processor need it')
     parser.add_argument('--forgetful-file', metavar='FILE', help='the program forgetful_file; only failing_disk needs it')
     parser.add_argument('--backend', default='auto')
     parser.add_argument('cases', nargs='+', choices=sorted(CASES))
