@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flags.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -21,8 +24,8 @@ absl::Status Invalid(absl::string_view what, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat(what, ": ", why));
 }
 
-// "PATH[,format=raw][,readonly]"; a comma in the path is written twice.
-absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
+// At single commas; a comma in a part is written twice.
+std::vector<std::string> SplitAtCommas(absl::string_view text) {
   std::vector<std::string> parts(1);
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] != ',') {
@@ -33,6 +36,12 @@ absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
       parts.emplace_back();
     }
   }
+  return parts;
+}
+
+// "PATH[,format=raw][,readonly]"
+absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
+  const std::vector<std::string> parts = SplitAtCommas(text);
   hvsdk::vmm::DiskConfig& disk = *config.add_disks();
   disk.set_path(parts[0]);
   for (size_t i = 1; i < parts.size(); ++i) {
@@ -44,6 +53,39 @@ absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
     } else {
       return absl::InvalidArgumentError(absl::StrFormat("unknown option \"%s\"", option));
     }
+  }
+  return absl::OkStatus();
+}
+
+// "KEY=VALUE[,KEY=VALUE]..."
+absl::Status SetSmbios(absl::string_view text, MachineConfig& config) {
+  using Smbios = hvsdk::vmm::SmbiosConfig;
+  static constexpr struct {
+    absl::string_view key;
+    void (*set)(Smbios&, std::string);
+  } kKeys[] = {
+      {"uuid", [](Smbios& s, std::string t) { s.set_uuid(std::move(t)); }},
+      {"manufacturer", [](Smbios& s, std::string t) { s.set_manufacturer(std::move(t)); }},
+      {"product", [](Smbios& s, std::string t) { s.set_product(std::move(t)); }},
+      {"version", [](Smbios& s, std::string t) { s.set_version(std::move(t)); }},
+      {"serial", [](Smbios& s, std::string t) { s.set_serial(std::move(t)); }},
+      {"sku", [](Smbios& s, std::string t) { s.set_sku(std::move(t)); }},
+      {"family", [](Smbios& s, std::string t) { s.set_family(std::move(t)); }},
+      {"asset_tag", [](Smbios& s, std::string t) { s.set_asset_tag(std::move(t)); }},
+      {"bios_vendor", [](Smbios& s, std::string t) { s.set_bios_vendor(std::move(t)); }},
+      {"bios_version", [](Smbios& s, std::string t) { s.set_bios_version(std::move(t)); }},
+  };
+  for (const std::string& part : SplitAtCommas(text)) {
+    const size_t equals = part.find('=');
+    const absl::string_view name = absl::string_view(part).substr(0, equals);
+    const auto* const key =
+        std::find_if(std::begin(kKeys), std::end(kKeys), [&](const auto& k) { return k.key == name; });
+    if (key == std::end(kKeys)) {
+      return absl::InvalidArgumentError(absl::StrFormat("unknown key \"%s\"", name));
+    }
+    if (equals == part.npos)
+      return absl::InvalidArgumentError(absl::StrFormat("%s: needs a value: %s=TEXT", name, name));
+    key->set(*config.mutable_smbios(), part.substr(equals + 1));
   }
   return absl::OkStatus();
 }
@@ -109,6 +151,8 @@ const Flag kFlags[] = {
      ""},  // made by HelpText, as builds differ
     {"disk", "PATH[,format=raw][,readonly]", AddDisk, "a SCSI disk; may be repeated; a comma in PATH is written twice"},
     {"serial", "stdio|FILE|none", SetSerial, "where the serial port leads (default: stdio)"},
+    {"smbios", "KEY=VALUE[,KEY=VALUE]...", SetSmbios,
+     "what the machine says it is: uuid, serial, asset_tag, product, ...; may be repeated"},
     {"config", "FILE.textproto", nullptr, "read the machine from a file; other flags change or add to it"},
     {"trace", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_trace(std::move(t)); }>,
      "write exits, hypercalls and VMBus messages as a Chrome trace"},

@@ -73,6 +73,8 @@ std::string BlamedFlag(LoadInput blame, const MachineConfig& config) {
       return absl::StrFormat("--memory=%dM", hvsdk::vmm::MemoryMib(config));
     case LoadInput::kCpus:
       return absl::StrFormat("--cpus=%d", hvsdk::vmm::Cpus(config));
+    case LoadInput::kSmbios:
+      return "--smbios";
   }
   return "";
 }
@@ -145,6 +147,7 @@ int RunMachine(const Flags& flags) {
   options.disks.assign(files.disks.begin(), files.disks.end());
   for (const auto& disk : config.disks()) options.disk_names.push_back(disk.path());
   options.loopback_ports = config.loopback_ports();
+  options.smbios = *hvsdk::vmm::SmbiosOf(config);  // the flags are valid
 
   std::string note;
   hvsdk::backend::InstructionTime instruction_time;

@@ -69,10 +69,36 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   if (!on_crash.empty() && on_crash != "report" && on_crash != "end") {
     return absl::InvalidArgumentError(absl::StrFormat("on_crash: \"%s\" is not report or end", on_crash));
   }
+  if (const auto smbios = SmbiosOf(config); !smbios.ok()) return smbios.status();
   if (config.cmdline().find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("cmdline: contains a zero byte");
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<SmbiosIdentity> SmbiosOf(const MachineConfig& config) {
+  const SmbiosConfig& from = config.smbios();
+  SmbiosIdentity identity;
+  if (!from.uuid().empty()) {
+    hvdef::Guid uuid;
+    if (!hvdef::ParseGuid(from.uuid().data(), from.uuid().size(), uuid)) {
+      return absl::InvalidArgumentError(
+          "smbios: uuid: not of the form 4c4c4544-0042-3510-8052-b4c04f4a3132, 32 hexadecimal digits in five groups");
+    }
+    identity.uuid = uuid;
+  }
+  if (from.has_manufacturer()) identity.manufacturer = from.manufacturer();
+  if (from.has_product()) identity.product = from.product();
+  if (from.has_version()) identity.version = from.version();
+  identity.serial = from.serial();
+  identity.sku = from.sku();
+  identity.family = from.family();
+  identity.asset_tag = from.asset_tag();
+  if (from.has_bios_vendor()) identity.bios_vendor = from.bios_vendor();
+  identity.bios_version = from.bios_version();
+  const absl::Status valid = ValidateSmbiosIdentity(identity);
+  if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("smbios: ", valid.message()));
+  return identity;
 }
 
 absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text) {

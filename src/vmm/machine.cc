@@ -19,6 +19,7 @@
 #include "hvsdk/vmm/acpi_tables.h"
 #include "hvsdk/vmm/loopback_ports.h"
 #include "hvsdk/vmm/serial_console.h"
+#include "hvsdk/vmm/smbios_tables.h"
 #include "hvsdk/vmm/tracer.h"
 #include "vmm/crash_watch.h"
 #include "vmm/disk_controller.h"
@@ -31,6 +32,7 @@ namespace {
 // All there is of a BIOS: what stands where a PC begins after a reset. Linux jumps there in real mode to restart a
 // machine that has hardware-reduced ACPI but no EFI (arch/x86/kernel/reboot.c, BOOT_BIOS).
 constexpr uint64_t kResetVectorGpa = 0xFFFF0;
+static_assert(kSmbiosGpa + kMaxSmbiosSize == kResetVectorGpa);
 constexpr uint16_t kResetPort = kPowerPort + chipset::AcpiPower::kReset;
 // clang-format off
 constexpr uint8_t kResetCode[] = {
@@ -133,6 +135,8 @@ PcMachine::~PcMachine() {
 }
 
 absl::Status PcMachine::Build(EventLoop& loop, LoadInput& blame) {
+  blame = LoadInput::kSmbios;
+  RETURN_IF_ERROR(ValidateSmbiosIdentity(options_.smbios));
   ASSIGN_OR_RETURN(board_, Board::Create({.backend = options_.backend,
                                           .memory_bytes = options_.memory_bytes,
                                           .cpus = options_.cpus,
@@ -177,11 +181,15 @@ absl::Status PcMachine::WriteFirmware() {
                    .devices = board_->acpi_devices()};
   for (uint32_t i = 0; i < options_.cpus; ++i) acpi.apic_ids.push_back(i);
   const std::string tables = BuildAcpiTables(acpi, kAcpiTablesGpa);
-  if (kAcpiTablesGpa + tables.size() > kResetVectorGpa) {
+  if (kAcpiTablesGpa + tables.size() > kSmbiosGpa) {
     return absl::ResourceExhaustedError(absl::StrFormat("%d bytes of ACPI tables do not fit the %d there are room for",
-                                                        tables.size(), kResetVectorGpa - kAcpiTablesGpa));
+                                                        tables.size(), kSmbiosGpa - kAcpiTablesGpa));
   }
+  SmbiosOptions smbios{.identity = options_.smbios, .memory = board_->layout().memory, .cpus = options_.cpus};
+  ASSIGN_OR_RETURN(smbios.cpuid, board_->engine().SupportedCpuid());
+  const std::string smbios_tables = BuildSmbiosTables(smbios, kSmbiosGpa);
   HVSDK_CHECK(board_->memory().Write(kAcpiTablesGpa, tables.data(), tables.size()) &&
+              board_->memory().Write(kSmbiosGpa, smbios_tables.data(), smbios_tables.size()) &&
               board_->memory().Write(kResetVectorGpa, kResetCode, sizeof(kResetCode)));
   return absl::OkStatus();
 }

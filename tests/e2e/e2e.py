@@ -134,6 +134,32 @@ def boot(context):
 
 
 @case
+def smbios(context):
+    """Linux finds the machine's identity where tools look for it, by default and as the flags set it."""
+    def identity(*flags):
+        result = context.run('cd /sys/class/dmi/id; for f in *; do [ -f $f ] && echo "$f=$(cat $f)"; done; echo "[log]"; dmesg -r',
+                             *flags).expect_status(0)
+        text, log = result.out.split('[log]')
+        check_kernel_log(log.split('HVSDK-EXIT')[0])
+        expect(re.search(r'SMBIOS 3\.0\.0 present', log), 'no SMBIOS', log)
+        return dict(re.findall(r'^(\w+)=(.*)$', text, re.M))
+
+    def same(got, **wanted):
+        for name, value in wanted.items():
+            expect(got.get(name) == value, f'{name} is {got.get(name)!r}, not {value!r}', got)
+
+    always = {'sys_vendor': 'Microsoft Corporation', 'chassis_vendor': 'Microsoft Corporation',
+              'board_vendor': 'Microsoft Corporation', 'bios_vendor': 'hvsdk', 'chassis_type': '3'}
+    got = identity()
+    same(got, **always, product_name='Virtual Machine', product_version='7.0', product_serial='', chassis_asset_tag='')
+    expect('product_uuid' not in got, 'a UUID that nobody gave', got)
+    uuid = '4c4c4544-0042-3510-8052-b4c04f4a3132'
+    got = identity(f'--smbios=uuid={uuid},serial=S 1,,2', '--smbios=asset_tag=A=1,sku=K,family=F,product=Thing')
+    same(got, **always, product_uuid=uuid, product_serial='S 1,2', board_serial='S 1,2', chassis_serial='S 1,2',
+         chassis_asset_tag='A=1', product_sku='K', product_family='F', product_name='Thing', board_name='Thing')
+
+
+@case
 def console(context):
     """A terminal: input reaches the guest, Ctrl-A x ends it, and the settings come back."""
     # A machine made for one command may have no pseudo-terminals yet.
@@ -614,6 +640,7 @@ def bad_input(context):
     unknown = write('unknown.textproto', b'kernel: "k"\nflux_capacitor: 1\n')
     wrong = write('wrong.textproto', b'kernel: "k" cpus: "two"\n')
     config = write('good.textproto', b'kernel: "%s" cpus: 1 memory_mib: 64\n' % kernel.encode())
+    no_uuid = write('no_uuid.textproto', b'kernel: "%s" smbios { uuid: "none" }\n' % kernel.encode())
     no_cpus = write('no_cpus.textproto', b'kernel: "%s" cpus: 0\n' % kernel.encode())
     twice = write('twice.textproto', b'kernel: "a" kernel: "b"\n')
     hard_link, loop, fifo = context.path('link'), context.path('loop'), context.path('fifo')
@@ -659,10 +686,15 @@ def bad_input(context):
         ([k, '--no-reboot=yes'], '--no-reboot'),
         ([k, '--deterministic', '--backend=kvm'], '--deterministic'),
         ([k, '--deterministic', '--backend=auto', f'--disk={disk_image}'], '--deterministic'),
+        *[([k, f'--smbios={text}'], name) for text, name in (
+            ('', '--smbios'), ('uuid=42', 'uuid'), ('uuid', 'uuid'), ('colour=red', 'colour'), ('serial=a,', '""'),
+            ('serial=' + 'x' * 65, 'serial'), ('sku=a\nb', 'sku'), ('product=caf\xe9', 'product'), ('family= a', 'family'),
+            ('=', '""'), ('uuid=4c4c4544-0042-3510-8052-b4c04f4a313g', 'uuid'))],
         ([k, f'--config={missing}'], missing),
         ([f'--config={unknown}'], 'flux_capacitor'),
         ([f'--config={wrong}'], wrong),
         ([f'--config={no_cpus}', '--cpus=2'], no_cpus),
+        ([f'--config={no_uuid}'], f'{no_uuid}: smbios: uuid: '),
         ([f'--config={twice}'], twice),
         ([f'--config={config}', '--cpus=0'], 'mini_vmm: --cpus: '),
         ([f'--config={config}', '--backend=quantum'], 'mini_vmm: --backend: '),

@@ -65,6 +65,8 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" disks {}", "disk:"},
       {"kernel: \"k\" disks { path: \"a\" format: \"qcow2\" }", "qcow2"},
       {"kernel: \"k\" cmdline: \"a\\000b\"", "cmdline:"},
+      {"kernel: \"k\" smbios { uuid: \"42\" }", "smbios: uuid:"},
+      {"kernel: \"k\" smbios { serial: \"a\\nb\" }", "smbios: serial:"},
   };
   for (const auto& c : kCases) {
     const auto config = ParseMachineConfig(c.text);
@@ -73,6 +75,22 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.text;
     EXPECT_THAT(std::string(status.message()), HasSubstr(c.field));
   }
+}
+
+TEST(MachineConfigTest, IdentityWithItsDefaults) {
+  const auto config = ParseMachineConfig(R"pb(
+    kernel: "k"
+    smbios { uuid: "4C4C4544-0042-3510-8052-b4c04f4a3132" product: "" serial: "S" asset_tag: "A" }
+  )pb");
+  ASSERT_TRUE(config.ok()) << config.status();
+  const auto identity = SmbiosOf(*config);
+  ASSERT_TRUE(identity.ok()) << identity.status();
+  EXPECT_EQ(identity->uuid, hvdef::MakeGuid("4c4c4544-0042-3510-8052-b4c04f4a3132"));
+  EXPECT_EQ(identity->manufacturer, "Microsoft Corporation");
+  EXPECT_EQ(identity->product, "");
+  EXPECT_EQ(identity->serial, "S");
+  EXPECT_EQ(identity->asset_tag, "A");
+  EXPECT_EQ(SmbiosOf(MachineConfig())->product, "Virtual Machine");
 }
 
 TEST(MachineConfigTest, MemorySizes) {

@@ -188,6 +188,10 @@ TEST_P(MachineTest, RefusesWhatItCannotBe) {
   options.memory_bytes = 1 << 20;
   EXPECT_EQ(Machine::Create(options, *loop_, blame).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(blame, LoadInput::kMemory);
+  options.memory_bytes = 16 << 20;
+  options.smbios.serial = "two\nlines";
+  EXPECT_EQ(Machine::Create(options, *loop_, blame).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(blame, LoadInput::kSmbios);
 }
 
 // More processors than a disk's channels can be.

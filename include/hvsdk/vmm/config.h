@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hvsdk/vmm/machine.pb.h"
+#include "hvsdk/vmm/smbios_tables.h"
 
 namespace hvsdk::vmm {
 
@@ -32,6 +33,9 @@ absl::Status ValidateMachineConfig(const MachineConfig& config);
 
 // "512M", "4G", "65536K" or bytes, as whole MiB. InvalidArgument: anything else.
 absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text);
+
+// What its `smbios` says, and the defaults for the rest. InvalidArgument: "smbios: serial: ...", as one that is not valid.
+absl::StatusOr<SmbiosIdentity> SmbiosOf(const MachineConfig& config);
 
 inline uint32_t MemoryMib(const MachineConfig& config) {
   return config.has_memory_mib() ? config.memory_mib() : kDefaultMemoryMib;

@@ -66,7 +66,7 @@ struct InitialState {
 };
 
 // Which of the inputs is to blame for a failure, so that a caller can name the flag or file. kNone: the host failed.
-enum class LoadInput : uint8_t { kNone, kKernel, kInitrd, kCommandLine, kMemory, kCpus };
+enum class LoadInput : uint8_t { kNone, kKernel, kInitrd, kCommandLine, kMemory, kCpus, kSmbios };
 
 // Memory holds zeroes before the call. On an error its contents are unspecified, and `blame` says whose fault it is.
 // InvalidArgument: the kernel is of neither kind, damaged or truncated, or too old; command line or initial RAM disk

@@ -37,6 +37,7 @@
 #include "hvsdk/vmm/event_loop.h"
 #include "hvsdk/vmm/kernel_loader.h"
 #include "hvsdk/vmm/part.h"
+#include "hvsdk/vmm/smbios_tables.h"
 
 namespace hvsdk::backend {
 class InstructionTime;
@@ -67,6 +68,7 @@ struct MachineOptions {
   SerialEndpoint* serial = nullptr;                 // null: what the guest sends is dropped
   Tracer* tracer = nullptr;                         // null: nothing is traced
   bool loopback_ports = false;                      // see loopback_ports.h
+  SmbiosIdentity smbios;                            // what the machine says it is
   std::vector<Part*> parts;                         // of one's own, attached behind the PC's in this order
   CrashAction on_crash = CrashAction::kReport;
   // Told a crash when it happens, on the thread that calls Run. Once: a crash kernel's own crash is not told.
@@ -108,8 +110,8 @@ struct MachineResult {
 class Machine {
  public:
   // Takes the machine to the point where its first processor would run. `loop` is not running.
-  // InvalidArgument: the kernel, the initial RAM disk, the command line, the memory size or the number of processors is
-  // at fault, as `blame` says. Others: the host refused something, of which `blame` says what it was for.
+  // InvalidArgument: the kernel, the initial RAM disk, the command line, the memory size, the number of processors or the
+  // identity is at fault, as `blame` says. Others: the host refused something, of which `blame` says what it was for.
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineOptions& options, EventLoop& loop,
                                                          LoadInput& blame);
   virtual ~Machine() = default;

@@ -48,7 +48,8 @@ class GuestLoader {
  public:
   virtual ~GuestLoader() = default;
 
-  // Memory is zero, but for the firmware's tables at kAcpiTablesGpa and the reset vector at the end of that area.
+  // Memory is zero, but for the firmware's tables at kAcpiTablesGpa and kSmbiosGpa, and the reset vector at the
+  // end of that area.
   // InvalidArgument: the image is at fault.
   virtual absl::Status Load(Board& board) = 0;
 
