@@ -265,7 +265,8 @@ std::string HelpText() {
   }
   absl::StrAppend(&text,
                   "  --help                  print this\n\n"
-                  "On a terminal, Ctrl-A x ends mini_vmm and Ctrl-A Ctrl-A sends Ctrl-A.\n\n"
+                  "On a terminal, Ctrl-A x ends mini_vmm and Ctrl-A Ctrl-A sends Ctrl-A.\n"
+                  "SIGUSR1 presses the machine's power button.\n\n"
                   "exit status: 0   the guest powered off, or Ctrl-A x\n"
                   "             2   a mistake in the flags or files\n"
                   "             3   the host failed\n"

@@ -119,11 +119,11 @@ void RaiseDescriptorLimit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Signals that ask the program to end, as a descriptor. Blocked in every thread from here on.
+// Signals that ask the program to end, and the one that presses the power button, as a descriptor. Blocked in every thread from here on.
 int OpenSignals() {
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) sigaddset(&signals, number);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1}) sigaddset(&signals, number);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);  // a disk that may not grow is full, and that is the guest's to know
@@ -169,6 +169,7 @@ int RunMachine(const Flags& flags) {
   absl::Status watched = (*loop)->Watch(signal_fd, EPOLLIN, [&](uint32_t) {
     signalfd_siginfo info;
     if (read(signal_fd, &info, sizeof(info)) != sizeof(info)) return;
+    if (info.ssi_signo == SIGUSR1) return current->PressPowerButton();
     exit_signal = static_cast<int>(info.ssi_signo);
     current->Stop();
   });

@@ -24,54 +24,82 @@ uint8_t Checksum(absl::string_view bytes) {
   return static_cast<uint8_t>(-sum);
 }
 
-// 5.2.3.2: a byte-wide I/O port as a generic address structure.
-void AppendPort(std::string& to, uint64_t port) {
-  constexpr uint8_t kIoSpace = 1, kByteAccess = 1;
+// 5.2.3.2: I/O ports as a generic address structure.
+void AppendPorts(std::string& to, uint64_t port, uint8_t size_bytes) {
+  constexpr uint8_t kIoSpace = 1, kByteAccess = 1, kWordAccess = 2;
   Append<uint8_t>(to, kIoSpace);
-  Append<uint8_t>(to, 8);  // bits
+  Append<uint8_t>(to, 8 * size_bytes);
   Append<uint8_t>(to, 0);
-  Append<uint8_t>(to, kByteAccess);
+  Append<uint8_t>(to, size_bytes == 1 ? kByteAccess : kWordAccess);
   Append<uint64_t>(to, port);
 }
 
-// 5.2.9, table 5.9. On a hardware-reduced machine the fields of the fixed hardware are zero.
-std::string Fadt(uint64_t dsdt_gpa, bool serial_port) {
+// 5.2.9, table 5.9. What there is not of the fixed hardware has addresses of zero.
+std::string Fadt(uint64_t dsdt_gpa, uint64_t facs_gpa, bool serial_port) {
+  using Power = chipset::AcpiPower;
   constexpr uint16_t kLegacyDevices = 1 << 0;  // the serial port
   constexpr uint16_t kNoVga = 1 << 2;
   constexpr uint32_t kWbinvd = 1 << 0;
-  constexpr uint32_t kNoPowerButton = 1 << 4;
+  constexpr uint32_t kC1 = 1 << 2;  // HLT
   constexpr uint32_t kNoSleepButton = 1 << 5;
   constexpr uint32_t kResetRegister = 1 << 10;
-  constexpr uint32_t kHardwareReduced = 1 << 20;
+  constexpr uint16_t kNoC2 = 101, kNoC3 = 1001;  // microseconds
   std::string body;
   const auto pad_to = [&](size_t offset) {
     HVSDK_CHECK(body.size() + kHeaderSize <= offset);
     body.resize(offset - kHeaderSize);
   };
-  Append<uint32_t>(body, 0);         // 36 FIRMWARE_CTRL: no FACS
+  Append<uint32_t>(body, facs_gpa);  // 36 FIRMWARE_CTRL
   Append<uint32_t>(body, dsdt_gpa);  // 40 DSDT
+  pad_to(46);
+  Append<uint16_t>(body, kSciIrq);  // 46 SCI_INT
+  pad_to(56);
+  Append<uint32_t>(body, kPowerPort + Power::kPm1Event);  // 56 PM1a_EVT_BLK
+  pad_to(64);
+  Append<uint32_t>(body, kPowerPort + Power::kPm1Control);  // 64 PM1a_CNT_BLK
+  pad_to(88);
+  Append<uint8_t>(body, Power::kPm1EventSize);    // 88 PM1_EVT_LEN
+  Append<uint8_t>(body, Power::kPm1ControlSize);  // 89 PM1_CNT_LEN
+  pad_to(96);
+  Append<uint16_t>(body, kNoC2);  // 96 P_LVL2_LAT
+  Append<uint16_t>(body, kNoC3);  // 98 P_LVL3_LAT
   pad_to(108);
   Append<uint8_t>(body, chipset::Rtc::kCenturyIndex);                   // 108 CENTURY
   Append<uint16_t>(body, (serial_port ? kLegacyDevices : 0) | kNoVga);  // 109 IAPC_BOOT_ARCH
   pad_to(112);
-  Append<uint32_t>(body, kWbinvd | kNoPowerButton | kNoSleepButton | kResetRegister | kHardwareReduced);  // 112 Flags
-  AppendPort(body, kPowerPort + chipset::AcpiPower::kReset);  // 116 RESET_REG
-  Append<uint8_t>(body, chipset::AcpiPower::kResetValue);     // 128 RESET_VALUE
+  Append<uint32_t>(body, kWbinvd | kC1 | kNoSleepButton | kResetRegister);  // 112 Flags
+  AppendPorts(body, kPowerPort + Power::kReset, 1);                         // 116 RESET_REG
+  Append<uint8_t>(body, Power::kResetValue);                                // 128 RESET_VALUE
   pad_to(131);
   Append<uint8_t>(body, 4);  // 131 minor version
   pad_to(140);
-  Append<uint64_t>(body, dsdt_gpa);  // 140 X_DSDT
+  Append<uint64_t>(body, dsdt_gpa);                                        // 140 X_DSDT
+  AppendPorts(body, kPowerPort + Power::kPm1Event, Power::kPm1EventSize);  // 148 X_PM1a_EVT_BLK
+  pad_to(172);
+  AppendPorts(body, kPowerPort + Power::kPm1Control, Power::kPm1ControlSize);  // 172 X_PM1a_CNT_BLK
   pad_to(244);
-  AppendPort(body, kPowerPort + chipset::AcpiPower::kSleepControl);  // 244 SLEEP_CONTROL_REG
-  AppendPort(body, kPowerPort + chipset::AcpiPower::kSleepStatus);   // 256 SLEEP_STATUS_REG
-  absl::StrAppend(&body, "MsHyperV");                                // 268 Hypervisor Vendor Identity
+  AppendPorts(body, kPowerPort + Power::kSleepControl, 1);  // 244 SLEEP_CONTROL_REG
+  AppendPorts(body, kPowerPort + Power::kSleepStatus, 1);   // 256 SLEEP_STATUS_REG
+  absl::StrAppend(&body, "MsHyperV");                       // 268 Hypervisor Vendor Identity
   HVSDK_CHECK(body.size() + kHeaderSize == 276);
   return MakeAcpiTable("FACP", 6, body);
 }
 
+// 5.2.10. It has no checksum, for the guest writes to it.
+std::string Facs() {
+  constexpr uint8_t kSize = 64, kVersion = 2;
+  std::string facs = "FACS";
+  Append<uint32_t>(facs, kSize);
+  facs.resize(32);
+  Append<uint8_t>(facs, kVersion);
+  facs.resize(kSize);
+  return facs;
+}
+
 // 5.2.12. Processors that the 8 bits of a local APIC entry cannot name get an x2APIC entry.
 std::string Madt(absl::Span<const uint32_t> apic_ids) {
-  constexpr uint8_t kLocalApic = 0, kIoApic = 1, kLocalApicNmi = 4, kLocalX2apic = 9, kLocalX2apicNmi = 10;
+  constexpr uint8_t kLocalApic = 0, kIoApic = 1, kSourceOverride = 2, kLocalApicNmi = 4, kLocalX2apic = 9,
+                    kLocalX2apicNmi = 10;
   constexpr uint32_t kEnabled = 1;
   constexpr uint32_t kFirstX2apicId = 255;
   std::string body;
@@ -103,6 +131,13 @@ std::string Madt(absl::Span<const uint32_t> apic_ids) {
   Append<uint8_t>(body, 0);
   Append<uint32_t>(body, kIoApicGpa);
   Append<uint32_t>(body, 0);  // its first global interrupt
+  // The SCI is level-triggered, as the others of the ISA bus are not, and active high.
+  Append<uint8_t>(body, kSourceOverride);
+  Append<uint8_t>(body, 10);
+  Append<uint8_t>(body, 0);  // ISA
+  Append<uint8_t>(body, kSciIrq);
+  Append<uint32_t>(body, kSciIrq);
+  Append<uint16_t>(body, 0x0D);
   // LINT1 of every processor is its NMI, edge-triggered and active high as the bus has it.
   Append<uint8_t>(body, kLocalApicNmi);
   Append<uint8_t>(body, 6);
@@ -145,7 +180,7 @@ std::string Dsdt(const AcpiOptions& options) {
       "RTC0", absl::StrCat(
                   Name("_HID", EisaId("PNP0B00")),
                   Name("_CRS", ResourceTemplate(absl::StrCat(IoPorts(kRtcPort, chipset::Rtc::kPorts), Irq(kRtcIrq))))));
-  // 7.4.2: the sleep type that the sleep control register takes for S5, twice.
+  // 7.4.2: the sleep type that the control registers take for S5, twice.
   const std::string s5 = Name("\\_S5_", Package({Integer(chipset::AcpiPower::kSleepTypeOff),
                                                  Integer(chipset::AcpiPower::kSleepTypeOff), Integer(0), Integer(0)}));
   return MakeAcpiTable(
@@ -173,7 +208,8 @@ std::string MakeAcpiTable(absl::string_view signature, uint8_t revision, absl::s
 
 std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa) {
   constexpr size_t kRsdpSize = 36;
-  HVSDK_CHECK(gpa % 16 == 0);
+  constexpr size_t kFacsAlignment = 64;
+  HVSDK_CHECK(gpa % kFacsAlignment == 0);
   std::string bytes;
   bytes.resize(kRsdpSize);
   const auto place = [&](const std::string& table) {
@@ -182,9 +218,11 @@ std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa) {
     bytes += table;
     return at;
   };
+  bytes.resize(kFacsAlignment);
+  const uint64_t facs = place(Facs());
   const uint64_t dsdt = place(Dsdt(options));
   std::string pointers;
-  Append<uint64_t>(pointers, place(Fadt(dsdt, options.serial_port)));
+  Append<uint64_t>(pointers, place(Fadt(dsdt, facs, options.serial_port)));
   Append<uint64_t>(pointers, place(Madt(options.apic_ids)));
   for (const std::string& table : options.tables) Append<uint64_t>(pointers, place(table));
   const uint64_t xsdt = place(MakeAcpiTable("XSDT", 1, pointers));

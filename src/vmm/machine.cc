@@ -30,7 +30,7 @@ namespace hvsdk::vmm {
 namespace {
 
 // All there is of a BIOS: what stands where a PC begins after a reset. Linux jumps there in real mode to restart a
-// machine that has hardware-reduced ACPI but no EFI (arch/x86/kernel/reboot.c, BOOT_BIOS).
+// machine by reboot=bios (arch/x86/kernel/reboot.c).
 constexpr uint64_t kResetVectorGpa = 0xFFFF0;
 static_assert(kSmbiosGpa + kMaxSmbiosSize == kResetVectorGpa);
 constexpr uint16_t kResetPort = kPowerPort + chipset::AcpiPower::kReset;
@@ -89,6 +89,7 @@ class PcMachine final : public Machine,
   Board& board() override { return *board_; }
   MachineResult Run() override;
   void Stop() override { End({.outcome = Outcome::kStopped}); }
+  void PressPowerButton() override { chipset_->PressPowerButton(); }
 
  private:
   absl::Status AttachParts();
@@ -122,6 +123,7 @@ class PcMachine final : public Machine,
 
   // Destroyed in the reverse order.
   std::unique_ptr<Board> board_;
+  PcChipset* chipset_ = nullptr;  // the first of the next
   std::vector<std::unique_ptr<Part>> own_parts_;
   std::vector<Part*> attached_;
   std::vector<Part*> busy_;  // those of them that StopParts waits for
@@ -159,7 +161,9 @@ absl::Status PcMachine::Build(EventLoop& loop, LoadInput& blame) {
 
 absl::Status PcMachine::AttachParts() {
   chipset::PowerHandler& power = *this;
-  own_parts_.push_back(std::make_unique<PcChipset>(power, options_.serial));
+  auto chipset = std::make_unique<PcChipset>(power, options_.serial);
+  chipset_ = chipset.get();
+  own_parts_.push_back(std::move(chipset));
   if (options_.loopback_ports) own_parts_.push_back(std::make_unique<LoopbackPart>());
   if (!options_.disks.empty())
     own_parts_.push_back(std::make_unique<DiskController>(options_.disks, options_.disk_names));

@@ -7,9 +7,14 @@
 namespace hvsdk::vmm {
 
 absl::Status PcChipset::Attach(Board& board) {
-  rtc_ = std::make_unique<chipset::Rtc>(board.wall_clock(), board.clock(), board.timers(), board.IrqLine(kRtcIrq));
+  acpi_power_ = std::make_unique<chipset::AcpiPower>(power_, board.IrqLine(kSciIrq));
+  rtc_ = std::make_unique<chipset::Rtc>(board.wall_clock(), board.clock(), board.timers(),
+                                        [this, irq = board.IrqLine(kRtcIrq)](bool level) {
+                                          irq(level);
+                                          if (level) acpi_power_->OnRtcAlarm();
+                                        });
   RETURN_IF_ERROR(board.MapPorts(kRtcPort, chipset::Rtc::kPorts, *rtc_));
-  RETURN_IF_ERROR(board.MapPorts(kPowerPort, chipset::AcpiPower::kPorts, acpi_power_));
+  RETURN_IF_ERROR(board.MapPorts(kPowerPort, chipset::AcpiPower::kPorts, *acpi_power_));
   RETURN_IF_ERROR(board.MapPorts(0x60, 1, keyboard_, chipset::KeyboardController::kData));
   RETURN_IF_ERROR(board.MapPorts(0x64, 1, keyboard_, chipset::KeyboardController::kCommand));
   RETURN_IF_ERROR(board.MapPorts(0x92, 1, system_control_));
@@ -26,6 +31,7 @@ void PcChipset::Detach() {
   if (uart_ != nullptr) serial_->Detach();
   uart_.reset();
   rtc_.reset();
+  acpi_power_.reset();
 }
 
 }  // namespace hvsdk::vmm

@@ -24,14 +24,17 @@ class PcChipset final : public Part {
   absl::Status Attach(Board& board) override;
   void Detach() override;
 
+  // Thread-safe, while it is attached.
+  void PressPowerButton() { acpi_power_->PressPowerButton(); }
+
  private:
   chipset::PowerHandler& power_;
   SerialEndpoint* const serial_;
-  chipset::AcpiPower acpi_power_{power_};
   chipset::KeyboardController keyboard_{power_};
   chipset::SystemControlPort system_control_{power_};
   chipset::PciConfigPorts pci_;
   std::unique_ptr<chipset::Uart16550> uart_;
+  std::unique_ptr<chipset::AcpiPower> acpi_power_;
   std::unique_ptr<chipset::Rtc> rtc_;
 };
 

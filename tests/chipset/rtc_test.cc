@@ -157,6 +157,69 @@ TEST_F(RtcTest, AlarmAtItsTimeAndEachMinuteWithDoNotCare) {
   EXPECT_EQ(seen, 5);
 }
 
+TEST_F(RtcTest, UpdateEndedInterruptEachSecond) {
+  Set(11, 0x12);
+  int seen = 0;
+  for (int i = 0; i < 105; ++i) {
+    timers_.AdvanceBy(1'000'000);
+    if (!irq_) continue;
+    ++seen;
+    EXPECT_EQ(Get(12) & 0x90, 0x90);
+    EXPECT_EQ(Get(12) & 0x90, 0);  // the first read has cleared it
+    EXPECT_FALSE(irq_);
+  }
+  EXPECT_EQ(seen, 10);
+  Set(11, 0x92);  // SET clears the enable bit
+  EXPECT_EQ(Get(11), 0x82);
+  timers_.AdvanceBy(50'000'000);
+  EXPECT_FALSE(irq_);
+}
+
+// "Interrupts" of the datasheet: a flag that is set already interrupts as soon as it is enabled, and does until it is
+// read or disabled.
+TEST_F(RtcTest, EnablingAFlagThatIsSetInterruptsAtOnce) {
+  for (const auto& [enable, flag] : {std::pair{0x42, 0x40}, {0x22, 0x20}, {0x12, 0x10}}) {
+    for (const uint8_t alarm : {1, 3, 5}) Set(alarm, 0xFF);
+    (void)Get(12);
+    timers_.AdvanceBy(20'000'000);
+    EXPECT_FALSE(irq_);
+    (void)Get(11);
+    Set(11, enable);
+    EXPECT_TRUE(irq_) << flag;
+    Set(11, 0x02);
+    EXPECT_FALSE(irq_) << flag;
+    Set(11, enable);
+    EXPECT_TRUE(irq_) << flag;
+    EXPECT_EQ(Get(12) & (0x80 | flag), 0x80 | flag);
+    EXPECT_FALSE(irq_) << flag;
+    Set(11, 0x02);
+  }
+}
+
+TEST_F(RtcTest, AlarmInEveryFormat) {
+  // 2023-11-14 22:13:20; the alarm is at 22:13:30.
+  const struct {
+    uint8_t format, second, minute, hour;
+  } kFormats[] = {{0x02, 0x30, 0x13, 0x22}, {0x06, 30, 13, 22}, {0x00, 0x30, 0x13, 0x90}, {0x04, 30, 13, 0x8A}};
+  for (const auto& [format, second, minute, hour] : kFormats) {
+    wall_.start_ns = 1'700'000'000'000'000'000 - static_cast<int64_t>(clock_.Now100ns()) * 100;
+    Set(11, format);
+    Set(1, second);
+    Set(3, minute);
+    Set(5, hour);
+    (void)Get(12);
+    Set(11, format | 0x20);
+    (void)Get(12);
+    timers_.AdvanceBy(95'000'000);
+    EXPECT_FALSE(irq_) << int{format};
+    timers_.AdvanceBy(10'000'000);
+    EXPECT_TRUE(irq_) << int{format};
+    (void)Get(12);
+    timers_.AdvanceBy(600'000'000);  // once a day
+    EXPECT_FALSE(irq_) << int{format};
+  }
+}
+
 TEST_F(RtcTest, FlagsWithoutInterruptsCanBePolled) {
   (void)Get(12);
   timers_.AdvanceBy(10'000'000);

@@ -15,6 +15,7 @@ import pty
 import re
 import resource
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -157,6 +158,52 @@ def smbios(context):
     got = identity(f'--smbios=uuid={uuid},serial=S 1,,2', '--smbios=asset_tag=A=1,sku=K,family=F,product=Thing')
     same(got, **always, product_uuid=uuid, product_serial='S 1,2', board_serial='S 1,2', chassis_serial='S 1,2',
          chassis_asset_tag='A=1', product_sku='K', product_family='F', product_name='Thing', board_name='Thing')
+
+
+@case
+def sleep(context):
+    """What wakes a guest that sleeps in S0: the clock's alarm, the power button, and a serial port that is told to. The button
+    turns off one that is awake."""
+    result = context.run('echo +5 >/sys/class/rtc/rtc0/wakealarm; read -r before </sys/class/rtc/rtc0/since_epoch; '
+                         'echo freeze >/sys/power/state && read -r after </sys/class/rtc/rtc0/since_epoch && '
+                         'echo "woke after $((after - before)) s"; grep acpi /proc/interrupts; dmesg -r').expect_status(0)
+    woke = re.search(r'^woke after (\d+) s$', result.out, re.M)
+    expect(woke and 4 <= int(woke[1]) <= 60, 'the alarm does not wake it', result.out)
+    expect(re.search(r'PM: suspend exit', result.out), 'it did not sleep', result.out)
+    check_kernel_log(result.out.split('HVSDK-EXIT')[0])
+
+    def guest(command, steps):
+        """`steps`: what to wait for in the output, and what to do then; when the guest sleeps it says nothing."""
+        with subprocess.Popen([context.mini_vmm, *context.guest_flags(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT) as process:
+            limit = threading.Timer(200, process.kill)
+            limit.start()
+            out = b''
+            for mark, act in steps:
+                while mark not in out and (piece := os.read(process.stdout.fileno(), 4096)):
+                    out += piece
+                time.sleep(5)  # until it sleeps, or is ready for the button
+                act(process)
+            while piece := os.read(process.stdout.fileno(), 4096):
+                out += piece
+            process.wait()
+            limit.cancel()
+        return process.returncode, out.decode(errors='replace').replace('\r\n', '\n')
+
+    def press(process):
+        process.send_signal(signal.SIGUSR1)
+
+    status, out = guest('echo sleeps; echo freeze >/sys/power/state; echo woke; sleep 1000',
+                        [(b'sleeps', press), (b'woke', press)])
+    expect(status == 0 and out.count('HVSDK-POWER-BUTTON') == 1 and 'HVSDK-EXIT' not in out, 'the power button', status, out)
+
+    def type_key(process):
+        process.stdin.write(b'x')
+        process.stdin.flush()
+
+    status, out = guest('echo enabled >/sys/class/tty/ttyS0/power/wakeup; echo sleeps; echo freeze >/sys/power/state; echo woke',
+                        [(b'sleeps', type_key)])
+    expect(status == 0 and 'woke\nHVSDK-EXIT:0' in out, 'a key does not wake it', status, out)
 
 
 @case

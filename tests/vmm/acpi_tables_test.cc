@@ -57,7 +57,13 @@ std::map<std::string, std::string> Walk(const std::string& bytes) {
   const std::string xsdt = take(Load<uint64_t>(rsdp + 24));
   for (size_t at = 36; at < xsdt.size(); at += 8) {
     const std::string table = take(Load<uint64_t>(reinterpret_cast<const uint8_t*>(xsdt.data()) + at));
-    if (table.substr(0, 4) == "FACP") take(Load<uint64_t>(reinterpret_cast<const uint8_t*>(table.data()) + 140));
+    if (table.substr(0, 4) != "FACP") continue;
+    const auto* fadt = reinterpret_cast<const uint8_t*>(table.data());
+    take(Load<uint64_t>(fadt + 140));
+    // Of the tables that have a length the FACS alone has no checksum; it stands on a boundary of 64 bytes.
+    EXPECT_EQ(Load<uint32_t>(fadt + 36) % 64, 0u);
+    const uint8_t* facs = At(bytes, Load<uint32_t>(fadt + 36));
+    tables["FACS"] = std::string(reinterpret_cast<const char*>(facs), Load<uint32_t>(facs + 4));
   }
   return tables;
 }
@@ -69,7 +75,28 @@ TEST(AcpiTablesTest, PointersAndChecksumsHold) {
     const auto tables = Walk(bytes);
     EXPECT_EQ(tables.count("FACP") + tables.count("APIC") + tables.count("DSDT"), 3u);
     EXPECT_EQ(tables.at("FACP").size(), 276u);
+    EXPECT_EQ(tables.at("FACS").size(), 64u);
+    EXPECT_EQ(tables.at("FACS").substr(0, 4), "FACS");
   }
+}
+
+// ACPI 6.4, table 5.9: what a guest needs for power button, alarm and power-off.
+TEST(AcpiTablesTest, FixedHardware) {
+  const auto tables = Walk(BuildAcpiTables(Options(2), kGpa));
+  const auto* fadt = reinterpret_cast<const uint8_t*>(tables.at("FACP").data());
+  EXPECT_EQ(Load<uint16_t>(fadt + 46), 9);       // SCI_INT
+  EXPECT_EQ(Load<uint32_t>(fadt + 48), 0u);      // SMI_CMD: always in ACPI mode
+  EXPECT_EQ(Load<uint32_t>(fadt + 56), 0x604u);  // PM1a_EVT_BLK
+  EXPECT_EQ(Load<uint32_t>(fadt + 64), 0x608u);  // PM1a_CNT_BLK
+  EXPECT_EQ(Load<uint32_t>(fadt + 76), 0u);      // PM_TMR_BLK
+  EXPECT_EQ(fadt[88], 4);
+  EXPECT_EQ(fadt[89], 2);
+  // Not hardware-reduced (bit 20); power button (4) and alarm (6) are fixed hardware, a sleep button (5) is not.
+  EXPECT_EQ(Load<uint32_t>(fadt + 112) & (1 << 20 | 1 << 6 | 1 << 5 | 1 << 4), 1u << 5);
+  EXPECT_EQ(tables.at("FACP").substr(148, 12), std::string("\x01\x20\x00\x02\x04\x06\x00\x00\x00\x00\x00\x00", 12));
+  EXPECT_EQ(tables.at("FACP").substr(172, 12), std::string("\x01\x10\x00\x02\x08\x06\x00\x00\x00\x00\x00\x00", 12));
+  // 5.2.12.5: the SCI's input is level-triggered.
+  EXPECT_THAT(tables.at("APIC"), HasSubstr(std::string("\x02\x0A\x00\x09\x09\x00\x00\x00\x0D\x00", 10)));
 }
 
 TEST(AcpiTablesTest, MadtNamesEveryProcessorOnce) {

@@ -14,6 +14,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "hvsdk/chipset/power.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "hvsdk/vsp/memory_disk.h"
@@ -144,6 +145,39 @@ TEST_P(MachineTest, ACrashedGuestMayTakeItsTime) {
   const MachineResult result = Make(Crash(0) + code + kPowerOff + kHalt, 1, options)->Run();
   EXPECT_EQ(result.outcome, Outcome::kCrashed);
   EXPECT_EQ(result.after_crash, Outcome::kPoweredOff);
+}
+
+// Until bit `bit` is in the high byte of ACPI's PM1 status register.
+std::string AwaitEvent(uint8_t bit) {
+  std::string code = In(kPowerPort + chipset::AcpiPower::kPm1Event + 1);  // 1:
+  code += '\xA8';                                                         //    test al, bit
+  code += static_cast<char>(bit);
+  return code + "\x74\xF7";  // jz 1b
+}
+
+TEST_P(MachineTest, PowerButtonReachesTheGuest) {
+  const std::string code = Print("ready\n") + AwaitEvent(1) + Print("pressed\n") + kPowerOff + kLoop;
+  for (const bool early : {true, false}) {
+    const std::unique_ptr<Machine> machine = Make(code, 2);
+    if (early) machine->PressPowerButton();
+    std::thread presser([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      machine->PressPowerButton();
+    });
+    EXPECT_EQ(machine->Run().outcome, Outcome::kPoweredOff);
+    presser.join();
+    machine->PressPowerButton();  // of a machine that is off already
+  }
+  EXPECT_EQ(Output(), "ready\npressed\nready\npressed\n");
+}
+
+TEST_P(MachineTest, AlarmOfTheClockIsAnAcpiEvent) {
+  std::string code;
+  const auto set = [&](uint8_t index, uint8_t value) { code += Out(kRtcPort, index) + Out(kRtcPort + 1, value); };
+  for (const uint8_t alarm : {1, 3, 5}) set(alarm, 0xFF);  // each second
+  set(11, 0x22);                                           // 24 hours, alarm enabled
+  EXPECT_EQ(RunGuest(code + AwaitEvent(4) + Print("alarm\n") + kPowerOff + kLoop).outcome, Outcome::kPoweredOff);
+  EXPECT_EQ(Output(), "alarm\n");
 }
 
 TEST_P(MachineTest, StopsWhateverTheGuestDoes) {

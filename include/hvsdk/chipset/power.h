@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The devices by which a guest turns its machine off or resets it.
+// The devices by which a guest turns its machine off or resets it, and by which it is told to wake up or turn it off.
 //
-// All are thread-safe and hold no lock. The handler runs on the VP's thread, at the guest's write; it notes the wish
+// All are thread-safe. The handler runs on the VP's thread, at the guest's write, with no lock held; it notes the wish
 // and stops the machine afterwards.
 
 #ifndef HVSDK_CHIPSET_POWER_H_
@@ -9,8 +9,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
+#include <utility>
 
+#include "absl/functional/any_invocable.h"
 #include "hvsdk/chipset/device.h"
+#include "hvsdk/chipset/irq_line.h"
 
 namespace hvsdk::chipset {
 
@@ -21,27 +25,49 @@ class PowerHandler {
   virtual void OnReset() = 0;
 };
 
-// The registers of hardware-reduced ACPI (ACPI 6.4, 4.8.3.6 reset register and 4.8.3.7 sleep control and status
-// registers). A machine's FADT says where they are and its DSDT's _S5 holds kSleepTypeOff.
+// ACPI's fixed hardware (ACPI 6.4, 4.8.3.1 PM1 event registers, 4.8.3.2 PM1 control register, 4.8.3.6 reset register) with
+// two events, power button and alarm of the real-time clock. They are what wakes a guest that sleeps in S0, for guests arm
+// the system control interrupt (SCI) alone for that. Besides the registers for sleep of hardware-reduced ACPI (4.8.3.7), by
+// which a small guest turns the machine off with a single byte. A machine's FADT says where they are and its DSDT's _S5
+// holds kSleepTypeOff. The machine is always in ACPI mode.
 class AcpiPower final : public ByteDevice {
  public:
   static constexpr uint64_t kSleepControl = 0;
   static constexpr uint64_t kSleepStatus = 1;
   static constexpr uint64_t kReset = 2;
-  static constexpr uint64_t kPorts = 3;
+  static constexpr uint64_t kPm1Event = 4;  // status and enable, 2 bytes each
+  static constexpr uint64_t kPm1EventSize = 4;
+  static constexpr uint64_t kPm1Control = 8;
+  static constexpr uint64_t kPm1ControlSize = 2;
+  static constexpr uint64_t kPorts = 10;
 
   static constexpr uint8_t kSleepTypeOff = 5;
   static constexpr uint8_t kResetValue = 1;
 
-  explicit AcpiPower(PowerHandler& handler) : handler_(handler) {}
+  // `sci` drives the interrupt line, which is level-triggered.
+  AcpiPower(PowerHandler& handler, absl::AnyInvocable<void(bool level)> sci)
+      : handler_(handler), sci_(std::move(sci)) {}
   absl::string_view Name() const override { return "ACPI power registers"; }
+
+  // The user presses and lets go. A guest that has not enabled the event finds it in the status register later.
+  void PressPowerButton();
+  // The real-time clock has raised its interrupt.
+  void OnRtcAlarm();
 
  protected:
   uint8_t ReadByte(uint64_t offset) override;
   void WriteByte(uint64_t offset, uint8_t value) override;
 
  private:
+  void Raise(uint16_t event);
+  bool UpdateSci();
+  void Sleep(uint8_t control);
+
   PowerHandler& handler_;
+  IrqLine sci_;
+
+  std::mutex mutex_;  // guards what follows
+  uint16_t status_ = 0, enable_ = 0, control_ = 0;
 };
 
 // What is left of the 8042 keyboard controller when there is neither keyboard nor mouse: its self-test, its command

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ACPI tables that describe a machine to its guest: RSDP, XSDT, FADT, MADT and DSDT.
+// The ACPI tables that describe a machine to its guest: RSDP, XSDT, FADT, FACS, MADT and DSDT.
 //
-// The machine is hardware-reduced: no 8259s, no PIT, no PM timer, no SCI; a guest that knows Hyper-V needs none of
-// them, and each would cost it exits. Sleep and reset registers power it off and reset it. The DSDT declares VMBus
+// The machine has no 8259s, no PIT and no PM timer; a guest that knows Hyper-V needs none of them, and each would cost it
+// exits. It is not hardware-reduced, for Linux has no other wake-up sources by ACPI than the fixed hardware's: power button
+// and alarm of the real-time clock, which raise the SCI (drivers/rtc/rtc-cmos.c; drivers/acpi/evged.c, the event device of
+// hardware-reduced machines, does not keep its interrupts while the system sleeps). The DSDT declares VMBus
 // below a module device that passes on the MMIO windows, as a generation 1 VM has it, the serial port and the
 // real-time clock.
 //
@@ -27,6 +29,7 @@ inline constexpr uint16_t kSerialPort = 0x3F8;
 inline constexpr uint8_t kSerialIrq = 4;
 inline constexpr uint16_t kRtcPort = 0x70;
 inline constexpr uint8_t kRtcIrq = 8;
+inline constexpr uint8_t kSciIrq = 9;
 
 struct AcpiOptions {
   std::vector<uint32_t> apic_ids;  // one for each VP, in the order of their indices
@@ -41,7 +44,7 @@ struct AcpiOptions {
 // four characters.
 std::string MakeAcpiTable(absl::string_view signature, uint8_t revision, absl::string_view body);
 
-// All tables, to be put at `gpa`, which is a multiple of 16 below 4 GiB. The RSDP comes first.
+// All tables, to be put at `gpa`, which is a multiple of 64 below 4 GiB. The RSDP comes first.
 std::string BuildAcpiTables(const AcpiOptions& options, uint64_t gpa);
 
 }  // namespace hvsdk::vmm

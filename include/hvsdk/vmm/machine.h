@@ -131,6 +131,11 @@ class Machine {
 
   // Ends it with kStopped. Thread-safe, before, during and after Run.
   virtual void Stop() = 0;
+
+  // Asks the guest to turn itself off, or wakes it if it sleeps, by ACPI's power button (ACPI 6.4, 4.8.2.2.1). What the
+  // guest does is its own affair: one without an operating system that listens does nothing. Thread-safe, before, during
+  // and after Run.
+  virtual void PressPowerButton() = 0;
 };
 
 }  // namespace hvsdk::vmm
