@@ -92,6 +92,7 @@ inline constexpr unsigned long kGetMsrs = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x
 inline constexpr unsigned long kGetXsave = _IOC(_IOC_READ, KVMIO, 0xA4, 4096);
 inline constexpr unsigned long kSetXsave = _IOC(_IOC_WRITE, KVMIO, 0xA5, 4096);
 inline constexpr unsigned long kGetXsave2 = _IOC(_IOC_READ, KVMIO, 0xCF, 4096);
+inline constexpr unsigned long kSetGsiRouting = _IOC(_IOC_WRITE, KVMIO, 0x6A, kListHeaderSize);
 inline constexpr unsigned long kSetMsrs = _IOC(_IOC_WRITE, KVMIO, 0x89, kListHeaderSize);
 
 }  // namespace hvsdk::backend::kvm

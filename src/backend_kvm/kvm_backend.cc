@@ -30,6 +30,7 @@ struct NeededCap {
 constexpr NeededCap kNeededCaps[] = {
     {KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"},
     {KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP"},
+    {KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING"},
     {KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI"},
     {KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE"},
     {KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS"},
@@ -50,7 +51,7 @@ class KvmBackend : public Backend {
   const BackendCaps& caps() const override { return host_.caps; }
   absl::StatusOr<std::unique_ptr<Partition>> CreatePartition(GuestMemory& memory) override {
     ASSIGN_OR_RETURN(Fd vm, CreateConfiguredVm(host_));
-    ASSIGN_OR_RETURN(InterruptControllers power_on, InterruptControllers::Take(vm));
+    ASSIGN_OR_RETURN(InterruptControllers power_on, InterruptControllers::PowerOn(vm));
     return std::make_unique<KvmPartition>(host_, std::move(vm), memory, power_on);
   }
 

@@ -75,6 +75,25 @@ absl::Status FilterMsrs(const Fd& vm, bool kernel_has_apic_msrs) {
   return HVSDK_KVM_IOCTL(vm, KVM_X86_SET_MSR_FILTER, &filter);
 }
 
+// Which inputs of the controllers an interrupt line drives. The kernel's own choice is a PC's but for lines 0 and 2.
+absl::Status RouteLines(const Fd& vm) {
+  std::vector<kvm_irq_routing_entry> entries;
+  const auto add = [&](uint32_t line, uint32_t chip, uint32_t pin) {
+    kvm_irq_routing_entry entry{};
+    entry.gsi = line;
+    entry.type = KVM_IRQ_ROUTING_IRQCHIP;
+    entry.u.irqchip = {.irqchip = chip, .pin = pin};
+    entries.push_back(entry);
+  };
+  for (uint32_t line = 0; line < KVM_IOAPIC_NUM_PINS; ++line) {
+    if (line == 2) continue;  // the 8259s' cascade; that input of the IOAPIC is the timer's, line 0
+    if (line < 16) add(line, line < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE, line % 8);
+    add(line, KVM_IRQCHIP_IOAPIC, line == 0 ? 2 : line);
+  }
+  List<kvm_irq_routing_entry> list(entries);
+  return Ioctl(vm, kSetGsiRouting, "KVM_SET_GSI_ROUTING", list.get());
+}
+
 }  // namespace
 
 absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host) {
@@ -83,6 +102,7 @@ absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host) {
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_SET_IDENTITY_MAP_ADDR, &identity_map));
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_SET_TSS_ADDR, kTssAddress));
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_CREATE_IRQCHIP, 0));
+  RETURN_IF_ERROR(RouteLines(vm));
   RETURN_IF_ERROR(EnableCap(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_UNKNOWN,
                             "KVM_CAP_X86_USER_SPACE_MSR"));
   RETURN_IF_ERROR(FilterMsrs(vm, host.caps.apic_msrs));
@@ -97,13 +117,17 @@ absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host) {
   return vm;
 }
 
-absl::StatusOr<InterruptControllers> InterruptControllers::Take(const Fd& vm) {
-  InterruptControllers taken{};
-  for (uint32_t id = 0; id < taken.chips.size(); ++id) {
-    taken.chips[id].chip_id = id;
-    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_GET_IRQCHIP, &taken.chips[id]));
+absl::StatusOr<InterruptControllers> InterruptControllers::PowerOn(const Fd& vm) {
+  InterruptControllers state{};
+  for (uint32_t id = 0; id < state.chips.size(); ++id) {
+    state.chips[id].chip_id = id;
+    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_GET_IRQCHIP, &state.chips[id]));
   }
-  return taken;
+  // The kernel makes 8259s whose inputs are open and whose vectors are those of exceptions: a guest that never heard of
+  // them would get the serial port's interrupt as an overflow.
+  for (const uint32_t id : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE}) state.chips[id].chip.pic.imr = 0xFF;
+  RETURN_IF_ERROR(state.Restore(vm));
+  return state;
 }
 
 absl::Status InterruptControllers::Restore(const Fd& vm) const {
@@ -336,9 +360,9 @@ void KvmPartition::RequestInterrupt(VpIndex index, uint8_t vector, bool auto_eoi
   SignalMsi(0xFEE00000 | (id & 0xFF) << 12 | (id & ~uint64_t{0xFF}) << 32, vector);
 }
 
-void KvmPartition::SetIrqLine(uint32_t gsi, bool level) {
+void KvmPartition::SetIrqLine(uint32_t irq, bool level) {
   kvm_irq_level line{};
-  line.irq = gsi;
+  line.irq = irq;
   line.level = level;
   ::ioctl(vm_.get(), KVM_IRQ_LINE, &line);
 }

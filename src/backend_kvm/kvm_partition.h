@@ -23,9 +23,10 @@ class KvmVp;
 // A new virtual machine with interrupt controllers, exits for MSRs, and an MSR filter.
 absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host);
 
-// The kernel's IOAPIC and 8259s as it made them.
+// The kernel's IOAPIC and 8259s as a guest finds them.
 struct InterruptControllers {
-  static absl::StatusOr<InterruptControllers> Take(const Fd& vm);
+  // Gives them that state.
+  static absl::StatusOr<InterruptControllers> PowerOn(const Fd& vm);
   absl::Status Restore(const Fd& vm) const;
 
   std::array<kvm_irqchip, 3> chips;
@@ -44,7 +45,7 @@ class KvmPartition : public Partition {
   absl::StatusOr<std::vector<CpuidEntry>> SupportedCpuid() const override;
   void SignalMsi(uint64_t address, uint32_t data) override;
   void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) override;
-  void SetIrqLine(uint32_t gsi, bool level) override;
+  void SetIrqLine(uint32_t irq, bool level) override;
   absl::Status ResetInterruptControllers() override;
   uint64_t GuestTsc() const override;
   void FlushTlb(absl::Span<const VpIndex> vps) override;
@@ -54,6 +55,7 @@ class KvmPartition : public Partition {
   absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) override;
 
   const HostFeatures& host() const { return host_; }
+  const Fd& vm() const { return vm_; }
   const GuestMemory& memory() const { return memory_; }
   void RemoveVp(VpIndex index);
   // Gives a vCPU the partition's TSC again.

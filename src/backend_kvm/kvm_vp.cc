@@ -42,6 +42,23 @@ bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
   return highest(kIrr) >> 4 > priority;
 }
 
+// Whether LINT0 leads the interrupts of the 8259s in; with the APIC disabled, it is the processor's own pin (SDM volume 3, 11.4.3).
+bool TakesExtInt(uint64_t apic_base, const kvm_lapic_state& apic) {
+  constexpr size_t kLvtLint0 = 0x350;
+  constexpr uint64_t kBaseEnable = 1 << 11;
+  constexpr uint32_t kMaskAndMode = 0x10700, kExtInt = 0x700;
+  uint32_t entry;
+  std::memcpy(&entry, apic.regs + kLvtLint0, sizeof(entry));
+  return (apic_base & kBaseEnable) == 0 || (entry & kMaskAndMode) == kExtInt;
+}
+
+// Whether an 8259 requests an interrupt (8259A data sheet, "Fully Nested Mode"). The kernel shows a slave's request in its master's IRR.
+bool RequestsInterrupt(const kvm_pic_state& pic) {
+  const auto most_urgent = [&](uint8_t inputs) { return std::countr_zero(std::rotr(inputs, pic.priority_add)); };
+  const uint8_t served = pic.special_mask ? pic.isr & ~pic.imr : pic.isr;
+  return most_urgent(pic.irr & ~pic.imr) < most_urgent(served);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd vcpu, VpIndex index, uint32_t apic_id,
@@ -306,7 +323,12 @@ absl::StatusOr<bool> KvmVp::HasMaskedEvent() const {
   if (events.nmi.pending) return true;
   kvm_lapic_state apic;
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_LAPIC, &apic));
-  return HasDeliverableInterrupt(apic);
+  if (HasDeliverableInterrupt(apic)) return true;
+  if (!TakesExtInt(run_->apic_base, apic)) return false;
+  kvm_irqchip master{};
+  master.chip_id = KVM_IRQCHIP_PIC_MASTER;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(partition_.vm(), KVM_GET_IRQCHIP, &master));
+  return RequestsInterrupt(master.chip.pic);
 }
 
 absl::Status KvmVp::OnHypercall(ExitHandler& handler, bool from_signal_port) {

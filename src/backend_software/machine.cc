@@ -23,6 +23,9 @@ uint64_t HostNow() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
+// Where in the 8259s an access goes, or -1. As with KVM's, a word has no effect there, and what reaches beyond two ports is not theirs.
+int PicOffset(uint16_t port, int size) { return (port & 1) + size <= 2 ? chipset::Pic8259Pair::OffsetOf(port) : -1; }
+
 }  // namespace
 
 class Machine::ApicHost final : public chipset::LocalApicHost {
@@ -61,7 +64,8 @@ void Machine::Attach(Cpu& cpu) {
                                  .timer_frequency_hz = kApicHz,
                                  .x2apic = cpu.features.Has(Feature::kX2apic),
                                  .tsc_deadline = cpu.features.Has(Feature::kTscDeadline),
-                                 .physical_address_bits = cpu.features.physical_address_bits()},
+                                 .physical_address_bits = cpu.features.physical_address_bits(),
+                                 .virtual_wire = cpu.index == 0},
       bus_, *apic_hosts_[cpu.index], clock_,
       instruction_time_ != nullptr ? instruction_time_->timers() : *host_timers_);
   attached_.fetch_or(cpu.vp_bit(), std::memory_order_acq_rel);
@@ -92,6 +96,17 @@ uint64_t Machine::Random() {
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
   return z ^ (z >> 31);
+}
+
+void Machine::SetIrqLine(uint32_t irq, bool level) {
+  pic_.SetLine(irq, level);
+  // A PC's timer, IRQ 0, is at input 2 of its IOAPIC, since that of the 8259s is the cascade, and line 2 leads nowhere.
+  if (irq != chipset::Pic8259Pair::kCascade) io_apic_.SetLine(irq == 0 ? 2 : irq, level);
+}
+
+// Who takes it may change at any moment, so all look.
+void Machine::OnPicInterrupt() {
+  for (uint64_t vps = all_vps(); vps != 0; vps &= vps - 1) apic_hosts_[std::countr_zero(vps)]->OnApicWork();
 }
 
 void Machine::DropCode(Cpu* self, uint64_t gpa, PageState& state) {
@@ -198,6 +213,11 @@ void Cpu::EndExit() {
 
 void Cpu::PortRead(uint16_t port, uint8_t* data, int size) {
   if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
+  if (const int offset = PicOffset(port, size); offset >= 0) {
+    std::memset(data, 0, size);
+    if (size == 1) machine.pic().Read(offset, {data, 1});
+    return;
+  }
   BeginExit();
   exits->OnPortRead(*vp, port, absl::MakeSpan(data, size));
   EndExit();
@@ -205,6 +225,10 @@ void Cpu::PortRead(uint16_t port, uint8_t* data, int size) {
 
 void Cpu::PortWrite(uint16_t port, const uint8_t* data, int size) {
   if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
+  if (const int offset = PicOffset(port, size); offset >= 0) {
+    if (size == 1) machine.pic().Write(offset, {data, 1});
+    return;
+  }
   BeginExit();
   exits->OnPortWrite(*vp, port, absl::MakeConstSpan(data, size));
   EndExit();

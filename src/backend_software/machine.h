@@ -24,6 +24,7 @@
 #include "hvsdk/backend_software/software_backend.h"
 #include "hvsdk/chipset/io_apic.h"
 #include "hvsdk/chipset/local_apic.h"
+#include "hvsdk/chipset/pic8259.h"
 #include "hvsdk/memory/guest_memory.h"
 
 namespace hvsdk::software {
@@ -61,7 +62,12 @@ class Machine final : public HostWriteObserver {
   chipset::LocalApic& apic(uint32_t index) { return *apics_[index]; }
   chipset::ApicBus& bus() { return bus_; }
   chipset::IoApic& io_apic() { return io_apic_; }
-  bool MayInterrupt(const Cpu& cpu) { return apics_[cpu.index]->PendingVector() >= 0; }
+  chipset::Pic8259Pair& pic() { return pic_; }
+  // Drives an interrupt line of the board: both controllers' inputs.
+  void SetIrqLine(uint32_t irq, bool level);
+  // The 8259s request an interrupt that this VP takes.
+  bool HasExtInt(const Cpu& cpu) { return pic_.interrupt() && apics_[cpu.index]->accepts_extint(); }
+  bool MayInterrupt(const Cpu& cpu) { return apics_[cpu.index]->PendingVector() >= 0 || HasExtInt(cpu); }
 
   // Nanoseconds of the guest's time; `c` counts its own instructions since. Counting, what the VP in turn reads from
   // any clock agrees with its TSC.
@@ -96,6 +102,7 @@ class Machine final : public HostWriteObserver {
   };
 
   void Post(Cpu& cpu, uint32_t kinds);
+  void OnPicInterrupt();
 
   GuestMemory& guest_memory_;
   backend::InstructionTime* const instruction_time_;
@@ -108,6 +115,7 @@ class Machine final : public HostWriteObserver {
   std::unique_ptr<HostTimers> host_timers_;
   chipset::ApicBus bus_;
   chipset::IoApic io_apic_{bus_};
+  chipset::Pic8259Pair pic_{[this] { OnPicInterrupt(); }};
   std::array<Cpu*, kMaxVps> cpus_{};
   std::array<std::unique_ptr<ApicHost>, kMaxVps> apic_hosts_;
   std::array<std::unique_ptr<chipset::LocalApic>, kMaxVps> apics_;

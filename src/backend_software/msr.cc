@@ -216,6 +216,7 @@ backend::MsrOutcome Cpu::WriteMsr(uint32_t number, uint64_t value) {
     case kMsrApicBase:
       if (!machine.apic(index).WriteBase(value)) return MsrOutcome::kFault;
       FlushTlb(false);
+      LookAtApic();
       return MsrOutcome::kDone;
     case kMsrPlatformId:
     case kMsrMtrrCap:

@@ -320,7 +320,7 @@ absl::Status SoftwareVp::SetRegisters(absl::Span<const RegisterName> names, absl
     memory |= names[i] == RegisterName::kCr0 || names[i] == RegisterName::kCr3 || names[i] == RegisterName::kCr4 ||
               names[i] == RegisterName::kEfer || names[i] == RegisterName::kApicBase;
     if (names[i] == RegisterName::kRip) c.redirected = c.in_exit;
-    if (names[i] == RegisterName::kCr8 || names[i] == RegisterName::kRflags) {
+    if (names[i] == RegisterName::kCr8 || names[i] == RegisterName::kRflags || names[i] == RegisterName::kApicBase) {
       c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
     }
   }

@@ -82,7 +82,7 @@ void InjectPending(Cpu& c) {
 void DeliverEvents(Cpu& c) {
   chipset::LocalApic& apic = c.machine.apic(c.index);
   if (IsHalted(c)) {
-    const bool due = apic.PendingVector() >= 0 && (c.idle || (c.rflags & kFlagIf));
+    const bool due = c.machine.MayInterrupt(c) && (c.idle || (c.rflags & kFlagIf));
     if (c.halted == static_cast<uint8_t>(Activity::kHalted) &&
         (due || (c.nmi_pending && !c.nmi_blocked) || c.exception_pending)) {
       WakeUp(c);
@@ -96,7 +96,7 @@ void DeliverEvents(Cpu& c) {
     return;
   }
   if (c.interrupt_shadow) {
-    if (c.nmi_pending || apic.PendingVector() >= 0)
+    if (c.nmi_pending || c.machine.MayInterrupt(c))
       c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
     return;
   }
@@ -106,7 +106,8 @@ void DeliverEvents(Cpu& c) {
     DeliverExternal(c, kNmi);
   }
   if (c.rflags & kFlagIf) {
-    const int vector = apic.Acknowledge();
+    // The 8259s first, as KVM does; nothing ranks them against the local APIC's.
+    const int vector = c.machine.HasExtInt(c) ? c.machine.pic().Acknowledge() : apic.Acknowledge();
     if (vector >= 0) {
       // An interrupt gate leaves IF clear, so the next one is found when it is set again.
       DeliverExternal(c, static_cast<uint8_t>(vector));

@@ -62,9 +62,10 @@ class SoftwarePartition final : public backend::Partition {
     message.auto_eoi = auto_eoi;
     machine_->apic(ToInt(vp)).Accept(message);
   }
-  void SetIrqLine(uint32_t gsi, bool level) override { machine_->io_apic().SetLine(gsi, level); }
+  void SetIrqLine(uint32_t irq, bool level) override { machine_->SetIrqLine(irq, level); }
   absl::Status ResetInterruptControllers() override {
     machine_->io_apic().Reset();
+    machine_->pic().Reset();
     return absl::OkStatus();
   }
   uint64_t GuestTsc() const override { return machine_->Now(); }

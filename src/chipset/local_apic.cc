@@ -13,7 +13,7 @@ constexpr uint32_t kRegId = 0x02, kRegVersion = 0x03, kRegTpr = 0x08, kRegApr = 
                    kRegEsr = 0x28, kRegIcrLow = 0x30, kRegIcrHigh = 0x31, kRegLvtTimer = 0x32, kRegLvtError = 0x37,
                    kRegInitialCount = 0x38, kRegCurrentCount = 0x39, kRegDivide = 0x3E, kRegSelfIpi = 0x3F;
 
-constexpr uint32_t kLvtMasked = 1 << 16;
+constexpr uint32_t kLvtMasked = 1 << 16, kLvtMode = 7 << 8, kLvtExtInt = 7 << 8;
 constexpr uint32_t kTimerModeMask = 3 << 17, kTimerPeriodic = 1 << 17, kTimerTscDeadline = 2 << 17;
 constexpr uint32_t kSpuriousEnable = 1 << 8;
 constexpr uint32_t kErrorSendIllegalVector = 1 << 5, kErrorReceiveIllegalVector = 1 << 6,
@@ -52,6 +52,7 @@ void LocalApic::Reset(bool init) {
   if (!init) base_ = 0xFEE00000 | kBaseEnable | (config_.bootstrap ? kBaseBootstrap : 0);
   for (int i = 0; i < 4; ++i) irr_[i] = isr_[i] = tmr_[i] = auto_eoi_[i] = 0;
   for (auto& entry : lvt_) entry = kLvtMasked;
+  if (config_.virtual_wire) lvt_[kLvtLint0] = kLvtExtInt;
   spurious_ = 0xFF;
   ldr_ = 0;
   dfr_ = 0xFFFFFFFF;
@@ -93,6 +94,10 @@ bool LocalApic::accepts_fixed() const {
   return enabled() && (spurious_.load(std::memory_order_relaxed) & kSpuriousEnable) != 0;
 }
 
+bool LocalApic::accepts_extint() const {
+  return !enabled() || (lvt_[kLvtLint0].load(std::memory_order_relaxed) & (kLvtMasked | kLvtMode)) == kLvtExtInt;
+}
+
 bool LocalApic::Accept(const InterruptMessage& message) {
   if (!enabled()) return false;
   switch (message.mode) {
@@ -122,7 +127,7 @@ bool LocalApic::Accept(const InterruptMessage& message) {
       break;
     case DeliveryMode::kSmi:
     case DeliveryMode::kExtInt:
-      return true;  // no system management mode, and no 8259 behind this APIC
+      return true;  // no system management mode; 8259s are wired to LINT0 alone
     default:
       return true;
   }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "hvsdk/chipset/pic8259.h"
 #include "hvsdk/vmm/cpuid.h"
 
 namespace hvsdk::vmm {
@@ -90,6 +91,11 @@ absl::Status Board::MapPorts(uint16_t first, uint32_t count, chipset::Device& de
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: ports %#x+%#x go beyond 0xffff", device.Name(), first, count));
   }
+  for (uint32_t port = first; port < first + count; ++port) {
+    if (chipset::Pic8259Pair::OffsetOf(static_cast<uint16_t>(port)) < 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: ports %#x+%#x overlap the 8259s at %#x", device.Name(), first, count, port));
+  }
   return ports_.Map(first, count, &device, offset);
 }
 
@@ -114,8 +120,8 @@ void Board::Unmap(chipset::Device& device) {
   mmio_.Reclaim(mmio);
 }
 
-std::function<void(bool)> Board::IrqLine(uint32_t gsi) {
-  return [engine = engine_.get(), gsi](bool level) { engine->SetIrqLine(gsi, level); };
+std::function<void(bool)> Board::IrqLine(uint32_t irq) {
+  return [engine = engine_.get(), irq](bool level) { engine->SetIrqLine(irq, level); };
 }
 
 void Board::AddLayer(ExitLayer& layer) {

@@ -2,6 +2,12 @@
 // What a CPU-virtualisation engine must do, and nothing else: map memory, make virtual processors, run them to the next
 // thing they cannot do alone, read and write registers, deliver interrupts.
 //
+// Every engine has the interrupt controllers of a PC: local APICs, an IOAPIC at 0xFEC00000, and two 8259As at ports 0x20, 0x21, 0xA0,
+// 0xA1, 0x4D0 and 0x4D1, whose accesses do not exit; a word reads as zero there, and
+// is not written. The 8259As' interrupts
+// reach a VP whose LINT0 is ExtINT, or whose local APIC is disabled. After power-on all their inputs are masked, and LINT0 of VP 0
+// is ExtINT, as a PC's firmware leaves it. No engine has a timer of the PC's (8254): guests have the local APIC's and the hypervisor's.
+//
 // An engine knows neither VMBus nor the meaning of a hypercall. The hypervisor interface that a guest sees is one
 // implementation in the partition library, the same on every engine. What engines do differently is data (BackendCaps).
 //
@@ -240,8 +246,9 @@ class Partition {
   // the vector by SetAutoEoiVector).
   virtual void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) = 0;
 
-  // Drives an input of the interrupt controller: IOAPIC pin `gsi`, and the 8259s' inputs below 16 where there are any.
-  virtual void SetIrqLine(uint32_t gsi, bool level) = 0;
+  // Drives interrupt line `irq`, as a PC has them: input `irq` of the IOAPIC and, below 16, of the pair of 8259As, both at once. But for
+  // line 0, which is input 2 of the IOAPIC, and for line 2, which leads nowhere, since that input of the 8259As is their cascade.
+  virtual void SetIrqLine(uint32_t irq, bool level) = 0;
 
   // Puts the interrupt controllers that the VPs share back to power-on: every input masked, low and forgotten. Together
   // with Vp::Reset of every VP it is the reset of a machine; memory, mappings and signal events stay. No VP runs.

@@ -91,8 +91,9 @@ class Board final : private backend::ExitHandler {
   // Takes the device off both buses. When it returns, no VP is inside.
   void Unmap(chipset::Device& device);
 
-  // Drives pin `gsi` of the interrupt controller: true asserts it. Outlived by the board.
-  std::function<void(bool)> IrqLine(uint32_t gsi);
+  // Drives an interrupt line: true asserts it. It leads to the IOAPIC and, below 16, to the 8259s, whichever the guest uses
+  // (backend::Partition::SetIrqLine). Outlived by the board.
+  std::function<void(bool)> IrqLine(uint32_t irq);
 
   // Puts a layer above all exits (exit_router.h), before or while the machine runs: intercepts of ports, MMIO, MSRs,
   // hypercalls. When AddLayer returns, all VPs go through it; when RemoveLayer does, none is inside.
