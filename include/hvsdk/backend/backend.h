@@ -2,11 +2,11 @@
 // What a CPU-virtualisation engine must do, and nothing else: map memory, make virtual processors, run them to the next
 // thing they cannot do alone, read and write registers, deliver interrupts.
 //
-// Every engine has the interrupt controllers of a PC: local APICs, an IOAPIC at 0xFEC00000, and two 8259As at ports 0x20, 0x21, 0xA0,
-// 0xA1, 0x4D0 and 0x4D1, whose accesses do not exit; a word reads as zero there, and
-// is not written. The 8259As' interrupts
-// reach a VP whose LINT0 is ExtINT, or whose local APIC is disabled. After power-on all their inputs are masked, and LINT0 of VP 0
-// is ExtINT, as a PC's firmware leaves it. No engine has a timer of the PC's (8254): guests have the local APIC's and the hypervisor's.
+// Every engine has the interrupt controllers of a PC: local APICs, an IOAPIC at 0xFEC00000, and two 8259As at ports 0x20,
+// 0x21, 0xA0, 0xA1, 0x4D0 and 0x4D1, whose accesses do not exit; a word reads as zero there and is not written. The
+// 8259As' interrupts reach a VP whose LINT0 is ExtINT or whose local APIC is disabled. After power-on all their inputs are
+// masked, and LINT0 of VP 0 is ExtINT, as a PC's firmware leaves it. No engine has a PC's timer (8254): guests use the local
+// APICs' and the hypervisor's.
 //
 // An engine knows neither VMBus nor the meaning of a hypercall. The hypervisor interface that a guest sees is one
 // implementation in the partition library, the same on every engine. What engines do differently is data (BackendCaps).
