@@ -170,6 +170,7 @@ BENCHMARK_CAPTURE(RunProgram, integer_loop, &IntegerLoop, 0);
 BENCHMARK_CAPTURE(RunProgram, memory_copy, &MemoryCopy, kDataBytes);
 BENCHMARK_CAPTURE(RunProgram, branchy_sort, &BranchySort, 0);
 BENCHMARK_CAPTURE(RunProgram, sse_loop, &SseLoop, 0);
+BENCHMARK_CAPTURE(RunProgram, x87_loop, &X87Loop, 0);
 BENCHMARK_CAPTURE(RunProgram, string_copy, &StringCopy, kDataBytes);
 
 // A time is that of one guest operation.

@@ -232,6 +232,7 @@ struct Cpu {
   Xmm xmm[16] = {};
   uint32_t mxcsr = 0x1F80;  // see fpu.h
   uint32_t host_mxcsr = 0x1F80;
+  uint16_t host_x87_control = kX87HostControl;
   uint8_t cpl = 0;
 
   // --- architectural ---

@@ -69,7 +69,7 @@ void RegisterSseMove(TranslatorTable& table);     // sse_move.cc
 void RegisterSseCompute(TranslatorTable& table);  // sse_compute.cc
 void RegisterFpuState(TranslatorTable& table);    // fpu_state.cc
 
-// The offset of a general register, of any width, in Cpu::r; of an XMM register in Cpu::xmm; MMX in X87::st is its
+// The offset of a general register, of any width, in Cpu::r; of an XMM register in Cpu::xmm; MMX in X87State::physical is its
 // number.
 uint8_t RegisterOffset(ZydisRegister reg);
 inline uint8_t XmmOffset(const ZydisDecodedOperand& operand) {

@@ -12,6 +12,7 @@
 #include "backend_software/decoder.h"
 #include "backend_software/memory_access.h"
 #include "backend_software/sse_ops.h"
+#include "backend_software/x87_compute.h"
 
 namespace hvsdk::software {
 
@@ -21,14 +22,22 @@ inline constexpr uint32_t kMxcsrMask = 0xFFFF;  // the bits that exist
 inline constexpr uint32_t kMxcsrUnderflow = 0x10, kMxcsrUnderflowMask = 0x800, kMxcsrFlushToZero = 0x8000;
 
 // While guest code runs, the host's MXCSR has the guest's rounding and its sticky flags, with every exception masked;
-// Cpu::mxcsr has the guest's masks, and flags that may be old. Cpu::Enter and Cpu::Leave change sides by these.
-inline void LoadGuestMxcsr(Cpu& c) {
+// Cpu::mxcsr has the guest's masks, and flags that may be old. The x87 unit has kX87HostControl, as it mostly has anyway.
+// Cpu::Enter and Cpu::Leave change sides by these.
+inline void LoadGuestFpuControl(Cpu& c) {
   c.host_mxcsr = _mm_getcsr();
   _mm_setcsr(c.mxcsr | kMxcsrMasks);
+  c.host_x87_control = x87::ControlWord();
+  if (c.host_x87_control != kX87HostControl) [[unlikely]]
+    x87::SetControlWord(kX87HostControl);
 }
-inline void SaveGuestMxcsr(Cpu& c) {
+inline void SaveGuestFpuControl(Cpu& c) {
   c.mxcsr |= _mm_getcsr() & kMxcsrFlags;
   _mm_setcsr(c.host_mxcsr);
+  if (c.host_x87_control != kX87HostControl) [[unlikely]] {
+    x87::ClearExceptions();  // of the guest, which must not come out where the host has them unmasked
+    x87::SetControlWord(c.host_x87_control);
+  }
 }
 // The guest's own value, from within guest code; and a new one.
 inline uint32_t GuestMxcsr(const Cpu& c) { return c.mxcsr | (_mm_getcsr() & kMxcsrFlags); }
@@ -124,12 +133,12 @@ inline void CheckX87Pending(Cpu& c, const Op* op) {
 }
 inline uint64_t GetMmx(Cpu& c, uint8_t index) {
   uint64_t value;
-  std::memcpy(&value, c.x87.physical(index), 8);
+  std::memcpy(&value, c.x87.physical[index], 8);
   return value;
 }
 inline void SetMmx(Cpu& c, uint8_t index, uint64_t value) {
-  std::memcpy(c.x87.physical(index), &value, 8);
-  std::memset(c.x87.physical(index) + 8, 0xFF, 2);
+  std::memcpy(c.x87.physical[index], &value, 8);
+  std::memset(c.x87.physical[index] + 8, 0xFF, 2);
 }
 inline uint8_t MmxIndex(const ZydisDecodedOperand& operand) {
   return static_cast<uint8_t>(operand.reg.value - ZYDIS_REGISTER_MM0);

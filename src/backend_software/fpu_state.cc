@@ -36,7 +36,7 @@ void PackX87(const Cpu& c, bool wide, Legacy& legacy) {
   legacy.opcode = c.x87.last_opcode;
   legacy.ip = wide ? c.x87.last_ip : static_cast<uint32_t>(c.x87.last_ip) | uint64_t{c.x87.last_cs} << 32;
   legacy.dp = wide ? c.x87.last_dp : static_cast<uint32_t>(c.x87.last_dp) | uint64_t{c.x87.last_ds} << 32;
-  std::memcpy(legacy.st, c.x87.st, sizeof(legacy.st));
+  c.x87.CopyStackTo(legacy.st);
 }
 void UnpackX87(Cpu& c, bool wide, const Legacy& legacy) {
   c.x87.control = static_cast<uint16_t>((legacy.control & 0x1F7F) | 0x40);
@@ -47,7 +47,7 @@ void UnpackX87(Cpu& c, bool wide, const Legacy& legacy) {
   c.x87.last_dp = wide ? legacy.dp : static_cast<uint32_t>(legacy.dp);
   c.x87.last_cs = wide ? 0 : static_cast<uint16_t>(legacy.ip >> 32);
   c.x87.last_ds = wide ? 0 : static_cast<uint16_t>(legacy.dp >> 32);
-  std::memcpy(c.x87.st, legacy.st, sizeof(legacy.st));
+  c.x87.CopyStackFrom(legacy.st);
   X87UpdateSummary(c.x87);
 }
 

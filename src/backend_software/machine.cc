@@ -160,7 +160,7 @@ void Machine::BeginExclusive(Cpu& self) {
   }
   self.holds_exclusive = true;
   self.inside.store(1, std::memory_order_seq_cst);
-  LoadGuestMxcsr(self);
+  LoadGuestFpuControl(self);
 }
 
 void Machine::EndExclusive(Cpu& self) {
@@ -171,7 +171,7 @@ void Machine::EndExclusive(Cpu& self) {
 // ---- the VP's side ----
 
 void Cpu::Leave() {
-  SaveGuestMxcsr(*this);
+  SaveGuestFpuControl(*this);
   // Release: whoever sees it sees what we did inside. Only the way in has to be ordered before what comes after it.
   inside.store(0, std::memory_order_release);
 }
@@ -179,7 +179,7 @@ void Cpu::Leave() {
 void Cpu::Enter() {
   inside.exchange(1, std::memory_order_seq_cst);
   if (attention.load(std::memory_order_seq_cst) & kAttentionRequest) ServeRequests();
-  LoadGuestMxcsr(*this);
+  LoadGuestFpuControl(*this);
 }
 
 void Cpu::ServeRequests() {

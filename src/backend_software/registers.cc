@@ -88,7 +88,7 @@ bool Get(Cpu& c, RegisterName name, RegisterValue& value) {
   } else if (const int x = In(name, RegisterName::kXmm0, 16); x >= 0) {
     std::memcpy(&value, &c.xmm[x], 16);
   } else if (const int f = In(name, RegisterName::kFpMmx0, 8); f >= 0) {
-    std::memcpy(&value, c.x87.st[f], 10);
+    std::memcpy(&value, c.x87.st(f), 10);
   } else if (const int s = In(name, RegisterName::kEs, 8); s >= 0) {
     const int which = kSegmentOrder[s];
     const Segment& segment = c.segment[which];
@@ -201,8 +201,7 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
   } else if (const int x = In(name, RegisterName::kXmm0, 16); x >= 0) {
     std::memcpy(&c.xmm[x], &value, 16);
   } else if (const int f = In(name, RegisterName::kFpMmx0, 8); f >= 0) {
-    std::memset(c.x87.st[f], 0, 16);
-    std::memcpy(c.x87.st[f], &value, 10);
+    std::memcpy(c.x87.st(f), &value, 10);
   } else if (const int s = In(name, RegisterName::kEs, 8); s >= 0) {
     const auto segment = FromValue<hvdef::SegmentRegister>(value);
     const int which = kSegmentOrder[s];
@@ -263,13 +262,19 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
                       static_cast<uint32_t>(value.low >> 32)};
         if (c.exception_pending) c.attention.fetch_or(kAttentionException, std::memory_order_relaxed);
         break;
-      case RegisterName::kFpControlStatus:
-        c.x87.control = static_cast<uint16_t>(value.low);
+      case RegisterName::kFpControlStatus: {
+        // The other names are ST(0) to ST(7), in whatever order they are set.
+        uint8_t stack[8][16];
+        c.x87.CopyStackTo(stack);
+        c.x87.control = static_cast<uint16_t>((value.low & 0x1F7F) | 0x40);
         c.x87.status = static_cast<uint16_t>(value.low >> 16);
+        c.x87.CopyStackFrom(stack);
+        X87UpdateSummary(c.x87);
         c.x87.valid = static_cast<uint8_t>(value.low >> 32);
         c.x87.last_opcode = static_cast<uint16_t>(value.low >> 48 & 0x7FF);
         c.x87.last_ip = value.high;
         break;
+      }
       case RegisterName::kXmmControlStatus:
         c.x87.last_dp = value.low;
         c.mxcsr = static_cast<uint32_t>(value.high);

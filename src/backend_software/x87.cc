@@ -59,6 +59,7 @@ namespace hvsdk::software {
 namespace {
 
 constexpr uint16_t kExceptionFlags = 0x3F;
+constexpr uint16_t kConditionCodes = 0x4700;
 constexpr uint16_t kStackFault = 0x40;
 
 constexpr uint16_t kSummary = 0x80, kBusy = 0x8000;
@@ -111,17 +112,7 @@ constexpr uint64_t kRegisterForms[8] = {
 bool IsRegisterForm(uint8_t modrm) { return modrm >= 0xC0; }
 uint8_t Reg(uint8_t modrm) { return modrm >> 3 & 7; }
 
-// Changes the top of the stack; the physical registers stay where they are.
-void MoveTop(X87State& state, uint32_t top) {
-  if (top == state.top()) return;
-  uint8_t physical[8][16];
-  for (uint32_t i = 0; i < 8; ++i) std::memcpy(physical[i], state.physical(i), 16);
-  state.status = static_cast<uint16_t>((state.status & ~(7 << 11)) | top << 11);
-  for (uint32_t i = 0; i < 8; ++i) std::memcpy(state.physical(i), physical[i], 16);
-}
-
 void Initialise(X87State& state) {
-  MoveTop(state, 0);
   state.control = 0x037F;
   state.status = 0;
   state.valid = 0;
@@ -167,7 +158,6 @@ uint8_t* StoreEnvironment(const X87State& state, bool narrow, uint8_t* at) {
 const uint8_t* LoadEnvironment(X87State& state, bool narrow, const uint8_t* at) {
   uint32_t fields[7];
   for (uint32_t& field : fields) field = narrow ? Take<uint16_t>(at) : Take<uint32_t>(at);
-  MoveTop(state, fields[1] >> 11 & 7);
   state.control = static_cast<uint16_t>((fields[0] & 0x1F7F) | 0x40);
   state.status = static_cast<uint16_t>(fields[1]);
   X87SetFullTag(state, static_cast<uint16_t>(fields[2]));
@@ -223,12 +213,12 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow,
   }
   if (opcode == 0xDD && reg == 4) {  // FRSTOR
     const uint8_t* at = LoadEnvironment(state, narrow, memory);
-    for (auto& st : state.st) std::memcpy(st, at, 10), at += 10;
+    for (uint32_t i = 0; i < 8; ++i, at += 10) std::memcpy(state.st(i), at, 10);
     return true;
   }
   if (opcode == 0xDD && reg == 6) {  // FNSAVE
     uint8_t* at = StoreEnvironment(state, narrow, memory);
-    for (auto& st : state.st) std::memcpy(at, st, 10), at += 10;
+    for (uint32_t i = 0; i < 8; ++i, at += 10) std::memcpy(at, state.st(i), 10);
     Initialise(state);
     return stored = true;
   }
@@ -248,8 +238,17 @@ void X87UpdateSummary(X87State& state) {
 }
 
 void X87State::EnterMmx() {
-  MoveTop(*this, 0);
+  SetTop(0);
   valid = 0xFF;
+}
+void X87State::CopyStackTo(uint8_t (&to)[8][16]) const {
+  for (uint32_t i = 0; i < 8; ++i) std::memcpy(to[i], st(i), 16);
+}
+void X87State::CopyStackFrom(const uint8_t (&from)[8][16]) {
+  for (uint32_t i = 0; i < 8; ++i) {
+    std::memcpy(st(i), from[i], 10);
+    std::memset(st(i) + 10, 0, 6);
+  }
 }
 
 X87Memory X87MemoryOperand(uint8_t opcode, uint8_t modrm, bool operand_size_16) {
@@ -271,7 +270,7 @@ bool X87IsNoWait(uint8_t opcode, uint8_t modrm) {
 uint16_t X87FullTag(const X87State& state) {
   uint16_t tag = 0;
   for (uint32_t i = 0; i < 8; ++i) {
-    const uint8_t* bytes = state.st[(i - state.top()) & 7];
+    const uint8_t* bytes = state.physical[i];
     uint64_t significand;
     uint16_t exponent;
     std::memcpy(&significand, bytes, 8);
@@ -288,6 +287,25 @@ uint16_t X87FullTag(const X87State& state) {
     tag |= static_cast<uint16_t>(kind << (2 * i));
   }
   return tag;
+}
+
+uint16_t X87KeptConditionCodes(uint8_t opcode, uint8_t modrm) {
+  constexpr uint8_t kOne[10] = {0, 0, 0, 0, 0, 0, 0, 0x80, 0xFF, 0x3F};
+  const auto run = [&](uint16_t before, uint8_t valid) {
+    X87State state;
+    state.status = before;
+    state.valid = valid;
+    for (auto& number : state.physical) std::memcpy(number, kOne, 10);
+    uint8_t memory[108] = {};
+    uint64_t rflags = 2;
+    uint16_t ax = 0;
+    bool stored;
+    (void)ExecuteX87(state, opcode, modrm, false, memory, rflags, ax, stored);
+    return state.status;
+  };
+  // Eight numbers, or seven for what pushes one.
+  const uint8_t valid = run(0, 0xFF) & kStackFault ? 0x7F : 0xFF;
+  return run(kConditionCodes, valid) & ~run(0, valid) & kConditionCodes;
 }
 
 void X87SetFullTag(X87State& state, uint16_t tag) {
@@ -314,7 +332,7 @@ X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool opera
   image.status = static_cast<uint16_t>(state.status & ~(kExceptionFlags | kStackFault | kSummary | kBusy));
   image.valid = state.valid;
   image.mxcsr = _mm_getcsr();
-  std::memcpy(image.st, state.st, sizeof(image.st));
+  state.CopyStackTo(image.st);
   uint8_t out[16];
   const uint8_t* stub = register_form ? hvsdk_x87_register_forms + 4 * ((opcode & 7) * 64 + (modrm - 0xC0))
                                       : hvsdk_x87_memory_forms + 4 * ((opcode & 7) * 8 + Reg(modrm));
@@ -325,7 +343,7 @@ X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool opera
   const uint16_t earlier = state.status & (kExceptionFlags | kStackFault);
   state.status = static_cast<uint16_t>((image.status & ~(kSummary | kBusy)) | earlier);
   state.valid = image.valid;
-  std::memcpy(state.st, image.st, sizeof(state.st));
+  state.CopyStackFrom(image.st);
   // An unmasked exception leaves a memory operand alone, but for the one that only tells of an inexact result.
   if (operand.store && (unmasked & ~kInexact) == 0) {
     std::memcpy(memory, out, operand.size_bytes);

@@ -2,10 +2,12 @@
 // The x87 unit: 80-bit registers and every instruction of the opcodes D8 to DF.
 //
 // The host is an x86 processor, and its own unit is the one implementation whose 80-bit results, condition codes, stack
-// faults and tags are right by definition. So a computing instruction is carried out there: the guest's state goes in,
-// the very same instruction runs, and the state comes out. An unmasked exception cannot reach this process, for the
-// host's unit reports it at its next instruction and is initialised before. That costs a few hundred cycles, which x87
-// code of today (long double) can afford.
+// faults and tags are right by definition. So a computing instruction is carried out there, in one of two ways.
+// The usual one (x87_compute.h): the operands are loaded, the operation runs with every exception masked, and the result
+// is stored; registers and tags are the guest's, in memory.
+// ExecuteX87 takes what does not go that way, above all unmasked exceptions and stack faults: the guest's whole state
+// goes in, the very same instruction runs, and the state comes out, at a few hundred cycles. An unmasked exception cannot
+// reach this process, for the host's unit reports it at its next instruction and is initialised before.
 // Control instructions and the environment formats are plain code.
 //
 // Not kept apart: the 16-bit and the real-mode environment formats write linear addresses of zero.
@@ -20,6 +22,9 @@
 
 namespace hvsdk::software {
 
+// The host's control word while guest code runs, that which FNINIT sets: round to nearest, 64 bits, exceptions masked.
+inline constexpr uint16_t kX87HostControl = 0x037F;
+
 struct X87State {
   uint16_t control = 0x037F;
   uint16_t status = 0;
@@ -29,11 +34,16 @@ struct X87State {
   uint64_t last_dp = 0;
   uint16_t last_cs = 0;
   uint16_t last_ds = 0;
-  alignas(16) uint8_t st[8][16] = {};  // ST(0) to ST(7), ten bytes each, as FXSAVE has them
+  // The registers as they are numbered apart from the stack, ten bytes each. MM`i` is the low 64 bits of physical[i].
+  alignas(16) uint8_t physical[8][16] = {};
 
   uint32_t top() const { return status >> 11 & 7; }
-  // What MMX calls MM`index`: the low 64 bits of physical register `index`.
-  uint8_t* physical(uint32_t index) { return st[(index - top()) & 7]; }
+  uint8_t* st(uint32_t index) { return physical[(top() + index) & 7]; }
+  const uint8_t* st(uint32_t index) const { return physical[(top() + index) & 7]; }
+  void SetTop(uint32_t top) { status = static_cast<uint16_t>((status & ~(7 << 11)) | (top & 7) << 11); }
+  // All of them, ST(0) first and 16 bytes each, as FXSAVE has them.
+  void CopyStackTo(uint8_t (&to)[8][16]) const;
+  void CopyStackFrom(const uint8_t (&from)[8][16]);
   // Every MMX instruction but EMMS makes the whole stack valid and its top zero; a write also fills bits 79:64
   // with ones.
   void EnterMmx();
@@ -61,6 +71,10 @@ bool X87IsNoWait(uint8_t opcode, uint8_t modrm);
 // Returns in `stored` whether memory was written (an unmasked exception suppresses a store).
 X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool operand_size_16, uint8_t* memory,
                       uint64_t& rflags, uint16_t& ax, bool& stored);
+
+// Which condition codes an instruction leaves as they were: bits of the status word. The manuals leave that open for
+// those that are not its result, so the host's processor is asked.
+uint16_t X87KeptConditionCodes(uint8_t opcode, uint8_t modrm);
 
 // Recomputes the summary and busy bits after the control or status word was replaced.
 void X87UpdateSummary(X87State& state);

@@ -1,29 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// x87 instructions: operands, faults and the last-instruction pointers. What they compute stands in x87.cc.
+// x87 instructions: translation, the long way's operands and faults, WAIT and EMMS.
+#include "backend_software/x87_ops.h"
+
 #include "backend_software/fpu.h"
 
 namespace hvsdk::software {
-namespace {
 
-// Op::imm: opcode, ModRM, whether the operand size is 16 bits, and the memory operand's size and direction.
-struct Form {
-  uint8_t opcode;
-  uint8_t modrm;
-  bool narrow;
-  uint8_t bytes;
-  bool store;
-
-  uint64_t Pack() const {
-    return opcode | uint64_t{modrm} << 8 | uint64_t{narrow} << 16 | uint64_t{bytes} << 24 | uint64_t{store} << 32;
-  }
-  static Form Unpack(uint64_t imm) {
-    return {static_cast<uint8_t>(imm), static_cast<uint8_t>(imm >> 8), (imm >> 16 & 1) != 0,
-            static_cast<uint8_t>(imm >> 24), (imm >> 32 & 1) != 0};
-  }
-};
-
-const Op* X87(Cpu& c, const Op* op) {
-  const Form form = Form::Unpack(op->imm);
+const Op* X87LongWay(Cpu& c, const Op* op) {
+  const X87Form form = X87Form::Unpack(op->imm);
   if (!X87IsNoWait(form.opcode, form.modrm)) CheckX87Pending(c, op);
   uint8_t memory[108];
   uint64_t linear = 0;
@@ -47,13 +31,8 @@ const Op* X87(Cpu& c, const Op* op) {
                        (form.modrm < 0xC0 && ((form.opcode == 0xD9 && (form.modrm >> 3 & 7) >= 4) ||
                                               (form.opcode == 0xDD && (form.modrm >> 3 & 7) == 4)));
   if (!control) {
-    c.x87.last_opcode = static_cast<uint16_t>((form.opcode & 7) << 8 | form.modrm);
-    c.x87.last_ip = c.r[kIp] + op->ip;
-    c.x87.last_cs = c.segment[kCs].selector;
-    if (form.bytes != 0) {
-      c.x87.last_dp = linear;
-      c.x87.last_ds = c.segment[kDs].selector;
-    }
+    RememberX87Instruction(c, op);
+    if (form.bytes != 0) RememberX87Operand(c, op, linear);
   }
   if (rflags != before) c.flags.Set(rflags);
   if (form.opcode == 0xDF && form.modrm == 0xE0) c.Set<uint16_t>(SlotOffset(kRax), ax);
@@ -61,10 +40,12 @@ const Op* X87(Cpu& c, const Op* op) {
   return op + 1;
 }
 
+namespace {
+
 bool TranslateX87(Insn& in, Op& op) {
   if (in.z.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT || in.z.opcode < 0xD8 || in.z.opcode > 0xDF) return false;
   if (UnitMissing(in, op, Unit::kX87)) return true;
-  Form form{};
+  X87Form form{};
   form.opcode = in.z.opcode;
   form.modrm = static_cast<uint8_t>(in.z.raw.modrm.mod << 6 | in.z.raw.modrm.reg << 3 | in.z.raw.modrm.rm);
   form.narrow = in.z.operand_width == 16;
@@ -75,8 +56,15 @@ bool TranslateX87(Insn& in, Op& op) {
     form.store = memory.store;
     SetMemory(in, in.o[i], op);
   }
+  const auto [tags, handler] = PickX87Short(form.opcode, form.modrm);
+  if (handler != nullptr) {
+    form.taken = x87::kExceptions | (x87::kConditionCodes & ~X87KeptConditionCodes(form.opcode, form.modrm));
+    op.a = form.modrm & 7;
+    op.b = tags.value;
+    op.extra = tags.mask;
+  }
   op.imm = form.Pack();
-  op.handler = &X87;
+  op.handler = handler != nullptr ? handler : &X87LongWay;
   return true;
 }
 

@@ -23,7 +23,7 @@ class X87Test : public testing::Test {
   }
   long double St(int i) {
     long double value = 0;
-    std::memcpy(&value, state_.st[i], 10);
+    std::memcpy(&value, state_.st(i), 10);
     return value;
   }
   X87State state_;
@@ -41,7 +41,7 @@ TEST_F(X87Test, DividesToSixtyFourBitsOfSignificand) {
   EXPECT_EQ(state_.top(), 6u);
   EXPECT_EQ(state_.status & 0x20, 0x20) << "inexact";
   const uint8_t third[10] = {0xAB, 0xAA, 0xAA, 0xAA, 0xAA, 0xAA, 0xAA, 0xAA, 0xFD, 0x3F};
-  EXPECT_EQ(std::memcmp(state_.st[0], third, 10), 0);
+  EXPECT_EQ(std::memcmp(state_.st(0), third, 10), 0);
 }
 
 TEST_F(X87Test, HonoursPrecisionAndRoundingControl) {
@@ -121,7 +121,7 @@ TEST_F(X87Test, EnvironmentAndStateRoundTrip) {
   EXPECT_EQ(state_.status, before.status);
   EXPECT_EQ(state_.valid, before.valid);
   EXPECT_EQ(state_.last_ip, before.last_ip);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(std::memcmp(state_.st[i], before.st[i], 10), 0) << i;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(std::memcmp(state_.st(i), before.st(i), 10), 0) << i;
 }
 
 TEST_F(X87Test, ARestoredEnvironmentMovesTheTopAndNotTheRegisters) {
@@ -200,7 +200,7 @@ TEST_F(X87Test, RandomSequencesAgreeWithTheHost) {
     ASSERT_EQ(state_.status, status) << "operation " << which << " at step " << step;
     ASSERT_EQ(state_.valid, host.bytes[4]);
     for (int i = 0; i < 8; ++i) {
-      ASSERT_EQ(std::memcmp(state_.st[i], host.bytes + 32 + 16 * i, 10), 0) << "ST" << i << ", operation " << which;
+      ASSERT_EQ(std::memcmp(state_.st(i), host.bytes + 32 + 16 * i, 10), 0) << "ST" << i << ", operation " << which;
     }
   }
 }

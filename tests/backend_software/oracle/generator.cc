@@ -300,7 +300,7 @@ void Generator::LeadIntoData(uint8_t* bytes, uint64_t at, const ZydisDecodedInst
   }
 }
 
-void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
+void Generator::DrawState(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
   sequence.code.clear();
   sequence.starts.clear();
   sequence.mnemonics.clear();
@@ -348,7 +348,37 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
     const uint64_t value = Value();
     std::memcpy(data.data() + at, &value, 8);
   }
+}
 
+void Generator::NextX87(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
+  DrawState(sequence, data);
+  // ModRM and displacement reach from here over the window.
+  sequence.state.gpr[kRdi] = kDataAddress + kWindowBegin + kWindowSize / 2;
+  constexpr uint8_t kAtRdi = 0x47;
+  const size_t wanted = 8 + random_.Below(32);
+  ZydisDecodedInstruction instruction;
+  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+  while (sequence.starts.size() < wanted) {
+    uint8_t bytes[15] = {static_cast<uint8_t>(0xD8 + random_.Below(8)), static_cast<uint8_t>(random_())};
+    if (random_.OneIn(2)) bytes[1] |= 0xC0;
+    if (bytes[1] < 0xC0) {
+      bytes[1] = static_cast<uint8_t>((bytes[1] & 0x38) | kAtRdi);
+      bytes[2] = static_cast<uint8_t>(random_() & 0xF8);
+    }
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder_, bytes, sizeof(bytes), &instruction, operands))) continue;
+    if (!IsOffered(instruction, operands)) continue;
+    // What loads a whole environment makes most of what follows a pending exception.
+    if (In(instruction.mnemonic, {ZYDIS_MNEMONIC_FLDENV, ZYDIS_MNEMONIC_FRSTOR}) && !random_.OneIn(16)) continue;
+    sequence.starts.push_back(static_cast<uint16_t>(sequence.code.size()));
+    sequence.mnemonics.push_back(instruction.mnemonic);
+    sequence.code.insert(sequence.code.end(), bytes, bytes + instruction.length);
+  }
+  sequence.code.insert(sequence.code.end(), {0x0F, 0x0B});
+}
+
+void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
+  DrawState(sequence, data);
+  UserState& state = sequence.state;
   const int wanted = random_.OneIn(3) ? 2 + static_cast<int>(random_.Below(7)) : 1;
   ZydisDecodedInstruction instruction;
   ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];

@@ -38,8 +38,11 @@ class Generator {
   Generator(uint64_t seed, absl::Span<const backend::CpuidEntry> cpuid, bool is_64bit);
 
   void Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data);
+  // A long sequence of x87 instructions alone, whose stack fills and empties; memory operands lie in the data pages.
+  void NextX87(Sequence& sequence, std::array<uint8_t, kDataSize>& data);
 
  private:
+  void DrawState(Sequence& sequence, std::array<uint8_t, kDataSize>& data);
   bool NextInstruction(uint8_t* bytes, ZydisDecodedInstruction& instruction, ZydisDecodedOperand* operands);
   bool IsOffered(const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand* operands) const;
   void LeadIntoData(uint8_t* bytes, uint64_t at, const ZydisDecodedInstruction& instruction,
