@@ -31,23 +31,6 @@ const TranslatorTable& Table() {
   return *table;
 }
 
-int SegmentOf(ZydisRegister reg) {
-  switch (reg) {
-    case ZYDIS_REGISTER_ES:
-      return kEs;
-    case ZYDIS_REGISTER_CS:
-      return kCs;
-    case ZYDIS_REGISTER_SS:
-      return kSs;
-    case ZYDIS_REGISTER_FS:
-      return kFs;
-    case ZYDIS_REGISTER_GS:
-      return kGs;
-    default:
-      return kDs;
-  }
-}
-
 // A SIB byte with base 101 and mode 00 stands for a displacement alone, whatever REX.B is. Zydis 4.0 takes it for R13
 // when the address size is overridden.
 bool NamesNoBase(const Insn& in) {
@@ -125,6 +108,23 @@ uint8_t RegisterOffset(ZydisRegister reg) {
   if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) return SlotOffset(reg - ZYDIS_REGISTER_AH) + 1;
   if (reg >= ZYDIS_REGISTER_SPL && reg <= ZYDIS_REGISTER_R15B) return SlotOffset(reg - ZYDIS_REGISTER_SPL + 4);
   return SlotOffset(kZero);
+}
+
+int SegmentOf(ZydisRegister reg) {
+  switch (reg) {
+    case ZYDIS_REGISTER_ES:
+      return kEs;
+    case ZYDIS_REGISTER_CS:
+      return kCs;
+    case ZYDIS_REGISTER_SS:
+      return kSs;
+    case ZYDIS_REGISTER_FS:
+      return kFs;
+    case ZYDIS_REGISTER_GS:
+      return kGs;
+    default:
+      return kDs;
+  }
 }
 
 bool SetMemory(const Insn& in, const ZydisDecodedOperand& operand, Op& op) {

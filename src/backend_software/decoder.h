@@ -76,6 +76,8 @@ inline uint8_t XmmOffset(const ZydisDecodedOperand& operand) {
   return static_cast<uint8_t>((operand.reg.value - ZYDIS_REGISTER_XMM0) * 16);
 }
 
+// The SegmentIndex that a memory operand's segment register has.
+int SegmentOf(ZydisRegister reg);
 // Fills the memory operand's fields. True if the simple form of Address will do.
 bool SetMemory(const Insn& in, const ZydisDecodedOperand& operand, Op& op);
 

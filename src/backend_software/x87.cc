@@ -134,44 +134,64 @@ T Take(const uint8_t*& at) {
   return value;
 }
 
-// The protected-mode environment: seven fields of two or four bytes (SDM volume 1, figures 8-9 and 8-10).
-uint8_t* StoreEnvironment(const X87State& state, bool narrow, uint8_t* at) {
-  const uint32_t fields[7] = {
-      state.control,
-      state.status,
-      X87FullTag(state),
-      static_cast<uint32_t>(state.last_ip),
-      narrow ? state.last_cs : state.last_cs | static_cast<uint32_t>(state.last_opcode & 0x7FF) << 16,
-      static_cast<uint32_t>(state.last_dp),
-      state.last_ds};
-  for (int i = 0; i < 7; ++i) {
+// An environment is seven fields of two or four bytes: control, status, tags, and two pointers of two fields each. In
+// protected mode the second field of a pointer is the selector; in real mode the pointer is a linear address whose upper
+// part stands in the second field's upper bits. The opcode has what is left of the instruction pointer's.
+uint8_t* StoreEnvironment(const X87State& state, X87Image image, uint8_t* at) {
+  const bool narrow = IsNarrow(image), real = image == X87Image::kReal16 || image == X87Image::kReal32;
+  const uint32_t opcode = state.last_opcode & 0x7FF;
+  uint32_t fields[7] = {state.control, state.status, X87FullTag(state)};
+  // What a 32-bit field has no use for reads as ones.
+  constexpr uint32_t kReserved = 0xFFFF0000;
+  for (int i = 0; i < 3; ++i) fields[i] |= kReserved;
+  if (real) {
+    const uint32_t ip = (uint32_t{state.last_cs} << 4) + static_cast<uint32_t>(state.last_ip);
+    const uint32_t dp = (uint32_t{state.last_ds} << 4) + static_cast<uint32_t>(state.last_dp);
+    fields[3] = ip | kReserved;
+    fields[4] = (ip >> 16) << 12 | opcode;
+    fields[5] = dp | kReserved;
+    fields[6] = (dp >> 16) << 12;
+  } else {
+    fields[3] = static_cast<uint32_t>(state.last_ip);
+    fields[4] = state.last_cs | opcode << 16;
+    fields[5] = static_cast<uint32_t>(state.last_dp);
+    fields[6] = state.last_ds | kReserved;
+  }
+  for (const uint32_t field : fields) {
     if (narrow) {
-      Put<uint16_t>(at, static_cast<uint16_t>(fields[i]));
+      Put<uint16_t>(at, static_cast<uint16_t>(field));
     } else {
-      // The upper halves of the first three words and of the data selector are reserved and read as ones.
-      Put<uint32_t>(at, i < 3 || i == 6 ? fields[i] | 0xFFFF0000 : fields[i]);
+      Put<uint32_t>(at, field);
     }
   }
   return at;
 }
 
-const uint8_t* LoadEnvironment(X87State& state, bool narrow, const uint8_t* at) {
+const uint8_t* LoadEnvironment(X87State& state, X87Image image, const uint8_t* at) {
+  const bool narrow = IsNarrow(image), real = image == X87Image::kReal16 || image == X87Image::kReal32;
   uint32_t fields[7];
   for (uint32_t& field : fields) field = narrow ? Take<uint16_t>(at) : Take<uint32_t>(at);
   state.control = static_cast<uint16_t>((fields[0] & 0x1F7F) | 0x40);
   state.status = static_cast<uint16_t>(fields[1]);
   X87SetFullTag(state, static_cast<uint16_t>(fields[2]));
-  state.last_ip = fields[3];
-  state.last_cs = static_cast<uint16_t>(fields[4]);
-  if (!narrow) state.last_opcode = static_cast<uint16_t>(fields[4] >> 16 & 0x7FF);
-  state.last_dp = fields[5];
-  state.last_ds = static_cast<uint16_t>(fields[6]);
+  if (real) {
+    state.last_ip = (fields[3] & 0xFFFF) | (fields[4] >> 12 & 0xFFFF) << 16;
+    state.last_dp = (fields[5] & 0xFFFF) | (fields[6] >> 12 & 0xFFFF) << 16;
+    state.last_cs = state.last_ds = 0;
+    state.last_opcode = fields[4] & 0x7FF;
+  } else {
+    state.last_ip = fields[3];
+    state.last_cs = static_cast<uint16_t>(fields[4]);
+    state.last_opcode = fields[4] >> 16 & 0x7FF;  // 0 in 16 bits
+    state.last_dp = fields[5];
+    state.last_ds = static_cast<uint16_t>(fields[6]);
+  }
   X87UpdateSummary(state);
   return at;
 }
 
 // The instructions that neither compute nor wait, and those that load what they store. False: not one of them.
-bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow, uint8_t* memory, uint16_t& ax,
+bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, X87Image image, uint8_t* memory, uint16_t& ax,
                     bool& stored) {
   if (IsRegisterForm(modrm)) {
     if (opcode == 0xDB && modrm == 0xE2) {  // FNCLEX
@@ -191,7 +211,7 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow,
   }
   const uint8_t reg = Reg(modrm);
   if (opcode == 0xD9 && reg == 4) {  // FLDENV
-    LoadEnvironment(state, narrow, memory);
+    LoadEnvironment(state, image, memory);
     return true;
   }
   if (opcode == 0xD9 && reg == 5) {  // FLDCW
@@ -202,7 +222,7 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow,
     return true;
   }
   if (opcode == 0xD9 && reg == 6) {  // FNSTENV
-    StoreEnvironment(state, narrow, memory);
+    StoreEnvironment(state, image, memory);
     state.control |= kExceptionFlags;
     X87UpdateSummary(state);
     return stored = true;
@@ -212,12 +232,12 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, bool narrow,
     return stored = true;
   }
   if (opcode == 0xDD && reg == 4) {  // FRSTOR
-    const uint8_t* at = LoadEnvironment(state, narrow, memory);
+    const uint8_t* at = LoadEnvironment(state, image, memory);
     for (uint32_t i = 0; i < 8; ++i, at += 10) std::memcpy(state.st(i), at, 10);
     return true;
   }
   if (opcode == 0xDD && reg == 6) {  // FNSAVE
-    uint8_t* at = StoreEnvironment(state, narrow, memory);
+    uint8_t* at = StoreEnvironment(state, image, memory);
     for (uint32_t i = 0; i < 8; ++i, at += 10) std::memcpy(at, state.st(i), 10);
     Initialise(state);
     return stored = true;
@@ -251,11 +271,11 @@ void X87State::CopyStackFrom(const uint8_t (&from)[8][16]) {
   }
 }
 
-X87Memory X87MemoryOperand(uint8_t opcode, uint8_t modrm, bool operand_size_16) {
+X87Memory X87MemoryOperand(uint8_t opcode, uint8_t modrm, X87Image image) {
   if (IsRegisterForm(modrm)) return {0, false};
   const int8_t form = kMemoryForms[opcode & 7][Reg(modrm)];
   int size = form < 0 ? -form : form;
-  if (operand_size_16 && (size == kEnvironment || size == kWholeState)) size -= 14;
+  if (IsNarrow(image) && (size == kEnvironment || size == kWholeState)) size -= 14;
   return {static_cast<uint8_t>(size), form < 0};
 }
 
@@ -300,7 +320,7 @@ uint16_t X87KeptConditionCodes(uint8_t opcode, uint8_t modrm) {
     uint64_t rflags = 2;
     uint16_t ax = 0;
     bool stored;
-    (void)ExecuteX87(state, opcode, modrm, false, memory, rflags, ax, stored);
+    (void)ExecuteX87(state, opcode, modrm, X87Image::kProtected32, memory, rflags, ax, stored);
     return state.status;
   };
   // Eight numbers, or seven for what pushes one.
@@ -315,35 +335,34 @@ void X87SetFullTag(X87State& state, uint16_t tag) {
   }
 }
 
-X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool operand_size_16, uint8_t* memory,
-                      uint64_t& rflags, uint16_t& ax, bool& stored) {
+X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, X87Image image, uint8_t* memory, uint64_t& rflags,
+                      uint16_t& ax, bool& stored) {
   stored = false;
   const bool register_form = IsRegisterForm(modrm);
-  const X87Memory operand = X87MemoryOperand(opcode, modrm, operand_size_16);
+  const X87Memory operand = X87MemoryOperand(opcode, modrm, image);
   const bool exists = register_form ? (kRegisterForms[opcode & 7] >> (modrm - 0xC0) & 1) != 0 : operand.size_bytes != 0;
   if (!exists) return X87Outcome::kUndefinedOpcode;
   if (X87ExceptionPending(state) && !X87IsNoWait(opcode, modrm)) return X87Outcome::kPendingException;
-  if (ExecuteControl(state, opcode, modrm, operand_size_16, memory, ax, stored)) return X87Outcome::kDone;
+  if (ExecuteControl(state, opcode, modrm, image, memory, ax, stored)) return X87Outcome::kDone;
 
-  FxImage image;
-  std::memset(&image, 0, sizeof(image));
-  image.control = state.control;
+  FxImage fx;
+  std::memset(&fx, 0, sizeof(fx));
+  fx.control = state.control;
   // The exceptions of this instruction alone are wanted; the earlier ones are put back below.
-  image.status = static_cast<uint16_t>(state.status & ~(kExceptionFlags | kStackFault | kSummary | kBusy));
-  image.valid = state.valid;
-  image.mxcsr = _mm_getcsr();
-  state.CopyStackTo(image.st);
+  fx.status = static_cast<uint16_t>(state.status & ~(kExceptionFlags | kStackFault | kSummary | kBusy));
+  fx.valid = state.valid;
+  fx.mxcsr = _mm_getcsr();
+  state.CopyStackTo(fx.st);
   uint8_t out[16];
   const uint8_t* stub = register_form ? hvsdk_x87_register_forms + 4 * ((opcode & 7) * 64 + (modrm - 0xC0))
                                       : hvsdk_x87_memory_forms + 4 * ((opcode & 7) * 8 + Reg(modrm));
-  const HvsdkX87Result result =
-      hvsdk_x87_run(&image, stub, operand.store ? out : memory, (rflags & kArithmeticFlags) | 2);
+  const HvsdkX87Result result = hvsdk_x87_run(&fx, stub, operand.store ? out : memory, (rflags & kArithmeticFlags) | 2);
 
-  const uint16_t unmasked = image.status & static_cast<uint16_t>(~state.control) & kExceptionFlags;
+  const uint16_t unmasked = fx.status & static_cast<uint16_t>(~state.control) & kExceptionFlags;
   const uint16_t earlier = state.status & (kExceptionFlags | kStackFault);
-  state.status = static_cast<uint16_t>((image.status & ~(kSummary | kBusy)) | earlier);
-  state.valid = image.valid;
-  state.CopyStackFrom(image.st);
+  state.status = static_cast<uint16_t>((fx.status & ~(kSummary | kBusy)) | earlier);
+  state.valid = fx.valid;
+  state.CopyStackFrom(fx.st);
   // An unmasked exception leaves a memory operand alone, but for the one that only tells of an inexact result.
   if (operand.store && (unmasked & ~kInexact) == 0) {
     std::memcpy(memory, out, operand.size_bytes);

@@ -10,7 +10,6 @@
 // reach this process, for the host's unit reports it at its next instruction and is initialised before.
 // Control instructions and the environment formats are plain code.
 //
-// Not kept apart: the 16-bit and the real-mode environment formats write linear addresses of zero.
 // Source: Intel SDM volume 1, chapter 8; volume 2 for each instruction; volume 3, 2.5 for CR0.
 //
 // Thread class: none; each VP has a state of its own.
@@ -29,6 +28,9 @@ struct X87State {
   uint16_t control = 0x037F;
   uint16_t status = 0;
   uint8_t valid = 0;  // FXSAVE's abridged tag word: bit i says that physical register i is not empty
+  // The last instruction that was not a control one: its opcode, the offset of its first byte, prefixes included, and the
+  // offset of its memory operand, each with the selector it is relative to. CPUID says that they are kept for every
+  // instruction, selectors and all (leaf 7, EBX bits 6 and 13 are clear).
   uint16_t last_opcode = 0;
   uint64_t last_ip = 0;
   uint64_t last_dp = 0;
@@ -55,12 +57,17 @@ enum class X87Outcome : uint8_t {
   kUndefinedOpcode,   // #UD
 };
 
+// The form of the environment that FNSTENV, FNSAVE, FLDENV and FRSTOR have in memory (SDM volume 1, figures 8-9 to 8-12): by
+// the operand size, and whether selectors mean anything. Real stands for virtual-8086 mode too.
+enum class X87Image : uint8_t { kProtected32, kProtected16, kReal32, kReal16 };
+inline bool IsNarrow(X87Image image) { return image == X87Image::kProtected16 || image == X87Image::kReal16; }
+
 // What an instruction does with its memory operand; `size_bytes` is 0 for a register form or an invalid one.
 struct X87Memory {
   uint8_t size_bytes;
   bool store;
 };
-X87Memory X87MemoryOperand(uint8_t opcode, uint8_t modrm, bool operand_size_16);
+X87Memory X87MemoryOperand(uint8_t opcode, uint8_t modrm, X87Image image);
 
 // Whether the instruction is one of those that do not look for pending exceptions (FNINIT, FNSTCW and so on).
 bool X87IsNoWait(uint8_t opcode, uint8_t modrm);
@@ -69,8 +76,8 @@ bool X87IsNoWait(uint8_t opcode, uint8_t modrm);
 // the outcome is kDone. `rflags` is read by FCMOVcc and written by FCOMI and its kin; `ax` is written by FNSTSW AX.
 // last_ip, last_dp and last_opcode are the caller's to keep.
 // Returns in `stored` whether memory was written (an unmasked exception suppresses a store).
-X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, bool operand_size_16, uint8_t* memory,
-                      uint64_t& rflags, uint16_t& ax, bool& stored);
+X87Outcome ExecuteX87(X87State& state, uint8_t opcode, uint8_t modrm, X87Image image, uint8_t* memory, uint64_t& rflags,
+                      uint16_t& ax, bool& stored);
 
 // Which condition codes an instruction leaves as they were: bits of the status word. The manuals leave that open for
 // those that are not its result, so the host's processor is asked.

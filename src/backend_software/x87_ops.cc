@@ -20,11 +20,14 @@ const Op* X87LongWay(Cpu& c, const Op* op) {
       c.LoadBytes(op, linear, memory, form.bytes);
     }
   }
+  const X87Image image = c.IsRealOrVm86() ? form.narrow ? X87Image::kReal16 : X87Image::kReal32
+                         : form.narrow    ? X87Image::kProtected16
+                                          : X87Image::kProtected32;
   const uint64_t before = c.GetRflags();
   uint64_t rflags = before;
   uint16_t ax = c.Get<uint16_t>(SlotOffset(kRax));
   bool stored = false;
-  const X87Outcome outcome = ExecuteX87(c.x87, form.opcode, form.modrm, form.narrow, memory, rflags, ax, stored);
+  const X87Outcome outcome = ExecuteX87(c.x87, form.opcode, form.modrm, image, memory, rflags, ax, stored);
   if (outcome == X87Outcome::kUndefinedOpcode) c.Undefined(op);
   // Control instructions leave the pointers to the last computing one alone.
   const bool control = X87IsNoWait(form.opcode, form.modrm) ||
@@ -51,10 +54,12 @@ bool TranslateX87(Insn& in, Op& op) {
   form.narrow = in.z.operand_width == 16;
   for (int i = 0; i < in.z.operand_count_visible; ++i) {
     if (!in.IsMem(i)) continue;
-    const X87Memory memory = X87MemoryOperand(form.opcode, form.modrm, form.narrow);
+    const X87Memory memory =
+        X87MemoryOperand(form.opcode, form.modrm, form.narrow ? X87Image::kProtected16 : X87Image::kProtected32);
     form.bytes = memory.size_bytes;
     form.store = memory.store;
     SetMemory(in, in.o[i], op);
+    form.segment = static_cast<uint8_t>(SegmentOf(in.o[i].mem.segment));
   }
   const auto [tags, handler] = PickX87Short(form.opcode, form.modrm);
   if (handler != nullptr) {

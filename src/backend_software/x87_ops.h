@@ -12,23 +12,25 @@
 
 namespace hvsdk::software {
 
-// Op::imm: opcode, ModRM, whether the operand size is 16 bits, the memory operand's size and direction, and for handlers
-// of the short way the bits of the host's status word that become the guest's (x87::Run).
+// Op::imm: opcode, ModRM, whether the operand size is 16 bits, the memory operand's size, direction and segment, and for
+// handlers of the short way the bits of the host's status word that become the guest's (x87::Run).
 struct X87Form {
   uint8_t opcode;
   uint8_t modrm;
   bool narrow;
   uint8_t bytes;
   bool store;
+  uint8_t segment;
   uint16_t taken;
 
   uint64_t Pack() const {
     return opcode | uint64_t{modrm} << 8 | uint64_t{narrow} << 16 | uint64_t{bytes} << 24 | uint64_t{store} << 32 |
-           uint64_t{taken} << 48;
+           uint64_t{segment} << 40 | uint64_t{taken} << 48;
   }
   static X87Form Unpack(uint64_t imm) {
     return {static_cast<uint8_t>(imm),       static_cast<uint8_t>(imm >> 8), (imm >> 16 & 1) != 0,
-            static_cast<uint8_t>(imm >> 24), (imm >> 32 & 1) != 0,           static_cast<uint16_t>(imm >> 48)};
+            static_cast<uint8_t>(imm >> 24), (imm >> 32 & 1) != 0,           static_cast<uint8_t>(imm >> 40 & 7),
+            static_cast<uint16_t>(imm >> 48)};
   }
 };
 
@@ -38,9 +40,10 @@ inline void RememberX87Instruction(Cpu& c, const Op* op) {
   c.x87.last_ip = c.r[kIp] + op->ip;
   c.x87.last_cs = c.segment[kCs].selector;
 }
-inline void RememberX87Operand(Cpu& c, const Op*, uint64_t linear) {
-  c.x87.last_dp = linear;
-  c.x87.last_ds = c.segment[kDs].selector;
+inline void RememberX87Operand(Cpu& c, const Op* op, uint64_t linear) {
+  const uint64_t offset = linear - c.Get<uint64_t>(op->segment);
+  c.x87.last_dp = op->flags & kOpLegacyAddress ? static_cast<uint32_t>(offset) : offset;
+  c.x87.last_ds = c.segment[op->imm >> 40 & 7].selector;
 }
 
 // The handler for every instruction in every state (x87_ops.cc).

@@ -14,8 +14,8 @@ namespace {
 
 class X87Test : public testing::Test {
  protected:
-  X87Outcome Run(uint8_t opcode, uint8_t modrm, bool narrow = false) {
-    return ExecuteX87(state_, opcode, modrm, narrow, memory_, rflags_, ax_, stored_);
+  X87Outcome Run(uint8_t opcode, uint8_t modrm, X87Image image = X87Image::kProtected32) {
+    return ExecuteX87(state_, opcode, modrm, image, memory_, rflags_, ax_, stored_);
   }
   X87Outcome Load(double value) {
     std::memcpy(memory_, &value, 8);
@@ -108,9 +108,9 @@ TEST_F(X87Test, EnvironmentAndStateRoundTrip) {
   state_.last_ip = 0x12345678;
   state_.last_opcode = 0x5D8;
   const X87State before = state_;
-  EXPECT_EQ(X87MemoryOperand(0xDD, 0x30, false).size_bytes, 108);
-  EXPECT_EQ(X87MemoryOperand(0xDD, 0x30, true).size_bytes, 94);
-  EXPECT_EQ(X87MemoryOperand(0xD9, 0x30, true).size_bytes, 14);
+  EXPECT_EQ(X87MemoryOperand(0xDD, 0x30, X87Image::kProtected32).size_bytes, 108);
+  EXPECT_EQ(X87MemoryOperand(0xDD, 0x30, X87Image::kProtected16).size_bytes, 94);
+  EXPECT_EQ(X87MemoryOperand(0xD9, 0x30, X87Image::kProtected16).size_bytes, 14);
   EXPECT_EQ(Run(0xDD, 0x30), X87Outcome::kDone);  // FNSAVE
   EXPECT_TRUE(stored_);
   EXPECT_EQ(state_.valid, 0);
@@ -131,6 +131,75 @@ TEST_F(X87Test, ARestoredEnvironmentMovesTheTopAndNotTheRegisters) {
   Run(0xD9, 0x20);  // FLDENV
   EXPECT_EQ(state_.top(), 5u);
   EXPECT_EQ(St(2), 7.0L) << "physical register 7";
+}
+
+// Loads and stores the environment in both forms of protected mode, here and on the host, whose processor may keep no
+// selectors.
+TEST_F(X87Test, EnvironmentsAreTheHosts) {
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 2000; ++round) {
+    alignas(16) uint8_t image[28];
+    for (uint8_t& byte : image) byte = static_cast<uint8_t>(random());
+    for (const X87Image from : {X87Image::kProtected32, X87Image::kProtected16}) {
+      for (const X87Image to : {X87Image::kProtected32, X87Image::kProtected16}) {
+        uint8_t host[28] = {}, before[28];
+        // What a 16-bit image does not have is what the wider one before it left, or is not.
+        for (uint8_t& byte : before) byte = static_cast<uint8_t>(random());
+#define HOST_LOAD_AND_STORE(load, store)                                      \
+  asm volatile("fninit; fldenv %1; fnclex; " load " %2; " store " %0; fninit" \
+               : "=m"(host)                                                   \
+               : "m"(before), "m"(image)                                      \
+               : "memor"                                                      \
+                 "y")
+        const bool narrow = from == X87Image::kProtected16;
+        if (to == X87Image::kProtected32) {
+          if (narrow) HOST_LOAD_AND_STORE("fldenvs", "fnstenv");
+          if (!narrow) HOST_LOAD_AND_STORE("fldenv", "fnstenv");
+        } else {
+          if (narrow) HOST_LOAD_AND_STORE("fldenvs", "fnstenvs");
+          if (!narrow) HOST_LOAD_AND_STORE("fldenv", "fnstenvs");
+        }
+#undef HOST_LOAD_AND_STORE
+        state_ = X87State{};
+        std::memcpy(memory_, before, sizeof(before));
+        Run(0xD9, 0x20);
+        std::memcpy(memory_, image, sizeof(image));
+        Run(0xDB, 0xE2);  // FNCLEX: an exception would wait for the next
+        ASSERT_EQ(Run(0xD9, 0x20, from), X87Outcome::kDone);
+        std::memset(memory_, 0, sizeof(memory_));
+        ASSERT_EQ(Run(0xD9, 0x30, to), X87Outcome::kDone);
+        const size_t width = to == X87Image::kProtected16 ? 2 : 4;
+        for (const size_t selector : {4 * width, 6 * width}) {
+          if (host[selector] == 0 && host[selector + 1] == 0) memory_[selector] = memory_[selector + 1] = 0;
+        }
+        // The tags of registers that are not empty are what is in them, which differs here.
+        for (uint8_t* tags : {host + 2 * width, memory_ + 2 * width}) {
+          for (int i = 0; i < 2; ++i) tags[i] = tags[i] & tags[i] << 1 & 0xAA;
+        }
+        ASSERT_EQ(std::memcmp(memory_, host, sizeof(host)), 0)
+            << "round " << round << ", from " << (narrow ? 16 : 32) << " to " << 8 * width << " bits";
+      }
+    }
+  }
+}
+
+TEST_F(X87Test, EnvironmentsOfRealModeRoundTrip) {
+  for (const X87Image image : {X87Image::kReal32, X87Image::kReal16}) {
+    state_ = X87State{};
+    state_.last_cs = 0x1234, state_.last_ip = 0x5678, state_.last_ds = 0x4321, state_.last_dp = 0x8765;
+    state_.last_opcode = 0x5D8;
+    uint8_t first[28];
+    Run(0xD9, 0x30, image);
+    std::memcpy(first, memory_, sizeof(first));
+    state_ = X87State{};
+    Run(0xD9, 0x20, image);
+    EXPECT_EQ(state_.last_ip, 0x12340u + 0x5678);
+    EXPECT_EQ(state_.last_dp, 0x43210u + 0x8765);
+    EXPECT_EQ(state_.last_opcode, 0x5D8);
+    state_.control = 0x037F;
+    Run(0xD9, 0x30, image);
+    EXPECT_EQ(std::memcmp(memory_, first, image == X87Image::kReal32 ? 28 : 14), 0);
+  }
 }
 
 TEST_F(X87Test, UndefinedFormsAreRefused) {
