@@ -2,6 +2,7 @@
 #include "backend_software/code_cache.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "backend_software/machine.h"
@@ -10,7 +11,6 @@
 namespace hvsdk::software {
 namespace {
 
-constexpr size_t kMaxPosted = 64;
 constexpr int kMaxBlockBytes = kMaxBlockInstructions * ZYDIS_MAX_INSTRUCTION_LENGTH;
 
 // Stands behind an instruction that changed the code of its own block.
@@ -21,15 +21,27 @@ const Op* LeaveBlock(Cpu& c, const Op* op) {
 }
 
 // If `block` is under way: it ends behind the present instruction.
-void Cut(Cpu& c, const Block& block) {
-  if (c.op < block.ops || c.op >= block.ops + block.op_count) return;
+void Cut(Cpu& c, Block& block) {
+  if (c.op < block.ops() || c.op >= block.ops() + block.op_count) return;
   // The last operation looks at attention before it follows its links.
   c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
-  const auto index = c.op - block.ops;
-  if (index < block.op_count - 2) block.ops[index + 1].handler = &LeaveBlock;
+  const auto index = c.op - block.ops();
+  if (index < block.op_count - 2) block.ops()[index + 1].handler = &LeaveBlock;
 }
 
 }  // namespace
+
+// A block has seldom fewer than four slots, and a page seldom fewer than four blocks: with one chain for 16 to 32 slots,
+// and a quarter as many for pages, chains are short and take a fiftieth of the memory. The arena takes the rest.
+CodeCache::CodeCache(Cpu& cpu, size_t size_bytes)
+    : c_(cpu),
+      decoder_(cpu.features),
+      size_(size_bytes / sizeof(Op) / 64 * 62),
+      arena_(MakeZeroedArray<Op>(size_)),
+      block_chain_count_(std::bit_floor(size_bytes / sizeof(Op) / 16)),
+      page_chain_count_(block_chain_count_ / 4),
+      block_chains_(MakeZeroedArray<uint32_t>(block_chain_count_)),
+      page_chains_(MakeZeroedArray<uint32_t>(page_chain_count_)) {}
 
 const TlbPage& CodeCache::CodePage() {
   c_.op = nullptr;
@@ -45,17 +57,17 @@ const Op* CodeCache::Lookup() {
     const uint64_t gpa = page.gpa | (linear & (kPageSize - 1));
     if (IsKnownStraddle(linear, page)) return Across(linear, page);
     if (page.host == nullptr) return LookupStep();
-    auto found = blocks_.find(Key{gpa, c_.mode});
-    if (found == blocks_.end()) {
+    Block* block = FindBlock(gpa, c_.mode);
+    if (block == nullptr) {
+      if (full()) return LookupStep();  // having looked again too often
       if (!Announce(page)) continue;
-      if (!Build(gpa, page)) return Across(linear, page);
-      found = blocks_.find(Key{gpa, c_.mode});
+      block = Build(gpa, page);
+      if (block == nullptr) return Across(linear, page);
     }
-    const Block& block = found->second;
-    if (block.size_bytes > c_.CodeBytesLeft()) return LookupStep();
-    c_.block_instructions = block.instructions;
-    c_.jump[JumpIndex(linear)] = {linear, c_.code_tag, block.ops, block.instructions};
-    return block.ops;
+    if (block->size_bytes > c_.CodeBytesLeft()) return LookupStep();
+    c_.block_instructions = block->instructions;
+    c_.jump[JumpIndex(linear)] = {linear, c_.code_tag, block->ops(), block->instructions};
+    return block->ops();
   }
 }
 
@@ -67,7 +79,10 @@ bool CodeCache::Announce(const TlbPage& page) {
     c_.machine.WatchHostWrites(page.gpa, true);
     state->code_vps.fetch_or(c_.vp_bit(), std::memory_order_seq_cst);
   }
-  pages_[page.gpa >> kPageShift];
+  const uint64_t number = page.gpa >> kPageShift;
+  const uint32_t place = Allocate(1);
+  uint32_t& chain = PageChain(number);
+  PageAt(place) = {number, std::exchange(chain, place), 0, {}};
   const uint64_t writers = state->write_vps.load(std::memory_order_seq_cst);
   if (writers & c_.vp_bit()) {
     c_.PurgeWrites(state);
@@ -88,7 +103,7 @@ bool CodeCache::IsKnownStraddle(uint64_t linear, const TlbPage& page) const {
   return std::memcmp(bytes, straddle.bytes, kPageSize - offset) == 0;
 }
 
-bool CodeCache::Build(uint64_t gpa, const TlbPage& page) {
+Block* CodeCache::Build(uint64_t gpa, const TlbPage& page) {
   const uint64_t offset = gpa & (kPageSize - 1);
   const int available = static_cast<int>(std::min<uint64_t>(kPageSize - offset, kMaxBlockBytes));
   uint8_t bytes[kMaxBlockBytes];
@@ -96,7 +111,7 @@ bool CodeCache::Build(uint64_t gpa, const TlbPage& page) {
   for (;;) {
     RawCopy(bytes, page.host + offset, available);
     const Decoder::Result result = decoder_.DecodeBlock(bytes, available, c_.mode, kMaxBlockInstructions, ops);
-    if (result.instructions == 0) return false;
+    if (result.instructions == 0) return nullptr;
     uint64_t granules = 0;
     for (uint64_t at = offset & ~uint64_t{63}; at < offset + result.size_bytes; at += 64) {
       granules |= uint64_t{1} << (at >> 6);
@@ -112,18 +127,19 @@ bool CodeCache::Build(uint64_t gpa, const TlbPage& page) {
     RawCopy(again, page.host + offset, result.size_bytes);
     if (std::memcmp(bytes, again, result.size_bytes) != 0) continue;
 
-    Op* kept = Allocate(result.ops);
-    std::memcpy(kept, ops, sizeof(Op) * result.ops);
-    LinksOf(&kept[result.ops - 2]).linkable = 1;
-    const Key key{gpa, c_.mode};
-    blocks_[key] = Block{gpa,
-                         c_.mode,
-                         static_cast<uint16_t>(result.size_bytes),
-                         static_cast<uint8_t>(result.instructions),
-                         static_cast<uint8_t>(result.ops),
-                         kept};
-    pages_[gpa >> kPageShift].push_back(key);
-    return true;
+    const uint32_t place = Allocate(1 + result.ops);
+    Block& block = BlockAt(place);
+    block = {gpa,
+             std::exchange(BlockChain(gpa, c_.mode), place),
+             std::exchange(FindPage(gpa >> kPageShift)->first_block, place),
+             c_.mode,
+             static_cast<uint16_t>(result.size_bytes),
+             static_cast<uint8_t>(result.instructions),
+             static_cast<uint8_t>(result.ops),
+             0};
+    std::memcpy(block.ops(), ops, sizeof(Op) * result.ops);
+    LinksOf(&block.ops()[result.ops - 2]).linkable = 1;
+    return &block;
   }
 }
 
@@ -181,71 +197,94 @@ const Op* CodeCache::LookupStep() {
   return result.instructions == 0 ? Across(linear, page) : step_;
 }
 
-Op* CodeCache::Allocate(int ops) {
-  if (chunk_used_ + ops > kChunkOps) {
-    chunks_.push_back(std::make_unique_for_overwrite<Op[]>(kChunkOps));
-    chunk_used_ = 0;
+Block* CodeCache::FindBlock(uint64_t gpa, uint32_t mode) {
+  for (uint32_t place = BlockChain(gpa, mode); place != 0;) {
+    Block& block = BlockAt(place);
+    if (block.gpa == gpa && block.mode == mode) return &block;
+    place = block.next;
   }
-  Op* at = chunks_.back().get() + chunk_used_;
-  chunk_used_ += ops;
-  used_ops_ += ops;
-  return at;
+  return nullptr;
+}
+
+CodeCache::Page* CodeCache::FindPage(uint64_t number) {
+  for (uint32_t place = PageChain(number); place != 0;) {
+    Page& page = PageAt(place);
+    if (page.number == number) return &page;
+    place = page.next;
+  }
+  return nullptr;
+}
+
+void CodeCache::Unlink(const Block& block) {
+  uint32_t* link = &BlockChain(block.gpa, block.mode);
+  while (&BlockAt(*link) != &block) link = &BlockAt(*link).next;
+  *link = block.next;
 }
 
 void CodeCache::DropPage(uint64_t gpa) {
-  const auto found = pages_.find(gpa >> kPageShift);
-  if (found == pages_.end()) return;
-  for (const Key& key : found->second) {
-    const auto block = blocks_.find(key);
-    Cut(c_, block->second);
-    blocks_.erase(block);
+  const uint64_t number = gpa >> kPageShift;
+  uint32_t* link = &PageChain(number);
+  while (*link != 0 && PageAt(*link).number != number) link = &PageAt(*link).next;
+  if (*link == 0) return;
+  Page& dropped = PageAt(*link);
+  for (uint32_t place = dropped.first_block; place != 0; place = BlockAt(place).next_in_page) {
+    Cut(c_, BlockAt(place));
+    Unlink(BlockAt(place));
   }
-  pages_.erase(found);
-  if (const PhysicalPage page = c_.machine.memory().Find(gpa); page.state != nullptr) {
-    std::lock_guard lock(c_.machine.memory().code_mutex());
-    if (page.state->code_vps.fetch_and(~c_.vp_bit(), std::memory_order_seq_cst) == c_.vp_bit()) {
-      page.state->granules.store(0, std::memory_order_seq_cst);
-      c_.machine.WatchHostWrites(gpa, false);
-    }
-  }
+  *link = dropped.next;
+  Withdraw(dropped);
   c_.BumpCodeGeneration();
 }
 
 void CodeCache::DropAll() {
-  while (!pages_.empty()) DropPage(pages_.begin()->first << kPageShift);
+  for (size_t i = 0; i < page_chain_count_; ++i) {
+    for (uint32_t at = std::exchange(page_chains_[i], 0); at != 0; at = PageAt(at).next) {
+      for (uint32_t place = PageAt(at).first_block; place != 0; place = BlockAt(place).next_in_page) {
+        Cut(c_, BlockAt(place));
+      }
+      Withdraw(PageAt(at));
+    }
+  }
+  std::fill_n(block_chains_.get(), block_chain_count_, 0);
   c_.BumpCodeGeneration();
+}
+
+void CodeCache::Withdraw(const Page& page) {
+  const uint64_t gpa = page.number << kPageShift;
+  const PhysicalPage found = c_.machine.memory().Find(gpa);
+  if (found.state == nullptr) return;
+  std::lock_guard lock(c_.machine.memory().code_mutex());
+  if (found.state->code_vps.fetch_and(~c_.vp_bit(), std::memory_order_seq_cst) == c_.vp_bit()) {
+    found.state->granules.store(0, std::memory_order_seq_cst);
+    c_.machine.WatchHostWrites(gpa, false);
+  }
 }
 
 void CodeCache::Reset() {
   DropAll();
-  chunks_.clear();
-  chunk_used_ = kChunkOps;
-  used_ops_ = 0;
+  used_ = 1;
 }
 
 void CodeCache::PostDrop(uint64_t gpa) {
   std::lock_guard lock(posted_mutex_);
-  if (std::find(posted_.begin(), posted_.end(), gpa) != posted_.end()) return;
-  if (posted_.size() == kMaxPosted) {
-    all_posted_ = true;
-  } else {
-    posted_.push_back(gpa);
-  }
+  if (posted_count_ > kMaxPosted || std::find(posted_, posted_ + posted_count_, gpa) != posted_ + posted_count_) return;
+  if (posted_count_ < kMaxPosted) posted_[posted_count_] = gpa;
+  ++posted_count_;
 }
 
 void CodeCache::ServeDrops() {
-  std::vector<uint64_t> pages;
-  bool all;
+  uint64_t pages[kMaxPosted];
+  size_t count;
   {
     std::lock_guard lock(posted_mutex_);
-    pages.swap(posted_);
-    all = std::exchange(all_posted_, false);
+    count = std::exchange(posted_count_, 0);
+    std::copy_n(posted_, std::min(count, kMaxPosted), pages);
   }
-  if (all) {
+  if (count > kMaxPosted) {
     DropAll();
     return;
   }
-  for (const uint64_t gpa : pages) DropPage(gpa);
+  for (size_t i = 0; i < count; ++i) DropPage(pages[i]);
 }
 
 }  // namespace hvsdk::software

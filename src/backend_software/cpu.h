@@ -221,14 +221,14 @@ struct Cpu {
   // --- hot ---
   uint64_t r[kSlots] = {};
   LazyFlags flags;
-  TlbEntry* tlb = nullptr;             // of the current privilege
-  WaitWord attention;                  // shared; a halted VP sleeps on it
-  uint32_t mode = 0;                   // ModeBits
-  uint64_t code_tag = 0;               // code_generation << 32 | code_limit_epoch << 16 | mode
-  uint64_t link_tag = 1;               // counts up whenever a translation or a block may have gone; never repeats
-  uint64_t code_base = 0;              // linear address of offset 0 of CS
-  uint64_t rflags = kFlagOne;          // all but the arithmetic flags
-  const Op* op = nullptr;              // the instruction that may fault
+  TlbEntry* tlb = nullptr;     // of the current privilege
+  WaitWord attention;          // shared; a halted VP sleeps on it
+  uint32_t mode = 0;           // ModeBits
+  uint64_t code_tag = 0;       // code_generation << 32 | code_limit_epoch << 16 | mode
+  uint64_t link_tag = 1;       // counts up whenever a translation or a block may have gone; never repeats
+  uint64_t code_base = 0;      // linear address of offset 0 of CS
+  uint64_t rflags = kFlagOne;  // all but the arithmetic flags
+  const Op* op = nullptr;      // the instruction that may fault
   Xmm xmm[16] = {};
   uint32_t mxcsr = 0x1F80;  // see fpu.h
   uint32_t host_mxcsr = 0x1F80;

@@ -3,7 +3,7 @@
 //
 // A block is the instructions from one entry point up to and including the first one that may change the flow, the mode
 // or the memory map, at most to the end of the page. It belongs to one VP, is found by physical address and mode
-// (BlockKey), and is never changed after it was built, but for the links of its last operation, and for a cut: when the
+// (CodeCache), and is never changed after it was built, but for the links of its last operation, and for a cut: when the
 // code of a block under way is changed, the operation behind the present one becomes an end (CodeCache::DropPage), so
 // that what follows is looked up anew.
 //
@@ -102,14 +102,21 @@ enum ModeBits : uint32_t {
 };
 static_assert(kModeCount <= 1 << 16, "the upper half is the limit's epoch in Cpu::code_tag");
 
+// What stands before a block's first Op.
 struct Block {
   uint64_t gpa;
+  uint32_t next;          // place of the next block with the same hash; 0: none
+  uint32_t next_in_page;  // place of the next block of the page; 0: none
   uint32_t mode;
   uint16_t size_bytes;
   uint8_t instructions;
   uint8_t op_count;  // with the links
-  Op* ops;
+  uint64_t reserved;
+
+  Op* ops() { return reinterpret_cast<Op*>(this + 1); }
+  const Op* ops() const { return reinterpret_cast<const Op*>(this + 1); }
 };
+static_assert(sizeof(Block) == sizeof(Op));
 
 }  // namespace hvsdk::software
 

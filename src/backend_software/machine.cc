@@ -43,8 +43,11 @@ class Machine::ApicHost final : public chipset::LocalApicHost {
   Cpu& cpu_;
 };
 
-Machine::Machine(GuestMemory& guest_memory, backend::InstructionTime* instruction_time)
-    : guest_memory_(guest_memory), instruction_time_(instruction_time), started_ns_(HostNow()) {
+Machine::Machine(GuestMemory& guest_memory, const backend::SoftwareOptions& options)
+    : guest_memory_(guest_memory),
+      instruction_time_(options.instruction_time),
+      code_cache_bytes_(options.code_cache_bytes),
+      started_ns_(HostNow()) {
   if (instruction_time_ == nullptr) host_timers_ = std::make_unique<HostTimers>(clock_);
   guest_memory_.SetHostWriteObserver(this);
 }

@@ -43,7 +43,7 @@ enum RequestKind : uint32_t {
 
 class Machine final : public HostWriteObserver {
  public:
-  Machine(GuestMemory& guest_memory, backend::InstructionTime* instruction_time);
+  Machine(GuestMemory& guest_memory, const backend::SoftwareOptions& options);
   // Once, before there are VPs. ResourceExhausted: the host has no thread for timers.
   absl::Status StartTimers() { return host_timers_ != nullptr ? host_timers_->Start() : absl::OkStatus(); }
   ~Machine() override;
@@ -53,6 +53,7 @@ class Machine final : public HostWriteObserver {
   bool dirty_log() const { return dirty_log_.load(std::memory_order_relaxed); }
   void SetDirtyLog(bool enable) { dirty_log_.store(enable, std::memory_order_seq_cst); }
   bool crowded() const { return crowded_; }
+  size_t code_cache_bytes() const { return code_cache_bytes_; }
 
   // Adds a VP before the first runs; removes it when none does.
   void Attach(Cpu& cpu);
@@ -106,6 +107,7 @@ class Machine final : public HostWriteObserver {
 
   GuestMemory& guest_memory_;
   backend::InstructionTime* const instruction_time_;
+  const size_t code_cache_bytes_;  // of each VP
   const uint64_t started_ns_;
   const Cpu* in_turn_ = nullptr;  // counting only, so one thread
   PhysicalMemory memory_;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "backend_software/code_cache.h"
 #include "backend_software/cpuid.h"
 #include "backend_software/instruction_time.h"
 #include "backend_software/machine.h"
@@ -47,7 +48,14 @@ class SoftwarePartition final : public backend::Partition {
     if (machine_->cpu(ToInt(index)) != nullptr) {
       return absl::AlreadyExistsError(absl::StrFormat("VP %d exists already", ToInt(index)));
     }
-    return std::unique_ptr<backend::Vp>(std::make_unique<SoftwareVp>(machine_, index, apic_id, cpuid));
+    auto cpu = std::make_unique<Cpu>(*machine_, ToInt(index), apic_id, cpuid);
+    if (!cpu->code->has_memory()) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("the host refuses VP %d a code cache of %d bytes (limits: "
+                          "address space, data)",
+                          ToInt(index), machine_->code_cache_bytes()));
+    }
+    return std::unique_ptr<backend::Vp>(std::make_unique<SoftwareVp>(machine_, std::move(cpu)));
   }
 
   absl::StatusOr<std::vector<backend::CpuidEntry>> SupportedCpuid() const override {
@@ -116,7 +124,7 @@ class SoftwarePartition final : public backend::Partition {
 
 class SoftwareBackend final : public backend::Backend {
  public:
-  explicit SoftwareBackend(const backend::SoftwareOptions& options) : time_(options.instruction_time) {
+  explicit SoftwareBackend(const backend::SoftwareOptions& options) : options_(options) {
     caps_.max_vps = kMaxVps;
     caps_.tsc_frequency_hz = kTscHz;
     caps_.apic_frequency_hz = kApicHz;
@@ -130,13 +138,13 @@ class SoftwareBackend final : public backend::Backend {
   absl::string_view name() const override { return "software"; }
   const backend::BackendCaps& caps() const override { return caps_; }
   absl::StatusOr<std::unique_ptr<backend::Partition>> CreatePartition(GuestMemory& memory) override {
-    auto machine = std::make_shared<Machine>(memory, time_);
+    auto machine = std::make_shared<Machine>(memory, options_);
     RETURN_IF_ERROR(machine->StartTimers());
     return std::unique_ptr<backend::Partition>(std::make_unique<SoftwarePartition>(memory, std::move(machine)));
   }
 
  private:
-  backend::InstructionTime* const time_;
+  const backend::SoftwareOptions options_;
   backend::BackendCaps caps_;
 };
 
@@ -148,6 +156,10 @@ namespace hvsdk::backend {
 absl::StatusOr<std::unique_ptr<Backend>> CreateSoftwareBackend(const SoftwareOptions& options) {
   if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("popcnt")) {
     return absl::UnavailableError("the software processor needs a host with SSE4.2");
+  }
+  if (options.code_cache_bytes < kMinCodeCacheBytes || options.code_cache_bytes > kMaxCodeCacheBytes) {
+    return absl::InvalidArgumentError(absl::StrFormat("code_cache_bytes is %d: %d to %d", options.code_cache_bytes,
+                                                      kMinCodeCacheBytes, kMaxCodeCacheBytes));
   }
   return std::unique_ptr<Backend>(std::make_unique<software::SoftwareBackend>(options));
 }

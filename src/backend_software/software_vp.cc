@@ -8,14 +8,11 @@
 
 namespace hvsdk::software {
 
-SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, VpIndex index, uint32_t apic_id,
-                       absl::Span<const backend::CpuidEntry> cpuid)
-    : Vp(index, apic_id),
-      machine_(std::move(machine)),
-      cpu_(std::make_unique<Cpu>(*machine_, ToInt(index), apic_id, cpuid)) {
+SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, std::unique_ptr<Cpu> cpu)
+    : Vp(VpIndex{cpu->index}, cpu->apic_id), machine_(std::move(machine)), cpu_(std::move(cpu)) {
   cpu_->vp = this;
   machine_->Attach(*cpu_);
-  if (ToInt(index) != 0) (void)SetActivity(backend::Activity::kWaitForSipi);
+  if (cpu_->index != 0) (void)SetActivity(backend::Activity::kWaitForSipi);
 }
 
 SoftwareVp::~SoftwareVp() { machine_->Detach(*cpu_); }

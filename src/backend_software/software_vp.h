@@ -14,9 +14,8 @@ namespace hvsdk::software {
 
 class SoftwareVp final : public backend::Vp {
  public:
-  // `machine` is kept alive.
-  SoftwareVp(std::shared_ptr<Machine> machine, VpIndex index, uint32_t apic_id,
-             absl::Span<const backend::CpuidEntry> cpuid);
+  // `machine` is kept alive; `cpu` is one of it.
+  SoftwareVp(std::shared_ptr<Machine> machine, std::unique_ptr<Cpu> cpu);
   ~SoftwareVp() override;
 
   absl::StatusOr<backend::StopReason> Run(backend::ExitHandler& handler) override;

@@ -28,7 +28,7 @@ Cpu::Cpu(Machine& owner, uint32_t vp_index, uint32_t id, absl::Span<const backen
       cpuid(shown.begin(), shown.end()),
       features(shown),
       address_mask(((uint64_t{1} << features.physical_address_bits()) - 1) & ~(kPageSize - 1)),
-      code(std::make_unique<CodeCache>(*this)) {
+      code(std::make_unique<CodeCache>(*this, machine.code_cache_bytes())) {
   std::memset(tlb_entries, 0xFF, sizeof(tlb_entries));
   std::memset(tlb_pages, 0, sizeof(tlb_pages));
   std::memset(jump, 0xFF, sizeof(jump));

@@ -50,8 +50,8 @@ class ConformanceTest : public testing::TestWithParam<Engine> {
 };
 
 // Runs a suite derived from ConformanceTest on every engine.
-#define HVSDK_CONFORMANCE_SUITE(SUITE)                                   \
-  INSTANTIATE_TEST_SUITE_P(Engines, SUITE, testing::ValuesIn(Engines()), \
+#define HVSDK_CONFORMANCE_SUITE(SUITE)                                              \
+  INSTANTIATE_TEST_SUITE_P(Engines, SUITE, testing::ValuesIn(EnginesAndVariants()), \
                            [](const testing::TestParamInfo<Engine>& info) { return info.param.name; })
 
 }  // namespace hvsdk::backend

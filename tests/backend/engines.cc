@@ -82,4 +82,15 @@ std::vector<Engine> Engines() {
   return engines;
 }
 
+std::vector<Engine> EnginesAndVariants() {
+  std::vector<Engine> engines = Engines();
+#ifdef HVSDK_HAVE_BACKEND_SOFTWARE
+  // Forgets all code every few blocks.
+  engines.push_back({"software_with_smallest_code_cache",
+                     [] { return CreateSoftwareBackend({.code_cache_bytes = kMinCodeCacheBytes}); },
+                     SoftwareHostDefect});
+#endif
+  return engines;
+}
+
 }  // namespace hvsdk::backend

@@ -28,6 +28,8 @@ struct Engine {
 inline std::ostream& operator<<(std::ostream& out, const Engine& engine) { return out << engine.name; }
 
 std::vector<Engine> Engines();
+// The same, and once more those with options that change how they work and must not change what they do.
+std::vector<Engine> EnginesAndVariants();
 
 }  // namespace hvsdk::backend
 

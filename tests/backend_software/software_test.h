@@ -17,8 +17,9 @@ namespace hvsdk::backend {
 
 class SoftwareTest : public testing::Test {
  protected:
+  explicit SoftwareTest(const SoftwareOptions& options = {}) : options_(options) {}
   void SetUp() override {
-    absl::StatusOr<std::unique_ptr<Backend>> backend = CreateSoftwareBackend({});
+    absl::StatusOr<std::unique_ptr<Backend>> backend = CreateSoftwareBackend(options_);
     ASSERT_TRUE(backend.ok()) << backend.status();
     backend_ = *std::move(backend);
     absl::StatusOr<std::unique_ptr<TestMachine>> machine = TestMachine::Create(*backend_);
@@ -39,6 +40,7 @@ class SoftwareTest : public testing::Test {
   Recorder recorder_;
 
  private:
+  const SoftwareOptions options_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<TestMachine> machine_;
 };

@@ -16,6 +16,7 @@
 #ifndef HVSDK_BACKEND_SOFTWARE_SOFTWARE_BACKEND_H_
 #define HVSDK_BACKEND_SOFTWARE_SOFTWARE_BACKEND_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -44,13 +45,22 @@ class InstructionTime {
   std::unique_ptr<Impl> impl_;
 };
 
+inline constexpr size_t kMinCodeCacheBytes = 4 << 10;
+inline constexpr size_t kDefaultCodeCacheBytes = 8 << 20;  // 64 VPs: 512 MiB
+inline constexpr size_t kMaxCodeCacheBytes = 1 << 30;
+
 struct SoftwareOptions {
   // Not null: the deterministic mode, on this time, which outlives the backend's partitions. Vp::Run must not
   // be called.
   InstructionTime* instruction_time = nullptr;
+
+  // Host memory for the decoded code of each VP, in bytes. It is reserved when the VP is made (CreateVp: ResourceExhausted),
+  // taken as the guest runs new code, and never grows: a VP that comes to its end forgets all of it and decodes anew
+  // what it still runs. Beside it a VP takes 1.2 MiB. Limits: kMinCodeCacheBytes to kMaxCodeCacheBytes.
+  size_t code_cache_bytes = kDefaultCodeCacheBytes;
 };
 
-// Unavailable: the host's processor lacks SSE4.2.
+// Unavailable: the host's processor lacks SSE4.2. InvalidArgument: an option is beyond its limits.
 absl::StatusOr<std::unique_ptr<Backend>> CreateSoftwareBackend(const SoftwareOptions& options);
 
 // Runs the VPs of one partition in turn on the calling thread. A round gives each VP the same number of instructions;
