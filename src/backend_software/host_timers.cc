@@ -10,7 +10,11 @@ namespace hvsdk::software {
 class SortedTimers::SortedTimer final : public Timer {
  public:
   SortedTimer(SortedTimers& owner, absl::AnyInvocable<void()> callback)
-      : owner_(owner), callback_(std::move(callback)), at_(owner.deadlines_.end()) {}
+      : owner_(owner), callback_(std::move(callback)) {
+    // Memory for the deadline is taken once, now: a guest that arms a timer allocates nothing.
+    Deadlines one;
+    node_ = one.extract(one.emplace(0, this));
+  }
   ~SortedTimer() override {
     std::unique_lock lock(owner_.mutex_);
     Remove();
@@ -23,7 +27,8 @@ class SortedTimers::SortedTimer final : public Timer {
     {
       std::lock_guard lock(owner_.mutex_);
       Remove();
-      at_ = owner_.deadlines_.emplace(deadline_100ns, this);
+      node_.key() = deadline_100ns;
+      at_ = owner_.deadlines_.insert(std::move(node_));
       earlier = at_ == owner_.deadlines_.begin();
     }
     if (earlier) owner_.OnEarlier();
@@ -36,14 +41,13 @@ class SortedTimers::SortedTimer final : public Timer {
  private:
   friend class SortedTimers;
   void Remove() {
-    if (at_ == owner_.deadlines_.end()) return;
-    owner_.deadlines_.erase(at_);
-    at_ = owner_.deadlines_.end();
+    if (node_.empty()) node_ = owner_.deadlines_.extract(at_);
   }
 
   SortedTimers& owner_;
   absl::AnyInvocable<void()> callback_;
-  Deadlines::iterator at_;
+  Deadlines::node_type node_;  // empty while armed
+  Deadlines::iterator at_;     // while armed
 };
 
 std::unique_ptr<Timer> SortedTimers::CreateTimer(absl::AnyInvocable<void()> callback) {
