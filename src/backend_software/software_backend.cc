@@ -134,6 +134,7 @@ class SoftwareBackend final : public backend::Backend {
     caps_.apic_msrs = true;
     caps_.cheap_tlb_flush = true;
     caps_.dirty_log = true;
+    caps_.hides_instructions = true;
   }
   absl::string_view name() const override { return "software"; }
   const backend::BackendCaps& caps() const override { return caps_; }

@@ -119,6 +119,31 @@ TEST_P(FeatureTest, WhatCpuidHidesFaults) {
   }
 }
 
+HVSDK_GUEST(UsePopcnt, 64, "popcnt rax, rax; out 0xF4, al")
+HVSDK_GUEST(UseCrc32, 64, "crc32 eax, eax; out 0xF4, al")
+HVSDK_GUEST(UseMovbe, 64, "movbe eax, [0x80000]; out 0xF4, al")
+HVSDK_GUEST(UseAdcx, 64, "adcx eax, eax; out 0xF4, al")
+HVSDK_GUEST(UseCmpxchg16b, 64, "cmpxchg16b [0x80000]; out 0xF4, al")
+TEST_P(FeatureTest, InstructionsThatCpuidHides) {
+  const struct {
+    const char* name;
+    Bit hidden;
+    absl::Span<const uint8_t> code;
+  } cases[] = {{"POPCNT", {1, kEcx, 23}, UsePopcnt()},
+               {"SSE4.2", {1, kEcx, 20}, UseCrc32()},
+               {"MOVBE", {1, kEcx, 22}, UseMovbe()},
+               {"ADX", {7, kEbx, 19}, UseAdcx()},
+               {"CMPXCHG16B", {1, kEcx, 13}, UseCmpxchg16b()}};
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.name);
+    if (!MakeMachineWithout({c.hidden})) continue;  // the engine lacks it
+    machine().Start(Mode::kLong, c.code);
+    Recorder recorder;
+    machine().Run(recorder);
+    EXPECT_EQ(recorder.fault, backend().caps().hides_instructions ? 6 : -1);
+  }
+}
+
 TEST_P(FeatureTest, ControlRegistersCannotBeSetToWhatIsHidden) {
   for (const auto& [bit, cr4] : std::vector<std::pair<Bit, uint64_t>>{
            {{1, kEcx, 26}, 1 << 18}, {{7, kEbx, 7}, 1 << 20}, {{7, kEbx, 20}, 1 << 21}, {{7, kEcx, 2}, 1 << 11}}) {

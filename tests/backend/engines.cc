@@ -37,7 +37,8 @@ std::string KvmHostDefect(Backend& backend, const std::string& test) {
       LacksLegacyPaging(backend)) {
     return "this host's KVM lacks software interrupts in long mode, and most of SSE";
   }
-  if ((test == "WhatCpuidHidesFaults" || test == "ControlRegistersCannotBeSetToWhatIsHidden") &&
+  if ((test == "WhatCpuidHidesFaults" || test == "InstructionsThatCpuidHides" ||
+       test == "ControlRegistersCannotBeSetToWhatIsHidden") &&
       LacksLegacyPaging(backend)) {
     return "this host's KVM has every feature that its processor has, whatever CPUID says";
   }

@@ -64,6 +64,10 @@ struct BackendCaps {
   bool dirty_log = false;
   // RequestInterrupt costs less than the guest's own writes to the interrupt command register.
   bool cheap_ipi = false;
+  // An instruction that a VP's CPUID hides is undefined for it, whichever it is. Otherwise those that the host's processor
+  // has and needs no control bit for run all the same: no hardware virtualisation intercepts them. What a guest enables
+  // in a control register or an MSR, and INVPCID and RDTSCP, every engine refuses.
+  bool hides_instructions = false;
 };
 
 // A CPUID leaf as the guest sees it. `subleaf` counts only if `has_subleaves`.
