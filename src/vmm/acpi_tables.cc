@@ -100,11 +100,12 @@ std::string Facs() {
 std::string Madt(absl::Span<const uint32_t> apic_ids) {
   constexpr uint8_t kLocalApic = 0, kIoApic = 1, kSourceOverride = 2, kLocalApicNmi = 4, kLocalX2apic = 9,
                     kLocalX2apicNmi = 10;
+  constexpr uint32_t kPcAtCompatible = 1;  // there are 8259s
   constexpr uint32_t kEnabled = 1;
   constexpr uint32_t kFirstX2apicId = 255;
   std::string body;
   Append<uint32_t>(body, kLocalApicGpa);
-  Append<uint32_t>(body, 0);  // no 8259s
+  Append<uint32_t>(body, kPcAtCompatible);
   bool x2apic = false;
   for (uint32_t uid = 0; uid < apic_ids.size(); ++uid) {
     const uint32_t id = apic_ids[uid];

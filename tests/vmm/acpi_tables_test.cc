@@ -95,6 +95,7 @@ TEST(AcpiTablesTest, FixedHardware) {
   EXPECT_EQ(Load<uint32_t>(fadt + 112) & (1 << 20 | 1 << 6 | 1 << 5 | 1 << 4), 1u << 5);
   EXPECT_EQ(tables.at("FACP").substr(148, 12), std::string("\x01\x20\x00\x02\x04\x06\x00\x00\x00\x00\x00\x00", 12));
   EXPECT_EQ(tables.at("FACP").substr(172, 12), std::string("\x01\x10\x00\x02\x08\x06\x00\x00\x00\x00\x00\x00", 12));
+  EXPECT_EQ(Load<uint32_t>(reinterpret_cast<const uint8_t*>(tables.at("APIC").data()) + 40), 1u);  // 8259s
   // 5.2.12.5: the SCI's input is level-triggered.
   EXPECT_THAT(tables.at("APIC"), HasSubstr(std::string("\x02\x0A\x00\x09\x09\x00\x00\x00\x0D\x00", 10)));
 }

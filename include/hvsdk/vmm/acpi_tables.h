@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ACPI tables that describe a machine to its guest: RSDP, XSDT, FADT, FACS, MADT and DSDT.
 //
-// The machine has no 8259s, no PIT and no PM timer; a guest that knows Hyper-V needs none of them, and each would cost it
-// exits. It is not hardware-reduced, for Linux has no other wake-up sources by ACPI than the fixed hardware's: power button
-// and alarm of the real-time clock, which raise the SCI (drivers/rtc/rtc-cmos.c; drivers/acpi/evged.c, the event device of
-// hardware-reduced machines, does not keep its interrupts while the system sleeps). The DSDT declares VMBus
-// below a module device that passes on the MMIO windows, as a generation 1 VM has it, the serial port and the
-// real-time clock.
+// The machine has no PIT and no PM timer; a guest that knows Hyper-V needs neither, and each would cost it exits. It has
+// 8259s, for guests that are told to do without the IOAPIC. It is not hardware-reduced, for Linux has no other wake-up
+// sources by ACPI than the fixed hardware's: power button and alarm of the real-time clock, which raise the SCI
+// (drivers/rtc/rtc-cmos.c; drivers/acpi/evged.c, the event device of hardware-reduced machines, does not keep its
+// interrupts while the system sleeps). The DSDT declares VMBus below a module device that passes on the MMIO windows, as a
+// generation 1 VM has it, the serial port and the real-time clock.
 //
 // Source: ACPI 6.4, 5.2 "ACPI System Description Tables".
 
