@@ -165,23 +165,30 @@ const Op* Lods(Cpu& c, const Op* op) {
   return op + 1;
 }
 
+// SCAS and CMPS change the flags only once they end, or are interrupted: a fault between two iterations finds them as
+// before the first (Intel SDM volume 2, REP).
 template <typename T>
 const Op* Scas(Cpu& c, const Op* op) {
   c.op = op;
   const uint64_t mask = AddressMask(op);
   const int64_t step = (c.rflags & kFlagDf) ? -static_cast<int64_t>(sizeof(T)) : sizeof(T);
   const T a = c.Get<T>(SlotOffset(kRax));
+  LazyFlags flags = c.flags;
   uint64_t count = Repeated(op) ? c.r[kRcx] & mask : 1;
   while (count != 0) {
     const uint64_t di = c.r[kRdi] & mask;
     const T b = Load<T>(c, op, c.SegmentLinear(kEs, di, sizeof(T), false));
-    c.flags.SetSub<T>(a, b, static_cast<T>(a - b));
+    flags.SetSub<T>(a, b, static_cast<T>(a - b));
     SetMasked(c, kRdi, di + static_cast<uint64_t>(step), mask);
     if (!Repeated(op)) break;
     SetMasked(c, kRcx, --count, mask);
-    if (c.flags.zf() == static_cast<bool>(op->flags & kOpRepne)) break;
-    if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) return Interrupted(c, op);
+    if (flags.zf() == static_cast<bool>(op->flags & kOpRepne)) break;
+    if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) {
+      c.flags = flags;
+      return Interrupted(c, op);
+    }
   }
+  c.flags = flags;
   return op + 1;
 }
 
@@ -190,6 +197,7 @@ const Op* Cmps(Cpu& c, const Op* op) {
   c.op = op;
   const uint64_t mask = AddressMask(op);
   const int64_t step = (c.rflags & kFlagDf) ? -static_cast<int64_t>(sizeof(T)) : sizeof(T);
+  LazyFlags flags = c.flags;
   uint64_t count = Repeated(op) ? c.r[kRcx] & mask : 1;
   while (count != 0) {
     const uint64_t si = c.r[kRsi] & mask;
@@ -197,14 +205,18 @@ const Op* Cmps(Cpu& c, const Op* op) {
     // ES:RDI first, as AMD's processors do: it tells which of two bad operands faults.
     const T b = Load<T>(c, op, c.SegmentLinear(kEs, di, sizeof(T), false));
     const T a = Load<T>(c, op, c.SegmentLinear(op->a, si, sizeof(T), false));
-    c.flags.SetSub<T>(a, b, static_cast<T>(a - b));
+    flags.SetSub<T>(a, b, static_cast<T>(a - b));
     SetMasked(c, kRsi, si + static_cast<uint64_t>(step), mask);
     SetMasked(c, kRdi, di + static_cast<uint64_t>(step), mask);
     if (!Repeated(op)) break;
     SetMasked(c, kRcx, --count, mask);
-    if (c.flags.zf() == static_cast<bool>(op->flags & kOpRepne)) break;
-    if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) return Interrupted(c, op);
+    if (flags.zf() == static_cast<bool>(op->flags & kOpRepne)) break;
+    if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) {
+      c.flags = flags;
+      return Interrupted(c, op);
+    }
   }
+  c.flags = flags;
   return op + 1;
 }
 

@@ -63,17 +63,6 @@ uint32_t CompareSd(V a, V b) {
     }};                                                 \
     return &op;                                         \
   }
-// AMD's SHA instructions take a memory operand at any address.
-#define OPU(name, expression)                                                                         \
-  case ZYDIS_MNEMONIC_##name: {                                                                       \
-    static constexpr SseOp op{.op = [](V a, V b) -> V { return Si(expression); }, .unaligned = true}; \
-    return &op;                                                                                       \
-  }
-#define OPXU(name, expression)                                                                              \
-  case ZYDIS_MNEMONIC_##name: {                                                                             \
-    static constexpr SseOp op{.op3 = [](V a, V b, V c) -> V { return Si(expression); }, .unaligned = true}; \
-    return &op;                                                                                             \
-  }
 #define OPF(name, bytes, expression)                    \
   case ZYDIS_MNEMONIC_##name: {                         \
     static constexpr SseOp op{.op = [](V a, V b) -> V { \
@@ -246,10 +235,8 @@ template <size_t kImm>
 V Sha1Rounds(V a, V b) {
   return _mm_sha1rnds4_epu32(a, b, kImm);
 }
-constexpr std::array<SseOp, 4> kSha1rnds4 = {{{.op = &Sha1Rounds<0>, .unaligned = true},
-                                              {.op = &Sha1Rounds<1>, .unaligned = true},
-                                              {.op = &Sha1Rounds<2>, .unaligned = true},
-                                              {.op = &Sha1Rounds<3>, .unaligned = true}}};
+constexpr std::array<SseOp, 4> kSha1rnds4 = {
+    {{.op = &Sha1Rounds<0>}, {.op = &Sha1Rounds<1>}, {.op = &Sha1Rounds<2>}, {.op = &Sha1Rounds<3>}}};
 
 // Shifts by an immediate. Zydis gives them as two-operand instructions whose source is the immediate.
 IMM_TABLE(kPsllwImm, 256, 16, false, _mm_slli_epi16(a, kImm))
@@ -483,12 +470,12 @@ const SseOp* FindSseOp(ZydisMnemonic mnemonic, uint8_t imm) {
     OP2(AESIMC, _mm_aesimc_si128(b))
     IMM(AESKEYGENASSIST, kAeskeygenassist)
     IMM(PCLMULQDQ, kPclmulqdq)
-    OPU(SHA1NEXTE, _mm_sha1nexte_epu32(a, b))
-    OPU(SHA1MSG1, _mm_sha1msg1_epu32(a, b))
-    OPU(SHA1MSG2, _mm_sha1msg2_epu32(a, b))
-    OPU(SHA256MSG1, _mm_sha256msg1_epu32(a, b))
-    OPU(SHA256MSG2, _mm_sha256msg2_epu32(a, b))
-    OPXU(SHA256RNDS2, _mm_sha256rnds2_epu32(a, b, c))
+    OP2(SHA1NEXTE, _mm_sha1nexte_epu32(a, b))
+    OP2(SHA1MSG1, _mm_sha1msg1_epu32(a, b))
+    OP2(SHA1MSG2, _mm_sha1msg2_epu32(a, b))
+    OP2(SHA256MSG1, _mm_sha256msg1_epu32(a, b))
+    OP2(SHA256MSG2, _mm_sha256msg2_epu32(a, b))
+    OPX(SHA256RNDS2, _mm_sha256rnds2_epu32(a, b, c))
     IMM(SHA1RNDS4, kSha1rnds4)
     default:
       return nullptr;

@@ -169,7 +169,7 @@ TEST_F(DebugTest, ATrapBehindAnMsrThatIdlesWakes) {
 }
 
 HVSDK_GUEST(HaltByPort, 64, R"(
-    out 0x20, al
+    out 0x80, al
     nop
     out 0xF4, al
 )")

@@ -177,6 +177,13 @@ bool Generator::IsOffered(const ZydisDecodedInstruction& instruction, const Zydi
       instruction.opcode == 0x0D) {
     return false;
   }
+  // To one maker a REP prefix turns these loops' condition around or makes an exchange with R8 a PAUSE, to the other it is nothing.
+  const bool repeats = std::any_of(instruction.raw.prefixes, instruction.raw.prefixes + instruction.raw.prefix_count,
+                                   [](const auto& prefix) { return prefix.value == 0xF2 || prefix.value == 0xF3; });
+  if (repeats && In(instruction.mnemonic, {ZYDIS_MNEMONIC_LOOPE, ZYDIS_MNEMONIC_LOOPNE})) return false;
+  if (instruction.mnemonic == ZYDIS_MNEMONIC_PAUSE && instruction.raw.rex.B) return false;
+  // One maker's reads 16 bits, the other's 32.
+  if (instruction.mnemonic == ZYDIS_MNEMONIC_MOVSXD && instruction.operand_width == 16) return false;
   // Results the manuals leave open.
   if (instruction.mnemonic == ZYDIS_MNEMONIC_BSWAP && operands[0].size == 16) return false;
   if (In(instruction.mnemonic, {ZYDIS_MNEMONIC_SHLD, ZYDIS_MNEMONIC_SHRD}) && operands[0].size == 16) return false;
@@ -410,6 +417,10 @@ void Generator::Next(Sequence& sequence, std::array<uint8_t, kDataSize>& data) {
         state.gpr[kRsi] = kDataAddress + kWindowBegin + random_.Below(kWindowSize - 64);
         state.gpr[kRdi] = DataPointer();
       }
+    }
+    // Whether a repetition that does nothing cuts the registers to the width of the address is it as well.
+    if (category == ZYDIS_CATEGORY_STRINGOP && instruction.address_width == 32) {
+      for (const int reg : {kRcx, kRsi, kRdi}) state.gpr[reg] &= 0xFFFFFFFF;
     }
     // So it is with a string of 16-bit addresses, where nothing is mapped.
     if (category == ZYDIS_CATEGORY_STRINGOP && instruction.address_width == 16) state.gpr[kRsi] = state.gpr[kRdi];

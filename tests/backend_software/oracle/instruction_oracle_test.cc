@@ -5,6 +5,8 @@
 // HVSDK_ORACLE_INSTRUCTIONS sets how many, HVSDK_ORACLE_SEED which. The default seed is fixed, so that a failure is a
 // change's fault; other seeds are for looking further.
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <map>
@@ -20,6 +22,13 @@
 namespace hvsdk::oracle {
 namespace {
 
+// The one maker whose processors differ from Intel's manual where ours follow it.
+bool HostIsAmd() {
+  unsigned eax, ebx = 0, ecx, edx;
+  __get_cpuid(0, &eax, &ebx, &ecx, &edx);
+  return ebx == signature_AMD_ebx;
+}
+
 constexpr uint64_t kComparedFlags = 0x044CD5;  // arithmetic, DF, AC, NT; the host's kernel keeps ID of its own
 
 // The host's processor may have an MXCSR bit that the engine's, by its CPUID, has not: AMD's misaligned SSE mode, bit
@@ -32,19 +41,59 @@ void MxcsrOfTheHostAlone(const Sequence& sequence, ZydisMnemonic last, const Out
   native.state.mxcsr = engine.state.mxcsr;  // the one before, which the host has lost
 }
 
+bool In(ZydisMnemonic mnemonic, std::initializer_list<ZydisMnemonic> list) {
+  return std::find(list.begin(), list.end(), mnemonic) != list.end();
+}
+
+ZydisMnemonic MnemonicAt(const Sequence& sequence, uint64_t rip) {
+  const auto found = std::find(sequence.starts.begin(), sequence.starts.end(), rip - kCodeAddress);
+  return found == sequence.starts.end() ? ZYDIS_MNEMONIC_INVALID : sequence.mnemonics[found - sequence.starts.begin()];
+}
+
+bool IsMemoryFault(int vector) { return vector == 12 || vector == 13 || vector == 14; }
+
+// The manual's alignment of SHA's operands in memory (Intel SDM volume 2, "Type 4" exceptions) is not AMD's processors'. And an x87
+// store that meets an unmasked exception and a bad operand, both: one maker's processors look at the operand first.
+// True: the host is another processor than ours from here on.
+bool GoesOnWhereWeFault(const Sequence& sequence, const Outcome& engine, const Outcome& native) {
+  const ZydisMnemonic mnemonic = MnemonicAt(sequence, engine.state.rip);
+  if (!IsMemoryFault(engine.fault.vector)) return false;
+  if (In(mnemonic,
+         {ZYDIS_MNEMONIC_SHA1RNDS4, ZYDIS_MNEMONIC_SHA1NEXTE, ZYDIS_MNEMONIC_SHA1MSG1, ZYDIS_MNEMONIC_SHA1MSG2,
+          ZYDIS_MNEMONIC_SHA256RNDS2, ZYDIS_MNEMONIC_SHA256MSG1, ZYDIS_MNEMONIC_SHA256MSG2})) {
+    return HostIsAmd() && engine.fault.vector == 13;
+  }
+  constexpr uint16_t kSummary = 0x80;
+  return In(mnemonic, {ZYDIS_MNEMONIC_FST, ZYDIS_MNEMONIC_FSTP, ZYDIS_MNEMONIC_FIST, ZYDIS_MNEMONIC_FISTP,
+                       ZYDIS_MNEMONIC_FISTTP, ZYDIS_MNEMONIC_FBSTP}) &&
+         native.state.rip != engine.state.rip && (native.state.x87_status & kSummary) != 0 &&
+         (engine.state.x87_status & kSummary) == 0;
+}
+
+// An MMX instruction whose operand faults: whether the top of the x87 stack is zero by then is the processor's own business.
+void TopOfTheHostAlone(const Outcome& engine, Outcome& native) {
+  constexpr uint16_t kTop = 7 << 11;
+  if (!IsMemoryFault(native.fault.vector) || (native.state.x87_status & kTop) != 0) return;
+  if (native.state.rip != engine.state.rip) return;
+  const int top = engine.state.x87_status >> 11 & 7;
+  std::rotate(native.state.st.begin(), native.state.st.begin() + top, native.state.st.end());
+  native.state.x87_status |= engine.state.x87_status & kTop;
+}
+
 // Where a processor looks first when there are two faults, and what PUSHA and POPA have moved when they fault, is its
 // own business. Changes `native` to what the engine does.
 void OrdersOfTheHostAlone(const Sequence& sequence, const Outcome& engine, Outcome& native) {
   if (native.state.rip != engine.state.rip) return;
-  const auto at = static_cast<uint16_t>(native.state.rip - kCodeAddress);
-  const auto found = std::find(sequence.starts.begin(), sequence.starts.end(), at);
-  if (found == sequence.starts.end()) return;
-  const ZydisMnemonic mnemonic = sequence.mnemonics[found - sequence.starts.begin()];
-  // A misaligned operand of 16 bytes over the end of the stack segment.
+  const ZydisMnemonic mnemonic = MnemonicAt(sequence, native.state.rip);
+  if (mnemonic == ZYDIS_MNEMONIC_INVALID) return;
+  // A misaligned operand of 16 bytes over the end of the stack segment, or where it is not canonical.
   if (native.fault.vector == 13 && engine.fault.vector == 12) native.fault.vector = 12;
-  // Many bytes over the end of 4 GiB, where no page is either.
+  // What has been written of ten bytes across two pages, of which the second is bad.
+  if (mnemonic == ZYDIS_MNEMONIC_FBSTP && IsMemoryFault(native.fault.vector)) native.data = engine.data;
+  if (sequence.state.is_64bit) return;
+  // Many bytes over the end of 4 GiB, where no page is on either side.
   const bool ends = engine.fault.vector == 13 || engine.fault.vector == 12;
-  if (native.fault.vector == 14 && ends && native.fault.address >= 0xFFFFF000) native.fault = engine.fault;
+  if (native.fault.vector == 14 && ends && native.fault.address + 0x1000 < 0x2000) native.fault = engine.fault;
   if (mnemonic == ZYDIS_MNEMONIC_POPA || mnemonic == ZYDIS_MNEMONIC_POPAD) native.state.gpr = engine.state.gpr;
   if (mnemonic == ZYDIS_MNEMONIC_PUSHA || mnemonic == ZYDIS_MNEMONIC_PUSHAD) native.data = engine.data;
 }
@@ -64,8 +113,8 @@ std::string Difference(const Outcome& native, const Outcome& engine, uint64_t fl
   const uint32_t error_mask = native.fault.vector == 14 && !near ? ~1u : ~0u;
   compare("error", native.fault.error_code & error_mask, engine.fault.error_code & error_mask);
   // Where in an access of many bytes a processor finds the bad page is its own business too.
-  const uint64_t address_mask = wide_access ? ~uint64_t{0xFFF} : ~uint64_t{0};
-  compare("cr2", address & address_mask, engine.fault.address & address_mask);
+  const uint64_t apart = address - engine.fault.address;
+  if (!wide_access || std::min(apart, -apart) > 4096) compare("cr2", address, engine.fault.address);
   for (int i = 0; i < 16; ++i) compare(kNames[i], native.state.gpr[i], engine.state.gpr[i]);
   compare("rip", native.state.rip, engine.state.rip);
   compare("rflags", native.state.rflags & flags_mask, engine.state.rflags & flags_mask);
@@ -165,12 +214,18 @@ void Compare(bool is_64bit, Draw draw, uint64_t instructions_wanted) {
       ++counts[last = sequence.mnemonics[i]];
     }
     MxcsrOfTheHostAlone(sequence, last, ours, native);
-    if (!is_64bit) OrdersOfTheHostAlone(sequence, ours, native);
+    if (GoesOnWhereWeFault(sequence, ours, native)) continue;
+    OrdersOfTheHostAlone(sequence, ours, native);
+    TopOfTheHostAlone(ours, native);
     // A sequence that stopped early leaves open what any of its instructions may.
     const bool whole = native.fault.vector == 6 && end == sequence.code.size() - 2;
-    const uint64_t open = whole                        ? sequence.undefined_flags
-                          : sequence.starts.size() > 1 ? uint64_t{0x8D5}
-                                                       : sequence.undefined_flags;
+    // So does a comparison that faulted between two iterations, on AMD's processors.
+    const bool repeats = HostIsAmd() && In(last, {ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD,
+                                                  ZYDIS_MNEMONIC_SCASQ, ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW,
+                                                  ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ});
+    const uint64_t open = whole                                   ? sequence.undefined_flags
+                          : repeats || sequence.starts.size() > 1 ? uint64_t{0x8D5}
+                                                                  : sequence.undefined_flags;
     const bool wide = last == ZYDIS_MNEMONIC_FLDENV || last == ZYDIS_MNEMONIC_FRSTOR ||
                       last == ZYDIS_MNEMONIC_MASKMOVQ || last == ZYDIS_MNEMONIC_MASKMOVDQU;
     const std::string difference = Difference(native, ours, kComparedFlags & ~open, wide);
