@@ -248,6 +248,9 @@ Decoder::Result Decoder::DecodeBlock(const uint8_t* bytes, int available, uint32
     if (effects[i] == FlagEffect::kSees) seen = true;
     if (effects[i] == FlagEffect::kOverwrites) seen = false;
   }
+  for (int i = 0; i + 1 < result.ops; ++i) {
+    if (JoinMove(ops[i], ops[i + 1])) ++i;
+  }
   // A direct branch keeps its links in the slot behind it; any other last instruction is followed by an end that has
   // them and is where a handler arrives that does not leave the block itself.
   if (!links) {

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "backend_software/cpu.h"
 #include "backend_software/decoded_block.h"
 
@@ -132,6 +133,17 @@ Handler ByNativeSize(int bits, Pick pick) {
 bool FuseCompareAndBranch(Op& compare, const Op& branch);
 // The condition of a conditional branch that may be fused, or -1.
 int LinkedBranchCondition(const Op& branch);
+
+// Joins a move between registers with the operation behind it that changes the copy, where there is a handler for both
+// (ops_move.cc): the result is written once, and nobody waits for the copy. Each keeps its Op, which the handler reads.
+bool JoinMove(Op& move, const Op& next);
+struct Joined {
+  int bits;  // of the move, 32 or 64
+  Handler next, both;
+  bool reads_b;  // the second operand is a register, which must not be the copy
+};
+absl::Span<const Joined> JoinedAlu();    // ops_alu.cc
+absl::Span<const Joined> JoinedShift();  // ops_shift.cc
 
 // Go on over a link that is not there yet, or when attention is asked for; r[kIp] is the target.
 const Op* FollowTaken(Cpu& c, const Op* op, int64_t delta);  // delta: how far r[kIp] went

@@ -365,7 +365,31 @@ constexpr Fusible kFusible[] = {
     {&RegImm<Test, uint8_t>, &FusedBy<Test, uint8_t, true>},
 };
 
+// A move, and what changes the copy behind it.
+template <typename A, typename T, bool kImm, bool kFlags>
+const Op* MoveThen(Cpu& c, const Op* op) {
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
+  const Op* const next = op + 1;
+  const T b = kImm ? static_cast<T>(next->imm) : c.Get<T>(next->b);
+  c.Set<T>(op->a, A::template Do<T>(flags, c.Get<T>(op->b), b));
+  HVSDK_NEXT(op + 2);
+}
+template <typename A, typename T, bool kFlags>
+constexpr Joined kJoinedReg = {8 * sizeof(T), &RegReg<A, T, kFlags>, &MoveThen<A, T, false, kFlags>, true};
+template <typename A, typename T, bool kFlags>
+constexpr Joined kJoinedImm = {8 * sizeof(T), &RegImm<A, T, kFlags>, &MoveThen<A, T, true, kFlags>, false};
+#define HVSDK_JOINED(A, T) \
+  kJoinedReg<A, T, false>, kJoinedReg<A, T, true>, kJoinedImm<A, T, false>, kJoinedImm<A, T, true>
+constexpr Joined kJoinedAlu[] = {HVSDK_JOINED(Add, uint32_t), HVSDK_JOINED(Add, uint64_t), HVSDK_JOINED(Sub, uint32_t),
+                                 HVSDK_JOINED(Sub, uint64_t), HVSDK_JOINED(And, uint32_t), HVSDK_JOINED(And, uint64_t),
+                                 HVSDK_JOINED(Or, uint32_t),  HVSDK_JOINED(Or, uint64_t),  HVSDK_JOINED(Xor, uint32_t),
+                                 HVSDK_JOINED(Xor, uint64_t)};
+#undef HVSDK_JOINED
+
 }  // namespace
+
+absl::Span<const Joined> JoinedAlu() { return kJoinedAlu; }
 
 bool FuseCompareAndBranch(Op& compare, const Op& branch) {
   const int condition = LinkedBranchCondition(branch);

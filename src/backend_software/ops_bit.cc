@@ -93,7 +93,7 @@ const Op* BitMem(Cpu& c, const Op* op) {
   } else {
     Rmw<T>(c, op, address, [&](T value) { return ChangeBit<T, kKind>(c.flags, value, bit); });
   }
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <BitKind kKind>
 bool TranslateBit(Insn& in, Op& op) {
@@ -126,7 +126,7 @@ struct Bsf {
     const T value = Source<T, kMemory>(c, op);
     c.flags.SetLogic<T>(value);
     if (value != 0) c.Set<T>(op->a, static_cast<T>(std::countr_zero(value)));
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -135,7 +135,7 @@ struct Bsr {
     const T value = Source<T, kMemory>(c, op);
     c.flags.SetLogic<T>(value);
     if (value != 0) c.Set<T>(op->a, static_cast<T>(kBits<T> - 1 - std::countl_zero(value)));
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -146,7 +146,7 @@ struct Tzcnt {
     c.flags.SetLogic<T>(count);
     c.flags.SetCfOf(value == 0, false);
     c.Set<T>(op->a, count);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -157,7 +157,7 @@ struct Lzcnt {
     c.flags.SetLogic<T>(count);
     c.flags.SetCfOf(value == 0, false);
     c.Set<T>(op->a, count);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -166,7 +166,7 @@ struct Popcnt {
     const T value = Source<T, kMemory>(c, op);
     c.flags.Set(value == 0 ? kFlagZf : 0);
     c.Set<T>(op->a, static_cast<T>(std::popcount(value)));
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 
@@ -178,7 +178,7 @@ struct Andn {
     const T value = static_cast<T>(~c.Get<T>(op->extra) & Source<T, kMemory>(c, op));
     c.flags.SetLogic<T>(value);
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -192,7 +192,7 @@ struct Bextr {
     if (length < kBits<T>) value &= static_cast<T>((T{1} << length) - 1);
     c.flags.SetLogic<T>(value);
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -203,7 +203,7 @@ struct Blsi {
     c.flags.SetLogic<T>(value);
     c.flags.SetCfOf(source != 0, false);
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -214,7 +214,7 @@ struct Blsmsk {
     c.flags.SetLogic<T>(value);
     c.flags.SetCfOf(source == 0, false);
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -225,7 +225,7 @@ struct Blsr {
     c.flags.SetLogic<T>(value);
     c.flags.SetCfOf(source == 0, false);
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -238,7 +238,7 @@ struct Bzhi {
     c.flags.SetLogic<T>(value);
     c.flags.SetCfOf(beyond, false);
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 // For PDEP and PEXT the mask is the memory operand.
@@ -252,7 +252,7 @@ struct Pdep {
       if (source & 1) value |= static_cast<T>(mask & -mask);
     }
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 template <typename T, bool kMemory>
@@ -265,7 +265,7 @@ struct Pext {
       if (source & mask & -mask) value |= bit;
     }
     c.Set<T>(op->a, value);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 
@@ -298,7 +298,7 @@ struct Crc32 {
       for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78 : 0);
     }
     c.Set<uint32_t>(op->a, crc);
-    return op + 1;
+    HVSDK_NEXT(op + 1);
   }
 };
 bool TranslateCrc32(Insn& in, Op& op) {
@@ -323,7 +323,7 @@ const Op* XaddReg(Cpu& c, const Op* op) {
   c.flags.SetAdd<T>(a, b, sum);
   c.Set<T>(op->b, a);
   c.Set<T>(op->a, sum);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T>
 const Op* XaddMem(Cpu& c, const Op* op) {
@@ -342,7 +342,7 @@ const Op* XaddMem(Cpu& c, const Op* op) {
     Rmw<T>(c, op, address, change);
   }
   c.Set<T>(op->b, old);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateXadd(Insn& in, Op& op) {
   op.b = RegisterOffset(in.o[1].reg.value);
@@ -367,7 +367,7 @@ const Op* CmpxchgReg(Cpu& c, const Op* op) {
     // A 32-bit compare that fails still clears the destination's upper half? No: it is written back unchanged.
     c.Set<T>(SlotOffset(kRax), seen);
   }
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 // The word is written in any case, with what was there when the compare fails.
 template <typename T>
@@ -387,7 +387,7 @@ const Op* CmpxchgMem(Cpu& c, const Op* op) {
   }
   c.flags.SetSub<T>(expected, seen, static_cast<T>(expected - seen));
   if (seen != expected) c.Set<T>(SlotOffset(kRax), seen);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateCmpxchg(Insn& in, Op& op) {
   op.b = RegisterOffset(in.o[1].reg.value);
@@ -417,7 +417,7 @@ const Op* Cmpxchg8b(Cpu& c, const Op* op) {
     c.r[kRax] = seen & 0xFFFFFFFF;
     c.r[kRdx] = seen >> 32;
   }
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 
 HVSDK_GUEST_ACCESS unsigned __int128 CompareExchange16(uint64_t host, unsigned __int128 expected,
@@ -453,7 +453,7 @@ const Op* Cmpxchg16b(Cpu& c, const Op* op) {
     c.r[kRax] = static_cast<uint64_t>(seen);
     c.r[kRdx] = static_cast<uint64_t>(seen >> 64);
   }
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <Handler kHandler>
 bool TranslateWide(Insn& in, Op& op) {

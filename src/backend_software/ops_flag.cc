@@ -8,15 +8,15 @@ namespace {
 
 const Op* Clc(Cpu& c, const Op* op) {
   c.flags.SetCf(false);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* Stc(Cpu& c, const Op* op) {
   c.flags.SetCf(true);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* Cmc(Cpu& c, const Op* op) {
   c.flags.SetCf(!c.flags.cf());
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* Cld(Cpu& c, const Op* op) {
   c.rflags &= ~kFlagDf;
@@ -24,20 +24,20 @@ const Op* Cld(Cpu& c, const Op* op) {
 }
 const Op* Std(Cpu& c, const Op* op) {
   c.rflags |= kFlagDf;
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* Lahf(Cpu& c, const Op* op) {
   c.Set<uint8_t>(SlotOffset(kRax) + 1, static_cast<uint8_t>(c.flags.Get() | kFlagOne));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* Sahf(Cpu& c, const Op* op) {
   const uint64_t keep = c.flags.Get() & kFlagOf;
   c.flags.Set(keep | c.Get<uint8_t>(SlotOffset(kRax) + 1));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* Salc(Cpu& c, const Op* op) {
   c.Set<uint8_t>(SlotOffset(kRax), c.flags.cf() ? 0xFF : 0);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 
 const Op* Pushf(Cpu& c, const Op* op) {

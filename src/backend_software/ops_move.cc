@@ -54,7 +54,7 @@ const Op* MovFar(Cpu& c, const Op* op) {
   } else {
     Store<T>(c, op, address, c.Get<T>(op->a));
   }
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 
 bool TranslateMove(Insn& in, Op& op) {
@@ -175,7 +175,7 @@ const Op* LeaLegacy(Cpu& c, const Op* op) {
   if (op->flags & kOpAddress32) offset &= 0xFFFFFFFF;
   if (op->flags & kOpAddress16) offset &= 0xFFFF;
   c.Set<T>(op->a, static_cast<T>(offset));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateLea(Insn& in, Op& op) {
   const int size = in.o[0].size;
@@ -200,7 +200,7 @@ const Op* XchgReg(Cpu& c, const Op* op) {
   const T b = c.Get<T>(op->b);
   c.Set<T>(op->a, b);
   c.Set<T>(op->b, a);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T>
 const Op* XchgMem(Cpu& c, const Op* op) {
@@ -212,7 +212,7 @@ const Op* XchgMem(Cpu& c, const Op* op) {
     return value;
   });
   c.Set<T>(op->b, old);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateExchange(Insn& in, Op& op) {
   const int size = in.o[0].size;
@@ -281,18 +281,18 @@ uint64_t LoadBySize(Cpu& c, const Op* op, uint64_t address, int size) {
 const Op* PushAny(Cpu& c, const Op* op) {
   c.op = op;
   c.Push(c.Get<uint64_t>(op->a), op->extra);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* PushImmAny(Cpu& c, const Op* op) {
   c.op = op;
   c.Push(op->imm, op->extra);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* PushMem(Cpu& c, const Op* op) {
   c.op = op;
   const uint64_t value = LoadBySize(c, op, Address<false>(c, op, op->extra, false), op->extra);
   c.Push(value, op->extra);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* PopAny(Cpu& c, const Op* op) {
   c.op = op;
@@ -300,7 +300,7 @@ const Op* PopAny(Cpu& c, const Op* op) {
   if (op->extra == 2) c.Set<uint16_t>(op->a, static_cast<uint16_t>(value));
   if (op->extra == 4) c.Set<uint32_t>(op->a, static_cast<uint32_t>(value));
   if (op->extra == 8) c.Set<uint64_t>(op->a, value);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* PopMem(Cpu& c, const Op* op) {
   c.op = op;
@@ -332,7 +332,7 @@ const Op* PopMem(Cpu& c, const Op* op) {
       Store<uint64_t>(c, op, address, value);
   }
   c.r[kRsp] = after;
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 
 // The operand size of stack instructions: 64 bits in 64-bit mode unless 16 were asked for.
@@ -386,7 +386,7 @@ const Op* PushAll(Cpu& c, const Op* op) {
   for (const uint8_t reg : {kRax, kRcx, kRdx, kRbx, kRsp, kRbp, kRsi, kRdi}) {
     c.Push(reg == kRsp ? sp : c.r[reg], size);
   }
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 const Op* PopAll(Cpu& c, const Op* op) {
   c.op = op;
@@ -403,7 +403,7 @@ const Op* PopAll(Cpu& c, const Op* op) {
     if (size == 4) c.Set<uint32_t>(SlotOffset(order[i]), static_cast<uint32_t>(values[i]));
   }
   c.SetSp(sp + 8 * size);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslatePushAll(Insn& in, Op& op) {
   op.extra = static_cast<uint8_t>(in.width() / 8);
@@ -432,7 +432,7 @@ const Op* LeaveAny(Cpu& c, const Op* op) {
   if (size == 2) c.Set<uint16_t>(SlotOffset(kRbp), static_cast<uint16_t>(value));
   if (size == 4) c.Set<uint32_t>(SlotOffset(kRbp), static_cast<uint32_t>(value));
   if (size == 8) c.r[kRbp] = value;
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateLeave(Insn& in, Op& op) {
   op.flags |= kOpStackSegment;
@@ -471,7 +471,7 @@ const Op* Enter(Cpu& c, const Op* op) {
   if (size == 2) c.Set<uint16_t>(SlotOffset(kRbp), static_cast<uint16_t>(frame));
   if (size == 4) c.Set<uint32_t>(SlotOffset(kRbp), static_cast<uint32_t>(frame));
   if (size == 8) c.r[kRbp] = frame;
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateEnter(Insn& in, Op& op) {
   op.flags |= kOpStackSegment;
@@ -557,12 +557,12 @@ bool TranslateBswap(Insn& in, Op& op) {
 template <typename T>
 const Op* MovbeLoad(Cpu& c, const Op* op) {
   c.Set<T>(op->a, Swap<T>(Load<T>(c, op, Address<false>(c, op, sizeof(T), false))));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T>
 const Op* MovbeStore(Cpu& c, const Op* op) {
   Store<T>(c, op, Address<false>(c, op, sizeof(T), true), Swap<T>(c.Get<T>(op->b)));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateMovbe(Insn& in, Op& op) {
   if (in.IsReg(0)) {
@@ -605,7 +605,7 @@ const Op* Xlat(Cpu& c, const Op* op) {
   if (op->flags & kOpAddress32) offset &= 0xFFFFFFFF;
   if (op->flags & kOpAddress16) offset &= 0xFFFF;
   c.Set<uint8_t>(SlotOffset(kRax), Load<uint8_t>(c, op, c.SegmentLinear(op->a, offset, 1, false)));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateXlat(Insn& in, Op& op) {
   op.a = kDs;
@@ -627,6 +627,19 @@ void SetConditional(TranslatorTable& table, ZydisMnemonic cmov, ZydisMnemonic se
 }
 
 }  // namespace
+
+bool JoinMove(Op& move, const Op& next) {
+  const int bits = move.handler == &MovRegReg<uint32_t> ? 32 : move.handler == &MovRegReg<uint64_t> ? 64 : 0;
+  if (bits == 0 || next.a != move.a) return false;
+  for (const absl::Span<const Joined> table : {JoinedAlu(), JoinedShift()}) {
+    for (const Joined& joined : table) {
+      if (joined.bits != bits || joined.next != next.handler || (joined.reads_b && next.b == move.a)) continue;
+      move.handler = joined.both;
+      return true;
+    }
+  }
+  return false;
+}
 
 void RegisterMove(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_MOV, &TranslateMove);

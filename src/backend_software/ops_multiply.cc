@@ -32,18 +32,21 @@ struct Wider<uint64_t> {
   using S = __int128;
 };
 
-template <typename T, bool kMemory>
-T Source(Cpu& c, const Op* op) {
-  if constexpr (kMemory) return Load<T>(c, op, Address<false>(c, op, sizeof(T), false));
-  return c.Get<T>(op->b);
+template <typename T, bool kMemory, bool kQuick>
+inline bool SourceTo(Cpu& c, const Op* op, T& value) {
+  if constexpr (kMemory) {
+    uint64_t address;
+    return AddressTo<false, kQuick>(c, op, sizeof(T), false, address) && LoadTo<kQuick>(c, op, address, value);
+  }
+  value = c.Get<T>(op->b);
+  return true;
 }
 
-// The double-width accumulator: AX for bytes, else RDX:RAX.
+// The double-width accumulator: AH:AL for bytes, else RDX:RAX.
 template <typename T>
-typename Wider<T>::U GetPair(Cpu& c) {
-  using U = typename Wider<T>::U;
-  if constexpr (sizeof(T) == 1) return c.Get<uint16_t>(SlotOffset(kRax));
-  return static_cast<U>(static_cast<U>(c.Get<T>(SlotOffset(kRdx))) << kBits<T> | c.Get<T>(SlotOffset(kRax)));
+inline void GetPair(Cpu& c, T& low, T& high) {
+  low = c.Get<T>(SlotOffset(kRax));
+  high = c.Get<T>(sizeof(T) == 1 ? SlotOffset(kRax) + 1 : SlotOffset(kRdx));
 }
 template <typename T>
 void SetPair(Cpu& c, T low, T high) {
@@ -55,9 +58,11 @@ void SetPair(Cpu& c, T low, T high) {
   }
 }
 
-template <typename T, bool kMemory, bool kSigned>
-const Op* Multiply(Cpu& c, const Op* op) {
-  const T b = Source<T, kMemory>(c, op);
+template <typename T, bool kMemory, bool kSigned, bool kQuick = true>
+HVSDK_TWIN const Op* Multiply(Cpu& c, const Op* op) {
+  T b;
+  if (!SourceTo<T, kMemory, kQuick>(c, op, b)) [[unlikely]]
+    return Multiply<T, kMemory, kSigned, false>(c, op);
   const T a = c.Get<T>(SlotOffset(kRax));
   using U = typename Wider<T>::U;
   U product;
@@ -75,17 +80,19 @@ const Op* Multiply(Cpu& c, const Op* op) {
   SetPair<T>(c, static_cast<T>(product), static_cast<T>(product >> kBits<T>));
   c.flags.SetLogic<T>(static_cast<T>(product));
   c.flags.SetCfOf(overflow, overflow);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 
 // extra: 2 two operands, 3 an immediate.
-template <typename T, bool kMemory, bool kImm, bool kFlags = true>
-const Op* MultiplyTo(Cpu& c, const Op* op) {
+template <typename T, bool kMemory, bool kImm, bool kFlags = true, bool kQuick = true>
+HVSDK_TWIN const Op* MultiplyTo(Cpu& c, const Op* op) {
+  T b;
+  if (!SourceTo<T, kMemory, kQuick>(c, op, b)) [[unlikely]]
+    return MultiplyTo<T, kMemory, kImm, kFlags, false>(c, op);
   LazyFlags unused;
   LazyFlags& flags = kFlags ? c.flags : unused;
   using S = typename Wider<T>::S;
   using N = std::make_signed_t<T>;
-  const T b = Source<T, kMemory>(c, op);
   const T a = kImm ? static_cast<T>(op->imm) : c.Get<T>(op->a);
   const S wide = static_cast<S>(static_cast<S>(static_cast<N>(a)) * static_cast<N>(b));
   const T value = static_cast<T>(wide);
@@ -96,46 +103,88 @@ const Op* MultiplyTo(Cpu& c, const Op* op) {
   HVSDK_NEXT(op + 1);
 }
 
-template <typename T, bool kMemory>
-const Op* Divide(Cpu& c, const Op* op) {
-  const T divisor = Source<T, kMemory>(c, op);
-  c.op = op;
-  if (divisor == 0) c.Raise(kDivideError);
-  const auto dividend = GetPair<T>(c);
+// The host's own instruction, whose quotient must fit: the host would fault as the guest's processor does.
+template <typename T>
+inline void HostDivide(T& low, T& high, T divisor) {
   if constexpr (sizeof(T) == 8) {
-    // Most dividends fit one word, for which the host has an instruction.
-    if (c.r[kRdx] == 0) {
-      SetPair<T>(c, c.r[kRax] / divisor, c.r[kRax] % divisor);
-      return op + 1;
-    }
+    asm("divq %2" : "+a"(low), "+d"(high) : "r"(divisor) : "cc");
+  } else if constexpr (sizeof(T) == 4) {
+    asm("divl %2" : "+a"(low), "+d"(high) : "r"(divisor) : "cc");
+  } else {
+    const uint32_t dividend = static_cast<uint32_t>(high) << kBits<T> | low;
+    low = static_cast<T>(dividend / divisor);
+    high = static_cast<T>(dividend % divisor);
   }
-  const auto quotient = dividend / divisor;
-  if (quotient >> kBits<T> != 0) c.Raise(kDivideError);
-  SetPair<T>(c, static_cast<T>(quotient), static_cast<T>(dividend % divisor));
-  return op + 1;
 }
 
-template <typename T, bool kMemory>
-const Op* DivideSigned(Cpu& c, const Op* op) {
-  using U = typename Wider<T>::U;
+// The quotient fits if and only if the upper half of the dividend is less than the divisor, which then is not zero.
+template <typename T, bool kMemory, bool kQuick = true>
+HVSDK_TWIN const Op* Divide(Cpu& c, const Op* op) {
+  T divisor;
+  if (!SourceTo<T, kMemory, kQuick>(c, op, divisor)) [[unlikely]]
+    return Divide<T, kMemory, false>(c, op);
+  T low, high;
+  GetPair<T>(c, low, high);
+  if (high >= divisor) [[unlikely]] {
+    if constexpr (kQuick) {
+      return Divide<T, kMemory, false>(c, op);
+    } else {
+      c.op = op;
+      c.Raise(kDivideError);
+    }
+  }
+  HostDivide<T>(low, high, divisor);
+  SetPair<T>(c, low, high);
+  HVSDK_NEXT(op + 1);
+}
+
+// False: no quotient, or one that does not fit.
+template <typename T>
+inline bool DivideSignedPair(T& low, T& high, T divisor) {
   using N = std::make_signed_t<T>;
-  using S = typename Wider<T>::S;
-  const N divisor = static_cast<N>(Source<T, kMemory>(c, op));
-  c.op = op;
-  if (divisor == 0) c.Raise(kDivideError);
-  const S dividend = static_cast<S>(GetPair<T>(c));
-  // By magnitudes: the one quotient that does not fit the wide type cannot be formed directly.
-  const bool negative = (dividend < 0) != (divisor < 0);
-  const U n = dividend < 0 ? static_cast<U>(U{0} - static_cast<U>(dividend)) : static_cast<U>(dividend);
-  const U d = divisor < 0 ? static_cast<U>(U{0} - static_cast<U>(static_cast<S>(divisor))) : static_cast<U>(divisor);
-  const U quotient = static_cast<U>(n / d);
-  const U remainder = static_cast<U>(n % d);
-  const U limit = static_cast<U>(U{1} << (kBits<T> - 1));
-  if (negative ? quotient > limit : quotient >= limit) c.Raise(kDivideError);
-  const T q = static_cast<T>(negative ? U{0} - quotient : quotient);
-  const T r = static_cast<T>(dividend < 0 ? U{0} - remainder : remainder);
-  SetPair<T>(c, q, r);
-  return op + 1;
+  constexpr T kTop = static_cast<T>(T{1} << (kBits<T> - 1));
+  // Most dividends fit one word, and of their quotients one alone does not. Dividing by -1 is negation.
+  if (high == static_cast<T>(static_cast<N>(low) >> (kBits<T> - 1)) && static_cast<T>(divisor + 1) > 1) [[likely]] {
+    const N n = static_cast<N>(low);
+    const N d = static_cast<N>(divisor);
+    low = static_cast<T>(n / d);
+    high = static_cast<T>(n % d);
+    return true;
+  }
+  // By magnitudes, of which that of a quotient may be one more if it is negative.
+  const bool dividend_negative = high & kTop;
+  const bool negative = dividend_negative != static_cast<bool>(divisor & kTop);
+  const T d = (divisor & kTop) ? static_cast<T>(T{0} - divisor) : divisor;
+  T q = low, r = high;
+  if (dividend_negative) {
+    q = static_cast<T>(T{0} - low);
+    r = static_cast<T>(T{0} - high - (low != 0));
+  }
+  if (r >= d) return false;
+  HostDivide<T>(q, r, d);
+  if (negative ? q > kTop : q >= kTop) return false;
+  low = negative ? static_cast<T>(T{0} - q) : q;
+  high = dividend_negative ? static_cast<T>(T{0} - r) : r;
+  return true;
+}
+
+template <typename T, bool kMemory, bool kQuick = true>
+HVSDK_TWIN const Op* DivideSigned(Cpu& c, const Op* op) {
+  T divisor;
+  if (!SourceTo<T, kMemory, kQuick>(c, op, divisor)) [[unlikely]]
+    return DivideSigned<T, kMemory, false>(c, op);
+  T low, high;
+  GetPair<T>(c, low, high);
+  if (!DivideSignedPair<T>(low, high, divisor)) [[unlikely]] {
+    if constexpr (kQuick) {
+      return DivideSigned<T, kMemory, false>(c, op);
+    } else {
+      c.op = op;
+      c.Raise(kDivideError);
+    }
+  }
+  SetPair<T>(c, low, high);
+  HVSDK_NEXT(op + 1);
 }
 
 template <template <typename, bool> class Run>
@@ -189,13 +238,16 @@ bool TranslateImul(Insn& in, Op& op) {
   return true;
 }
 
-template <typename T, bool kMemory>
-const Op* Mulx(Cpu& c, const Op* op) {
+template <typename T, bool kMemory, bool kQuick = true>
+HVSDK_TWIN const Op* Mulx(Cpu& c, const Op* op) {
+  T b;
+  if (!SourceTo<T, kMemory, kQuick>(c, op, b)) [[unlikely]]
+    return Mulx<T, kMemory, false>(c, op);
   using U = typename Wider<T>::U;
-  const U product = static_cast<U>(c.Get<T>(SlotOffset(kRdx))) * Source<T, kMemory>(c, op);
+  const U product = static_cast<U>(c.Get<T>(SlotOffset(kRdx))) * b;
   c.Set<T>(op->extra, static_cast<T>(product));
   c.Set<T>(op->a, static_cast<T>(product >> kBits<T>));  // last: wins when both are one register
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 bool TranslateMulx(Insn& in, Op& op) {
   op.a = RegisterOffset(in.o[0].reg.value);
@@ -211,9 +263,11 @@ bool TranslateMulx(Insn& in, Op& op) {
   return true;
 }
 
-template <typename T, bool kMemory, bool kOverflow>
-const Op* AddExtended(Cpu& c, const Op* op) {
-  const T b = Source<T, kMemory>(c, op);
+template <typename T, bool kMemory, bool kOverflow, bool kQuick = true>
+HVSDK_TWIN const Op* AddExtended(Cpu& c, const Op* op) {
+  T b;
+  if (!SourceTo<T, kMemory, kQuick>(c, op, b)) [[unlikely]]
+    return AddExtended<T, kMemory, kOverflow, false>(c, op);
   const bool cf = c.flags.cf();
   const bool of = c.flags.of();
   using U = typename Wider<T>::U;
@@ -225,7 +279,7 @@ const Op* AddExtended(Cpu& c, const Op* op) {
   } else {
     c.flags.SetCfOf(carry, of);
   }
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <bool kOverflow>
 bool TranslateAddExtended(Insn& in, Op& op) {

@@ -125,6 +125,24 @@ const Op* ShiftMem(Cpu& c, const Op* op) {
   HVSDK_NEXT(op + 1);
 }
 
+// A move, and the shift of the copy behind it.
+template <typename A, typename T, bool kFlags>
+const Op* MoveThenShift(Cpu& c, const Op* op) {
+  LazyFlags unused;
+  LazyFlags& flags = kFlags ? c.flags : unused;
+  const int n = op[1].extra & kCountMask<T>;
+  const T value = c.Get<T>(op->b);
+  c.Set<T>(op->a, n != 0 ? A::template Do<T>(flags, value, n) : value);
+  HVSDK_NEXT(op + 2);
+}
+template <typename A, typename T, bool kFlags>
+constexpr Joined kJoined = {8 * sizeof(T), &ShiftReg<A, T, false, kFlags>, &MoveThenShift<A, T, kFlags>, false};
+#define HVSDK_JOINED(A) \
+  kJoined<A, uint32_t, false>, kJoined<A, uint32_t, true>, kJoined<A, uint64_t, false>, kJoined<A, uint64_t, true>
+constexpr Joined kJoinedShift[] = {HVSDK_JOINED(Shl), HVSDK_JOINED(Shr), HVSDK_JOINED(Sar), HVSDK_JOINED(Rol),
+                                   HVSDK_JOINED(Ror)};
+#undef HVSDK_JOINED
+
 template <typename A>
 bool TranslateShift(Insn& in, Op& op) {
   const int size = in.o[0].size;
@@ -183,7 +201,7 @@ template <typename T, bool kLeft>
 const Op* DoubleReg(Cpu& c, const Op* op) {
   const int n = (op->extra == 0xFF ? static_cast<int>(c.r[kRcx]) : static_cast<int>(op->imm)) & kCountMask<T>;
   c.Set<T>(op->a, DoubleShift<T, kLeft>(c.flags, c.Get<T>(op->a), c.Get<T>(op->b), n));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T, bool kLeft>
 const Op* DoubleMem(Cpu& c, const Op* op) {
@@ -227,12 +245,19 @@ T PlainShift(T a, int n) {
       return n == 0 ? a : static_cast<T>(a >> n | a << (kBits<T> - n));
   }
 }
-template <typename T, Plain kKind, bool kMemory>
-const Op* ShiftX(Cpu& c, const Op* op) {
-  const T a = kMemory ? Load<T>(c, op, Address<false>(c, op, sizeof(T), false)) : c.Get<T>(op->b);
+template <typename T, Plain kKind, bool kMemory, bool kQuick = true>
+HVSDK_TWIN const Op* ShiftX(Cpu& c, const Op* op) {
+  T a;
+  if constexpr (kMemory) {
+    uint64_t address;
+    if (!AddressTo<false, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, a)) [[unlikely]]
+      return ShiftX<T, kKind, kMemory, false>(c, op);
+  } else {
+    a = c.Get<T>(op->b);
+  }
   const int n = kKind == Plain::kRor ? static_cast<int>(op->imm) : static_cast<int>(c.Get<uint8_t>(op->extra));
   c.Set<T>(op->a, PlainShift<T, kKind>(a, n));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <Plain kKind>
 bool TranslateShiftX(Insn& in, Op& op) {
@@ -254,6 +279,8 @@ bool TranslateShiftX(Insn& in, Op& op) {
 }
 
 }  // namespace
+
+absl::Span<const Joined> JoinedShift() { return kJoinedShift; }
 
 void RegisterShift(TranslatorTable& table) {
   table.Set(ZYDIS_MNEMONIC_SHL, &TranslateShift<Shl>);

@@ -29,7 +29,7 @@ template <int kBytes, bool kMemory>
 const Op* Vector(Cpu& c, const Op* op) {
   const __m128i source = Source<kBytes, kMemory>(c, op);
   SetVector(c, op->a, FunctionOf<VectorOp>(op)(GetVector(c, op->a), source));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <int kBytes, bool kMemory>
 const Op* VectorFloating(Cpu& c, const Op* op) {

@@ -336,7 +336,7 @@ template <typename T>
 const Op* InsertFromGeneral(Cpu& c, const Op* op) {
   const T value = c.Get<T>(op->b);
   std::memcpy(c.XmmAt(op->a).bytes + op->extra, &value, sizeof(T));
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T>
 const Op* InsertFromMemory(Cpu& c, const Op* op) {
@@ -349,7 +349,7 @@ const Op* ExtractToGeneral(Cpu& c, const Op* op) {
   T value;
   std::memcpy(&value, c.XmmAt(op->b).bytes + op->extra, sizeof(T));
   c.Set<uint64_t>(op->a, value);
-  return op + 1;
+  HVSDK_NEXT(op + 1);
 }
 template <typename T>
 const Op* ExtractToMemory(Cpu& c, const Op* op) {
