@@ -135,6 +135,28 @@ def boot(context):
 
 
 @case
+def without_ioapic(context):
+    """A guest that is told to do without the IOAPIC, or without other processors, has its console by the 8259s."""
+    for parameter in 'noapic', 'nosmp':
+        flags = context.guest_flags('echo ready; read -r line; echo "got <$line>"; cat /proc/interrupts; ls /dev/rtc0')
+        flags[2] += f' {parameter}'
+        with subprocess.Popen([context.mini_vmm, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
+            limit = threading.Timer(250, process.kill)
+            limit.start()
+            out = b''
+            while b'ready' not in out and (piece := os.read(process.stdout.fileno(), 4096)):
+                out += piece
+            out, err = [text.decode(errors='replace').replace('\r\n', '\n') for text in process.communicate(b'a line\n')]
+            limit.cancel()
+        Result(process.returncode, out, err, 0).expect_status(0)
+        expect('got <a line>' in out and 'HVSDK-EXIT:0' in out, f'{parameter}: the console does not work', out[-4000:])
+        counts = {device: int(count) for count, device in re.findall(r'^ *\d+: +(\d+) +XT-PIC +(ttyS0|rtc0|acpi)$', out, re.M)}
+        expect(counts.keys() == {'ttyS0', 'rtc0', 'acpi'} and counts['ttyS0'] > 0,
+               f'{parameter}: the interrupts do not come by the 8259s', out[-4000:])
+
+
+@case
 def smbios(context):
     """Linux finds the machine's identity where tools look for it, by default and as the flags set it."""
     def identity(*flags):
