@@ -475,6 +475,30 @@ TEST_F(ApicTest, MessageSignalledInterruptsAreDecoded) {
   for (int i = 0; i < 4; ++i) EXPECT_EQ(apic(i).PendingVector(), -1);
 }
 
+// Intel SDM volume 3, 11.4.3 and 11.5.1: LINT0 leads 8259s in while it is ExtINT and open, or the APIC is disabled.
+TEST_F(ApicTest, ExtIntComesByLint0) {
+  const auto accepts = [&](uint32_t lint0) {
+    apic(0).WriteMmio(0x350, lint0);
+    return apic(0).accepts_extint();
+  };
+  EXPECT_FALSE(apic(0).accepts_extint()) << "masked by reset";
+  EXPECT_TRUE(accepts(0x700));
+  EXPECT_FALSE(accepts(0x10700));
+  EXPECT_FALSE(accepts(0x400)) << "an NMI";
+  EXPECT_TRUE(accepts(0x8731)) << "neither trigger nor vector count";
+  apic(0).WriteMmio(0xF0, 0xFF);
+  EXPECT_FALSE(apic(0).accepts_extint()) << "masked when the APIC is disabled by software";
+  ASSERT_TRUE(apic(0).WriteBase(apic(0).base() & ~LocalApic::kBaseEnable));
+  EXPECT_TRUE(apic(0).accepts_extint());
+  LocalApic wired({.id = 9, .tsc_frequency_hz = kTscHz, .timer_frequency_hz = kTimerHz, .virtual_wire = true}, bus_,
+                  *cpus_[1], clock_, timers_);
+  EXPECT_TRUE(wired.accepts_extint());
+  EXPECT_EQ(wired.ReadMmio(0x350), 0x700u);
+  wired.WriteMmio(0x350, 0x10000);
+  wired.Reset(/*init=*/true);
+  EXPECT_TRUE(wired.accepts_extint());
+}
+
 TEST_F(ApicTest, RandomRegisterWritesNeverBreakInvariants) {
   const uint32_t seed = TestSeed();
   std::mt19937 random(seed);

@@ -160,6 +160,10 @@ TEST_P(BoardTest, WhatOverlapsIsRefusedByName) {
   }
   FunctionPart part([&](Board& board) { return board.MapPorts(0x70, 1, device); });
   EXPECT_THAT(std::string(Make(kHalt, {&part}).status().message()), HasSubstr("real-time clock"));
+  for (const auto& [first, count] : {std::pair{uint16_t{0x1F}, 2u}, {uint16_t{0xA1}, 1u}, {uint16_t{0x4C0}, 0x11u}}) {
+    FunctionPart pic([&, first = first, count = count](Board& board) { return board.MapPorts(first, count, device); });
+    EXPECT_THAT(std::string(Make(kHalt, {&pic}).status().message()), HasSubstr("overlap the 8259s"));
+  }
   FunctionPart beyond([&](Board& board) { return board.MapPorts(0xFFFF, 2, device); });
   EXPECT_EQ(Make(kHalt, {&beyond}).status().code(), absl::StatusCode::kInvalidArgument);
 }

@@ -64,9 +64,9 @@ struct BackendCaps {
   bool dirty_log = false;
   // RequestInterrupt costs less than the guest's own writes to the interrupt command register.
   bool cheap_ipi = false;
-  // An instruction that a VP's CPUID hides is undefined for it, whichever it is. Otherwise those that the host's processor
-  // has and needs no control bit for run all the same: no hardware virtualisation intercepts them. What a guest enables
-  // in a control register or an MSR, and INVPCID and RDTSCP, every engine refuses.
+  // An instruction that a VP's CPUID hides is undefined for it, unless it belongs to every x86-64. Otherwise those that
+  // the host's processor has and needs no control bit for run all the same: no hardware virtualisation intercepts them.
+  // What a guest enables in a control register or an MSR, and INVPCID and RDTSCP, every engine refuses.
   bool hides_instructions = false;
 };
 
@@ -250,8 +250,9 @@ class Partition {
   // the vector by SetAutoEoiVector).
   virtual void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) = 0;
 
-  // Drives interrupt line `irq`, as a PC has them: input `irq` of the IOAPIC and, below 16, of the pair of 8259As, both at once. But for
-  // line 0, which is input 2 of the IOAPIC, and for line 2, which leads nowhere, since that input of the 8259As is their cascade.
+  // Drives interrupt line `irq`, as a PC has them: input `irq` of the IOAPIC and, below 16, of the pair of 8259As, both at
+  // once. But for line 0, which is input 2 of the IOAPIC, and for line 2, which leads nowhere, since that input of the
+  // 8259As is their cascade.
   virtual void SetIrqLine(uint32_t irq, bool level) = 0;
 
   // Puts the interrupt controllers that the VPs share back to power-on: every input masked, low and forgotten. Together
