@@ -42,7 +42,8 @@ bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
   return highest(kIrr) >> 4 > priority;
 }
 
-// Whether LINT0 leads the interrupts of the 8259s in; with the APIC disabled, it is the processor's own pin (SDM volume 3, 11.4.3).
+// Whether LINT0 leads the interrupts of the 8259s in; with the APIC disabled, it is the processor's own pin (SDM volume
+// 3, 11.4.3).
 bool TakesExtInt(uint64_t apic_base, const kvm_lapic_state& apic) {
   constexpr size_t kLvtLint0 = 0x350;
   constexpr uint64_t kBaseEnable = 1 << 11;
@@ -52,7 +53,8 @@ bool TakesExtInt(uint64_t apic_base, const kvm_lapic_state& apic) {
   return (apic_base & kBaseEnable) == 0 || (entry & kMaskAndMode) == kExtInt;
 }
 
-// Whether an 8259 requests an interrupt (8259A data sheet, "Fully Nested Mode"). The kernel shows a slave's request in its master's IRR.
+// Whether an 8259 requests an interrupt (8259A data sheet, "Fully Nested Mode"). The kernel shows a slave's request in
+// its master's IRR.
 bool RequestsInterrupt(const kvm_pic_state& pic) {
   const auto most_urgent = [&](uint8_t inputs) { return std::countr_zero(std::rotr(inputs, pic.priority_add)); };
   const uint8_t served = pic.special_mask ? pic.isr & ~pic.imr : pic.isr;

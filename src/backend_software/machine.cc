@@ -23,7 +23,8 @@ uint64_t HostNow() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
-// Where in the 8259s an access goes, or -1. As with KVM's, a word has no effect there, and what reaches beyond two ports is not theirs.
+// Where in the 8259s an access goes, or -1. As with KVM's, a word has no effect there, and what reaches beyond two ports
+// is not theirs.
 int PicOffset(uint16_t port, int size) { return (port & 1) + size <= 2 ? chipset::Pic8259Pair::OffsetOf(port) : -1; }
 
 }  // namespace

@@ -123,7 +123,8 @@ TEST_P(PicTest, InterruptsReachTheVp) {
 }
 
 // Masks LINT0, lets the host drive line 4 from port 0x10, and looks whether its interrupt came; then opens LINT0.
-// KVM does not look again at what waits behind LINT0 before the 8259 raises INT anew, so the guest masks all and opens it.
+// KVM does not look again at what waits behind LINT0 before the 8259 raises INT anew, so the guest masks all and opens
+// it.
 HVSDK_GUEST(MaskedLint0, 64,
             "mov rbx, 0xFEE00000\n mov dword ptr [rbx + 0xF0], 0x1FF\n mov dword ptr [rbx + 0x350], "
             "0x10700\n" HVSDK_INIT_PICS R"(

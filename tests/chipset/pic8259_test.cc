@@ -333,8 +333,8 @@ TEST_F(Pic8259Test, TheProcessorIsToldOfEachRise) {
 
 // ---- A reference: the data sheet's words, for two chips that know each other by wires alone. ----
 //
-// Priorities are a list of inputs, the most urgent first; a rotation moves entries. Requests, service and masks are sets of
-// bool. Nothing here is shared with the pair above.
+// Priorities are a list of inputs, the most urgent first; a rotation moves entries. Requests, service and masks are
+// sets of bool. Nothing here is shared with the pair above.
 class ReferenceChip {
  public:
   struct Input {

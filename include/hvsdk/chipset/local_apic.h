@@ -45,8 +45,8 @@ class LocalApic {
     bool x2apic = true;
     bool tsc_deadline = true;
     int physical_address_bits = 52;
-    // LINT0 leads interrupts of 8259s in from reset on, as a PC's firmware leaves its first processor ("virtual wire mode",
-    // MultiProcessor specification 1.4, 3.6.2.2). Else it is masked, as a processor comes out of reset.
+    // LINT0 leads interrupts of 8259s in from reset on, as a PC's firmware leaves its first processor ("virtual wire
+    // mode", MultiProcessor specification 1.4, 3.6.2.2). Else it is masked, as a processor comes out of reset.
     bool virtual_wire = false;
   };
 
@@ -65,8 +65,8 @@ class LocalApic {
   uint8_t processor_priority() const { return ppr_.load(std::memory_order_relaxed); }
   bool accepts_fixed() const;
 
-  // Whether the processor takes interrupts from 8259s: LINT0 is ExtINT and not masked, or the APIC is disabled and its pin
-  // is INTR again (SDM volume 3, 11.4.3). Thread-safe.
+  // Whether the processor takes interrupts from 8259s: LINT0 is ExtINT and not masked, or the APIC is disabled and its
+  // pin is INTR again (SDM volume 3, 11.4.3). Thread-safe.
   bool accepts_extint() const;
 
   // The vector of the most urgent interrupt that may be delivered now, or -1. VP thread only.

@@ -91,7 +91,7 @@ class Board final : private backend::ExitHandler {
   // Takes the device off both buses. When it returns, no VP is inside.
   void Unmap(chipset::Device& device);
 
-  // Drives an interrupt line: true asserts it. It leads to the IOAPIC and, below 16, to the 8259s, whichever the guest uses
+  // Drives an interrupt line: true asserts it. It leads to the IOAPIC and, below 16, to the 8259s
   // (backend::Partition::SetIrqLine). Outlived by the board.
   std::function<void(bool)> IrqLine(uint32_t irq);
 
