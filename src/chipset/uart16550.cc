@@ -85,6 +85,23 @@ uint8_t Uart16550::InterruptId() const {
   return kIdNone;
 }
 
+// A driver serves the port until this register says that nothing is left. On a line without a speed there always is, so it would
+// move all that it has, Linux 4 KiB and more, with interrupts off. After a while it is told that it is done and, by an edge,
+// that there is more.
+uint8_t Uart16550::ReadInterruptId(Actions& actions) {
+  const uint8_t id = InterruptId();
+  const bool data = id == kIdReceived || id == kIdTimeout || id == kIdTransmitter;
+  if (data && serving_ && moved_ >= kMostAtOnce) {
+    serving_ = false;
+    actions.drive_irq |= irq_.Want(false);
+    return kIdNone;
+  }
+  if (data && !serving_) moved_ = 0;
+  serving_ = id != kIdNone && (data || serving_);
+  if (id == kIdTransmitter) transmitter_empty_interrupt_ = false;
+  return id;
+}
+
 void Uart16550::UpdateIrq(Actions& actions) {
   const bool gated = (modem_control_ & kOut2) != 0 && (modem_control_ & kLoop) == 0;
   actions.drive_irq |= irq_.Want(gated && InterruptId() != kIdNone);
@@ -119,6 +136,7 @@ uint8_t Uart16550::LineStatus() const {
 uint8_t Uart16550::ReadReceiver(Actions& actions) {
   if (receive_count_ == 0) return 0;
   const uint8_t value = receive_[receive_at_];
+  ++moved_;
   receive_at_ = (receive_at_ + 1) % kFifoSize;
   --receive_count_;
   if (receive_count_ == 0 && input_refused_) {
@@ -140,6 +158,7 @@ void Uart16550::Receive(uint8_t value) {
 }
 
 void Uart16550::Transmit(uint8_t value, Actions& actions) {
+  ++moved_;
   if (modem_control_ & kLoop) {
     Receive(value);
   } else if (output_count() < kOutputSize) {
@@ -161,6 +180,7 @@ void Uart16550::WriteFifoControl(uint8_t value, Actions& actions) {
   fifo_enabled_ = enable;
   static constexpr uint8_t kTriggers[] = {1, 4, 8, 14};
   receive_trigger_ = enable ? kTriggers[value >> 6] : 1;
+  serving_ = false;
 }
 
 uint8_t Uart16550::ReadByte(uint64_t offset) {
@@ -177,8 +197,7 @@ uint8_t Uart16550::ReadByte(uint64_t offset) {
         value = dlab ? divisor_high_ : interrupt_enable_;
         break;
       case kInterruptIdFifoControl:
-        value = InterruptId();
-        if (value == kIdTransmitter) transmitter_empty_interrupt_ = false;
+        value = ReadInterruptId(actions);
         if (fifo_enabled_) value |= kIdFifosEnabled;
         break;
       case kLineControl:
@@ -227,6 +246,7 @@ void Uart16550::WriteByte(uint64_t offset, uint8_t value) {
           transmitter_empty_interrupt_ = true;
         }
         interrupt_enable_ = value & 0x0F;
+        serving_ = false;
         break;
       case kInterruptIdFifoControl:
         WriteFifoControl(value, actions);
