@@ -286,12 +286,12 @@ def console(context):
 def piped_input(context):
     """Linux gets every byte that is piped in, however fast it comes, in order; when it reads late, as well."""
     # More than the pipe and mini_vmm hold together. An emulated processor with SVM takes 0.2 ms for each byte, even when alone.
-    much = 150_000 if os.environ.get('HVSDK_NESTED') else 1_000_000
+    much = 80_000 if os.environ.get('HVSDK_NESTED') else 1_000_000
     for cpus, size, wait in (2, 20_000, 0), (1, much, 0), (2, much, 3):
         data = os.urandom(size)
         flags = context.guest_flags(f'stty raw -echo; echo ready; sleep {wait}; head -c {size} | sha256sum')
         with subprocess.Popen([context.mini_vmm, *flags, f'--cpus={cpus}'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE) as process:
+                              stderr=subprocess.PIPE, pipesize=4096) as process:
             limit = threading.Timer(200, process.kill)
             limit.start()
             out = b''
