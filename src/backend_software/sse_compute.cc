@@ -15,12 +15,8 @@ Function FunctionOf(const Op* op) {
   return std::bit_cast<Function>(op->imm);
 }
 
-// 16 bytes at any address, as against LoadOperand<16>.
-constexpr int kUnaligned = -16;
-
 template <int kBytes, bool kMemory>
 __m128i Source(Cpu& c, const Op* op) {
-  if constexpr (kMemory && kBytes == kUnaligned) return LoadVector<false>(c, op, Address<false>(c, op, 16, false));
   if constexpr (kMemory) return LoadOperand<kBytes>(c, op);
   return GetVector(c, op->b);
 }
@@ -172,9 +168,7 @@ bool TranslateVector(Insn& in, Op& op) {
   }
   if (found->op3 != nullptr) {
     op.imm = std::bit_cast<uint64_t>(found->op3);
-    op.handler = !memory            ? &VectorXmm0<16, false>
-                 : found->unaligned ? &VectorXmm0<kUnaligned, true>
-                                    : &VectorXmm0<16, true>;
+    op.handler = memory ? &VectorXmm0<16, true> : &VectorXmm0<16, false>;
     return true;
   }
   if (found->flags_op != nullptr) {
@@ -197,10 +191,6 @@ bool TranslateVector(Insn& in, Op& op) {
     op.handler =
         memory ? ByBytes(found->source_bytes, []<int kBytes>() -> Handler { return &VectorFloating<kBytes, true>; })
                : &VectorFloating<16, false>;
-    return true;
-  }
-  if (memory && found->unaligned) {
-    op.handler = &Vector<kUnaligned, true>;
     return true;
   }
   op.handler = shift_imm ? nullptr : DirectHandler(in.z.mnemonic, memory);

@@ -36,7 +36,6 @@ struct SseOp {
   uint8_t source_bytes = 16;  // of a memory operand; a smaller one is zero-extended. 16 must be aligned
   bool floating = false;      // may raise exceptions in MXCSR
   Underflow underflow = Underflow::kNever;
-  bool unaligned = false;  // a memory operand of 16 bytes may be anywhere
 };
 
 // The XMM form of `mnemonic`, or nullptr if there is none here or `imm` is not one it takes.

@@ -94,6 +94,9 @@ def sha256(path):
 def check_kernel_log(text):
     """Fails on warnings and worse, but for what says only that the host is slow or busy, and for the list of processors
     that the kernel prints in pieces without a level."""
+    # Where virtualisation is emulated, a busy host may hold a processor up for so long that Linux prints where it stands.
+    if os.environ.get('HVSDK_NESTED') and re.search(r'rcu: INFO: .* stall', text):
+        return
     harmless = re.compile(r'hrtimer: interrupt took|rcu: .*stall|clocksource: .*skew|workqueue: .* hogged CPU|\] +#\d+$')
     bad = [line for line in text.splitlines() if re.match(r'<[0-4]>', line) and not harmless.search(line)]
     expect(not bad, 'the guest kernel complains:', *bad)

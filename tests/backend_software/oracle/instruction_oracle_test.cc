@@ -93,7 +93,8 @@ void OrdersOfTheHostAlone(const Sequence& sequence, const Outcome& engine, Outco
   if (sequence.state.is_64bit) return;
   // Many bytes over the end of 4 GiB, where no page is on either side.
   const bool ends = engine.fault.vector == 13 || engine.fault.vector == 12;
-  if (native.fault.vector == 14 && ends && native.fault.address + 0x1000 < 0x2000) native.fault = engine.fault;
+  if (native.fault.vector == 14 && ends && static_cast<uint32_t>(native.fault.address + 0x1000) < 0x2000)
+    native.fault = engine.fault;
   if (mnemonic == ZYDIS_MNEMONIC_POPA || mnemonic == ZYDIS_MNEMONIC_POPAD) native.state.gpr = engine.state.gpr;
   if (mnemonic == ZYDIS_MNEMONIC_PUSHA || mnemonic == ZYDIS_MNEMONIC_PUSHAD) native.data = engine.data;
 }
