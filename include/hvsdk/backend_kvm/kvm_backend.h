@@ -16,8 +16,9 @@
 //
 // Thread class: as backend.h says.
 //
-//   ASSIGN_OR_RETURN(std::unique_ptr<backend::Backend> kvm, backend::CreateKvmBackend({}));
-//   ASSIGN_OR_RETURN(std::unique_ptr<backend::Partition> partition, kvm->CreatePartition(memory));
+//   const absl::StatusOr<std::unique_ptr<backend::Backend>> kvm = backend::CreateKvmBackend({});
+//   if (!kvm.ok()) return kvm.status();
+//   const absl::StatusOr<std::unique_ptr<backend::Partition>> partition = (*kvm)->CreatePartition(memory);
 
 #ifndef HVSDK_BACKEND_KVM_KVM_BACKEND_H_
 #define HVSDK_BACKEND_KVM_KVM_BACKEND_H_

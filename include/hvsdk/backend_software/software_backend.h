@@ -11,7 +11,8 @@
 //
 // Thread class: as backend.h says; InstructionTime and DeterministicMachine belong to one thread.
 //
-//   ASSIGN_OR_RETURN(std::unique_ptr<backend::Backend> engine, backend::CreateSoftwareBackend({}));
+//   const absl::StatusOr<std::unique_ptr<backend::Backend>> engine = backend::CreateSoftwareBackend({});
+//   if (!engine.ok()) return engine.status();
 
 #ifndef HVSDK_BACKEND_SOFTWARE_SOFTWARE_BACKEND_H_
 #define HVSDK_BACKEND_SOFTWARE_SOFTWARE_BACKEND_H_

@@ -15,7 +15,9 @@
 // Thread-safe: any thread may submit, and on_complete runs on any thread, possibly before Submit returns; the
 // device holds no lock while it calls. Whoever destroys a device makes sure that no request is in flight.
 //
-//   struct MyRequest : BlockRequest { ... };
+//   struct MyRequest : BlockRequest {
+//     void Done(BlockStatus) { ... }
+//   } request;
 //   request.op = BlockOp::kRead;
 //   request.offset_bytes = 0;
 //   request.size_bytes = 512;

@@ -5,7 +5,7 @@
 // T is an aggregate of integers and atomics, for which zero bytes are a value; nothing is constructed or destroyed.
 //
 //   ZeroedArray<PageState> pages = MakeZeroedArray<PageState>(count);
-//   if (pages == nullptr) return absl::ResourceExhaustedError("no memory for ...");
+//   if (pages == nullptr) return absl::ResourceExhaustedError("no memory for the pages' states");
 
 #ifndef HVSDK_BASE_ZEROED_ARRAY_H_
 #define HVSDK_BASE_ZEROED_ARRAY_H_

@@ -20,9 +20,11 @@
 //
 // Thread-safe. An engine outlives its files.
 //
-//   ASSIGN_OR_RETURN(std::shared_ptr<FileEngine> engine, FileEngine::Create(FileEngineKind::kAuto));
-//   ASSIGN_OR_RETURN(std::unique_ptr<FileEngine::File> file, engine->Serve(fd, nullptr));
-//   file->Submit(batch);
+//   const absl::StatusOr<std::shared_ptr<FileEngine>> engine = FileEngine::Create(FileEngineKind::kAuto);
+//   if (!engine.ok()) return engine.status();
+//   const absl::StatusOr<std::unique_ptr<FileEngine::File>> file = (*engine)->Serve(fd, nullptr);
+//   if (!file.ok()) return file.status();
+//   (*file)->Submit(batch);
 
 #ifndef HVSDK_BLOCK_FILE_FILE_ENGINE_H_
 #define HVSDK_BLOCK_FILE_FILE_ENGINE_H_

@@ -12,9 +12,9 @@
 // Thread-safe. Nothing is in flight when a disk is destroyed; one whose medium hangs can only be left as it is,
 // together with all that its requests point to, and the process be ended by _exit.
 //
-//   ASSIGN_OR_RETURN(auto engine, FileEngine::Create(FileEngineKind::kAuto));
-//   ASSIGN_OR_RETURN(std::shared_ptr<RawDisk> disk, RawDisk::Open("debian.img", {.read_only =
-//   true}, engine));
+//   const auto engine = FileEngine::Create(FileEngineKind::kAuto);
+//   if (!engine.ok()) return engine.status();
+//   const absl::StatusOr<std::shared_ptr<RawDisk>> disk = RawDisk::Open("debian.img", {.read_only = true}, *engine);
 
 #ifndef HVSDK_BLOCK_FILE_RAW_DISK_H_
 #define HVSDK_BLOCK_FILE_RAW_DISK_H_

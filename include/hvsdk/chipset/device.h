@@ -8,12 +8,14 @@
 //   class Beeper : public ByteDevice {
 //    public:
 //     absl::string_view Name() const override { return "beeper"; }
+//
 //    protected:
 //     uint8_t ReadByte(uint64_t) override { return tone_; }
 //     void WriteByte(uint64_t, uint8_t value) override { tone_ = value; }
 //     std::atomic<uint8_t> tone_{0};
 //   };
-//   RETURN_IF_ERROR(ports.Map(0x61, 1, &beeper));
+//   Beeper beeper;
+//   const absl::Status status = ports.Map(0x61, 1, &beeper);
 
 #ifndef HVSDK_CHIPSET_DEVICE_H_
 #define HVSDK_CHIPSET_DEVICE_H_

@@ -9,7 +9,7 @@
 //   bool drive;
 //   {
 //     std::lock_guard lock(mutex_);
-//     ...
+//     pending_ |= kReceived;
 //     drive = line_.Want(pending_ & enabled_);
 //   }
 //   if (drive) line_.Drive();

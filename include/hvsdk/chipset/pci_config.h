@@ -9,7 +9,7 @@
 // Source: PCI Local Bus Specification 3.0, 3.2.2.3.2 and 6.1.
 //
 //   PciConfigPorts pci;
-//   ports.Map(0xCF8, PciConfigPorts::kPorts, &pci);
+//   const absl::Status status = ports.Map(0xCF8, PciConfigPorts::kPorts, &pci);
 
 #ifndef HVSDK_CHIPSET_PCI_CONFIG_H_
 #define HVSDK_CHIPSET_PCI_CONFIG_H_

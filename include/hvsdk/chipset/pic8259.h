@@ -12,9 +12,9 @@
 // as in KVM's 8259s. So a device may pulse its line.
 //
 //   Pic8259Pair pic([&] { processor.LookForInterrupts(); });
-//   RETURN_IF_ERROR(ports.Map(Pic8259Pair::kMasterPort, 2, &pic, Pic8259Pair::kMaster));
-//   RETURN_IF_ERROR(ports.Map(Pic8259Pair::kSlavePort, 2, &pic, Pic8259Pair::kSlave));
-//   RETURN_IF_ERROR(ports.Map(Pic8259Pair::kTriggerPort, 2, &pic, Pic8259Pair::kTrigger));
+//   absl::Status status = ports.Map(Pic8259Pair::kMasterPort, 2, &pic, Pic8259Pair::kMaster);
+//   if (status.ok()) status = ports.Map(Pic8259Pair::kSlavePort, 2, &pic, Pic8259Pair::kSlave);
+//   if (status.ok()) status = ports.Map(Pic8259Pair::kTriggerPort, 2, &pic, Pic8259Pair::kTrigger);
 //
 // Thread-safe. What a guest writes is never an error.
 // Sources: Intel 8259A data sheet (order number 231468); Intel 82371AB (PIIX4) data sheet, 4.2.3, for the ELCRs.

@@ -9,7 +9,7 @@
 // guest by ACPI (FADT.CENTURY).
 //
 //   Rtc rtc(wall_clock, clock, timers, [&](bool level) { partition.SetIrqLine(8, level); });
-//   ports.Map(0x70, Rtc::kPorts, &rtc);
+//   const absl::Status status = ports.Map(0x70, Rtc::kPorts, &rtc);
 
 #ifndef HVSDK_CHIPSET_RTC_H_
 #define HVSDK_CHIPSET_RTC_H_

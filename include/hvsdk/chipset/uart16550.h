@@ -12,7 +12,7 @@
 //
 //   Uart16550 uart({.irq = [&](bool level) { partition.SetIrqLine(4, level); },
 //                   .output_ready = [&] { executor.Schedule(copy_to_terminal); }});
-//   ports.Map(0x3F8, Uart16550::kPorts, &uart);
+//   const absl::Status status = ports.Map(0x3F8, Uart16550::kPorts, &uart);
 
 #ifndef HVSDK_CHIPSET_UART16550_H_
 #define HVSDK_CHIPSET_UART16550_H_

@@ -5,24 +5,27 @@
 // the dispatcher has zeroed; it never touches guest memory for its parameters.
 // Forms (In, Out, elements: plain structs):
 //
-//   HvStatus Simple(Caller&, const In&);
-//   HvStatus SimpleWithOutput(Caller&, const In&, Out&);
-//   HvStatus VariableHeader(Caller&, const In&, absl::Span<const uint64_t> variable);
+//   hvdef::HvStatus Simple(Caller&, const In&);
+//   hvdef::HvStatus SimpleWithOutput(Caller&, const In&, Out&);
+//   hvdef::HvStatus VariableHeader(Caller&, const In&, absl::Span<const uint64_t> variable);
 //   RepResult Rep(Caller&, const In&, Reps<InElement, OutElement>);
-//   RepResult RepWithVariableHeader(Caller&, const In&, absl::Span<const uint64_t> variable,
-//   Reps<InElement, OutElement>);
+//   RepResult RepWithVariableHeader(Caller&, const In&, absl::Span<const uint64_t> variable, Reps<InElement, OutElement>);
 //
 // `Nothing` stands for an In, InElement or OutElement that the call does not have.
 //
 // A call of one's own:
 //
-//   struct Sum { uint64_t a, b; };
-//   class Adder {
-//    public:
-//     HvStatus Add(hypercall::Caller&, const Sum& in, uint64_t& out) { out = in.a + in.b; return HvStatus::kSuccess; }
+//   struct Sum {
+//     uint64_t a, b;
 //   };
-//   constexpr auto kCalls = std::to_array({hypercall::Describe<&Adder::Add>(0x7001, "MyCallAdd")});
-//   dispatcher.Add<Adder>(kCalls, adder);
+//   struct Adder {
+//     hvdef::HvStatus Add(hypercall::Caller&, const Sum& in, uint64_t& out) {
+//       out = in.a + in.b;
+//       return hvdef::HvStatus::kSuccess;
+//     }
+//   } adder;
+//   static constexpr auto kCalls = std::to_array({hypercall::Describe<&Adder::Add>(0x7001, "MyCallAdd")});
+//   const absl::Status status = dispatcher.Add<Adder>(kCalls, adder);
 //
 // Source: TLFS, chapter "Hypercall Interface".
 

@@ -13,9 +13,9 @@
 // with `false` or nullptr, never with a crash.
 //
 //   GuestMemory memory;
-//   RETURN_IF_ERROR(memory.AddRange(0, absl::MakeSpan(host, 64 << 20)));
+//   if (const absl::Status status = memory.AddRange(0, absl::MakeSpan(host, 64 << 20)); !status.ok()) return status;
 //   uint32_t word;
-//   if (!memory.Read(gpa, &word, sizeof(word))) return HvStatus::kInvalidParameter;
+//   if (!memory.Read(gpa, &word, sizeof(word))) return absl::OutOfRangeError("not memory");
 
 #ifndef HVSDK_MEMORY_GUEST_MEMORY_H_
 #define HVSDK_MEMORY_GUEST_MEMORY_H_

@@ -10,12 +10,17 @@
 // Thread class: thread-safe, but for what Life orders. Guest input never makes any of this fail, hang or allocate
 // without bound.
 //
-//   partition::Environment environment{.backend = *backend_partition, .caps = backend.caps(), .memory = memory,
-//                                      .clock = *clock, .timers = timers, .events = machine};
-//   ASSIGN_OR_RETURN(auto partition, Partition::Create({}, environment));
+//   const partition::Environment environment{.backend = engine, .caps = backend.caps(), .memory = memory,
+//                                            .clock = clock, .timers = timers, .events = machine};
+//   const absl::StatusOr<std::unique_ptr<partition::Partition>> guest = partition::Partition::Create({}, environment);
+//   if (!guest.ok()) return guest.status();
+//   for (const backend::CpuidEntry& leaf : (*guest)->Cpuid()) cpuid.push_back(leaf);  // beside the engine's
 //   for (uint32_t i = 0; i < vp_count; ++i) {
-//     ASSIGN_OR_RETURN(auto backend_vp, backend_partition->CreateVp(VpIndex{i}, i, cpuid + partition->Cpuid()));
-//     ASSIGN_OR_RETURN(partition::Vp* vp, partition->AddVp(*backend_vp));
+//     absl::StatusOr<std::unique_ptr<backend::Vp>> engine_vp = engine.CreateVp(VpIndex{i}, i, cpuid);
+//     if (!engine_vp.ok()) return engine_vp.status();
+//     engine_vps.push_back(*std::move(engine_vp));  // outlives the partition
+//     const absl::StatusOr<partition::Vp*> vp = (*guest)->AddVp(*engine_vps.back());
+//     if (!vp.ok()) return vp.status();
 //   }
 
 #ifndef HVSDK_PARTITION_PARTITION_H_

@@ -8,7 +8,8 @@
 //     hvdef::HvStatus OnEvent(uint16_t) override { return ++rings, hvdef::HvStatus::kSuccess; }
 //     std::atomic<int> rings{0};
 //   } doorbell;
-//   RETURN_IF_ERROR(partition.RegisterPort(ConnectionId{0x20000}, &doorbell));
+//   const absl::Status status = partition.RegisterPort(ConnectionId{0x20000}, &doorbell);
+//   if (!status.ok()) return status;
 //   ...
 //   partition.UnregisterPort(ConnectionId{0x20000});  // before the handler is destroyed
 

@@ -7,7 +7,8 @@
 //
 // Thread-safe. Source: TLFS, chapter "Timers", "Partition Reference Time Enlightenment".
 //
-//   ASSIGN_OR_RETURN(auto clock, ReferenceClock::Create(*backend_partition, caps.tsc_frequency_hz));
+//   const auto clock = ReferenceClock::Create(*backend_partition, caps.tsc_frequency_hz);
+//   if (!clock.ok()) return clock.status();
 
 #ifndef HVSDK_PARTITION_REFERENCE_CLOCK_H_
 #define HVSDK_PARTITION_REFERENCE_CLOCK_H_

@@ -6,8 +6,9 @@
 //
 //   partition::Vp::Session session(vp);  // from now on, others' work for this VP is done by this thread
 //   while (!stopping) {
-//     ASSIGN_OR_RETURN(StopReason reason, backend_vp.Run(exit_handler));
-//     if (reason == StopReason::kTripleFault) break;
+//     const absl::StatusOr<backend::StopReason> reason = backend_vp.Run(exit_handler);
+//     if (!reason.ok()) return reason.status();
+//     if (*reason == backend::StopReason::kTripleFault) break;
 //     vp.RunPendingWork();               // why it was kicked, perhaps
 //   }
 //

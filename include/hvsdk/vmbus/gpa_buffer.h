@@ -6,7 +6,7 @@
 //
 //   GpaBufferWalk walk(packet.extension, packet.extension_size);
 //   for (GpaBuffer buffer; walk.Next(buffer);) {
-//     if (!ForEachPiece(memory, buffer, 0, buffer.byte_count, [&](uint64_t gpa, uint8_t* host, uint64_t size) {
+//     if (!ForEachPiece(memory, buffer, 0, buffer.byte_count, [&](uint64_t, uint8_t* host, uint64_t size) {
 //           pieces.push_back({host, size});
 //         })) return Reject();
 //   }

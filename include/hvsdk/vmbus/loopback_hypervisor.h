@@ -9,8 +9,9 @@
 //
 //   LoopbackHypervisor hypervisor(1);
 //   vmbus::Server server(memory, hypervisor, {});
-//   hypervisor.ChildPostMessage(ConnectionId{1}, 1, message);
-//   while (hypervisor.TakeMessage(VpIndex{0}, Sint{2}, message)) ...
+//   hypervisor.ChildPostMessage(ConnectionId{1}, 1, bytes);  // the child's hypercall
+//   LoopbackHypervisor::Message message;
+//   while (hypervisor.TakeMessage(VpIndex{0}, Sint{2}, message)) Handle(message.payload);
 
 #ifndef HVSDK_VMBUS_LOOPBACK_HYPERVISOR_H_
 #define HVSDK_VMBUS_LOOPBACK_HYPERVISOR_H_

@@ -4,7 +4,7 @@
 //
 //   Offer offer;
 //   offer.class_id = hvdef::MakeGuid("2a6fc1d0-7f0d-4c6e-8a55-0f6b3c1f9d21");
-//   ASSIGN_OR_RETURN(auto channel, server.OfferChannel(offer, provider, executor));
+//   const absl::StatusOr<std::unique_ptr<Channel>> channel = server.OfferChannel(offer, provider, executor);
 
 #ifndef HVSDK_VMBUS_OFFER_H_
 #define HVSDK_VMBUS_OFFER_H_

@@ -13,8 +13,9 @@
 // Source: hvdef/vmbus.h; docs/vmbus.md has the messages and states.
 //
 //   vmbus::Server server(memory, hypervisor, {});
-//   RETURN_IF_ERROR(server.Start());
-//   ASSIGN_OR_RETURN(auto channel, server.OfferChannel({.class_id = kMine, .instance_id = kFirst}, handler, executor));
+//   if (const absl::Status status = server.Start(); !status.ok()) return status;
+//   const auto channel = server.OfferChannel({.class_id = kMine, .instance_id = kFirst}, handler, executor);
+//   if (!channel.ok()) return channel.status();
 
 #ifndef HVSDK_VMBUS_SERVER_H_
 #define HVSDK_VMBUS_SERVER_H_

@@ -12,7 +12,8 @@
 // Source: hvdef/vmbus.h. The states of a channel are drawn in docs/vmbus.md.
 //
 //   ServerCore core(memory, {.vp_count = 4});
-//   ASSIGN_OR_RETURN(const OfferId id, core.AddOffer(offer));
+//   const absl::StatusOr<OfferId> id = core.AddOffer(offer);
+//   if (!id.ok()) return id.status();
 //   core.OnMessage(from_the_guest);
 //   for (Notice notice; core.TakeNotice(notice);) {
 //     if (notice.kind == Notice::Kind::kOpen) core.CompleteOpen(notice.offer, true);

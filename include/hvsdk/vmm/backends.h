@@ -2,7 +2,8 @@
 // The engines by name. This library is the only one that knows the concrete ones. Thread-safe.
 //
 //   std::string note;
-//   ASSIGN_OR_RETURN(std::unique_ptr<backend::Backend> backend, CreateBackend("auto", &note));
+//   const absl::StatusOr<std::unique_ptr<backend::Backend>> backend = CreateBackend("auto", &note);
+//   if (!backend.ok()) return backend.status();
 //   if (!note.empty()) std::cerr << note << '\n';
 
 #ifndef HVSDK_VMM_BACKENDS_H_

@@ -4,9 +4,10 @@
 //
 // Thread-compatible; what is read is the host's file, which is checked like any input by whoever parses it.
 //
-//   ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> kernel, OpenFileSource("vmlinuz"));
+//   const absl::StatusOr<std::unique_ptr<ByteSource>> kernel = OpenFileSource("vmlinuz");
+//   if (!kernel.ok()) return kernel.status();
 //   uint8_t magic[4];
-//   RETURN_IF_ERROR(kernel->Read(0x202, absl::MakeSpan(magic)));
+//   if (const absl::Status status = (*kernel)->Read(0x202, absl::MakeSpan(magic)); !status.ok()) return status;
 
 #ifndef HVSDK_VMM_BYTE_SOURCE_H_
 #define HVSDK_VMM_BYTE_SOURCE_H_

@@ -3,8 +3,9 @@
 //
 // Every error is one line that names the field, so that a program can show it to its user as it is.
 //
-//   ASSIGN_OR_RETURN(MachineConfig config, ParseMachineConfig("kernel: \"vmlinuz\""));
-//   RETURN_IF_ERROR(ValidateMachineConfig(config));
+//   const absl::StatusOr<MachineConfig> config = ParseMachineConfig("kernel: \"vmlinuz\"");
+//   if (!config.ok()) return config.status();
+//   if (const absl::Status status = ValidateMachineConfig(*config); !status.ok()) return status;
 
 #ifndef HVSDK_VMM_CONFIG_H_
 #define HVSDK_VMM_CONFIG_H_

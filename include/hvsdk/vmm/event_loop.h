@@ -5,9 +5,11 @@
 // Thread class: Schedule, Drain and Stop are thread-safe; Watch and Unwatch are called on the loop's thread or while it
 // does not run. Tasks and callbacks run on the thread inside Run, with no lock of the loop's held.
 //
-//   ASSIGN_OR_RETURN(std::unique_ptr<EventLoop> loop, EventLoop::Create());
-//   RETURN_IF_ERROR(loop->Watch(fd, EPOLLIN, [&](uint32_t events) { ... }));
-//   loop->Run();  // until somebody calls loop->Stop()
+//   const absl::StatusOr<std::unique_ptr<EventLoop>> made = EventLoop::Create();
+//   if (!made.ok()) return made.status();
+//   EventLoop& loop = **made;
+//   const absl::Status status = loop.Watch(fd, EPOLLIN, [&](uint32_t events) { ... });
+//   if (status.ok()) loop.Run();  // until somebody calls loop.Stop()
 //
 // Stop ends Run soon, whatever tasks, timers and descriptors still want: each turn of a task has to be short (tens of
 // milliseconds), but they may go on for ever.

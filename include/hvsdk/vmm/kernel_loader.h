@@ -12,9 +12,10 @@
 // public/arch-x86/hvm/start_info.h; System V ABI, "ELF-64 Object File Format".
 //
 //   LoadInput blame;
-//   ASSIGN_OR_RETURN(InitialState state,
-//                    LoadKernel({.kernel = *kernel, .command_line = "console=ttyS0"}, layout, memory, blame));
-//   RETURN_IF_ERROR(SetInitialState(state, *bootstrap_vp));
+//   const absl::StatusOr<InitialState> state =
+//       LoadKernel({.kernel = *kernel, .command_line = "console=ttyS0"}, layout, memory, blame);
+//   if (!state.ok()) return state.status();
+//   if (const absl::Status status = SetInitialState(*state, *bootstrap_vp); !status.ok()) return status;
 
 #ifndef HVSDK_VMM_KERNEL_LOADER_H_
 #define HVSDK_VMM_KERNEL_LOADER_H_

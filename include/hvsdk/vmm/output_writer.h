@@ -11,9 +11,10 @@
 //
 // Thread-safe, but for its destruction.
 //
-//   ASSIGN_OR_RETURN(auto writer, OutputWriter::Create(STDOUT_FILENO, {.on_room = [&] { loop.Schedule(more); }}));
-//   text.erase(0, writer->Put(text));  // on_room, once the rest has room
-//   if (!writer->Flush(std::chrono::seconds(1))) ...  // nobody reads
+//   const auto writer = OutputWriter::Create(STDOUT_FILENO, {.on_room = [&] { loop.Schedule(more); }});
+//   if (!writer.ok()) return writer.status();
+//   text.erase(0, (*writer)->Put(text));  // on_room, once the rest has room
+//   if (!(*writer)->Flush(std::chrono::seconds(1))) std::cerr << "nobody reads\n";
 
 #ifndef HVSDK_VMM_OUTPUT_WRITER_H_
 #define HVSDK_VMM_OUTPUT_WRITER_H_

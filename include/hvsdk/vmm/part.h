@@ -6,6 +6,7 @@
 //    public:
 //     absl::string_view Name() const override { return "beeper"; }
 //     absl::Status Attach(vmm::Board& board) override { return board.MapPorts(0x61, 1, *this); }
+//
 //    protected:
 //     uint8_t ReadByte(uint64_t) override { return tone_; }
 //     void WriteByte(uint64_t, uint8_t value) override { tone_ = value; }

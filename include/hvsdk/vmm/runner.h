@@ -4,9 +4,10 @@
 //
 // Life: made -> AddProcessor for each VP -> Run, once -> destroyed, before the VPs are.
 //
-//   ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, CreateThreadRunner(loop, clock));
-//   runner->AddProcessor({.backend = backend_vp, .partition = partition_vp});
-//   runner->Run(router, events);  // until somebody calls runner->Stop()
+//   const absl::StatusOr<std::unique_ptr<Runner>> runner = CreateThreadRunner(loop, clock);
+//   if (!runner.ok()) return runner.status();
+//   (*runner)->AddProcessor({.backend = backend_vp, .partition = partition_vp});
+//   (*runner)->Run(router, events);  // until somebody calls Stop
 //
 // Thread class: Stop and Quiesce are thread-safe; the rest belongs to the thread that calls Run.
 

@@ -15,7 +15,7 @@
 //
 //   Tracer tracer;
 //   tracer.NameTrack(0, "VP 0");
-//   RETURN_IF_ERROR(tracer.Start(fd));
+//   if (const absl::Status status = tracer.Start(fd); !status.ok()) return status;
 //   const uint64_t start = tracer.NowNs();
 //   ...
 //   tracer.Span(0, "exit", "port read", start, R"("port":"0x3f8")");

@@ -20,7 +20,7 @@
 //   client.Connect();
 //   while (client.state() == vsc::VmbusClient::State::kConnecting) WaitForInterrupt();
 //   client.RequestOffers();                       // handlers.on_offer(...) for each
-//   client.Open(channel, offer, ring);
+//   if (!client.Open(channel, offer, ring)) return;
 //   while (channel.state() == vsc::Channel::State::kOpening) WaitForInterrupt();
 
 #ifndef HVSDK_VSC_VMBUS_CLIENT_H_

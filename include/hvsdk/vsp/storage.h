@@ -19,8 +19,10 @@
 //
 // Source: hvdef/storvsc.h, vsp/scsi_disk.h; docs/storage.md.
 //
-//   ASSIGN_OR_RETURN(auto storage, StorageController::Create(server, executor, {.instance_id = id,
-//   .max_subchannels = 3})); RETURN_IF_ERROR(storage->Attach(0, disk));
+//   const vsp::StorageOptions options{.instance_id = id, .max_subchannels = 3};
+//   const auto storage = vsp::StorageController::Create(server, executor, options);
+//   if (!storage.ok()) return storage.status();
+//   const absl::Status status = (*storage)->Attach(0, disk);
 
 #ifndef HVSDK_VSP_STORAGE_H_
 #define HVSDK_VSP_STORAGE_H_

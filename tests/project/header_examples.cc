@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the examples in the public headers' comments take as given: names that a reader would have, by the names of the
+// header's own library and of hvsdk. header_examples_test.py puts the examples in and compiles this.
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace hvsdk;
+
+absl::Status Reject();
+absl::Status Refuse();
+void SignalPeer();
+void WaitForInterrupt();
+constexpr hvdef::Guid kMine{}, kFirst{};
+
+namespace for_hvdef {
+using namespace hvsdk::hvdef;
+//> hvdef/guid.h
+}  // namespace for_hvdef
+
+namespace for_base {
+struct MyTask : Task {
+  void Run() override;
+};
+void BlockDeviceExample(BlockDevice& device, HostBuffer buffer) {
+  //> base/block_device.h
+}
+void ExecutorExample(Executor& executor) {
+  //> base/executor.h
+}
+void FakeClockExample(bool fired) {
+  //> base/fake_clock.h
+}
+void QueueExecutorExample(MyTask task) {
+  //> base/queue_executor.h
+}
+struct PageState {
+  std::atomic<uint32_t> state;
+};
+absl::Status ZeroedArrayExample(size_t count) {
+  //> base/zeroed_array.h
+  return absl::OkStatus();
+}
+}  // namespace for_base
+
+absl::Status GuestMemoryExample(uint8_t* host, uint64_t gpa) {
+  //> memory/guest_memory.h
+  return absl::OkStatus();
+}
+
+absl::Status KvmExample(GuestMemory& memory) {
+  //> backend_kvm/kvm_backend.h
+  return absl::OkStatus();
+}
+
+absl::Status SoftwareExample() {
+  //> backend_software/software_backend.h
+  return absl::OkStatus();
+}
+
+absl::Status FileEngineExample(int fd, absl::Span<BlockRequest* const> batch) {
+  //> block_file/file_engine.h
+  return absl::OkStatus();
+}
+
+absl::Status RawDiskExample() {
+  //> block_file/raw_disk.h
+  return absl::OkStatus();
+}
+
+namespace for_chipset {
+using namespace hvsdk::chipset;
+absl::Status BusExample(Uart16550& uart) {
+  //> chipset/bus.h
+  return absl::OkStatus();
+}
+void DeviceExample(Bus& ports) {
+  //> chipset/device.h
+}
+class IrqLineExample {
+  static constexpr uint32_t kReceived = 1;
+  void Run() {
+    //> chipset/irq_line.h
+  }
+  std::mutex mutex_;
+  uint32_t pending_ = 0, enabled_ = 0;
+  IrqLine line_{[](bool) {}};
+};
+void PciExample(Bus& ports) {
+  //> chipset/pci_config.h
+}
+struct Processor {
+  void LookForInterrupts();
+};
+void PicExample(Bus& ports, Processor& processor) {
+  //> chipset/pic8259.h
+}
+void RtcExample(Bus& ports, const WallClock& wall_clock, const Clock& clock, TimerQueue& timers,
+                backend::Partition& partition) {
+  //> chipset/rtc.h
+}
+void UartExample(Bus& ports, Executor& executor, Task& copy_to_terminal, backend::Partition& partition) {
+  //> chipset/uart16550.h
+}
+}  // namespace for_chipset
+
+namespace for_hypercall {
+using namespace hvsdk::hypercall;
+struct In;
+struct Out;
+struct InElement;
+struct OutElement;
+struct Forms {
+  //> hypercall/descriptor.h
+};
+void DescriptorExample(Dispatcher& dispatcher) {
+  //> hypercall/descriptor.h
+}
+}  // namespace for_hypercall
+
+namespace for_partition {
+using namespace hvsdk::partition;
+absl::Status PartitionExample(backend::Partition& engine, backend::Backend& backend, GuestMemory& memory,
+                              const ReferenceClock& clock, TimerQueue& timers, PartitionEvents& machine,
+                              std::vector<backend::CpuidEntry> cpuid, uint32_t vp_count,
+                              std::vector<std::unique_ptr<backend::Vp>> engine_vps) {
+  //> partition/partition.h
+  return absl::OkStatus();
+}
+absl::Status PortExample(partition::Partition& partition) {
+  //> partition/port.h
+  return absl::OkStatus();
+}
+absl::Status ReferenceClockExample(backend::Partition* backend_partition, const backend::BackendCaps& caps) {
+  //> partition/reference_clock.h
+  return absl::OkStatus();
+}
+absl::Status VpExample(partition::Vp& vp, backend::Vp& backend_vp, backend::ExitHandler& exit_handler, bool stopping) {
+  //> partition/vp.h
+  return absl::OkStatus();
+}
+}  // namespace for_partition
+
+namespace for_vmbus {
+using namespace hvsdk::vmbus;
+//> vmbus/channel.h
+absl::Status GpaBufferExample(const Packet& packet, const GuestMemory& memory) {
+  std::vector<std::pair<uint8_t*, uint64_t>> pieces;
+  //> vmbus/gpa_buffer.h
+  return absl::OkStatus();
+}
+absl::Status GpadlExample(Channel& channel, uint32_t id_from_a_packet, uint64_t offset, uint32_t header) {
+  //> vmbus/gpadl.h
+  return absl::OkStatus();
+}
+void HypervisorExample(GuestMemory& memory, uint32_t vp_count, absl::Span<const uint8_t> payload) {
+  //> vmbus/hypervisor.h
+}
+void Handle(absl::Span<const uint8_t> payload);
+void LoopbackExample(GuestMemory& memory, absl::Span<const uint8_t> bytes) {
+  //> vmbus/loopback_hypervisor.h
+}
+void OfferExample(Server& server, ChannelHandler& provider, Executor& executor) {
+  //> vmbus/offer.h
+}
+absl::Status ServerExample(GuestMemory& memory, Hypervisor& hypervisor, ChannelHandler& handler, Executor& executor) {
+  //> vmbus/server.h
+  return absl::OkStatus();
+}
+void Post(const OutgoingMessage&);
+absl::Status ServerCoreExample(GuestMemory& memory, const Offer& offer, absl::Span<const uint8_t> from_the_guest) {
+  //> vmbus/server_core.h
+  return absl::OkStatus();
+}
+void MappingExample(std::vector<uint8_t*> pages) {
+  //> vmbus/ring/mapping.h
+}
+void MemoryExample() {
+  //> vmbus/ring/memory.h
+}
+void Add(const GpaBuffer&);
+absl::Status PacketExample(const Packet& packet) {
+  //> vmbus/ring/packet.h
+  return absl::OkStatus();
+}
+constexpr uint32_t kMaxPacket = 4096;
+void Handle(const Packet&);
+void ReaderExample(RingReader<FlatMemory>& reader) {
+  //> vmbus/ring/reader.h
+}
+void WriterExample(const MirroredMemory& memory, uint64_t id, uint32_t request) {
+  //> vmbus/ring/writer.h
+}
+}  // namespace for_vmbus
+
+namespace for_vmm {
+using namespace hvsdk::vmm;
+absl::Status BackendsExample() {
+  //> vmm/backends.h
+  return absl::OkStatus();
+}
+absl::Status BoardExample(backend::Backend* backend, partition::PartitionEvents& events, EventLoop& loop,
+                          chipset::Device& beeper, Runner::Events& runner_events) {
+  //> vmm/board.h
+  return status;
+}
+absl::Status ByteSourceExample() {
+  //> vmm/byte_source.h
+  return absl::OkStatus();
+}
+absl::Status ConfigExample() {
+  //> vmm/config.h
+  return absl::OkStatus();
+}
+absl::Status EventLoopExample(int fd) {
+  //> vmm/event_loop.h
+  return status;
+}
+//> vmm/exit_router.h
+absl::Status KernelLoaderExample(const ByteSource* kernel, const MemoryLayout& layout, GuestMemory& memory,
+                                 backend::Vp* bootstrap_vp) {
+  //> vmm/kernel_loader.h
+  return absl::OkStatus();
+}
+//> vmm/part.h
+absl::Status MachineExample(backend::Backend* backend, const ByteSource* kernel, EventLoop& loop) {
+  //> vmm/machine.h
+  return absl::OkStatus();
+}
+void MachineChannelExample(Machine* machine, vmbus::ChannelHandler& provider, EventLoop& loop) {
+  //> vmm/machine.h
+}
+absl::Status OutputWriterExample(EventLoop& loop, Task& more, std::string text) {
+  //> vmm/output_writer.h
+  return absl::OkStatus();
+}
+absl::Status RunnerExample(EventLoop& loop, const Clock& clock, backend::Vp* backend_vp, partition::Vp* partition_vp,
+                           ExitRouter& router, Runner::Events& events) {
+  //> vmm/runner.h
+  return absl::OkStatus();
+}
+void SmbiosExample(const MemoryLayout& layout) {
+  //> vmm/smbios_tables.h
+}
+absl::Status TracerExample(int fd) {
+  //> vmm/tracer.h
+  return absl::OkStatus();
+}
+}  // namespace for_vmm
+
+namespace for_vsc {
+using namespace hvsdk::vsc;
+void ClientRingsExample(void* memory, uint64_t gpa) {
+  //> vsc/client_rings.h
+}
+void LoopbackChildExample(GuestMemory& memory) {
+  //> vsc/loopback_child.h
+}
+void StorageClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings, uint64_t pfn) {
+  //> vsc/storage_client.h
+}
+void VmbusClientExample(Hypercalls calls, ClientHandlers handlers, Channel& channel,
+                        const hvdef::vmbus::OfferChannel& offer, const RingPages& ring) {
+  //> vsc/vmbus_client.h
+}
+}  // namespace for_vsc
+
+namespace for_vsp {
+using namespace hvsdk::vsp;
+void ScsiDiskExample(ScsiDisk& disk, ScsiCommand& command, BlockStatus status) {
+  //> vsp/scsi_disk.h
+}
+absl::Status StorageExample(vmbus::Server& server, Executor& executor, const hvdef::Guid& id,
+                            std::shared_ptr<BlockDevice> disk) {
+  //> vsp/storage.h
+  return status;
+}
+}  // namespace for_vsp
