@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XRSTOR, XGETBV, XSETBV, LDMXCSR, STMXCSR (Intel SDM volume 1, 10.5 and chapter 13).
 // The state components are x87 and SSE.
+#include <cstddef>
+
 #include "backend_software/fpu.h"
 
 namespace hvsdk::software {
 namespace {
 
-// The legacy region of an FXSAVE or XSAVE area. The 32-bit form keeps selectors where the 64-bit form has upper halves.
+// The legacy region of an FXSAVE or XSAVE area (SDM volume 1, table 10-2). The 32-bit form keeps selectors where the
+// 64-bit form has upper halves.
 struct Legacy {
   uint16_t control, status;
   uint8_t valid, reserved;
@@ -17,6 +20,10 @@ struct Legacy {
   uint8_t xmm[16][16];
 };
 static_assert(sizeof(Legacy) == 416);
+static_assert(offsetof(Legacy, control) == 0 && offsetof(Legacy, status) == 2 && offsetof(Legacy, valid) == 4 &&
+              offsetof(Legacy, reserved) == 5 && offsetof(Legacy, opcode) == 6 && offsetof(Legacy, ip) == 8 &&
+              offsetof(Legacy, dp) == 16 && offsetof(Legacy, mxcsr) == 24 && offsetof(Legacy, mxcsr_mask) == 28 &&
+              offsetof(Legacy, st) == 32 && offsetof(Legacy, xmm) == 160);
 
 constexpr uint64_t kX87 = 1, kSse = 2;
 

@@ -3,6 +3,7 @@
 
 #include <xmmintrin.h>
 
+#include <cstddef>
 #include <cstring>
 
 // One stub for each instruction: register forms at 4 * (opcode * 64 + modrm - 0xC0), memory forms, whose operand is at
@@ -77,6 +78,10 @@ struct alignas(16) FxImage {
   uint8_t rest[352];
 };
 static_assert(sizeof(FxImage) == 512);
+static_assert(offsetof(FxImage, control) == 0 && offsetof(FxImage, status) == 2 && offsetof(FxImage, valid) == 4 &&
+              offsetof(FxImage, reserved) == 5 && offsetof(FxImage, last_opcode) == 6 &&
+              offsetof(FxImage, last_ip) == 8 && offsetof(FxImage, last_dp) == 16 && offsetof(FxImage, mxcsr) == 24 &&
+              offsetof(FxImage, mxcsr_mask) == 28 && offsetof(FxImage, st) == 32 && offsetof(FxImage, rest) == 160);
 
 // Which memory forms exist, by opcode and reg: the operand's size in bytes, negative for a store, 0 for none.
 // Environments (28 bytes) and whole states (108) are of the 32-bit format.

@@ -204,13 +204,6 @@ TEST(VmbusWireTest, ReservedChannel) {
             (std::vector<int>{19, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0}));
 }
 
-TEST(VmbusWireTest, ModifyConnection) {
-  EXPECT_EQ(Bytes(ModifyConnection{Header(MessageType::kModifyConnection), 0x1000, 0x2000}),
-            (std::vector<int>{25, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0}));
-  EXPECT_EQ(Bytes(ModifyConnectionResponse{Header(MessageType::kModifyConnectionResponse), 1, {}}),
-            (std::vector<int>{26, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0}));
-}
-
 // Versions and what they add, as guests expect it.
 TEST(VmbusWireTest, Versions) {
   struct Row {

@@ -16,6 +16,7 @@
 
 namespace hvsdk::hvdef {
 
+// RFC 4122, 4.1.2; Linux has it as guid_t.
 struct Guid {
   uint32_t data1;
   uint16_t data2;
@@ -39,8 +40,10 @@ struct Guid {
     return false;
   }
 };
-static_assert(sizeof(Guid) == 16 && alignof(Guid) == 4 && std::is_trivially_copyable_v<Guid>);
-static_assert(offsetof(Guid, data2) == 4 && offsetof(Guid, data3) == 6 && offsetof(Guid, data4) == 8);
+static_assert(sizeof(Guid) == 16);
+static_assert(offsetof(Guid, data1) == 0 && offsetof(Guid, data2) == 4 && offsetof(Guid, data3) == 6 &&
+              offsetof(Guid, data4) == 8);
+static_assert(alignof(Guid) == 4 && std::is_trivially_copyable_v<Guid>);
 
 inline constexpr size_t kGuidTextSize = 36;  // "ba6163d9-04a1-4d29-b605-72e2ffb1dc7f"
 

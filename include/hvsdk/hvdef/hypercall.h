@@ -35,8 +35,8 @@ enum class CallCode : uint16_t {
 // Codes from here on are extended hypercalls.
 inline constexpr uint16_t kFirstExtendedCall = 0x8001;
 
-// The hypercall input value: code 15:0, fast 16, variable header 26:17 in 8-byte words, nested 31, rep count 43:32, rep
-// start index 59:48.
+// The hypercall input value (TLFS, "Hypercall Inputs"): code 15:0, fast 16, variable header 26:17 in 8-byte words,
+// nested 31, rep count 43:32, rep start index 59:48.
 struct Control {
   uint64_t value;
 
@@ -58,6 +58,8 @@ struct Control {
     return {(value & ~(uint64_t{0xFFF} << 48)) | uint64_t{rep_start} << 48};
   }
 };
+static_assert(sizeof(Control) == 8);
+static_assert(offsetof(Control, value) == 0);
 inline constexpr uint16_t kMaxRepCount = 0xFFF;
 
 // The hypercall result value: status 15:0, reps completed 43:32.
@@ -79,70 +81,97 @@ inline constexpr uint8_t kInputVtlUse = 0x10;
 
 // HV_VP_SET: a format, a mask of banks of 64 VPs, and one mask for each bank present.
 enum class VpSetFormat : uint64_t { kSparse4K = 0, kAll = 1 };
+// The head of HV_VP_SET.
 struct VpSetHeader {
   uint64_t format;
   uint64_t valid_banks;
 };
 static_assert(sizeof(VpSetHeader) == 16);
+static_assert(offsetof(VpSetHeader, format) == 0 && offsetof(VpSetHeader, valid_banks) == 8);
 
 // HV_FLUSH_FLAGS.
 inline constexpr uint64_t kFlushAllProcessors = 1;
 inline constexpr uint64_t kFlushAllVirtualAddressSpaces = 2;
 inline constexpr uint64_t kFlushNonGlobalMappingsOnly = 4;
 
-struct FlushVirtualAddressInput {  // Space, and the header of List
+// Input of HvCallFlushVirtualAddressSpace, and the header of HvCallFlushVirtualAddressList.
+struct FlushVirtualAddressInput {
   uint64_t address_space;
   uint64_t flags;
   uint64_t processor_mask;
 };
-static_assert(sizeof(FlushVirtualAddressInput) == 24 && offsetof(FlushVirtualAddressInput, processor_mask) == 16);
+static_assert(sizeof(FlushVirtualAddressInput) == 24);
+static_assert(offsetof(FlushVirtualAddressInput, address_space) == 0 &&
+              offsetof(FlushVirtualAddressInput, flags) == 8 &&
+              offsetof(FlushVirtualAddressInput, processor_mask) == 16);
 
-struct FlushVirtualAddressExInput {  // followed by the set's banks
+// The same of HvCallFlushVirtualAddressSpaceEx and HvCallFlushVirtualAddressListEx; followed by the set's banks.
+struct FlushVirtualAddressExInput {
   uint64_t address_space;
   uint64_t flags;
   VpSetHeader processor_set;
 };
-static_assert(sizeof(FlushVirtualAddressExInput) == 32 && offsetof(FlushVirtualAddressExInput, processor_set) == 16);
+static_assert(sizeof(FlushVirtualAddressExInput) == 32);
+static_assert(offsetof(FlushVirtualAddressExInput, address_space) == 0 &&
+              offsetof(FlushVirtualAddressExInput, flags) == 8 &&
+              offsetof(FlushVirtualAddressExInput, processor_set) == 16);
 
+// Input of HvCallNotifyLongSpinWait.
 struct NotifyLongSpinWaitInput {
   uint32_t spin_count;
   uint32_t reserved;
 };
 static_assert(sizeof(NotifyLongSpinWaitInput) == 8);
+static_assert(offsetof(NotifyLongSpinWaitInput, spin_count) == 0 && offsetof(NotifyLongSpinWaitInput, reserved) == 4);
 
+// Input of HvCallSendSyntheticClusterIpi.
 struct SendSyntheticClusterIpiInput {
   uint32_t vector;
   uint8_t target_vtl;
   uint8_t reserved[3];
   uint64_t processor_mask;
 };
-static_assert(sizeof(SendSyntheticClusterIpiInput) == 16 &&
+static_assert(sizeof(SendSyntheticClusterIpiInput) == 16);
+static_assert(offsetof(SendSyntheticClusterIpiInput, vector) == 0 &&
+              offsetof(SendSyntheticClusterIpiInput, target_vtl) == 4 &&
+              offsetof(SendSyntheticClusterIpiInput, reserved) == 5 &&
               offsetof(SendSyntheticClusterIpiInput, processor_mask) == 8);
 
-struct SendSyntheticClusterIpiExInput {  // followed by the set's banks
+// Input of HvCallSendSyntheticClusterIpiEx, followed by the set's banks.
+struct SendSyntheticClusterIpiExInput {
   uint32_t vector;
   uint8_t target_vtl;
   uint8_t reserved[3];
   VpSetHeader processor_set;
 };
-static_assert(sizeof(SendSyntheticClusterIpiExInput) == 24 &&
+static_assert(sizeof(SendSyntheticClusterIpiExInput) == 24);
+static_assert(offsetof(SendSyntheticClusterIpiExInput, vector) == 0 &&
+              offsetof(SendSyntheticClusterIpiExInput, target_vtl) == 4 &&
+              offsetof(SendSyntheticClusterIpiExInput, reserved) == 5 &&
               offsetof(SendSyntheticClusterIpiExInput, processor_set) == 8);
 
-struct VpRegistersInput {  // the header of GetVpRegisters and SetVpRegisters
+// The header of HvCallGetVpRegisters and HvCallSetVpRegisters. Elements of the former are a RegisterName in and a
+// RegisterValue out.
+struct VpRegistersInput {
   uint64_t partition_id;
   uint32_t vp_index;
   uint8_t target_vtl;
   uint8_t reserved[3];
 };
-static_assert(sizeof(VpRegistersInput) == 16 && offsetof(VpRegistersInput, target_vtl) == 12);
-// Elements: a RegisterName in and a RegisterValue out for Get; for Set this.
+static_assert(sizeof(VpRegistersInput) == 16);
+static_assert(offsetof(VpRegistersInput, partition_id) == 0 && offsetof(VpRegistersInput, vp_index) == 8 &&
+              offsetof(VpRegistersInput, target_vtl) == 12 && offsetof(VpRegistersInput, reserved) == 13);
+
+// An element of HvCallSetVpRegisters.
 struct RegisterAssociation {
   uint32_t name;
   uint32_t reserved1;
   uint64_t reserved2;
   RegisterValue value;
 };
-static_assert(sizeof(RegisterAssociation) == 32 && offsetof(RegisterAssociation, value) == 16);
+static_assert(sizeof(RegisterAssociation) == 32);
+static_assert(offsetof(RegisterAssociation, name) == 0 && offsetof(RegisterAssociation, reserved1) == 4 &&
+              offsetof(RegisterAssociation, reserved2) == 8 && offsetof(RegisterAssociation, value) == 16);
 
 // HV_TRANSLATE_GVA_CONTROL_FLAGS; the input VTL is in 63:56.
 inline constexpr uint64_t kTranslateValidateRead = 0x01;
@@ -152,6 +181,7 @@ inline constexpr uint64_t kTranslatePrivilegeExempt = 0x08;
 inline constexpr uint64_t kTranslateSupervisorAccess = 0x40;
 inline constexpr uint64_t kTranslateUserAccess = 0x80;
 
+// Input of HvCallTranslateVirtualAddress.
 struct TranslateVirtualAddressInput {
   uint64_t partition_id;
   uint32_t vp_index;
@@ -159,8 +189,12 @@ struct TranslateVirtualAddressInput {
   uint64_t control_flags;
   uint64_t gva_page;
 };
-static_assert(sizeof(TranslateVirtualAddressInput) == 32 &&
-              offsetof(TranslateVirtualAddressInput, control_flags) == 16);
+static_assert(sizeof(TranslateVirtualAddressInput) == 32);
+static_assert(offsetof(TranslateVirtualAddressInput, partition_id) == 0 &&
+              offsetof(TranslateVirtualAddressInput, vp_index) == 8 &&
+              offsetof(TranslateVirtualAddressInput, reserved) == 12 &&
+              offsetof(TranslateVirtualAddressInput, control_flags) == 16 &&
+              offsetof(TranslateVirtualAddressInput, gva_page) == 24);
 
 enum class TranslateResult : uint32_t {  // HV_TRANSLATE_GVA_RESULT_CODE
   kSuccess = 0,
@@ -171,6 +205,7 @@ enum class TranslateResult : uint32_t {  // HV_TRANSLATE_GVA_RESULT_CODE
 };
 inline constexpr uint8_t kCacheTypeWriteBack = 6;  // HvCacheTypeWriteBack
 
+// Output of HvCallTranslateVirtualAddress: HV_TRANSLATE_GVA_RESULT and a page number.
 struct TranslateVirtualAddressOutput {
   uint32_t result_code;
   uint8_t cache_type;
@@ -178,8 +213,14 @@ struct TranslateVirtualAddressOutput {
   uint16_t reserved;
   uint64_t gpa_page;
 };
-static_assert(sizeof(TranslateVirtualAddressOutput) == 16 && offsetof(TranslateVirtualAddressOutput, gpa_page) == 8);
+static_assert(sizeof(TranslateVirtualAddressOutput) == 16);
+static_assert(offsetof(TranslateVirtualAddressOutput, result_code) == 0 &&
+              offsetof(TranslateVirtualAddressOutput, cache_type) == 4 &&
+              offsetof(TranslateVirtualAddressOutput, overlay_page) == 5 &&
+              offsetof(TranslateVirtualAddressOutput, reserved) == 6 &&
+              offsetof(TranslateVirtualAddressOutput, gpa_page) == 8);
 
+// Input of HvCallPostMessage.
 struct PostMessageInput {
   uint32_t connection_id;
   uint32_t reserved;
@@ -187,30 +228,40 @@ struct PostMessageInput {
   uint32_t payload_size;
   uint8_t payload[240];
 };
-static_assert(sizeof(PostMessageInput) == 256 && offsetof(PostMessageInput, payload) == 16);
+static_assert(sizeof(PostMessageInput) == 256);
+static_assert(offsetof(PostMessageInput, connection_id) == 0 && offsetof(PostMessageInput, reserved) == 4 &&
+              offsetof(PostMessageInput, message_type) == 8 && offsetof(PostMessageInput, payload_size) == 12 &&
+              offsetof(PostMessageInput, payload) == 16);
 
+// Input of HvCallSignalEvent.
 struct SignalEventInput {
   uint32_t connection_id;
   uint16_t flag_number;
   uint16_t reserved;
 };
-static_assert(sizeof(SignalEventInput) == 8 && offsetof(SignalEventInput, flag_number) == 4);
+static_assert(sizeof(SignalEventInput) == 8);
+static_assert(offsetof(SignalEventInput, connection_id) == 0 && offsetof(SignalEventInput, flag_number) == 4 &&
+              offsetof(SignalEventInput, reserved) == 6);
 
-// HV_INTERRUPT_ENTRY with the MSI that identifies the interrupt.
-inline constexpr uint32_t kInterruptSourceMsi = 1;
+inline constexpr uint32_t kInterruptSourceMsi = 1;  // HvInterruptSourceMsi
+// HV_INTERRUPT_ENTRY with the HV_MSI_ENTRY that identifies the interrupt.
 struct InterruptEntry {
   uint32_t source;
   uint32_t reserved;
   uint32_t msi_address;
   uint32_t msi_data;
 };
-static_assert(sizeof(InterruptEntry) == 16 && offsetof(InterruptEntry, msi_address) == 8);
+static_assert(sizeof(InterruptEntry) == 16);
+static_assert(offsetof(InterruptEntry, source) == 0 && offsetof(InterruptEntry, reserved) == 4 &&
+              offsetof(InterruptEntry, msi_address) == 8 && offsetof(InterruptEntry, msi_data) == 12);
 
 // HV_DEVICE_INTERRUPT_TARGET flags.
 inline constexpr uint32_t kInterruptTargetMulticast = 1;
 inline constexpr uint32_t kInterruptTargetProcessorSet = 2;
 
-struct RetargetDeviceInterruptInput {  // with a processor set: followed by its valid-bank mask and banks
+// Input of HvCallRetargetDeviceInterrupt, whose last three fields are HV_DEVICE_INTERRUPT_TARGET. With a processor set:
+// followed by its valid-bank mask and banks.
+struct RetargetDeviceInterruptInput {
   uint64_t partition_id;
   uint64_t device_id;
   InterruptEntry entry;
@@ -220,8 +271,12 @@ struct RetargetDeviceInterruptInput {  // with a processor set: followed by its 
   uint64_t mask_or_format;  // a mask of VPs, or the set's format
 };
 static_assert(sizeof(RetargetDeviceInterruptInput) == 56);
-static_assert(offsetof(RetargetDeviceInterruptInput, entry) == 16 &&
+static_assert(offsetof(RetargetDeviceInterruptInput, partition_id) == 0 &&
+              offsetof(RetargetDeviceInterruptInput, device_id) == 8 &&
+              offsetof(RetargetDeviceInterruptInput, entry) == 16 &&
+              offsetof(RetargetDeviceInterruptInput, reserved) == 32 &&
               offsetof(RetargetDeviceInterruptInput, vector) == 40 &&
+              offsetof(RetargetDeviceInterruptInput, flags) == 44 &&
               offsetof(RetargetDeviceInterruptInput, mask_or_format) == 48);
 
 // HV_INTERRUPT_TYPE.
@@ -238,6 +293,7 @@ enum class InterruptType : uint32_t {
   kLocalInt1 = 9,
 };
 
+// Input of HvCallAssertVirtualInterrupt.
 struct AssertVirtualInterruptInput {
   uint64_t partition_id;
   uint32_t interrupt_type;
@@ -249,8 +305,14 @@ struct AssertVirtualInterruptInput {
   uint16_t reserved1;
 };
 static_assert(sizeof(AssertVirtualInterruptInput) == 32);
-static_assert(offsetof(AssertVirtualInterruptInput, destination) == 16 &&
-              offsetof(AssertVirtualInterruptInput, target_vtl) == 28);
+static_assert(offsetof(AssertVirtualInterruptInput, partition_id) == 0 &&
+              offsetof(AssertVirtualInterruptInput, interrupt_type) == 8 &&
+              offsetof(AssertVirtualInterruptInput, interrupt_flags) == 12 &&
+              offsetof(AssertVirtualInterruptInput, destination) == 16 &&
+              offsetof(AssertVirtualInterruptInput, vector) == 24 &&
+              offsetof(AssertVirtualInterruptInput, target_vtl) == 28 &&
+              offsetof(AssertVirtualInterruptInput, reserved0) == 29 &&
+              offsetof(AssertVirtualInterruptInput, reserved1) == 30);
 inline constexpr uint32_t kInterruptLevelTriggered = 1;
 inline constexpr uint32_t kInterruptLogicalDestination = 2;
 
@@ -262,9 +324,17 @@ struct InitialVpContext {
   uint64_t efer, cr0, cr3, cr4, pat;
 };
 static_assert(sizeof(InitialVpContext) == 224);
-static_assert(offsetof(InitialVpContext, cs) == 24 && offsetof(InitialVpContext, idtr) == 152 &&
-              offsetof(InitialVpContext, efer) == 184);
+static_assert(offsetof(InitialVpContext, rip) == 0 && offsetof(InitialVpContext, rsp) == 8 &&
+              offsetof(InitialVpContext, rflags) == 16 && offsetof(InitialVpContext, cs) == 24 &&
+              offsetof(InitialVpContext, ds) == 40 && offsetof(InitialVpContext, es) == 56 &&
+              offsetof(InitialVpContext, fs) == 72 && offsetof(InitialVpContext, gs) == 88 &&
+              offsetof(InitialVpContext, ss) == 104 && offsetof(InitialVpContext, tr) == 120 &&
+              offsetof(InitialVpContext, ldtr) == 136 && offsetof(InitialVpContext, idtr) == 152 &&
+              offsetof(InitialVpContext, gdtr) == 168 && offsetof(InitialVpContext, efer) == 184 &&
+              offsetof(InitialVpContext, cr0) == 192 && offsetof(InitialVpContext, cr3) == 200 &&
+              offsetof(InitialVpContext, cr4) == 208 && offsetof(InitialVpContext, pat) == 216);
 
+// Input of HvCallStartVirtualProcessor.
 struct StartVirtualProcessorInput {
   uint64_t partition_id;
   uint32_t vp_index;
@@ -272,14 +342,24 @@ struct StartVirtualProcessorInput {
   uint8_t reserved[3];
   InitialVpContext context;
 };
-static_assert(sizeof(StartVirtualProcessorInput) == 240 && offsetof(StartVirtualProcessorInput, context) == 16);
+static_assert(sizeof(StartVirtualProcessorInput) == 240);
+static_assert(offsetof(StartVirtualProcessorInput, partition_id) == 0 &&
+              offsetof(StartVirtualProcessorInput, vp_index) == 8 &&
+              offsetof(StartVirtualProcessorInput, target_vtl) == 12 &&
+              offsetof(StartVirtualProcessorInput, reserved) == 13 &&
+              offsetof(StartVirtualProcessorInput, context) == 16);
 
-struct GetVpIndexFromApicIdInput {  // elements: an APIC id in, a VP index out, 4 bytes each
+// The header of HvCallGetVpIndexFromApicId. Elements are an APIC id in and a VP index out, 4 bytes each, as Linux and
+// OpenVMM have them; the TLFS pads both to 8. With one element, all that Linux asks for, it is the same.
+struct GetVpIndexFromApicIdInput {
   uint64_t partition_id;
   uint8_t target_vtl;
   uint8_t reserved[7];
 };
-static_assert(sizeof(GetVpIndexFromApicIdInput) == 16 && offsetof(GetVpIndexFromApicIdInput, target_vtl) == 8);
+static_assert(sizeof(GetVpIndexFromApicIdInput) == 16);
+static_assert(offsetof(GetVpIndexFromApicIdInput, partition_id) == 0 &&
+              offsetof(GetVpIndexFromApicIdInput, target_vtl) == 8 &&
+              offsetof(GetVpIndexFromApicIdInput, reserved) == 9);
 
 }  // namespace hvsdk::hvdef
 

@@ -39,7 +39,8 @@ struct MessageHeader {
   uint64_t origin;  // the port id of a posted message; zero for a timer's
 };
 static_assert(sizeof(MessageHeader) == 16);
-static_assert(offsetof(MessageHeader, payload_size) == 4 && offsetof(MessageHeader, flags) == 5 &&
+static_assert(offsetof(MessageHeader, message_type) == 0 && offsetof(MessageHeader, payload_size) == 4 &&
+              offsetof(MessageHeader, flags) == 5 && offsetof(MessageHeader, reserved) == 6 &&
               offsetof(MessageHeader, origin) == 8);
 
 // HV_MESSAGE.
@@ -47,7 +48,8 @@ struct Message {
   MessageHeader header;
   uint8_t payload[kMessageMaxPayloadBytes];
 };
-static_assert(sizeof(Message) == kMessageSizeBytes && offsetof(Message, payload) == 16);
+static_assert(sizeof(Message) == kMessageSizeBytes);
+static_assert(offsetof(Message, header) == 0 && offsetof(Message, payload) == 16);
 static_assert(sizeof(Message) * kSintCount == 4096, "the SIM page");
 
 // HV_TIMER_MESSAGE_PAYLOAD.
@@ -58,7 +60,8 @@ struct TimerMessagePayload {
   uint64_t delivery_time_100ns;
 };
 static_assert(sizeof(TimerMessagePayload) == 24);
-static_assert(offsetof(TimerMessagePayload, expiration_time_100ns) == 8 &&
+static_assert(offsetof(TimerMessagePayload, timer_index) == 0 && offsetof(TimerMessagePayload, reserved) == 4 &&
+              offsetof(TimerMessagePayload, expiration_time_100ns) == 8 &&
               offsetof(TimerMessagePayload, delivery_time_100ns) == 16);
 
 // HV_SYNIC_EVENT_FLAGS: 2048 flags of each SINT, least significant bit first; 16 of these are the SIEF page.
@@ -74,7 +77,8 @@ struct ReferenceTscPage {
   int64_t offset;
 };
 static_assert(sizeof(ReferenceTscPage) == 24);
-static_assert(offsetof(ReferenceTscPage, scale) == 8 && offsetof(ReferenceTscPage, offset) == 16);
+static_assert(offsetof(ReferenceTscPage, sequence) == 0 && offsetof(ReferenceTscPage, reserved) == 4 &&
+              offsetof(ReferenceTscPage, scale) == 8 && offsetof(ReferenceTscPage, offset) == 16);
 
 // HV_VP_ASSIST_PAGE, the field that a guest without VTLs and nesting looks at.
 struct VpAssistPage {
@@ -82,6 +86,7 @@ struct VpAssistPage {
   uint32_t reserved;
 };
 static_assert(sizeof(VpAssistPage) == 8);
+static_assert(offsetof(VpAssistPage, apic_assist) == 0 && offsetof(VpAssistPage, reserved) == 4);
 
 }  // namespace hvsdk::hvdef
 

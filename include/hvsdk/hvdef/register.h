@@ -142,13 +142,14 @@ enum class RegisterName : uint32_t {
   kStimer3Count,
 };
 
-// The 16 bytes of any register. Which of the two words mean what depends on the name: general registers use `low`
-// alone, XMM registers both, segment and table registers the structures below.
+// HV_REGISTER_VALUE: the 16 bytes of any register. Which of the two words mean what depends on the name: general
+// registers use `low` alone, XMM registers both, segment and table registers the structures below.
 struct RegisterValue {
   uint64_t low;
   uint64_t high;
 };
 static_assert(sizeof(RegisterValue) == 16);
+static_assert(offsetof(RegisterValue, low) == 0 && offsetof(RegisterValue, high) == 8);
 
 // HV_X64_SEGMENT_REGISTER.
 struct SegmentRegister {
@@ -158,8 +159,8 @@ struct SegmentRegister {
   uint16_t attributes;  // type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15; the rest is zero
 };
 static_assert(sizeof(SegmentRegister) == 16);
-static_assert(offsetof(SegmentRegister, limit) == 8 && offsetof(SegmentRegister, selector) == 12 &&
-              offsetof(SegmentRegister, attributes) == 14);
+static_assert(offsetof(SegmentRegister, base) == 0 && offsetof(SegmentRegister, limit) == 8 &&
+              offsetof(SegmentRegister, selector) == 12 && offsetof(SegmentRegister, attributes) == 14);
 
 // HV_X64_TABLE_REGISTER.
 struct TableRegister {
@@ -168,7 +169,8 @@ struct TableRegister {
   uint64_t base;
 };
 static_assert(sizeof(TableRegister) == 16);
-static_assert(offsetof(TableRegister, limit) == 6 && offsetof(TableRegister, base) == 8);
+static_assert(offsetof(TableRegister, reserved) == 0 && offsetof(TableRegister, limit) == 6 &&
+              offsetof(TableRegister, base) == 8);
 
 }  // namespace hvsdk::hvdef
 

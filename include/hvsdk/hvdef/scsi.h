@@ -148,8 +148,12 @@ struct FixedSense {
   uint8_t sense_key_specific[3];       // 0x0F
 };
 static_assert(sizeof(FixedSense) == 18);
-static_assert(offsetof(FixedSense, information) == 3 && offsetof(FixedSense, additional_sense_length) == 7);
-static_assert(offsetof(FixedSense, additional_sense_code) == 12 && offsetof(FixedSense, sense_key_specific) == 15);
+static_assert(offsetof(FixedSense, response_code) == 0x00 && offsetof(FixedSense, obsolete) == 0x01 &&
+              offsetof(FixedSense, sense_key) == 0x02 && offsetof(FixedSense, information) == 0x03 &&
+              offsetof(FixedSense, additional_sense_length) == 0x07 && offsetof(FixedSense, command_specific) == 0x08 &&
+              offsetof(FixedSense, additional_sense_code) == 0x0C &&
+              offsetof(FixedSense, additional_sense_qualifier) == 0x0D &&
+              offsetof(FixedSense, field_replaceable_unit) == 0x0E && offsetof(FixedSense, sense_key_specific) == 0x0F);
 inline constexpr uint8_t kSenseCurrentFixed = 0x70;
 inline constexpr uint8_t kSenseCurrentDescriptor = 0x72;
 inline constexpr uint8_t kSenseInformationValid = 0x80;
@@ -163,7 +167,12 @@ struct DescriptorSense {
   uint8_t reserved[3];                 // 0x04
   uint8_t additional_sense_length;     // 0x07
 };
-static_assert(sizeof(DescriptorSense) == 8 && offsetof(DescriptorSense, additional_sense_length) == 7);
+static_assert(sizeof(DescriptorSense) == 8);
+static_assert(offsetof(DescriptorSense, response_code) == 0x00 && offsetof(DescriptorSense, sense_key) == 0x01 &&
+              offsetof(DescriptorSense, additional_sense_code) == 0x02 &&
+              offsetof(DescriptorSense, additional_sense_qualifier) == 0x03 &&
+              offsetof(DescriptorSense, reserved) == 0x04 &&
+              offsetof(DescriptorSense, additional_sense_length) == 0x07);
 
 }  // namespace hvsdk::hvdef::scsi
 

@@ -56,13 +56,15 @@ enum class Status : uint32_t {
   kIoDeviceError = 0xC0000185,
 };
 
+// The first fields of struct vstor_packet.
 struct PacketHeader {
   Operation operation;  // 0x00
   uint32_t flags;       // 0x04
   Status status;        // 0x08  in completions
 };
 static_assert(sizeof(PacketHeader) == 12);
-static_assert(offsetof(PacketHeader, flags) == 4 && offsetof(PacketHeader, status) == 8);
+static_assert(offsetof(PacketHeader, operation) == 0x00 && offsetof(PacketHeader, flags) == 0x04 &&
+              offsetof(PacketHeader, status) == 0x08);
 
 inline constexpr uint32_t kFlagRequestCompletion = 0x1;
 
@@ -97,7 +99,7 @@ inline constexpr uint8_t kDataNone = 2;  // Linux: no data, or not known
 inline constexpr size_t kMaxCdbBytes = 16;
 inline constexpr size_t kSenseBytes = 20;
 
-// The body of kExecuteSrb and of its completion.
+// The body of kExecuteSrb and of its completion: struct vmscsi_request.
 struct ScsiRequest {
   uint16_t length;                // 0x00  size of this structure
   uint8_t srb_status;             // 0x02
@@ -120,22 +122,29 @@ struct ScsiRequest {
   uint32_t time_out_value;  // 0x2C  seconds
   uint32_t queue_sort_key;  // 0x30
 };
+static_assert(sizeof(ScsiRequest) == 52);
+static_assert(offsetof(ScsiRequest, length) == 0x00 && offsetof(ScsiRequest, srb_status) == 0x02 &&
+              offsetof(ScsiRequest, scsi_status) == 0x03 && offsetof(ScsiRequest, port_number) == 0x04 &&
+              offsetof(ScsiRequest, path_id) == 0x05 && offsetof(ScsiRequest, target_id) == 0x06 &&
+              offsetof(ScsiRequest, lun) == 0x07 && offsetof(ScsiRequest, cdb_length) == 0x08 &&
+              offsetof(ScsiRequest, sense_info_length) == 0x09 && offsetof(ScsiRequest, data_in) == 0x0A &&
+              offsetof(ScsiRequest, reserved) == 0x0B && offsetof(ScsiRequest, data_transfer_length) == 0x0C &&
+              offsetof(ScsiRequest, payload) == 0x10 && offsetof(ScsiRequest, reserved2) == 0x24 &&
+              offsetof(ScsiRequest, queue_tag) == 0x26 && offsetof(ScsiRequest, queue_action) == 0x27 &&
+              offsetof(ScsiRequest, srb_flags) == 0x28 && offsetof(ScsiRequest, time_out_value) == 0x2C &&
+              offsetof(ScsiRequest, queue_sort_key) == 0x30);
 inline constexpr size_t kScsiRequestBytesV1 = 0x24;
-static_assert(sizeof(ScsiRequest) == 0x34);
-static_assert(offsetof(ScsiRequest, path_id) == 0x05 && offsetof(ScsiRequest, lun) == 0x07);
-static_assert(offsetof(ScsiRequest, cdb_length) == 0x08 && offsetof(ScsiRequest, data_in) == 0x0A);
-static_assert(offsetof(ScsiRequest, data_transfer_length) == 0x0C && offsetof(ScsiRequest, payload) == 0x10);
-static_assert(offsetof(ScsiRequest, reserved2) == kScsiRequestBytesV1 && offsetof(ScsiRequest, srb_flags) == 0x28);
-static_assert(offsetof(ScsiRequest, time_out_value) == 0x2C && offsetof(ScsiRequest, queue_sort_key) == 0x30);
+static_assert(offsetof(ScsiRequest, reserved2) == kScsiRequestBytesV1);
 
-// The body of kQueryProtocolVersion.
+// The body of kQueryProtocolVersion: struct vmstorage_protocol_version.
 struct ProtocolVersion {
   Version major_minor;  // 0x00
   uint16_t revision;    // 0x02  not looked at
 };
 static_assert(sizeof(ProtocolVersion) == 4);
+static_assert(offsetof(ProtocolVersion, major_minor) == 0x00 && offsetof(ProtocolVersion, revision) == 0x02);
 
-// The body of kQueryProperties' completion.
+// The body of kQueryProperties' completion: struct vmstorage_channel_properties.
 struct ChannelProperties {
   uint32_t reserved;                   // 0x00
   uint16_t maximum_sub_channel_count;  // 0x04
@@ -145,11 +154,14 @@ struct ChannelProperties {
   uint32_t reserved2[2];               // 0x10
 };
 static_assert(sizeof(ChannelProperties) == 24);
-static_assert(offsetof(ChannelProperties, maximum_sub_channel_count) == 4 && offsetof(ChannelProperties, flags) == 8);
-static_assert(offsetof(ChannelProperties, max_transfer_bytes) == 12);
+static_assert(offsetof(ChannelProperties, reserved) == 0x00 &&
+              offsetof(ChannelProperties, maximum_sub_channel_count) == 0x04 &&
+              offsetof(ChannelProperties, reserved1) == 0x06 && offsetof(ChannelProperties, flags) == 0x08 &&
+              offsetof(ChannelProperties, max_transfer_bytes) == 0x0C &&
+              offsetof(ChannelProperties, reserved2) == 0x10);
 inline constexpr uint32_t kChannelSupportsMultiChannel = 0x1;
 
-// The body of kFcHbaData's completion: world-wide names of a Fibre Channel adapter.
+// The body of kFcHbaData's completion, struct hv_fc_wwn_packet: world-wide names of a Fibre Channel adapter.
 struct FcHbaData {
   uint8_t primary_active;         // 0x00
   uint8_t reserved[3];            // 0x01
@@ -159,10 +171,13 @@ struct FcHbaData {
   uint8_t secondary_node_wwn[8];  // 0x1C
 };
 static_assert(sizeof(FcHbaData) == 36);
+static_assert(offsetof(FcHbaData, primary_active) == 0x00 && offsetof(FcHbaData, reserved) == 0x01 &&
+              offsetof(FcHbaData, primary_port_wwn) == 0x04 && offsetof(FcHbaData, primary_node_wwn) == 0x0C &&
+              offsetof(FcHbaData, secondary_port_wwn) == 0x14 && offsetof(FcHbaData, secondary_node_wwn) == 0x1C);
 
 // The body of kCreateSubChannels is one uint16_t, the number of subchannels besides the primary channel.
 
-// A whole packet, as a guest since Windows 8 sends it.
+// A whole packet, struct vstor_packet, as a guest since Windows 8 sends it.
 struct Packet {
   PacketHeader header;  // 0x00
   union {               // 0x0C
@@ -174,10 +189,14 @@ struct Packet {
     uint8_t bytes[sizeof(ScsiRequest)];
   };
 };
+static_assert(sizeof(Packet) == 64);
+static_assert(offsetof(Packet, header) == 0x00 && offsetof(Packet, scsi) == 0x0C && offsetof(Packet, version) == 0x0C &&
+              offsetof(Packet, properties) == 0x0C && offsetof(Packet, fc_hba) == 0x0C &&
+              offsetof(Packet, sub_channel_count) == 0x0C && offsetof(Packet, bytes) == 0x0C);
 inline constexpr size_t kPacketBytesV1 = sizeof(PacketHeader) + kScsiRequestBytesV1;
 inline constexpr size_t kPacketBytes = sizeof(Packet);
 static_assert(kPacketBytesV1 == 48 && kPacketBytes == 64 && alignof(Packet) == 4);
-static_assert(offsetof(Packet, scsi) == 12 && std::is_trivially_copyable_v<Packet>);
+static_assert(std::is_trivially_copyable_v<Packet>);
 
 }  // namespace hvsdk::hvdef::storvsc
 

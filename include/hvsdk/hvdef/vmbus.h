@@ -113,16 +113,21 @@ inline constexpr int32_t kStatusSuccess = 0;
 inline constexpr int32_t kStatusUnsuccessful = static_cast<int32_t>(0xC0000001);
 inline constexpr int32_t kStatusConnectionRefused = static_cast<int32_t>(0xC0000236);
 
+// struct vmbus_channel_message_header.
 struct ChannelMessageHeader {
   uint32_t message_type;  // MessageType; an unknown value survives
   uint32_t padding;
 };
 static_assert(sizeof(ChannelMessageHeader) == 8);
+static_assert(offsetof(ChannelMessageHeader, message_type) == 0 && offsetof(ChannelMessageHeader, padding) == 4);
 
-// A message that is nothing but its header: RequestOffers, AllOffersDelivered, Unload, UnloadResponse.
+// A struct vmbus_channel_message_header that is the whole message: RequestOffers, AllOffersDelivered, Unload,
+// UnloadResponse.
 struct EmptyMessage {
   ChannelMessageHeader header;
 };
+static_assert(sizeof(EmptyMessage) == 8);
+static_assert(offsetof(EmptyMessage, header) == 0);
 
 // Offer flags.
 inline constexpr uint16_t kOfferEnumerateDeviceInterface = 0x0001;  // VMBUS_CHANNEL_ENUMERATE_DEVICE_INTERFACE
@@ -138,6 +143,7 @@ inline constexpr size_t kUserDefinedSize = 120;  // MAX_USER_DEFINED_BYTES
 // The target VP of a channel that wants no interrupts.
 inline constexpr uint32_t kNoTargetVp = 0xFFFFFFFF;
 
+// struct vmbus_channel_offer_channel with its struct vmbus_channel_offer.
 struct OfferChannel {
   ChannelMessageHeader header;
   Guid class_id;
@@ -155,22 +161,24 @@ struct OfferChannel {
   uint32_t connection_id;           // to signal the root, from version 1.1 on
 };
 static_assert(sizeof(OfferChannel) == 196);
-static_assert(offsetof(OfferChannel, class_id) == 8 && offsetof(OfferChannel, instance_id) == 24);
-static_assert(offsetof(OfferChannel, reserved) == 40 && offsetof(OfferChannel, flags) == 56);
-static_assert(offsetof(OfferChannel, mmio_megabytes) == 58 && offsetof(OfferChannel, user_defined) == 60);
-static_assert(offsetof(OfferChannel, subchannel_index) == 180);
-static_assert(offsetof(OfferChannel, mmio_megabytes_optional) == 182);
-static_assert(offsetof(OfferChannel, channel_id) == 184 && offsetof(OfferChannel, monitor_id) == 188);
-static_assert(offsetof(OfferChannel, monitor_allocated) == 189);
-static_assert(offsetof(OfferChannel, is_dedicated_interrupt) == 190 && offsetof(OfferChannel, connection_id) == 192);
+static_assert(offsetof(OfferChannel, header) == 0x00 && offsetof(OfferChannel, class_id) == 0x08 &&
+              offsetof(OfferChannel, instance_id) == 0x18 && offsetof(OfferChannel, reserved) == 0x28 &&
+              offsetof(OfferChannel, flags) == 0x38 && offsetof(OfferChannel, mmio_megabytes) == 0x3A &&
+              offsetof(OfferChannel, user_defined) == 0x3C && offsetof(OfferChannel, subchannel_index) == 0xB4 &&
+              offsetof(OfferChannel, mmio_megabytes_optional) == 0xB6 && offsetof(OfferChannel, channel_id) == 0xB8 &&
+              offsetof(OfferChannel, monitor_id) == 0xBC && offsetof(OfferChannel, monitor_allocated) == 0xBD &&
+              offsetof(OfferChannel, is_dedicated_interrupt) == 0xBE && offsetof(OfferChannel, connection_id) == 0xC0);
 
-// A message that only names a channel: RescindOffer, CloseChannel, RelidReleased, CloseReservedResponse.
+// A message that only names a channel: RescindOffer, CloseChannel, RelidReleased, CloseReservedResponse
+// (struct vmbus_channel_rescind_offer and others).
 struct ChannelMessage {
   ChannelMessageHeader header;
   uint32_t channel_id;
 };
-static_assert(sizeof(ChannelMessage) == 12 && offsetof(ChannelMessage, channel_id) == 8);
+static_assert(sizeof(ChannelMessage) == 12);
+static_assert(offsetof(ChannelMessage, header) == 0 && offsetof(ChannelMessage, channel_id) == 8);
 
+// struct vmbus_channel_open_channel.
 struct OpenChannel {
   ChannelMessageHeader header;
   uint32_t channel_id;
@@ -181,10 +189,12 @@ struct OpenChannel {
   uint8_t user_data[kUserDefinedSize];
 };
 static_assert(sizeof(OpenChannel) == 148);
-static_assert(offsetof(OpenChannel, channel_id) == 8 && offsetof(OpenChannel, open_id) == 12);
-static_assert(offsetof(OpenChannel, ring_gpadl_id) == 16 && offsetof(OpenChannel, target_vp) == 20);
-static_assert(offsetof(OpenChannel, downstream_page_offset) == 24 && offsetof(OpenChannel, user_data) == 28);
+static_assert(offsetof(OpenChannel, header) == 0 && offsetof(OpenChannel, channel_id) == 8 &&
+              offsetof(OpenChannel, open_id) == 12 && offsetof(OpenChannel, ring_gpadl_id) == 16 &&
+              offsetof(OpenChannel, target_vp) == 20 && offsetof(OpenChannel, downstream_page_offset) == 24 &&
+              offsetof(OpenChannel, user_data) == 28);
 
+// struct vmbus_channel_open_result.
 struct OpenResult {
   ChannelMessageHeader header;
   uint32_t channel_id;
@@ -192,11 +202,11 @@ struct OpenResult {
   int32_t status;
 };
 static_assert(sizeof(OpenResult) == 20);
-static_assert(offsetof(OpenResult, channel_id) == 8 && offsetof(OpenResult, open_id) == 12);
-static_assert(offsetof(OpenResult, status) == 16);
+static_assert(offsetof(OpenResult, header) == 0 && offsetof(OpenResult, channel_id) == 8 &&
+              offsetof(OpenResult, open_id) == 12 && offsetof(OpenResult, status) == 16);
 
-// Followed by the first words of a range buffer of range_buffer_bytes: range_count times a GpaRange (vmbus_ring.h) and
-// an 8-byte page number for each page that it touches, as in a packet.
+// struct vmbus_channel_gpadl_header. Followed by the first words of a range buffer of range_buffer_bytes: range_count
+// times a GpaRange (vmbus_ring.h) and an 8-byte page number for each page that it touches, as in a packet.
 struct GpadlHeader {
   ChannelMessageHeader header;
   uint32_t channel_id;
@@ -205,20 +215,23 @@ struct GpadlHeader {
   uint16_t range_count;
 };
 static_assert(sizeof(GpadlHeader) == 20);
-static_assert(offsetof(GpadlHeader, channel_id) == 8 && offsetof(GpadlHeader, gpadl_id) == 12);
-static_assert(offsetof(GpadlHeader, range_buffer_bytes) == 16 && offsetof(GpadlHeader, range_count) == 18);
+static_assert(offsetof(GpadlHeader, header) == 0 && offsetof(GpadlHeader, channel_id) == 8 &&
+              offsetof(GpadlHeader, gpadl_id) == 12 && offsetof(GpadlHeader, range_buffer_bytes) == 16 &&
+              offsetof(GpadlHeader, range_count) == 18);
 inline constexpr size_t kMaxGpadlHeaderWords = (kMaxMessageSize - sizeof(GpadlHeader)) / 8;
 
-// Followed by the next words of the range buffer.
+// struct vmbus_channel_gpadl_body. Followed by the next words of the range buffer.
 struct GpadlBody {
   ChannelMessageHeader header;
   uint32_t message_number;  // guests fill it as they like
   uint32_t gpadl_id;
 };
 static_assert(sizeof(GpadlBody) == 16);
-static_assert(offsetof(GpadlBody, message_number) == 8 && offsetof(GpadlBody, gpadl_id) == 12);
+static_assert(offsetof(GpadlBody, header) == 0 && offsetof(GpadlBody, message_number) == 8 &&
+              offsetof(GpadlBody, gpadl_id) == 12);
 inline constexpr size_t kMaxGpadlBodyWords = (kMaxMessageSize - sizeof(GpadlBody)) / 8;
 
+// struct vmbus_channel_gpadl_created.
 struct GpadlCreated {
   ChannelMessageHeader header;
   uint32_t channel_id;
@@ -226,23 +239,28 @@ struct GpadlCreated {
   int32_t status;
 };
 static_assert(sizeof(GpadlCreated) == 20);
-static_assert(offsetof(GpadlCreated, channel_id) == 8 && offsetof(GpadlCreated, gpadl_id) == 12);
-static_assert(offsetof(GpadlCreated, status) == 16);
+static_assert(offsetof(GpadlCreated, header) == 0 && offsetof(GpadlCreated, channel_id) == 8 &&
+              offsetof(GpadlCreated, gpadl_id) == 12 && offsetof(GpadlCreated, status) == 16);
 
+// struct vmbus_channel_gpadl_teardown.
 struct GpadlTeardown {
   ChannelMessageHeader header;
   uint32_t channel_id;
   uint32_t gpadl_id;
 };
 static_assert(sizeof(GpadlTeardown) == 16);
-static_assert(offsetof(GpadlTeardown, channel_id) == 8 && offsetof(GpadlTeardown, gpadl_id) == 12);
+static_assert(offsetof(GpadlTeardown, header) == 0 && offsetof(GpadlTeardown, channel_id) == 8 &&
+              offsetof(GpadlTeardown, gpadl_id) == 12);
 
+// struct vmbus_channel_gpadl_torndown.
 struct GpadlTorndown {
   ChannelMessageHeader header;
   uint32_t gpadl_id;
 };
-static_assert(sizeof(GpadlTorndown) == 12 && offsetof(GpadlTorndown, gpadl_id) == 8);
+static_assert(sizeof(GpadlTorndown) == 12);
+static_assert(offsetof(GpadlTorndown, header) == 0 && offsetof(GpadlTorndown, gpadl_id) == 8);
 
+// struct vmbus_channel_initiate_contact.
 struct InitiateContact {
   ChannelMessageHeader header;
   uint32_t version;
@@ -254,10 +272,11 @@ struct InitiateContact {
   uint64_t child_to_parent_monitor_page;
 };
 static_assert(sizeof(InitiateContact) == 40);
-static_assert(offsetof(InitiateContact, version) == 8 && offsetof(InitiateContact, target_message_vp) == 12);
-static_assert(offsetof(InitiateContact, interrupt_page_or_target) == 16);
-static_assert(offsetof(InitiateContact, parent_to_child_monitor_page) == 24);
-static_assert(offsetof(InitiateContact, child_to_parent_monitor_page) == 32);
+static_assert(offsetof(InitiateContact, header) == 0 && offsetof(InitiateContact, version) == 8 &&
+              offsetof(InitiateContact, target_message_vp) == 12 &&
+              offsetof(InitiateContact, interrupt_page_or_target) == 16 &&
+              offsetof(InitiateContact, parent_to_child_monitor_page) == 24 &&
+              offsetof(InitiateContact, child_to_parent_monitor_page) == 32);
 
 constexpr uint8_t TargetSint(uint64_t target) { return static_cast<uint8_t>(target); }
 constexpr uint8_t TargetVtl(uint64_t target) { return static_cast<uint8_t>(target >> 8); }
@@ -266,6 +285,7 @@ inline constexpr uint8_t kConnectionSuccessful = 0;
 inline constexpr uint8_t kConnectionFailedLowResources = 1;
 inline constexpr uint8_t kConnectionFailedUnknown = 2;
 
+// struct vmbus_channel_version_response.
 struct VersionResponse {
   ChannelMessageHeader header;
   uint8_t version_supported;
@@ -274,42 +294,50 @@ struct VersionResponse {
   uint32_t message_connection_id;  // from version 5.0 on; before, the selected version
 };
 static_assert(sizeof(VersionResponse) == 16);
-static_assert(offsetof(VersionResponse, version_supported) == 8 && offsetof(VersionResponse, connection_state) == 9);
-static_assert(offsetof(VersionResponse, padding) == 10 && offsetof(VersionResponse, message_connection_id) == 12);
+static_assert(offsetof(VersionResponse, header) == 0 && offsetof(VersionResponse, version_supported) == 8 &&
+              offsetof(VersionResponse, connection_state) == 9 && offsetof(VersionResponse, padding) == 10 &&
+              offsetof(VersionResponse, message_connection_id) == 12);
 
+// struct vmbus_channel_modifychannel.
 struct ModifyChannel {
   ChannelMessageHeader header;
   uint32_t channel_id;
   uint32_t target_vp;
 };
 static_assert(sizeof(ModifyChannel) == 16);
-static_assert(offsetof(ModifyChannel, channel_id) == 8 && offsetof(ModifyChannel, target_vp) == 12);
+static_assert(offsetof(ModifyChannel, header) == 0 && offsetof(ModifyChannel, channel_id) == 8 &&
+              offsetof(ModifyChannel, target_vp) == 12);
 
+// struct vmbus_channel_modifychannel_response.
 struct ModifyChannelResponse {
   ChannelMessageHeader header;
   uint32_t channel_id;
   int32_t status;
 };
 static_assert(sizeof(ModifyChannelResponse) == 16);
-static_assert(offsetof(ModifyChannelResponse, channel_id) == 8 && offsetof(ModifyChannelResponse, status) == 12);
+static_assert(offsetof(ModifyChannelResponse, header) == 0 && offsetof(ModifyChannelResponse, channel_id) == 8 &&
+              offsetof(ModifyChannelResponse, status) == 12);
 
-// A guest asks for a socket to the host (Linux: net/vmw_vsock/hyperv_transport.c).
+// struct vmbus_channel_tl_connect_request: a guest asks for a socket to the host (Linux:
+// net/vmw_vsock/hyperv_transport.c).
 struct TlConnectRequest {
   ChannelMessageHeader header;
   Guid endpoint_id;
   Guid service_id;
 };
 static_assert(sizeof(TlConnectRequest) == 40);
-static_assert(offsetof(TlConnectRequest, endpoint_id) == 8 && offsetof(TlConnectRequest, service_id) == 24);
+static_assert(offsetof(TlConnectRequest, header) == 0 && offsetof(TlConnectRequest, endpoint_id) == 8 &&
+              offsetof(TlConnectRequest, service_id) == 24);
 
-// From version 5.2 on; many guests still send the short form.
+// From version 5.2 on (OpenVMM, TlConnectRequest2); many guests still send the short form.
 struct TlConnectRequest2 {
   TlConnectRequest base;
   Guid silo_id;
 };
-static_assert(sizeof(TlConnectRequest2) == 56 && offsetof(TlConnectRequest2, silo_id) == 40);
+static_assert(sizeof(TlConnectRequest2) == 56);
+static_assert(offsetof(TlConnectRequest2, base) == 0 && offsetof(TlConnectRequest2, silo_id) == 40);
 
-// Sent only when the connection failed, from version 4.1 on.
+// Sent only when the connection failed, from version 4.1 on (OpenVMM, TlConnectResult).
 struct TlConnectResult {
   ChannelMessageHeader header;
   Guid endpoint_id;
@@ -317,10 +345,10 @@ struct TlConnectResult {
   int32_t status;
 };
 static_assert(sizeof(TlConnectResult) == 44);
-static_assert(offsetof(TlConnectResult, endpoint_id) == 8 && offsetof(TlConnectResult, service_id) == 24);
-static_assert(offsetof(TlConnectResult, status) == 40);
+static_assert(offsetof(TlConnectResult, header) == 0 && offsetof(TlConnectResult, endpoint_id) == 8 &&
+              offsetof(TlConnectResult, service_id) == 24 && offsetof(TlConnectResult, status) == 40);
 
-// Opens a channel outside the connection, for a crashed guest (Windows' dump storage).
+// Opens a channel outside the connection, for a crashed guest (Windows' dump storage; OpenVMM, OpenReservedChannel).
 struct OpenReservedChannel {
   ChannelMessageHeader header;
   uint32_t channel_id;
@@ -330,10 +358,12 @@ struct OpenReservedChannel {
   uint32_t downstream_page_offset;
 };
 static_assert(sizeof(OpenReservedChannel) == 28);
-static_assert(offsetof(OpenReservedChannel, channel_id) == 8 && offsetof(OpenReservedChannel, target_vp) == 12);
-static_assert(offsetof(OpenReservedChannel, target_sint) == 16 && offsetof(OpenReservedChannel, ring_gpadl_id) == 20);
-static_assert(offsetof(OpenReservedChannel, downstream_page_offset) == 24);
+static_assert(offsetof(OpenReservedChannel, header) == 0 && offsetof(OpenReservedChannel, channel_id) == 8 &&
+              offsetof(OpenReservedChannel, target_vp) == 12 && offsetof(OpenReservedChannel, target_sint) == 16 &&
+              offsetof(OpenReservedChannel, ring_gpadl_id) == 20 &&
+              offsetof(OpenReservedChannel, downstream_page_offset) == 24);
 
+// OpenVMM, CloseReservedChannel.
 struct CloseReservedChannel {
   ChannelMessageHeader header;
   uint32_t channel_id;
@@ -341,25 +371,8 @@ struct CloseReservedChannel {
   uint32_t target_sint;
 };
 static_assert(sizeof(CloseReservedChannel) == 20);
-static_assert(offsetof(CloseReservedChannel, channel_id) == 8 && offsetof(CloseReservedChannel, target_vp) == 12);
-static_assert(offsetof(CloseReservedChannel, target_sint) == 16);
-
-// Version 6.0: the guest moves its monitor pages.
-struct ModifyConnection {
-  ChannelMessageHeader header;
-  uint64_t parent_to_child_monitor_page;
-  uint64_t child_to_parent_monitor_page;
-};
-static_assert(sizeof(ModifyConnection) == 24);
-static_assert(offsetof(ModifyConnection, parent_to_child_monitor_page) == 8);
-static_assert(offsetof(ModifyConnection, child_to_parent_monitor_page) == 16);
-
-struct ModifyConnectionResponse {
-  ChannelMessageHeader header;
-  uint8_t connection_state;
-  uint8_t padding[3];
-};
-static_assert(sizeof(ModifyConnectionResponse) == 12 && offsetof(ModifyConnectionResponse, connection_state) == 8);
+static_assert(offsetof(CloseReservedChannel, header) == 0 && offsetof(CloseReservedChannel, channel_id) == 8 &&
+              offsetof(CloseReservedChannel, target_vp) == 12 && offsetof(CloseReservedChannel, target_sint) == 16);
 
 // The interrupt page of versions before 2.4: one bit a channel id in each half.
 inline constexpr uint64_t kInterruptPageToChild = 0;

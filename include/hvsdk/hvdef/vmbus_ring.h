@@ -68,30 +68,33 @@ struct PacketDescriptor {
   uint64_t transaction_id;  // 0x08
 };
 static_assert(sizeof(PacketDescriptor) == 16);
-static_assert(offsetof(PacketDescriptor, type) == 0 && offsetof(PacketDescriptor, data_offset8) == 2 &&
-              offsetof(PacketDescriptor, length8) == 4 && offsetof(PacketDescriptor, flags) == 6 &&
-              offsetof(PacketDescriptor, transaction_id) == 8);
+static_assert(offsetof(PacketDescriptor, type) == 0x00 && offsetof(PacketDescriptor, data_offset8) == 0x02 &&
+              offsetof(PacketDescriptor, length8) == 0x04 && offsetof(PacketDescriptor, flags) == 0x06 &&
+              offsetof(PacketDescriptor, transaction_id) == 0x08);
 
-// Behind the payload; not counted in length8.
+// Behind the payload; not counted in length8 (Linux, hv_ringbuffer_write).
 struct PacketTrailer {
   uint32_t reserved;       // 0x00
   uint32_t packet_offset;  // 0x04  ring offset of this packet's descriptor
 };
-static_assert(sizeof(PacketTrailer) == 8 && offsetof(PacketTrailer, packet_offset) == 4);
+static_assert(sizeof(PacketTrailer) == 8);
+static_assert(offsetof(PacketTrailer, reserved) == 0x00 && offsetof(PacketTrailer, packet_offset) == 0x04);
 
 // struct vmdata_gpa_direct behind the descriptor: `range_count` times a GpaRange, each followed by its page numbers.
 struct GpaDirectHeader {
   uint32_t reserved;     // 0x00  may hold anything
   uint32_t range_count;  // 0x04
 };
-static_assert(sizeof(GpaDirectHeader) == 8 && offsetof(GpaDirectHeader, range_count) == 4);
+static_assert(sizeof(GpaDirectHeader) == 8);
+static_assert(offsetof(GpaDirectHeader, reserved) == 0x00 && offsetof(GpaDirectHeader, range_count) == 0x04);
 
 // struct gpa_range, followed by one 8-byte page number for each 4 KiB page that the bytes touch.
 struct GpaRange {
   uint32_t byte_count;   // 0x00
   uint32_t byte_offset;  // 0x04  into the first page
 };
-static_assert(sizeof(GpaRange) == 8 && offsetof(GpaRange, byte_offset) == 4);
+static_assert(sizeof(GpaRange) == 8);
+static_assert(offsetof(GpaRange, byte_count) == 0x00 && offsetof(GpaRange, byte_offset) == 0x04);
 
 // struct vmtransfer_page_packet_header behind the descriptor, followed by `range_count` TransferPageRange.
 struct TransferPageHeader {
@@ -100,15 +103,18 @@ struct TransferPageHeader {
   uint8_t reserved;               // 0x03
   uint32_t range_count;           // 0x04
 };
-static_assert(sizeof(TransferPageHeader) == 8 && offsetof(TransferPageHeader, sender_owns_set) == 2 &&
-              offsetof(TransferPageHeader, reserved) == 3 && offsetof(TransferPageHeader, range_count) == 4);
+static_assert(sizeof(TransferPageHeader) == 8);
+static_assert(offsetof(TransferPageHeader, transfer_page_set_id) == 0x00 &&
+              offsetof(TransferPageHeader, sender_owns_set) == 0x02 && offsetof(TransferPageHeader, reserved) == 0x03 &&
+              offsetof(TransferPageHeader, range_count) == 0x04);
 
 // struct vmtransfer_page_range: bytes of a buffer that a GPADL has established before.
 struct TransferPageRange {
   uint32_t byte_count;   // 0x00
   uint32_t byte_offset;  // 0x04
 };
-static_assert(sizeof(TransferPageRange) == 8 && offsetof(TransferPageRange, byte_offset) == 4);
+static_assert(sizeof(TransferPageRange) == 8);
+static_assert(offsetof(TransferPageRange, byte_count) == 0x00 && offsetof(TransferPageRange, byte_offset) == 0x04);
 
 }  // namespace hvsdk::hvdef
 
