@@ -108,11 +108,12 @@ void EventLoop::Drain(Task& task) {
   task_done_.wait(lock, [&] { return running_ != &task; });
 }
 
-void EventLoop::RunTasks(size_t count, std::chrono::steady_clock::time_point deadline) {
+bool EventLoop::RunTasks(size_t count, std::chrono::steady_clock::time_point deadline) {
   std::unique_lock lock(mutex_);
+  bool ran = false;
   // Only what is queued by now: tasks that schedule each other must not keep the descriptors waiting.
   for (size_t left = std::min(count, queue_.size()); left != 0 && !queue_.empty(); --left) {
-    if (deadline != kNoDeadline && std::chrono::steady_clock::now() >= deadline) return;
+    if (deadline != kNoDeadline && std::chrono::steady_clock::now() >= deadline) break;
     running_ = queue_.front();
     queue_.pop_front();
     Task* const task = running_;
@@ -121,7 +122,9 @@ void EventLoop::RunTasks(size_t count, std::chrono::steady_clock::time_point dea
     lock.lock();
     running_ = nullptr;
     task_done_.notify_all();
+    ran = true;
   }
+  return ran;
 }
 
 void EventLoop::PollDescriptors(int timeout_ms) {
@@ -181,8 +184,9 @@ void EventLoop::RunOnce(bool wait) {
     std::lock_guard lock(mutex_);
     thread_ = std::this_thread::get_id();
   }
-  RunTasks(kTasksPerLook, kNoDeadline);
-  PollDescriptors(wait ? -1 : 0);
+  // A task may have done what the caller waits for.
+  const bool ran = RunTasks(kTasksPerLook, kNoDeadline);
+  PollDescriptors(wait && !ran ? -1 : 0);
   std::lock_guard lock(mutex_);
   thread_ = {};
 }

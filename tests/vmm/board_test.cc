@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -18,6 +19,7 @@
 #include "hvsdk/backend_software/software_backend.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/machine.h"
+#include "hvsdk/vmm/serial_console.h"
 #include "tests/vmm/small_guest.h"
 
 namespace hvsdk::vmm {
@@ -367,6 +369,50 @@ TEST_P(BoardTest, TheEndDoesNotWaitForEver) {
     EXPECT_TRUE(result.gave_up);
     EXPECT_EQ(result.status.message(), "the oracle did not answer for 100 ms");
   }
+}
+
+// More than the reader, the pipe and the port hold together: the guest waits again and again, and at last no more.
+TEST(InTurnTest, TheGuestGoesOnWhenItsOutputIsRead) {
+  constexpr uint32_t kBytes = 1 << 20;
+  int fds[2];
+  ASSERT_EQ(pipe(fds), 0);
+  const auto loop = *EventLoop::Create();
+  auto console = std::make_unique<SerialConsole>(*loop, SerialConsole::Options{.output_fd = fds[1]});
+  backend::InstructionTime time;
+  const auto backend = backend::CreateSoftwareBackend({.instruction_time = &time});
+  ASSERT_TRUE(backend.ok());
+  // mov ecx, kBytes; mov dx, COM1; 1: out dx, al; loop 1b
+  std::string code = "\xB9";
+  Append<uint32_t>(code, kBytes);
+  code += "\x66\xBA";
+  Append<uint16_t>(code, kSerialPort);
+  CodeLoader loader(code + "\xEE\xE2\xFD" + kPowerOff + kLoop);
+  LoadInput blame;
+  auto machine = Machine::Create({.backend = backend->get(),
+                                  .memory_bytes = 16 << 20,
+                                  .cpus = 1,
+                                  .serial = console.get(),
+                                  .loader = &loader,
+                                  .instruction_time = &time},
+                                 *loop, blame);
+  ASSERT_TRUE(machine.ok()) << machine.status();
+  std::thread reader([fd = fds[0]] {
+    for (char bytes[4096]; read(fd, bytes, sizeof(bytes)) > 0;)
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+  });
+  std::promise<void> is_over;
+  std::thread watchdog([&, over = is_over.get_future()] {
+    if (over.wait_for(std::chrono::seconds(60)) == std::future_status::timeout) (*machine)->Stop();
+  });
+  EXPECT_EQ((*machine)->Run().outcome, Outcome::kPoweredOff);
+  is_over.set_value();
+  watchdog.join();
+  // With these goes the last of the pipe's other end.
+  machine->reset();
+  console.reset();
+  close(fds[1]);
+  reader.join();
+  close(fds[0]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines, BoardTest, ::testing::ValuesIn(Engines()),

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <future>
 #include <random>
 #include <thread>
 #include <vector>
@@ -63,6 +64,25 @@ TEST_F(EventLoopTest, RunsTasksInOrderOnce) {
   loop_->Stop();
   loop_->Run();
   EXPECT_EQ(order, (std::vector<int>{1, 2}));
+}
+
+// Whoever waits for what a task does has to be asked again before the loop sleeps.
+TEST_F(EventLoopTest, OnceSleepsOnlyIfThereWasNothing) {
+  constexpr std::chrono::seconds kRescue(5);
+  int runs = 0;
+  CallTask task([&] { ++runs; }), rescue([] {});
+  loop_->Schedule(task);
+  std::promise<void> is_back;
+  std::thread watchdog([&, back = is_back.get_future()] {
+    if (back.wait_for(kRescue) == std::future_status::timeout) loop_->Schedule(rescue);
+  });
+  const auto start = std::chrono::steady_clock::now();
+  loop_->RunOnce(/*wait=*/true);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, kRescue);
+  EXPECT_EQ(runs, 1);
+  is_back.set_value();
+  watchdog.join();
+  loop_->Drain(rescue);
 }
 
 // Every wake-up is followed by a run that sees what was written before it.

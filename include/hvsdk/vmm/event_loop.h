@@ -54,7 +54,7 @@ class EventLoop final : public Executor {
   bool RunFor(std::chrono::milliseconds limit);
 
   // For a thread that has other work beside the loop's: does what is scheduled and ready by now, and comes back. With
-  // `wait`, sleeps until there is something.
+  // `wait`, sleeps until there is something, if there was nothing.
   void RunOnce(bool wait);
 
   // Takes `task` out of the queue; if it is running on another thread, waits for it.
@@ -66,8 +66,8 @@ class EventLoop final : public Executor {
  private:
   struct Watched;
   EventLoop(int epoll_fd, int wake_fd);
-  // The first `count` of the queue, or as many as there are.
-  void RunTasks(size_t count, std::chrono::steady_clock::time_point deadline);
+  // The first `count` of the queue, or as many as there are. False: there was none.
+  bool RunTasks(size_t count, std::chrono::steady_clock::time_point deadline);
   // Sleeps until there is something, or for `timeout_ms` if that is not negative.
   void PollDescriptors(int timeout_ms);
   bool RunUntil(std::chrono::steady_clock::time_point deadline);
