@@ -100,9 +100,10 @@ absl::Status Board::MapPorts(uint16_t first, uint32_t count, chipset::Device& de
 }
 
 absl::Status Board::MapMmio(uint64_t gpa, uint64_t size_bytes, chipset::Device& device, uint64_t offset) {
+  const uint64_t last = gpa + (size_bytes - 1);
   const auto clash = [&](const GpaRange& range, absl::string_view what) {
     // What is empty or wraps around, the bus refuses.
-    if (gpa + size_bytes < gpa || gpa >= range.end() || range.gpa >= gpa + size_bytes) return absl::OkStatus();
+    if (last < gpa || gpa >= range.end() || range.gpa > last) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrFormat("%s at %#x+%#x overlaps %s at %#x+%#x", device.Name(), gpa,
                                                       size_bytes, what, range.gpa, range.size_bytes));
   };

@@ -153,6 +153,7 @@ TEST_P(BoardTest, WhatOverlapsIsRefusedByName) {
                                         {0xFEC00000, 8, "I/O APIC"},
                                         {0xFEBFFFF8, 0x10, "I/O APIC"},
                                         {0xFEE00FFF, 1, "local APICs"},
+                                        {0xF0000000, 0ull - 0xF0000000ull, "I/O APIC"},  // to the very end
                                         {0xF0000000, 0, "not an address range"},
                                         {~0xFFFull, 0x2000, "not an address range"}}) {
     const absl::Status status = map(gpa, size);
