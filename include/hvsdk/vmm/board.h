@@ -15,7 +15,7 @@
 //   if (status.ok()) status = board.AddProcessors();
 //   if (status.ok()) board.Run(runner_events);
 //
-// Thread class: Map..., Unmap, AddLayer, RemoveLayer, IrqLine's lines and Stop are thread-safe, but Unmap and
+// Thread class: Map..., Unmap, AddLayer, RemoveLayer, IrqLine's lines and Stop are thread-safe, but Unmap, AddLayer and
 // RemoveLayer are not for a VP's thread, which they would wait for; the rest belongs to the thread that makes and runs
 // the board.
 

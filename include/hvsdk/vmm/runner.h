@@ -2,7 +2,7 @@
 // Runner: how a machine's processors come to run, and by what time: each on a thread of its own by the host's clocks,
 // or all in turn on one thread, with time counted in instructions. What stands above cannot tell which.
 //
-// Life: made -> AddProcessor for each VP -> Run, once -> destroyed, before the VPs are.
+// Life: made -> AddProcessor for each VP -> Run, once -> destroyed, after whoever has timers of it.
 //
 //   const absl::StatusOr<std::unique_ptr<Runner>> runner = CreateThreadRunner(loop, clock);
 //   if (!runner.ok()) return runner.status();
