@@ -119,21 +119,34 @@ void RaiseDescriptorLimit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Signals that ask the program to end, and the one that presses the power button, as a descriptor. Blocked in every thread from here on.
-int OpenSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1}) sigaddset(&signals, number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+// For a machine that is still to come. SIGUSR1 is its power button and waits for it.
+void PrepareSignals() {
+  sigset_t button;
+  sigemptyset(&button);
+  sigaddset(&button, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &button, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);  // a disk that may not grow is full, and that is the guest's to know
-  return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+// SIGUSR1 and the signals that ask the program to end, but for those that a shell or nohup has it ignore: blocked, they would come
+// to a descriptor nevertheless.
+sigset_t SignalsThatCount() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT, SIGHUP, SIGQUIT}) {
+    struct sigaction action {};
+    sigaction(number, nullptr, &action);
+    if (action.sa_handler != SIG_IGN || number == SIGUSR1 || number == SIGTERM) sigaddset(&signals, number);
+  }
+  return signals;
 }
 
 // Machines one after another, for a guest that resets. Returns the exit status.
 int RunMachine(const Flags& flags) {
   const MachineConfig& config = flags.config;
-  const int signal_fd = OpenSignals();
+  const sigset_t signals = SignalsThatCount();
+  const int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signal_fd < 0) return Fail(kHostFailure, absl::StrCat("signalfd: ", strerror(errno)));
   Files files;
   if (const absl::Status opened = OpenFiles(flags, files); !opened.ok()) return FailBy(opened, "");
@@ -214,8 +227,10 @@ int RunMachine(const Flags& flags) {
       // Nothing is written before the first machine is there, so that a mistake changes nothing.
       if (first) {
         if (files.serial.is_open()) files.serial.Commit();
+        if (files.trace.is_open()) files.trace.Commit();
+        // Until here signals end the program by themselves, even where it waits for a file that does not answer.
+        pthread_sigmask(SIG_BLOCK, &signals, nullptr);
         if (files.trace.is_open()) {
-          files.trace.Commit();
           const absl::Status started = tracer->Start(files.trace.fd());
           if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
         }
@@ -280,6 +295,7 @@ int RunMachine(const Flags& flags) {
 }
 
 int Main(int argc, char** argv) {
+  PrepareSignals();
   OpenStandardDescriptors();
   RaiseDescriptorLimit();
   const absl::StatusOr<Flags> flags = ParseFlags(argc, argv);

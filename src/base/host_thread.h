@@ -2,6 +2,9 @@
 // HostThread: a thread with a small stack. std::thread's is the process's default, 8 MiB, of which Linux makes a huge
 // page: two MiB of memory for each thread that has touched one byte. Private to the library's sources.
 //
+// It takes none of the program's signals, so a program may keep them for a thread of its own, and a write to a pipe
+// without reader or beyond the limit on files (SIGPIPE, SIGXFSZ) fails without ending the program.
+//
 // Thread-compatible. It is joined or detached before it is destroyed.
 //
 //   HostThread thread;
@@ -12,8 +15,10 @@
 #define HVSDK_SRC_BASE_HOST_THREAD_H_
 
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 
+#include <initializer_list>
 #include <memory>
 #include <utility>
 
@@ -39,7 +44,16 @@ class HostThread {
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, kStackBytes);
     auto owned = std::make_unique<absl::AnyInvocable<void()>>(std::move(body));
+    // Faults and what profilers and debuggers send stay, and SIGTTOU: it stops a program in the background that writes to a
+    // terminal which wants that.
+    sigset_t signals, before;
+    sigfillset(&signals);
+    for (const int number : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP, SIGPROF, SIGVTALRM, SIGTTOU}) {
+      sigdelset(&signals, number);
+    }
+    pthread_sigmask(SIG_BLOCK, &signals, &before);
     const int error = pthread_create(&thread_, &attributes, &Main, owned.get());
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
     pthread_attr_destroy(&attributes);
     if (error != 0) {
       return absl::ResourceExhaustedError(absl::StrCat("the host refuses the thread \"", name, "\": ", strerror(error),

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -34,15 +33,6 @@ class DescriptorSink final : public OutputSink {
  private:
   const int fd_;
 };
-
-// A reader that is gone makes write() fail, and a file that may not grow, too; that must not end the program. SIGTTOU
-// stays: it stops a program in the background whose terminal wants that.
-void BlockSignals() {
-  sigset_t signals;
-  sigfillset(&signals);
-  for (const int number : {SIGTTOU, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS}) sigdelset(&signals, number);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-}
 
 }  // namespace
 
@@ -106,7 +96,6 @@ struct OutputWriter::Shared {
 };
 
 void OutputWriter::Shared::Loop() {
-  BlockSignals();
   std::unique_lock lock(mutex);
   for (;;) {
     work.wait(lock, [&] {

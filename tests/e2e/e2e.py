@@ -1069,6 +1069,57 @@ def unread_outputs(context):
 
 
 @case
+def signals(context):
+    """A signal ends the program at any time, even while a file does not answer; SIGUSR1 never does, nor what nohup has it ignore."""
+    flags = [context.mini_vmm, '--backend=software', '--memory=16M', '--cpus=1']
+    kernel = context.path('kernel')
+    with open(kernel, 'wb') as file:
+        file.write(tiny_guest(b'x', 'spin'))
+
+    # The shell's children ignore what it does; and the power button is pressed before there is a machine.
+    script = "trap '' HUP INT QUIT; kill -USR1 $$; exec \"$@\""
+    def prepare():
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    with subprocess.Popen(['sh', '-c', script, 'sh', *flags, f'--kernel={kernel}'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, preexec_fn=prepare) as process:
+        expect(process.stdout.read(1) == b'x', 'the guest does not start', process.poll())
+        for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1:
+            process.send_signal(number)
+        time.sleep(0.5)
+        expect(process.poll() is None, f'exit status {process.returncode} by what is ignored')
+        ends_on_sigterm(process)
+        expect(process.returncode == 128 + 15, f'exit status {process.returncode}')
+    for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:
+        # A shell in the background may have had this very script ignore them.
+        with subprocess.Popen([*flags, f'--kernel={kernel}'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)) as process:
+            expect(process.stdout.read(1) == b'x', 'the guest does not start')
+            process.send_signal(number)
+            expect(process.wait(60) == 128 + number, f'signal {number}: exit status {process.returncode}')
+
+    if context.forgetful_file is None:
+        return
+    for flag in 'config', 'kernel', 'initrd', 'disk', 'serial', 'trace':
+        with subprocess.Popen([context.forgetful_file, str(1 << 20)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                              bufsize=1) as medium:
+            path = medium.stdout.readline().strip()
+            if not path.startswith('/'):
+                print(f'  hanging files: skipped: {path}')
+                return
+            medium.stdin.write('hang\n')
+            expect(medium.stdout.readline() == 'ok\n', 'hang')
+            with subprocess.Popen([*flags, f'--kernel={kernel}', f'--{flag}={path}'], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                time.sleep(0.3)
+                process.send_signal(signal.SIGUSR1)
+                time.sleep(0.1)
+                expect(process.poll() is None, f'{flag}: exit status {process.returncode}')
+                ends_on_sigterm(process)
+                expect(process.returncode == -15, f'{flag}: exit status {process.returncode}')
+            medium.stdin.close()
+
+
+@case
 def limits(context):
     """Whatever the host refuses is one line and status 3, with as little of it as the program can start with."""
     kernel, disk = context.path('kernel'), context.path('disk.img')
