@@ -32,6 +32,9 @@ void Say(absl::string_view message) {
       line += c;
     }
   }
+  // Of one that quotes a long text both ends are of use: what is blamed, and why.
+  constexpr size_t kEnd = 4096;
+  if (line.size() > 2 * kEnd) line.replace(kEnd, line.size() - 2 * kEnd, "[...]");
   SayText(absl::StrCat(line, "\n"));
 }
 

@@ -9,6 +9,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "base/status_macros.h"
 #include "hvsdk/vmm/memory_layout.h"
 
 namespace hvsdk::vmm {
@@ -22,6 +24,12 @@ class FirstError final : public google::protobuf::io::ErrorCollector {
   }
   std::string text;
 };
+
+// What the system would take for a shorter text, and so for another file.
+absl::Status CheckNoZeroByte(absl::string_view field, const std::string& text) {
+  if (text.find('\0') == std::string::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": contains a zero byte"));
+}
 
 }  // namespace
 
@@ -70,10 +78,12 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     return absl::InvalidArgumentError(absl::StrFormat("on_crash: \"%s\" is not report or end", on_crash));
   }
   if (const auto smbios = SmbiosOf(config); !smbios.ok()) return smbios.status();
-  if (config.cmdline().find('\0') != std::string::npos) {
-    return absl::InvalidArgumentError("cmdline: contains a zero byte");
-  }
-  return absl::OkStatus();
+  for (const DiskConfig& disk : config.disks()) RETURN_IF_ERROR(CheckNoZeroByte("disk", disk.path()));
+  RETURN_IF_ERROR(CheckNoZeroByte("kernel", config.kernel()));
+  RETURN_IF_ERROR(CheckNoZeroByte("initrd", config.initrd()));
+  RETURN_IF_ERROR(CheckNoZeroByte("serial", config.serial().file()));
+  RETURN_IF_ERROR(CheckNoZeroByte("trace", config.trace()));
+  return CheckNoZeroByte("cmdline", config.cmdline());
 }
 
 absl::StatusOr<SmbiosIdentity> SmbiosOf(const MachineConfig& config) {

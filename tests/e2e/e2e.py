@@ -712,6 +712,12 @@ def bad_input(context):
     unknown = write('unknown.textproto', b'kernel: "k"\nflux_capacitor: 1\n')
     wrong = write('wrong.textproto', b'kernel: "k" cpus: "two"\n')
     config = write('good.textproto', b'kernel: "%s" cpus: 1 memory_mib: 64\n' % kernel.encode())
+    # What the system takes for the name of another file; a message of which the end would be lost.
+    zeroes = [(flag, write(f'zero_{flag}.textproto', (b'' if flag == 'kernel' else b'kernel: "k" ') + field))
+              for flag, field in (('kernel', b'kernel: "k\\000x"'), ('initrd', b'initrd: "i\\000x"'), ('trace', b'trace: "t\\000x"'),
+                                  ('serial', b'serial { file: "s\\000x" }'), ('disk', b'disks { path: "d\\000x" }'))]
+    endless = [write(f'endless{i}.textproto', text) for i, text in enumerate(
+        [b'kernel: "%s"' % (b'x' * 900_000), b'x' * 900_000 + b': 1', b'kernel: "k" backend: "%s"' % (b'\1' * 900_000)])]
     no_uuid = write('no_uuid.textproto', b'kernel: "%s" smbios { uuid: "none" }\n' % kernel.encode())
     no_cpus = write('no_cpus.textproto', b'kernel: "%s" cpus: 0\n' % kernel.encode())
     twice = write('twice.textproto', b'kernel: "a" kernel: "b"\n')
@@ -768,6 +774,9 @@ def bad_input(context):
         ([f'--config={no_cpus}', '--cpus=2'], no_cpus),
         ([f'--config={no_uuid}'], f'{no_uuid}: smbios: uuid: '),
         ([f'--config={twice}'], twice),
+        *[([f'--config={path}'], f'{path}: {flag}: contains a zero byte') for flag, path in zeroes],
+        ([f'--config={endless[0]}'], ': File name too long'),
+        *[([f'--config={path}'], path) for path in endless[1:]],
         ([f'--config={config}', '--cpus=0'], 'mini_vmm: --cpus: '),
         ([f'--config={config}', '--backend=quantum'], 'mini_vmm: --backend: '),
         *[([*before_it, f'--{flag}={path}'], f'mini_vmm: --{flag}')

@@ -64,7 +64,12 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" backend: \"xen\"", "backend:"},
       {"kernel: \"k\" disks {}", "disk:"},
       {"kernel: \"k\" disks { path: \"a\" format: \"qcow2\" }", "qcow2"},
-      {"kernel: \"k\" cmdline: \"a\\000b\"", "cmdline:"},
+      {"kernel: \"k\" cmdline: \"a\\000b\"", "cmdline: contains a zero byte"},
+      {"kernel: \"k\\000b\"", "kernel: contains a zero byte"},
+      {"kernel: \"k\" initrd: \"a\\000b\"", "initrd: contains a zero byte"},
+      {"kernel: \"k\" disks { path: \"a\\000b\" }", "disk: contains a zero byte"},
+      {"kernel: \"k\" serial { file: \"a\\000b\" }", "serial: contains a zero byte"},
+      {"kernel: \"k\" trace: \"a\\000b\"", "trace: contains a zero byte"},
       {"kernel: \"k\" smbios { uuid: \"42\" }", "smbios: uuid:"},
       {"kernel: \"k\" smbios { serial: \"a\\nb\" }", "smbios: serial:"},
   };
