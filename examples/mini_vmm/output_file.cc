@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
+#include "hvsdk/block_file/raw_disk.h"
 
 namespace mini_vmm {
 
@@ -25,6 +26,8 @@ absl::Status OutputFile::Open(const std::string& path) {
     if (errno == ELOOP) return absl::InvalidArgumentError(absl::StrCat("cannot be written: ", strerror(errno)));
     return absl::ErrnoToStatus(errno, "cannot be written");
   }
+  // To be emptied, or written, would be the end of another machine's disk.
+  if (const absl::Status status = hvsdk::RawDisk::TestNoDisk(fd_); absl::IsFailedPrecondition(status)) return status;
   return absl::OkStatus();
 }
 

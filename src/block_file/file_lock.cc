@@ -72,4 +72,9 @@ absl::Status LockFile(int fd, bool read_only) {
   return TestNobodyElse(fd, kHasBase + kResize);
 }
 
+absl::Status TestWritable(int fd) {
+  RETURN_IF_ERROR(TestNobodyElse(fd, kKeepsBase + kWrite));
+  return TestNobodyElse(fd, kKeepsBase + kResize);
+}
+
 }  // namespace hvsdk::internal

@@ -19,6 +19,9 @@ namespace hvsdk::internal {
 // FailedPrecondition: another program has it. Unimplemented: its file system has no locks. Others: the host's.
 absl::Status LockFile(int fd, bool read_only);
 
+// Whether somebody has it locked against writers. FailedPrecondition: another program. It changes nothing.
+absl::Status TestWritable(int fd);
+
 }  // namespace hvsdk::internal
 
 #endif  // HVSDK_SRC_BLOCK_FILE_FILE_LOCK_H_

@@ -127,6 +127,8 @@ absl::StatusOr<std::shared_ptr<RawDisk>> RawDisk::Open(const std::string& path, 
   return std::shared_ptr<RawDisk>(new RawDisk(path, fd.Release(), std::move(info), std::move(engine), std::move(file)));
 }
 
+absl::Status RawDisk::TestNoDisk(int fd) { return internal::TestWritable(fd); }
+
 RawDisk::~RawDisk() {
   file_.reset();
   close(fd_);

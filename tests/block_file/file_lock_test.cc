@@ -135,6 +135,23 @@ TEST_F(FileLockTest, ReadersShareAndAWriterIsAlone) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Open(false).status()));
 }
 
+TEST_F(FileLockTest, WhoWritesAFileLearnsThatItIsADisk) {
+  const int fd = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  EXPECT_TRUE(RawDisk::TestNoDisk(fd).ok());
+  for (const bool read_only : {false, true}) {
+    const auto disk = Open(read_only);
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(RawDisk::TestNoDisk(fd)));
+  }
+  // It has locked nothing itself.
+  EXPECT_TRUE(Open(/*read_only=*/false).ok());
+  EXPECT_TRUE(RawDisk::TestNoDisk(fd).ok());
+  g_lock_error = ENOLCK;
+  EXPECT_TRUE(absl::IsUnimplemented(RawDisk::TestNoDisk(fd)));
+  close(fd);
+}
+
 TEST_F(FileLockTest, AFileSystemWithoutLocksIsNotALockedFile) {
   for (const int error : {ENOLCK, EINVAL, ENOSYS, EOPNOTSUPP, EIO}) {
     g_lock_error = error;

@@ -708,6 +708,7 @@ def bad_input(context):
     empty = write('empty', b'')
     odd_disk = write('odd.img', b'x' * 1000)
     disk_image = write('disk.img', b'x' * 4096)
+    precious_disk = write('precious.img', b'y' * 4096)
     precious = write('precious', b'do not touch')
     unknown = write('unknown.textproto', b'kernel: "k"\nflux_capacitor: 1\n')
     wrong = write('wrong.textproto', b'kernel: "k" cpus: "two"\n')
@@ -819,6 +820,19 @@ def bad_input(context):
         expect(sorted(os.listdir(folder)) == before, f'{flags}: left files behind', os.listdir(folder))
     with open(precious, 'rb') as file:
         expect(file.read() == b'do not touch', 'a file was overwritten')
+
+    # What another machine has for a disk.
+    spin = write('spin', tiny_guest(b'x', 'spin'))
+    for options in '', ',readonly':
+        with subprocess.Popen([context.mini_vmm, '--backend=software', '--memory=16M', f'--kernel={spin}', f'--disk={precious_disk}{options}'],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            expect(process.stdout.read(1) == b'x', 'the guest does not start')
+            for flag in 'serial', 'trace':
+                result = context.vmm(*engine, k, f'--{flag}={precious_disk}', timeout=60).expect_status(2)
+                expect(result.err == f'mini_vmm: --{flag}={precious_disk}: is in use by another program or machine\n', result.err)
+            process.kill()
+    with open(precious_disk, 'rb') as file:
+        expect(file.read() == b'y' * 4096, "another machine's disk was overwritten")
     print(f'  {len(mistakes)} mistakes')
     result = context.vmm('--help')
     expect(result.status == 0 and '--kernel=FILE' in result.out and result.err == '', 'help', result.out, result.err)

@@ -51,6 +51,10 @@ class RawDisk : public BlockDevice {
   static absl::StatusOr<std::shared_ptr<RawDisk>> Open(const std::string& path, const RawDiskOptions& options,
                                                        std::shared_ptr<FileEngine> engine);
   ~RawDisk() override;
+
+  // For a program that is about to write an open file for another purpose. FailedPrecondition: it is a disk that another program or
+  // machine uses, or an image that QEMU or its tools have open. Other errors: it cannot be told, as on a file system without locks.
+  static absl::Status TestNoDisk(int fd);
   RawDisk(const RawDisk&) = delete;
   RawDisk& operator=(const RawDisk&) = delete;
 
