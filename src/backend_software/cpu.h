@@ -92,16 +92,12 @@ enum Vector : uint8_t {
 
 // Reasons to leave the fast path at the end of a block (Cpu::attention).
 inline constexpr uint32_t kAttentionKick = 1;
-inline constexpr uint32_t kAttentionInterrupt = 2;  // the local APIC may have something
-inline constexpr uint32_t kAttentionNmi = 4;
-inline constexpr uint32_t kAttentionInit = 8;
-inline constexpr uint32_t kAttentionSipi = 16;
-inline constexpr uint32_t kAttentionRequest = 32;  // another thread changed what this VP cached (Cpu::requests)
-inline constexpr uint32_t kAttentionStep = 64;     // TF, breakpoints, an interrupt shadow: one instruction at a time
-inline constexpr uint32_t kAttentionCount = 128;   // instructions are counted
-inline constexpr uint32_t kAttentionHalt = 256;
-inline constexpr uint32_t kAttentionException = 512;  // an injected exception
-inline constexpr uint32_t kAttentionTripleFault = 1024;
+inline constexpr uint32_t kAttentionInterrupt = 2;  // the local APIC may have something, or an exception was injected
+inline constexpr uint32_t kAttentionRequest = 4;    // another thread changed what this VP cached (Cpu::requests)
+inline constexpr uint32_t kAttentionStep = 8;       // TF, breakpoints, an interrupt shadow: one instruction at a time
+inline constexpr uint32_t kAttentionCount = 16;     // instructions are counted
+inline constexpr uint32_t kAttentionHalt = 32;
+inline constexpr uint32_t kAttentionTripleFault = 64;
 
 inline constexpr uint64_t kCr0Pe = 1, kCr0Mp = 2, kCr0Em = 4, kCr0Ts = 8, kCr0Et = 16, kCr0Ne = 32, kCr0Wp = 1 << 16,
                           kCr0Am = 1 << 18;
@@ -266,7 +262,6 @@ struct Cpu {
   bool redirected = false;  // an exit changed RIP or the mode
   bool in_exit = false;
   uint64_t exit_ip = 0;  // RIP as seen from an exit
-  uint8_t sipi_vector = 0;
 
   // --- shared ---
   std::atomic<uint32_t> inside{0};  // in guest code, so caches are in use

@@ -260,7 +260,7 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
         c.injected_length = value.low >> 5 & 15;
         c.injected = {static_cast<uint8_t>(value.low >> 16), (value.low & 16) != 0,
                       static_cast<uint32_t>(value.low >> 32)};
-        if (c.exception_pending) c.attention.fetch_or(kAttentionException, std::memory_order_relaxed);
+        if (c.exception_pending) c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
         break;
       case RegisterName::kFpControlStatus: {
         // The other names are ST(0) to ST(7), in whatever order they are set.

@@ -11,7 +11,7 @@ namespace {
 
 using backend::Activity;
 
-constexpr uint32_t kWakes = kAttentionKick | kAttentionInterrupt | kAttentionException | kAttentionTripleFault;
+constexpr uint32_t kWakes = kAttentionKick | kAttentionInterrupt | kAttentionTripleFault;
 
 bool IsHalted(const Cpu& c) { return c.halted != static_cast<uint8_t>(Activity::kRunning); }
 
@@ -89,15 +89,12 @@ void DeliverEvents(Cpu& c) {
     }
     if (IsHalted(c)) return;
   }
-  if (c.exception_pending) {
-    c.exception_pending = false;
-    c.attention.fetch_and(~kAttentionException, std::memory_order_relaxed);
-    InjectPending(c);
-    return;
-  }
-  if (c.interrupt_shadow) {
-    if (c.nmi_pending || c.machine.MayInterrupt(c))
+  if (c.exception_pending || c.interrupt_shadow) {
+    // What waits behind that is looked at again.
+    if (c.nmi_pending || c.machine.MayInterrupt(c)) {
       c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
+    }
+    if (std::exchange(c.exception_pending, false)) InjectPending(c);
     return;
   }
   if (c.nmi_pending && !c.nmi_blocked) {
@@ -131,7 +128,7 @@ bool Attend(Cpu& c, uint64_t limit, RunResult& result) {
       result = RunResult::kKicked;
       return false;
     }
-    if (attention & (kAttentionInterrupt | kAttentionException)) {
+    if (attention & kAttentionInterrupt) {
       c.attention.fetch_and(~kAttentionInterrupt, std::memory_order_acq_rel);
       TakeSignals(c);
       DeliverEvents(c);
@@ -141,8 +138,9 @@ bool Attend(Cpu& c, uint64_t limit, RunResult& result) {
     }
     if (!IsHalted(c)) break;
     if (c.machine.counting()) {
+      if (c.attention.load(std::memory_order_relaxed) & kWakes) continue;
       result = RunResult::kHalted;
-      return (c.attention.load(std::memory_order_relaxed) & kWakes) != 0 ? Attend(c, limit, result) : false;
+      return false;
     }
     c.Leave();
     for (uint32_t now = c.attention.load(std::memory_order_acquire); !(now & kWakes);

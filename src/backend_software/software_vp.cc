@@ -42,7 +42,7 @@ void SoftwareVp::InjectException(const backend::Exception& exception) {
   cpu_->injected = {exception.vector, exception.error_code.has_value(), exception.error_code.value_or(0)};
   cpu_->injected_type = 3;
   cpu_->exception_pending = true;
-  cpu_->attention.fetch_or(kAttentionException, std::memory_order_relaxed);
+  cpu_->attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
 }
 
 absl::Status SoftwareVp::SetActivity(backend::Activity activity) {
@@ -50,6 +50,8 @@ absl::Status SoftwareVp::SetActivity(backend::Activity activity) {
   cpu_->idle = false;
   if (activity == backend::Activity::kRunning) {
     cpu_->attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
+    // What waited while it slept may be due.
+    cpu_->attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
   } else {
     cpu_->attention.fetch_or(kAttentionHalt, std::memory_order_relaxed);
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The deterministic mode: two VPs that race for the same words, read the time and random numbers, sleep and wake each
 // other; every run ends in the same state to the last bit.
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -126,6 +127,51 @@ TEST(DeterminismTest, AnotherScheduleIsAnotherExecution) {
   RunMachine(777, second);
   EXPECT_EQ(second.counted, 40'000u);
   EXPECT_NE(first.hash, second.hash);
+}
+
+// An event that a processor is given while it waits for its start-up message stays until it runs, and costs nothing.
+TEST(DeterminismTest, AnExceptionWaitsForItsProcessor) {
+  constexpr uint8_t kHalt = 0xF4;
+  constexpr uint64_t kHandler = 0x2000;
+  constexpr uint8_t kInvalidOpcode = 6;
+  alignas(4096) static uint8_t host[kMemorySize];
+  std::memset(host, 0, sizeof(host));
+  host[kCode] = host[kHandler] = kHalt;
+  host[kInvalidOpcode * 4] = kHandler & 0xFF;
+  host[kInvalidOpcode * 4 + 1] = kHandler >> 8;
+  GuestMemory memory;
+  backend::InstructionTime time;
+  auto engine = backend::CreateSoftwareBackend({.instruction_time = &time});
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  auto partition = (*engine)->CreatePartition(memory);
+  ASSERT_TRUE(partition.ok());
+  ASSERT_TRUE((*partition)->AddMemory(0, host).ok());
+  const auto cpuid = (*partition)->SupportedCpuid();
+  ASSERT_TRUE(cpuid.ok());
+  Handler handler;
+  std::vector<std::unique_ptr<backend::Vp>> vps;
+  std::vector<DeterministicMachine::Processor> processors;
+  for (uint32_t i = 0; i < 2; ++i) {
+    auto vp = (*partition)->CreateVp(VpIndex{i}, i, *cpuid);
+    ASSERT_TRUE(vp.ok()) << vp.status();
+    vps.push_back(*std::move(vp));
+    const RegisterName names[] = {RegisterName::kCs, RegisterName::kRip};
+    const RegisterValue values[] = {std::bit_cast<RegisterValue>(hvdef::SegmentRegister{0, 0xFFFF, 0, 0x9B}),
+                                    {kCode, 0}};
+    ASSERT_TRUE(vps.back()->SetRegisters(names, values).ok());
+    processors.push_back({vps.back().get(), &handler});
+  }
+  vps[1]->InjectException({kInvalidOpcode, absl::nullopt});
+  DeterministicMachine machine(time, processors, 1000);
+  EXPECT_EQ(machine.Run(1'000'000), DeterministicMachine::Result::kIdle);
+  EXPECT_EQ(machine.instructions(VpIndex{1}), 0u);
+
+  ASSERT_TRUE(vps[1]->SetActivity(backend::Activity::kRunning).ok());
+  EXPECT_EQ(machine.Run(1'000'000), DeterministicMachine::Result::kIdle);
+  const RegisterName rip = RegisterName::kRip;
+  RegisterValue value;
+  ASSERT_TRUE(vps[1]->GetRegisters({&rip, 1}, {&value, 1}).ok());
+  EXPECT_EQ(value.low, kHandler + 1);
 }
 
 }  // namespace
