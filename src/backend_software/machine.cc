@@ -163,8 +163,8 @@ void Machine::BeginExclusive(Cpu& self) {
     while (cpus_[std::countr_zero(left)]->inside.load(std::memory_order_seq_cst) != 0) sched_yield();
   }
   self.holds_exclusive = true;
-  self.inside.store(1, std::memory_order_seq_cst);
-  LoadGuestFpuControl(self);
+  // Whoever asked something of us meanwhile took us for outside.
+  self.Enter();
 }
 
 void Machine::EndExclusive(Cpu& self) {
@@ -197,7 +197,8 @@ void Cpu::ServeRequests() {
   // We may be inside an instruction whose block, or what it is linked to, was just forgotten: have it end in the loop.
   attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
   served.store(number, std::memory_order_release);
-  if (kinds & kRequestPause) {
+  // A pause for one who was exclusive before us is over.
+  if ((kinds & kRequestPause) && !holds_exclusive) {
     inside.store(0, std::memory_order_seq_cst);
     machine.WaitForExclusive();
     inside.exchange(1, std::memory_order_seq_cst);
