@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 #include "backend_software/code_cache.h"
 #include "backend_software/fpu.h"
@@ -58,8 +59,9 @@ Machine::~Machine() {
   for (auto& apic : apics_) apic.reset();
 }
 
-void Machine::Attach(Cpu& cpu) {
-  cpus_[cpu.index] = &cpu;
+Cpu& Machine::Attach(std::unique_ptr<Cpu> added) {
+  Cpu& cpu = *added;
+  cpus_[cpu.index] = std::move(added);
   apic_hosts_[cpu.index] = std::make_unique<ApicHost>(*this, cpu);
   apics_[cpu.index] = std::make_unique<chipset::LocalApic>(
       chipset::LocalApic::Config{.id = cpu.apic_id,
@@ -75,6 +77,7 @@ void Machine::Attach(Cpu& cpu) {
   attached_.fetch_or(cpu.vp_bit(), std::memory_order_acq_rel);
   crowded_ = std::popcount(all_vps()) > static_cast<int>(std::thread::hardware_concurrency());
   if (counting()) cpu.attention.fetch_or(kAttentionCount, std::memory_order_relaxed);
+  return cpu;
 }
 
 void Machine::Detach(Cpu& cpu) { attached_.fetch_and(~cpu.vp_bit(), std::memory_order_acq_rel); }
@@ -118,9 +121,9 @@ void Machine::DropCode(Cpu* self, uint64_t gpa, PageState& state) {
   if (self != nullptr && (vps & self->vp_bit())) self->code->DropPage(gpa);
   if (self != nullptr) vps &= ~self->vp_bit();
   for (; vps != 0; vps &= vps - 1) {
-    Cpu* const cpu = cpus_[std::countr_zero(vps)];
-    cpu->code->PostDrop(gpa & ~(kPageSize - 1));
-    Post(*cpu, kRequestDrop);
+    Cpu& cpu = *cpus_[std::countr_zero(vps)];
+    cpu.code->PostDrop(gpa & ~(kPageSize - 1));
+    Post(cpu, kRequestDrop);
   }
 }
 

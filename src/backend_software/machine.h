@@ -55,10 +55,11 @@ class Machine final : public HostWriteObserver {
   bool crowded() const { return crowded_; }
   size_t code_cache_bytes() const { return code_cache_bytes_; }
 
-  // Adds a VP before the first runs; removes it when none does.
-  void Attach(Cpu& cpu);
+  // Adds a VP before the first runs; removes it when none does. It stays here to the end, for its APIC's timer fires as
+  // long as there is time.
+  Cpu& Attach(std::unique_ptr<Cpu> added);
   void Detach(Cpu& cpu);
-  Cpu* cpu(uint32_t index) const { return index < kMaxVps ? cpus_[index] : nullptr; }
+  Cpu* cpu(uint32_t index) const { return index < kMaxVps ? cpus_[index].get() : nullptr; }
 
   chipset::LocalApic& apic(uint32_t index) { return *apics_[index]; }
   chipset::ApicBus& bus() { return bus_; }
@@ -118,7 +119,7 @@ class Machine final : public HostWriteObserver {
   chipset::ApicBus bus_;
   chipset::IoApic io_apic_{bus_};
   chipset::Pic8259Pair pic_{[this] { OnPicInterrupt(); }};
-  std::array<Cpu*, kMaxVps> cpus_{};
+  std::array<std::unique_ptr<Cpu>, kMaxVps> cpus_;
   std::array<std::unique_ptr<ApicHost>, kMaxVps> apic_hosts_;
   std::array<std::unique_ptr<chipset::LocalApic>, kMaxVps> apics_;
   std::atomic<uint64_t> attached_{0};

@@ -9,9 +9,8 @@
 namespace hvsdk::software {
 
 SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, std::unique_ptr<Cpu> cpu)
-    : Vp(VpIndex{cpu->index}, cpu->apic_id), machine_(std::move(machine)), cpu_(std::move(cpu)) {
+    : Vp(VpIndex{cpu->index}, cpu->apic_id), machine_(std::move(machine)), cpu_(&machine_->Attach(std::move(cpu))) {
   cpu_->vp = this;
-  machine_->Attach(*cpu_);
   if (cpu_->index != 0) (void)SetActivity(backend::Activity::kWaitForSipi);
 }
 

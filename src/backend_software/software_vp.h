@@ -14,7 +14,7 @@ namespace hvsdk::software {
 
 class SoftwareVp final : public backend::Vp {
  public:
-  // `machine` is kept alive; `cpu` is one of it.
+  // `machine` is kept alive, and keeps `cpu`.
   SoftwareVp(std::shared_ptr<Machine> machine, std::unique_ptr<Cpu> cpu);
   ~SoftwareVp() override;
 
@@ -36,7 +36,7 @@ class SoftwareVp final : public backend::Vp {
 
  private:
   std::shared_ptr<Machine> machine_;
-  std::unique_ptr<Cpu> cpu_;
+  Cpu* const cpu_;
 };
 
 }  // namespace hvsdk::software
