@@ -51,7 +51,8 @@ absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
     } else if (option.substr(0, 7) == "format=" && option.size() > 7) {
       disk.set_format(std::string(option.substr(7)));
     } else {
-      return absl::InvalidArgumentError(absl::StrFormat("unknown option \"%s\"", option));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("unknown option \"%s\"; there are format=raw and readonly", option));
     }
   }
   return absl::OkStatus();
@@ -81,7 +82,9 @@ absl::Status SetSmbios(absl::string_view text, MachineConfig& config) {
     const auto* const key =
         std::find_if(std::begin(kKeys), std::end(kKeys), [&](const auto& k) { return k.key == name; });
     if (key == std::end(kKeys)) {
-      return absl::InvalidArgumentError(absl::StrFormat("unknown key \"%s\"", name));
+      const std::string keys = absl::StrJoin(std::begin(kKeys), std::end(kKeys), ", ",
+                                             [](std::string* out, const auto& k) { absl::StrAppend(out, k.key); });
+      return absl::InvalidArgumentError(absl::StrFormat("unknown key \"%s\"; there are %s", name, keys));
     }
     if (equals == part.npos)
       return absl::InvalidArgumentError(absl::StrFormat("%s: needs a value: %s=TEXT", name, name));
@@ -271,7 +274,8 @@ std::string HelpText() {
                   "             2   a mistake in the flags or files\n"
                   "             3   the host failed\n"
                   "             10  the guest reset, with --no-reboot\n"
-                  "             11  the guest crashed, however it ended after that\n");
+                  "             11  the guest crashed, however it ended after that\n"
+                  "             128+n  signal n ended it\n");
   return text;
 }
 

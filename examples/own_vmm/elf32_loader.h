@@ -32,7 +32,7 @@ class Elf32Loader final : public vmm::GuestLoader {
       if (to == nullptr) return absl::InvalidArgumentError("a segment is not in memory");
       if (status = file_.Read(segment.p_offset, absl::MakeSpan(to, segment.p_filesz)); !status.ok()) return status;
     }
-    return absl::OkStatus();
+    return vmm::WriteBootTables(vmm::InitialState::Mode::kProtected, board.memory());
   }
   absl::Status SetInitialState(backend::Vp& vp) override {
     return vmm::SetInitialState(

@@ -71,7 +71,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   }
   if (config.deterministic()) {
     if (backend == "kvm") return absl::InvalidArgumentError("deterministic: needs the software engine");
-    if (config.disks_size() != 0) return absl::InvalidArgumentError("deterministic: a machine with disks is not");
+    if (config.disks_size() != 0) return absl::InvalidArgumentError("deterministic: needs a machine without disks");
   }
   const std::string& on_crash = config.on_crash();
   if (!on_crash.empty() && on_crash != "report" && on_crash != "end") {

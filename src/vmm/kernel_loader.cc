@@ -113,6 +113,11 @@ absl::Status WriteGdt(GuestMemory& memory, InitialState::Mode mode) {
 
 }  // namespace
 
+absl::Status WriteBootTables(InitialState::Mode mode, GuestMemory& memory) {
+  RETURN_IF_ERROR(WriteGdt(memory, mode));
+  return mode == InitialState::Mode::kLong ? WritePageTables(memory) : absl::OkStatus();
+}
+
 absl::StatusOr<InitialState> LoadKernel(const LoadRequest& request, const MemoryLayout& layout, GuestMemory& memory,
                                         LoadInput& blame) {
   blame = LoadInput::kKernel;
@@ -123,8 +128,7 @@ absl::StatusOr<InitialState> LoadKernel(const LoadRequest& request, const Memory
   const bool elf = Load<uint32_t>(magic) == 0x464C457F;  // 7F 'E' 'L' 'F'
   ASSIGN_OR_RETURN(const InitialState state, elf ? internal::LoadPvhElf(context) : internal::LoadBzImage(context));
   blame = LoadInput::kMemory;
-  RETURN_IF_ERROR(WriteGdt(memory, state.mode));
-  if (state.mode == InitialState::Mode::kLong) RETURN_IF_ERROR(WritePageTables(memory));
+  RETURN_IF_ERROR(WriteBootTables(state.mode, memory));
   return state;
 }
 

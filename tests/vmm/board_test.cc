@@ -31,28 +31,22 @@ using ::testing::HasSubstr;
 constexpr uint32_t kCodeGpa = 0x100000;
 constexpr uint16_t kResultPort = 0x1234;
 
-// Code in memory, entered as a PVH guest is.
+// Code in memory, entered in flat protected or long mode.
 class CodeLoader final : public GuestLoader {
  public:
-  explicit CodeLoader(std::string code) : code_(std::move(code)) {}
+  explicit CodeLoader(std::string code, InitialState::Mode mode = InitialState::Mode::kProtected)
+      : code_(std::move(code)), mode_(mode) {}
   absl::Status Load(Board& board) override {
-    return board.memory().Write(kCodeGpa, code_.data(), code_.size()) ? absl::OkStatus()
+    return board.memory().Write(kCodeGpa, code_.data(), code_.size()) ? WriteBootTables(mode_, board.memory())
                                                                       : absl::InvalidArgumentError("too small");
   }
   absl::Status SetInitialState(backend::Vp& vp) override {
-    using Name = hvdef::RegisterName;
-    const auto flat = [](uint16_t selector, uint16_t type) {
-      return std::bit_cast<hvdef::RegisterValue>(
-          hvdef::SegmentRegister{0, 0xFFFFFFFF, selector, static_cast<uint16_t>(0xC090 | type)});
-    };
-    const Name names[] = {Name::kCr0, Name::kCs, Name::kDs, Name::kEs, Name::kSs, Name::kRip};
-    const hvdef::RegisterValue values[] = {{0x11, 0},     flat(0x10, 0xB), flat(0x18, 3),
-                                           flat(0x18, 3), flat(0x18, 3),   {kCodeGpa, 0}};
-    return vp.SetRegisters(names, values);
+    return vmm::SetInitialState({.mode = mode_, .rip = kCodeGpa}, vp);
   }
 
  private:
   const std::string code_;
+  const InitialState::Mode mode_;
 };
 
 // Answers with a byte, and keeps what is written.
@@ -99,7 +93,7 @@ class BoardTest : public ::testing::TestWithParam<std::string> {
   }
 
   absl::StatusOr<std::unique_ptr<Machine>> Make(const std::string& code, std::vector<Part*> parts, uint32_t cpus = 1) {
-    loader_ = std::make_unique<CodeLoader>(code);
+    loader_ = std::make_unique<CodeLoader>(code, mode_);
     LoadInput blame;
     return Machine::Create({.backend = backend_.get(),
                             .memory_bytes = 16 << 20,
@@ -122,11 +116,19 @@ class BoardTest : public ::testing::TestWithParam<std::string> {
   }
   static std::string ResultAl() { return Out(kResultPort, 0).substr(0, 4) + '\xEE'; }
 
+  InitialState::Mode mode_ = InitialState::Mode::kProtected;
   backend::InstructionTime time_;
   std::unique_ptr<backend::Backend> backend_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<CodeLoader> loader_;
 };
+
+TEST_P(BoardTest, ALoaderOfOnesOwnBeginsInLongMode) {
+  mode_ = InitialState::Mode::kLong;
+  // xor eax, eax; inc rax (in 32-bit mode: dec eax; inc eax); then segments from the GDT, and the stack.
+  const std::string code = "\x31\xC0\x48\xFF\xC0\x8C\xD9\x8E\xD9\x50\x58" + ResultAl();
+  EXPECT_THAT(RunCode(code, {}), ElementsAre(1));
+}
 
 TEST_P(BoardTest, DevicesOnPortsAndInMemory) {
   Register port(0x5A), mmio(0xA5);

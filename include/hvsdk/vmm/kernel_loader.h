@@ -75,8 +75,13 @@ enum class LoadInput : uint8_t { kNone, kKernel, kInitrd, kCommandLine, kMemory,
 absl::StatusOr<InitialState> LoadKernel(const LoadRequest& request, const MemoryLayout& layout, GuestMemory& memory,
                                         LoadInput& blame);
 
+// Writes the tables that SetInitialState points the processor at: a flat GDT at kGdtGpa and, for kLong, page tables at
+// kPageTablesGpa that map the first 4 GiB as they are. For a loader of one's own (GuestLoader in part.h): without page
+// tables a guest in long mode ends at its first instruction. Internal: there is no memory at these addresses.
+absl::Status WriteBootTables(InitialState::Mode mode, GuestMemory& memory);
+
 // Sets the registers of the first VP. Neither protocol promises a stack; both kinds of kernel get a small one, and a GDT, so that one
-// that calls before it has set its own is none the worse. Its tables for segments and pages were written by LoadKernel.
+// that calls before it has set its own is none the worse. What WriteBootTables writes is in memory: LoadKernel has seen to that.
 absl::Status SetInitialState(const InitialState& state, backend::Vp& vp);
 
 }  // namespace hvsdk::vmm

@@ -54,7 +54,8 @@ class GuestLoader {
   // InvalidArgument: the image is at fault.
   virtual absl::Status Load(Board& board) = 0;
 
-  // Sets the first VP's registers. It is in the architecture's reset state.
+  // Sets the first VP's registers. It is in the architecture's reset state. SetInitialState in kernel_loader.h does it
+  // for a guest that begins in flat protected or long mode, once Load has called WriteBootTables.
   virtual absl::Status SetInitialState(backend::Vp& vp) = 0;
 };
 

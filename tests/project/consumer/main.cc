@@ -12,7 +12,9 @@ int main(int argc, char** argv) {
   const auto kernel = hvsdk::vmm::OpenFileSource(argc > 1 ? argv[1] : "vmlinuz");
   const auto backend = hvsdk::vmm::CreateBackend(argc > 2 ? argv[2] : "auto");
   const auto loop = hvsdk::vmm::EventLoop::Create();
-  if (!kernel.ok() || !backend.ok() || !loop.ok()) return std::cerr << kernel.status() << backend.status() << '\n', 3;
+  for (const absl::Status& status : {kernel.status(), backend.status(), loop.status()}) {
+    if (!status.ok()) return std::cerr << status << '\n', 3;
+  }
   hvsdk::vmm::SerialConsole console(**loop, {.output_fd = STDOUT_FILENO});
   hvsdk::vmm::LoadInput blame;
   const auto machine = hvsdk::vmm::Machine::Create(
