@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What several threads do to one partition: work on other VPs' registers, ports that come and go, timers beside VPs.
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -177,6 +178,7 @@ TEST(PortTable, PortsComeAndGoWhileTheyAreUsed) {
   for (auto& user : users) user.join();
 }
 
+// Afterwards each timer still fires, once, when it is due.
 TEST(Threads, TimersFireWhileTheirVpsReprogramThem) {
   FakeMachine machine;
   machine.backend.StopRecording();
@@ -201,6 +203,33 @@ TEST(Threads, TimersFireWhileTheirVpsReprogramThem) {
   for (auto& vp : vps) vp.join();
   stop = true;
   clock.join();
+
+  constexpr uint32_t kTimerSint = 4;
+  for (uint32_t vp = 0; vp < 2; ++vp) {
+    machine.Write(msr::kSimp, FakeMachine::MessagePage(vp) | 1, vp);
+    for (uint32_t timer = 0; timer < 4; ++timer) machine.Write(msr::kStimer0Config + 2 * timer, 0, vp);
+    const auto take = [&] {
+      machine.EmptySlot(kTimerSint, vp);
+      machine.Write(msr::kEom, 0, vp);
+      return machine.Slot(kTimerSint, vp);
+    };
+    for (int i = 0; i < 4; ++i) take();  // at most one message for each timer waits
+    for (uint32_t timer = 0; timer < 4; ++timer) {
+      ASSERT_EQ(take().header.message_type, 0u);
+      machine.Write(msr::kStimer0Config + 2 * timer, kTimerSint << msr::kStimerSintShift | msr::kStimerAutoEnable, vp);
+      const uint64_t due = machine.clock.Now100ns() + 1000;
+      machine.Write(msr::kStimer0Count + 2 * timer, due, vp);
+      machine.timers.AdvanceBy(999);
+      EXPECT_EQ(machine.Slot(kTimerSint, vp).header.message_type, 0u);
+      machine.timers.AdvanceBy(5000);
+      const hvdef::Message message = machine.Slot(kTimerSint, vp);
+      ASSERT_EQ(message.header.message_type, static_cast<uint32_t>(hvdef::MessageType::kTimerExpired));
+      hvdef::TimerMessagePayload payload;
+      std::memcpy(&payload, message.payload, sizeof(payload));
+      EXPECT_EQ(payload.timer_index, timer);
+      EXPECT_EQ(payload.expiration_time_100ns, due);
+    }
+  }
 }
 
 TEST(Threads, SignalsFromManyThreadsSetEveryFlag) {

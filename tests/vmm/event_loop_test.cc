@@ -49,6 +49,16 @@ class EventLoopTest : public ::testing::Test {
     loop_->Stop();
     thread_.join();
   }
+  // False if `condition` has not come true in half a minute, which is long on a busy host too.
+  template <typename Condition>
+  bool Eventually(Condition condition) {
+    const uint64_t deadline = clock_.Now100ns() + 300'000'000;
+    while (!condition()) {
+      if (clock_.Now100ns() > deadline) return false;
+      std::this_thread::yield();
+    }
+    return true;
+  }
   HostClock clock_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<LoopTimers> timers_;
@@ -90,14 +100,13 @@ TEST_F(EventLoopTest, NoWakeUpIsLost) {
   std::atomic<uint64_t> written{0}, seen{0};
   CallTask task([&] { seen = written.load(); });
   Start();
-  for (uint64_t i = 1; i <= 20000; ++i) {
+  bool lost = false;
+  for (uint64_t i = 1; i <= 20000 && !lost; ++i) {
     written = i;
     loop_->Schedule(task);
-    if (i % 7 == 0) {
-      while (seen != i) std::this_thread::yield();
-    }
+    if (i % 7 == 0 || i == 20000) lost = !Eventually([&] { return seen == i; });
   }
-  while (seen != 20000) std::this_thread::yield();
+  EXPECT_FALSE(lost) << "the task saw " << seen << " and not " << written;
   loop_->Drain(task);
   Finish();
 }
@@ -224,7 +233,7 @@ TEST_F(EventLoopTest, AGreedyTimerDoesNotStarveTheLoop) {
   Start();
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
   loop_->Schedule(task);
-  while (!ran) std::this_thread::yield();
+  EXPECT_TRUE(Eventually([&] { return ran.load(); }));
   Finish();
   greedy.reset();
 }
