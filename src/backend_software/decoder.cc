@@ -154,7 +154,8 @@ bool SetMemory(const Insn& in, const ZydisDecodedOperand& operand, Op& op) {
     op.flags |= kOpLegacyAddress | (in.z.address_width == 32 ? kOpAddress32 : kOpAddress16);
     disp = static_cast<int32_t>(disp);
   }
-  if (disp != static_cast<int32_t>(disp)) {
+  // Of an absolute address of 64 bits the displacement is none, and MOV keeps it elsewhere.
+  if (op.base == SlotOffset(kIp) && disp != static_cast<int32_t>(disp)) {
     op.flags |= kOpRipBias;
     disp -= kRipBias;
   }
