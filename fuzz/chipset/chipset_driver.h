@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Turns bytes into accesses to all that a PC has on its ports, and to its interrupt controllers, wired as on a board; the
-// host drives lines, feeds and empties the serial port, presses the power button and lets time pass.
+// Turns bytes into accesses to all that a PC has on its ports, and to its interrupt controllers, wired as on a board;
+// the host drives lines, feeds and empties the serial port, presses the power button and lets time pass.
 //
 // Ends the program where a promise is broken: an interrupt line that is driven to the level it has, a vector out of
 // nowhere, a buffer beyond its limit, or a device that does not work when it is programmed anew, whatever was before.
