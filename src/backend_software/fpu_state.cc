@@ -46,7 +46,7 @@ void PackX87(const Cpu& c, bool wide, Legacy& legacy) {
   c.x87.CopyStackTo(legacy.st);
 }
 void UnpackX87(Cpu& c, bool wide, const Legacy& legacy) {
-  c.x87.control = static_cast<uint16_t>((legacy.control & 0x1F7F) | 0x40);
+  c.x87.SetControl(legacy.control);
   c.x87.status = legacy.status;
   c.x87.valid = legacy.valid;
   c.x87.last_opcode = legacy.opcode & 0x7FF;

@@ -266,7 +266,7 @@ void Set(Cpu& c, RegisterName name, const RegisterValue& value) {
         // The other names are ST(0) to ST(7), in whatever order they are set.
         uint8_t stack[8][16];
         c.x87.CopyStackTo(stack);
-        c.x87.control = static_cast<uint16_t>((value.low & 0x1F7F) | 0x40);
+        c.x87.SetControl(static_cast<uint16_t>(value.low));
         c.x87.status = static_cast<uint16_t>(value.low >> 16);
         c.x87.CopyStackFrom(stack);
         X87UpdateSummary(c.x87);

@@ -176,7 +176,7 @@ const uint8_t* LoadEnvironment(X87State& state, X87Image image, const uint8_t* a
   const bool narrow = IsNarrow(image), real = image == X87Image::kReal16 || image == X87Image::kReal32;
   uint32_t fields[7];
   for (uint32_t& field : fields) field = narrow ? Take<uint16_t>(at) : Take<uint32_t>(at);
-  state.control = static_cast<uint16_t>((fields[0] & 0x1F7F) | 0x40);
+  state.SetControl(fields[0]);
   state.status = static_cast<uint16_t>(fields[1]);
   X87SetFullTag(state, static_cast<uint16_t>(fields[2]));
   if (real) {
@@ -222,7 +222,7 @@ bool ExecuteControl(X87State& state, uint8_t opcode, uint8_t modrm, X87Image ima
   if (opcode == 0xD9 && reg == 5) {  // FLDCW
     uint16_t control;
     std::memcpy(&control, memory, 2);
-    state.control = static_cast<uint16_t>((control & 0x1F7F) | 0x40);
+    state.SetControl(control);
     X87UpdateSummary(state);
     return true;
   }

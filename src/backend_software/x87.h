@@ -42,6 +42,8 @@ struct X87State {
   uint32_t top() const { return status >> 11 & 7; }
   uint8_t* st(uint32_t index) { return physical[(top() + index) & 7]; }
   const uint8_t* st(uint32_t index) const { return physical[(top() + index) & 7]; }
+  // As FLDCW does: reserved bits keep their value.
+  void SetControl(uint16_t value) { control = static_cast<uint16_t>((value & 0x1F7F) | 0x40); }
   void SetTop(uint32_t top) { status = static_cast<uint16_t>((status & ~(7 << 11)) | (top & 7) << 11); }
   // All of them, ST(0) first and 16 bytes each, as FXSAVE has them.
   void CopyStackTo(uint8_t (&to)[8][16]) const;

@@ -149,16 +149,13 @@ HVSDK_X87_UNARY(Cosine, "fcos")
 #undef HVSDK_X87_UNARY
 
 // ST(0) = ST(0) op ST(1).
-#define HVSDK_X87_BINARY(NAME, TEXT)                                                       \
-  struct NAME {                                                                            \
-    static Result Of(long double a, long double b) {                                       \
-      Result r;                                                                            \
-      asm volatile(TEXT "\n\tfnstsw %1" : "=t"(r.value), "=a"(r.status) : "0"(a), "u"(b)); \
-      return r;                                                                            \
-    }                                                                                      \
-  };
-HVSDK_X87_BINARY(Scale, "fscale")
-#undef HVSDK_X87_BINARY
+struct Scale {
+  static Result Of(long double a, long double b) {
+    Result r;
+    asm volatile("fscale\n\tfnstsw %1" : "=t"(r.value), "=a"(r.status) : "0"(a), "u"(b));
+    return r;
+  }
+};
 
 // ST(1) = ST(1) op ST(0), and a pop.
 #define HVSDK_X87_BINARY_POP(NAME, TEXT)                                                             \

@@ -36,14 +36,15 @@ struct X87Form {
 
 // The pointers to the last instruction that computed, and to its memory operand.
 inline void RememberX87Instruction(Cpu& c, const Op* op) {
-  c.x87.last_opcode = static_cast<uint16_t>((op->imm & 7) << 8 | (op->imm >> 8 & 0xFF));
+  const X87Form form = X87Form::Unpack(op->imm);
+  c.x87.last_opcode = static_cast<uint16_t>((form.opcode & 7) << 8 | form.modrm);
   c.x87.last_ip = c.r[kIp] + op->ip;
   c.x87.last_cs = c.segment[kCs].selector;
 }
 inline void RememberX87Operand(Cpu& c, const Op* op, uint64_t linear) {
   const uint64_t offset = linear - c.Get<uint64_t>(op->segment);
   c.x87.last_dp = op->flags & kOpLegacyAddress ? static_cast<uint32_t>(offset) : offset;
-  c.x87.last_ds = c.segment[op->imm >> 40 & 7].selector;
+  c.x87.last_ds = c.segment[X87Form::Unpack(op->imm).segment].selector;
 }
 
 // The handler for every instruction in every state (x87_ops.cc).

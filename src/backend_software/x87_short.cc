@@ -14,7 +14,7 @@ using x87::BitsOf;
 using x87::Format;
 
 inline bool IsReady(const Cpu& c, const Op* op) { return x87::IsReady(c.x87, op->extra, op->b); }
-inline uint16_t Taken(const Op* op) { return static_cast<uint16_t>(op->imm >> 48); }
+inline uint16_t Taken(const Op* op) { return X87Form::Unpack(op->imm).taken; }
 // Computes a number: `compute` returns an x87::Result.
 template <typename Compute>
 inline bool Run(Cpu& c, const Op* op, long double& value, Compute compute) {
@@ -289,7 +289,7 @@ const Op* ConditionalMove(Cpu& c, const Op* op) {
 const Op* LoadControl(Cpu& c, const Op* op) {
   CheckX87Pending(c, op);
   const auto control = Load<uint16_t>(c, op, Address<false>(c, op, 2, false));
-  c.x87.control = static_cast<uint16_t>((control & 0x1F7F) | 0x40);
+  c.x87.SetControl(control);
   X87UpdateSummary(c.x87);
   HVSDK_NEXT(op + 1);
 }
