@@ -5,6 +5,7 @@
 
 #include "backend_software/cpu.h"
 #include "backend_software/machine.h"
+#include "backend_software/sse_ops.h"
 
 namespace hvsdk::software {
 namespace {
@@ -35,12 +36,6 @@ constexpr uint32_t kLeaf7Ebx = Bit(0) /*FSGSBASE*/ | Bit(1) /*TSC_ADJUST*/ | Bit
 constexpr uint32_t kLeaf7Ecx = Bit(2) /*UMIP*/ | Bit(22) /*RDPID*/;
 constexpr uint32_t kLeaf7Edx = Bit(4) /*FSRM*/ | Bit(26) /*IBRS and IBPB*/ | Bit(29) /*ARCH_CAPABILITIES*/;
 constexpr uint32_t kLeaf7Sub2Edx = Bit(4) /*BHI_CTRL*/;
-
-bool HostHasSha() {
-  uint32_t a = 7, b, c = 0, d;
-  asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  return b >> 29 & 1;
-}
 
 }  // namespace
 

@@ -190,6 +190,16 @@ inline bool AddressTo(Cpu& c, const Op* op, int size, bool write, uint64_t& addr
   }
   return true;
 }
+// The source operand: memory, or register Op::b.
+template <typename T, bool kMemory, bool kQuick>
+inline bool SourceTo(Cpu& c, const Op* op, T& value) {
+  if constexpr (kMemory) {
+    uint64_t address;
+    return AddressTo<false, kQuick>(c, op, sizeof(T), false, address) && LoadTo<kQuick>(c, op, address, value);
+  }
+  value = c.Get<T>(op->b);
+  return true;
+}
 
 }  // namespace hvsdk::software
 

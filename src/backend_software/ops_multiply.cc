@@ -32,16 +32,6 @@ struct Wider<uint64_t> {
   using S = __int128;
 };
 
-template <typename T, bool kMemory, bool kQuick>
-inline bool SourceTo(Cpu& c, const Op* op, T& value) {
-  if constexpr (kMemory) {
-    uint64_t address;
-    return AddressTo<false, kQuick>(c, op, sizeof(T), false, address) && LoadTo<kQuick>(c, op, address, value);
-  }
-  value = c.Get<T>(op->b);
-  return true;
-}
-
 // The double-width accumulator: AH:AL for bytes, else RDX:RAX.
 template <typename T>
 inline void GetPair(Cpu& c, T& low, T& high) {

@@ -248,13 +248,8 @@ T PlainShift(T a, int n) {
 template <typename T, Plain kKind, bool kMemory, bool kQuick = true>
 HVSDK_TWIN const Op* ShiftX(Cpu& c, const Op* op) {
   T a;
-  if constexpr (kMemory) {
-    uint64_t address;
-    if (!AddressTo<false, kQuick>(c, op, sizeof(T), false, address) || !LoadTo<kQuick>(c, op, address, a)) [[unlikely]]
-      return ShiftX<T, kKind, kMemory, false>(c, op);
-  } else {
-    a = c.Get<T>(op->b);
-  }
+  if (!SourceTo<T, kMemory, kQuick>(c, op, a)) [[unlikely]]
+    return ShiftX<T, kKind, kMemory, false>(c, op);
   const int n = kKind == Plain::kRor ? static_cast<int>(op->imm) : static_cast<int>(c.Get<uint8_t>(op->extra));
   c.Set<T>(op->a, PlainShift<T, kKind>(a, n));
   HVSDK_NEXT(op + 1);

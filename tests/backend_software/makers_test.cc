@@ -2,10 +2,9 @@
 // Where processors differ by maker, ours does as Intel's manual says, for that is what CPUID tells the guest it is. The oracle cannot hold
 // it to that on a host of another maker.
 
-#include <cpuid.h>
-
 #include <cstdint>
 
+#include "backend_software/sse_ops.h"
 #include "tests/backend_software/software_test.h"
 
 namespace hvsdk::backend {
@@ -68,8 +67,7 @@ HVSDK_GUEST(Sha, 64, R"(
     out 0xF4, al
 )")
 TEST_F(MakersTest, ShaWantsAlignedOperands) {
-  unsigned eax, ebx, ecx, edx;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (ebx & 1 << 29) == 0) GTEST_SKIP() << "the host has no SHA";
+  if (!software::HostHasSha()) GTEST_SKIP() << "the host has no SHA";
   for (const uint64_t offset : {0, 1, 8}) {
     recorder_.fault = -1;
     machine().Start(Mode::kLong, Sha());
