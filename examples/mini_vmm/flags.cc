@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flags.h"
 
-#include <algorithm>
-#include <iterator>
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/message.h>
+
 #include <utility>
 #include <vector>
 
@@ -58,37 +59,23 @@ absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
   return absl::OkStatus();
 }
 
-// "KEY=VALUE[,KEY=VALUE]..."
+// "KEY=VALUE[,KEY=VALUE]...": the keys are the configuration's own, all of them strings.
 absl::Status SetSmbios(absl::string_view text, MachineConfig& config) {
-  using Smbios = hvsdk::vmm::SmbiosConfig;
-  static constexpr struct {
-    absl::string_view key;
-    void (*set)(Smbios&, std::string);
-  } kKeys[] = {
-      {"uuid", [](Smbios& s, std::string t) { s.set_uuid(std::move(t)); }},
-      {"manufacturer", [](Smbios& s, std::string t) { s.set_manufacturer(std::move(t)); }},
-      {"product", [](Smbios& s, std::string t) { s.set_product(std::move(t)); }},
-      {"version", [](Smbios& s, std::string t) { s.set_version(std::move(t)); }},
-      {"serial", [](Smbios& s, std::string t) { s.set_serial(std::move(t)); }},
-      {"sku", [](Smbios& s, std::string t) { s.set_sku(std::move(t)); }},
-      {"family", [](Smbios& s, std::string t) { s.set_family(std::move(t)); }},
-      {"asset_tag", [](Smbios& s, std::string t) { s.set_asset_tag(std::move(t)); }},
-      {"bios_vendor", [](Smbios& s, std::string t) { s.set_bios_vendor(std::move(t)); }},
-      {"bios_version", [](Smbios& s, std::string t) { s.set_bios_version(std::move(t)); }},
-  };
+  hvsdk::vmm::SmbiosConfig& smbios = *config.mutable_smbios();
+  const google::protobuf::Descriptor& keys = *smbios.GetDescriptor();
   for (const std::string& part : SplitAtCommas(text)) {
     const size_t equals = part.find('=');
-    const absl::string_view name = absl::string_view(part).substr(0, equals);
-    const auto* const key =
-        std::find_if(std::begin(kKeys), std::end(kKeys), [&](const auto& k) { return k.key == name; });
-    if (key == std::end(kKeys)) {
-      const std::string keys = absl::StrJoin(std::begin(kKeys), std::end(kKeys), ", ",
-                                             [](std::string* out, const auto& k) { absl::StrAppend(out, k.key); });
-      return absl::InvalidArgumentError(absl::StrFormat("unknown key \"%s\"; there are %s", name, keys));
+    const std::string name = part.substr(0, equals);
+    const google::protobuf::FieldDescriptor* const key = keys.FindFieldByName(name);
+    if (key == nullptr) {
+      std::vector<std::string> names;
+      for (int i = 0; i < keys.field_count(); ++i) names.push_back(keys.field(i)->name());
+      return absl::InvalidArgumentError(
+          absl::StrFormat("unknown key \"%s\"; there are %s", name, absl::StrJoin(names, ", ")));
     }
     if (equals == part.npos)
       return absl::InvalidArgumentError(absl::StrFormat("%s: needs a value: %s=TEXT", name, name));
-    key->set(*config.mutable_smbios(), part.substr(equals + 1));
+    smbios.GetReflection()->SetString(&smbios, key, part.substr(equals + 1));
   }
   return absl::OkStatus();
 }
