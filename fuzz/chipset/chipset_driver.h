@@ -19,6 +19,7 @@
 
 #include "absl/types/span.h"
 #include "base/check.h"
+#include "fuzz/bytes.h"
 #include "hvsdk/base/fake_clock.h"
 #include "hvsdk/chipset/apic_bus.h"
 #include "hvsdk/chipset/bus.h"
@@ -48,7 +49,7 @@ class ChipsetDriver : private PowerHandler, private WallClock {
   }
 
   void Drive(absl::Span<const uint8_t> input) {
-    input_ = input;
+    input_ = fuzz::Bytes(input);
     while (!input_.empty()) Step();
     CheckThatItStillWorks();
   }
@@ -59,39 +60,30 @@ class ChipsetDriver : private PowerHandler, private WallClock {
   static constexpr size_t kProcessors = 2;
   static constexpr size_t kMostTimers = 1 + kProcessors;  // the RTC's and each local APIC's
 
-  template <typename T>
-  T Take() {
-    T value{};
-    const size_t size = std::min(input_.size(), sizeof(value));
-    std::memcpy(&value, input_.data(), size);
-    input_.remove_prefix(size);
-    return value;
-  }
-
   void Map(uint16_t port, uint64_t count, Device& device, uint64_t offset = 0) {
     HVSDK_CHECK(ports_.Map(port, count, &device, offset).ok());
   }
 
   void Step() {
-    const uint8_t op = Take<uint8_t>();
+    const uint8_t op = input_.Take<uint8_t>();
     switch (op % 16) {
       default:
         PortAccess(op / 16 % 2 != 0);
         break;
       case 0:  // the index and the data of CMOS, which two writes would seldom bring together
-        Out(kRtcPort, Take<uint8_t>() % 16);
-        Out(kRtcPort + 1, Take<uint8_t>());
+        Out(kRtcPort, input_.Take<uint8_t>() % 16);
+        Out(kRtcPort + 1, input_.Take<uint8_t>());
         break;
       case 1:
-        timers_.AdvanceBy(Take<uint16_t>());
+        timers_.AdvanceBy(input_.Take<uint16_t>());
         break;
       case 2: {  // timers run late, by up to a day and a quarter
-        clock_.Advance(Take<uint64_t>() >> 24);
+        clock_.Advance(input_.Take<uint64_t>() >> 24);
         timers_.RunDue();
         break;
       }
       case 3:
-        Wire(Take<uint8_t>() % IoApic::kPins, op / 16 % 2 != 0);
+        Wire(input_.Take<uint8_t>() % IoApic::kPins, op / 16 % 2 != 0);
         break;
       case 4:
         HostSerial(op / 16 % 2 != 0);
@@ -137,48 +129,48 @@ class ChipsetDriver : private PowerHandler, private WallClock {
                                         {0xCF8, 8},
                                         {Pic8259Pair::kTriggerPort, 2},
                                         {kSerialPort, 8}};
-    const uint8_t where = Take<uint8_t>();
+    const uint8_t where = input_.Take<uint8_t>();
     const Block& block = kBlocks[where % std::size(kBlocks)];
     const auto port = static_cast<uint16_t>(block.port + where / std::size(kBlocks) % block.count);
-    const uint8_t shape = Take<uint8_t>();
+    const uint8_t shape = input_.Take<uint8_t>();
     const size_t size = shape < 0xE0 ? 1 : shape < 0xF0 ? 2 : 4;
     std::array<uint8_t, 4> data{};
     if (write) {
-      for (size_t i = 0; i < size; ++i) data[i] = Take<uint8_t>();
+      for (size_t i = 0; i < size; ++i) data[i] = input_.Take<uint8_t>();
       (void)ports_.Write(port, absl::MakeConstSpan(data).first(size));
     } else {
       (void)ports_.Read(port, absl::MakeSpan(data).first(size));
     }
   }
   void IoApicAccess(bool write) {
-    const uint8_t index = Take<uint8_t>();
+    const uint8_t index = input_.Take<uint8_t>();
     io_apic_.WriteMmio(0, index % 0x41);
     if (write) {
-      io_apic_.WriteMmio(0x10, Take<uint32_t>());
+      io_apic_.WriteMmio(0x10, input_.Take<uint32_t>());
     } else {
       (void)io_apic_.ReadMmio(index >= 0x80 ? 0x10 : index);
     }
   }
   void LocalApicAccess(uint8_t shape) {
     LocalApic& apic = *processors_[shape & 1].apic;
-    const uint8_t where = Take<uint8_t>();
+    const uint8_t where = input_.Take<uint8_t>();
     // By MSR, or by memory where an engine leads it there.
     if ((shape & 2) != 0) {
       const uint32_t msr = where < 0x40 ? 0x800 + where : 0x6E0;
       uint64_t value = 0;
       if (where >= 0xF0) {
-        (void)apic.WriteBase(apic.base() ^ (Take<uint8_t>() % 4) << 10);
+        (void)apic.WriteBase(apic.base() ^ (input_.Take<uint8_t>() % 4) << 10);
       } else if (where >= 0xE0) {
         apic.SetCr8(where % 16);
       } else if ((shape & 4) != 0) {
-        (void)apic.WriteMsr(msr, Take<uint64_t>());
+        (void)apic.WriteMsr(msr, input_.Take<uint64_t>());
       } else {
         (void)apic.ReadMsr(msr, value);
       }
     } else if (apic.enabled() && !apic.x2apic()) {
       const uint32_t offset = where % 0x40 * 16 + (where >= 0xF0 ? 4 : 0);
       if ((shape & 4) != 0) {
-        apic.WriteMmio(offset, Take<uint32_t>());
+        apic.WriteMmio(offset, input_.Take<uint32_t>());
       } else {
         (void)apic.ReadMmio(offset);
       }
@@ -186,7 +178,7 @@ class ChipsetDriver : private PowerHandler, private WallClock {
   }
   // A processor takes what is due.
   void Interrupt() {
-    Processor& processor = processors_[Take<uint8_t>() % kProcessors];
+    Processor& processor = processors_[input_.Take<uint8_t>() % kProcessors];
     LocalApic& apic = *processor.apic;
     if (const uint32_t signals = apic.TakeSignals(); (signals & LocalApic::kInit) != 0) apic.Reset(/*init=*/true);
     if (pic_.interrupt() && apic.accepts_extint()) {
@@ -196,7 +188,7 @@ class ChipsetDriver : private PowerHandler, private WallClock {
       HVSDK_CHECK(apic.Acknowledge() == pending);
       HVSDK_CHECK(pending == -1 || (pending >= 16 && pending < 256));
     }
-    if (Take<uint8_t>() % 2 == 0) apic.Eoi();
+    if (input_.Take<uint8_t>() % 2 == 0) apic.Eoi();
   }
 
   // --- The board. ---
@@ -216,9 +208,9 @@ class ChipsetDriver : private PowerHandler, private WallClock {
   }
   void HostSerial(bool sends) {
     std::array<uint8_t, 256> bytes;
-    const auto some = absl::MakeSpan(bytes).first(Take<uint8_t>());
+    const auto some = absl::MakeSpan(bytes).first(input_.Take<uint8_t>());
     if (sends) {
-      bytes.fill(Take<uint8_t>());
+      bytes.fill(input_.Take<uint8_t>());
       HVSDK_CHECK(uart_.PutInput(some) <= Uart16550::kFifoSize);
     } else {
       HVSDK_CHECK(uart_.TakeOutput(some) <= some.size());
@@ -315,7 +307,7 @@ class ChipsetDriver : private PowerHandler, private WallClock {
     std::unique_ptr<LocalApic> apic;
   };
 
-  absl::Span<const uint8_t> input_;
+  fuzz::Bytes input_{{}};
   FakeClock clock_;
   FakeTimerQueue timers_{clock_};
   std::array<bool, Pic8259Pair::kInputs> levels_{};

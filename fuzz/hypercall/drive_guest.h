@@ -14,35 +14,13 @@
 
 #include "absl/types/span.h"
 #include "base/check.h"
+#include "fuzz/bytes.h"
 #include "hvsdk/hvdef/hypercall.h"
 #include "hvsdk/hvdef/msr.h"
 #include "hvsdk/hvdef/status.h"
 #include "tests/partition/fake_machine.h"
 
 namespace hvsdk::fuzz {
-
-// Takes values off the front of the input; zeroes once it is used up.
-class Bytes {
- public:
-  explicit Bytes(absl::Span<const uint8_t> bytes) : bytes_(bytes) {}
-  bool empty() const { return bytes_.empty(); }
-  template <typename T>
-  T Take() {
-    T value{};
-    const size_t size = std::min(bytes_.size(), sizeof(value));
-    std::memcpy(&value, bytes_.data(), size);
-    bytes_.remove_prefix(size);
-    return value;
-  }
-  absl::Span<const uint8_t> TakeSpan(size_t size) {
-    const auto span = bytes_.first(std::min(size, bytes_.size()));
-    bytes_.remove_prefix(span.size());
-    return span;
-  }
-
- private:
-  absl::Span<const uint8_t> bytes_;
-};
 
 inline bool IsStatus(hvdef::HvStatus status) {
   using S = hvdef::HvStatus;

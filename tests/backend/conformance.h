@@ -4,9 +4,13 @@
 #ifndef HVSDK_TESTS_BACKEND_CONFORMANCE_H_
 #define HVSDK_TESTS_BACKEND_CONFORMANCE_H_
 
+#include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -37,6 +41,16 @@ class ConformanceTest : public testing::TestWithParam<Engine> {
     absl::StatusOr<std::unique_ptr<TestMachine>> machine = TestMachine::Create(*backend_, vps, cpuid, first_apic_id);
     ASSERT_TRUE(machine.ok()) << machine.status();
     machine_ = *std::move(machine);
+  }
+
+  // Waits until the guest has written `value` to a 32-bit word.
+  bool WaitForWord(uint64_t gpa, uint32_t value) {
+    uint32_t* word = machine().memory().Word<uint32_t>(gpa);
+    for (int i = 0; i < 20000; ++i) {
+      if (std::atomic_ref<uint32_t>(*word).load() == value) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
   }
 
   TestMachine& machine() { return *machine_; }

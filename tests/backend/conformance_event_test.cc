@@ -12,18 +12,7 @@ namespace {
 
 using hvdef::RegisterName;
 
-class EventTest : public ConformanceTest {
- protected:
-  // Waits until the guest has written `value` to a 32-bit word.
-  bool WaitForWord(uint64_t gpa, uint32_t value) {
-    uint32_t* word = machine().memory().Word<uint32_t>(gpa);
-    for (int i = 0; i < 20000; ++i) {
-      if (std::atomic_ref<uint32_t>(*word).load() == value) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return false;
-  }
-};
+class EventTest : public ConformanceTest {};
 HVSDK_CONFORMANCE_SUITE(EventTest);
 
 HVSDK_GUEST(Faults, 64, R"(

@@ -18,14 +18,6 @@ constexpr uint64_t kReady = 0x80010, kWanted = 0x80014, kEnough = 0x80018;
 
 class PicTest : public ConformanceTest {
  protected:
-  bool WaitForWord(uint64_t gpa, uint32_t value) {
-    uint32_t* word = machine().memory().Word<uint32_t>(gpa);
-    for (int i = 0; i < 20000; ++i) {
-      if (std::atomic_ref<uint32_t>(*word).load() == value) return true;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return false;
-  }
   void Pulse(uint32_t irq) {
     machine().partition().SetIrqLine(irq, true);
     machine().partition().SetIrqLine(irq, false);

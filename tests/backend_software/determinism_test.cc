@@ -61,6 +61,19 @@ struct Outcome {
   uint32_t racy = 0;
 };
 
+// The next VP, in real mode, at kCode.
+void AddVp(backend::Partition& partition, std::vector<std::unique_ptr<backend::Vp>>& vps) {
+  const auto cpuid = partition.SupportedCpuid();
+  ASSERT_TRUE(cpuid.ok());
+  const auto index = static_cast<uint32_t>(vps.size());
+  auto vp = partition.CreateVp(VpIndex{index}, index, *cpuid);
+  ASSERT_TRUE(vp.ok()) << vp.status();
+  vps.push_back(*std::move(vp));
+  const RegisterName names[] = {RegisterName::kCs, RegisterName::kRip};
+  const RegisterValue values[] = {std::bit_cast<RegisterValue>(hvdef::SegmentRegister{0, 0xFFFF, 0, 0x9B}), {kCode, 0}};
+  ASSERT_TRUE(vps.back()->SetRegisters(names, values).ok());
+}
+
 void RunMachine(uint64_t slice, Outcome& outcome) {
   struct Free {
     void operator()(uint8_t* p) const { std::free(p); }
@@ -76,20 +89,11 @@ void RunMachine(uint64_t slice, Outcome& outcome) {
   auto partition = (*engine)->CreatePartition(memory);
   ASSERT_TRUE(partition.ok());
   ASSERT_TRUE((*partition)->MapMemory(0, {host.get(), kMemorySize}, backend::MapAccess::kReadWriteExecute).ok());
-  const auto cpuid = (*partition)->SupportedCpuid();
-  ASSERT_TRUE(cpuid.ok());
   Handler handler;
   std::vector<std::unique_ptr<backend::Vp>> vps;
   std::vector<DeterministicMachine::Processor> processors;
   for (uint32_t i = 0; i < 2; ++i) {
-    auto vp = (*partition)->CreateVp(VpIndex{i}, i, *cpuid);
-    ASSERT_TRUE(vp.ok()) << vp.status();
-    vps.push_back(*std::move(vp));
-    const RegisterName names[] = {RegisterName::kCs, RegisterName::kRip};
-    const hvdef::SegmentRegister cs{0, 0xFFFF, 0, 0x9B};
-    RegisterValue values[2] = {{}, {kCode, 0}};
-    std::memcpy(&values[0], &cs, sizeof(cs));
-    ASSERT_TRUE(vps.back()->SetRegisters(names, values).ok());
+    ASSERT_NO_FATAL_FAILURE(AddVp(**partition, vps));
     ASSERT_TRUE(vps.back()->SetActivity(backend::Activity::kRunning).ok());
     processors.push_back({vps.back().get(), &handler});
   }
@@ -146,19 +150,11 @@ TEST(DeterminismTest, AnExceptionWaitsForItsProcessor) {
   auto partition = (*engine)->CreatePartition(memory);
   ASSERT_TRUE(partition.ok());
   ASSERT_TRUE((*partition)->AddMemory(0, host).ok());
-  const auto cpuid = (*partition)->SupportedCpuid();
-  ASSERT_TRUE(cpuid.ok());
   Handler handler;
   std::vector<std::unique_ptr<backend::Vp>> vps;
   std::vector<DeterministicMachine::Processor> processors;
   for (uint32_t i = 0; i < 2; ++i) {
-    auto vp = (*partition)->CreateVp(VpIndex{i}, i, *cpuid);
-    ASSERT_TRUE(vp.ok()) << vp.status();
-    vps.push_back(*std::move(vp));
-    const RegisterName names[] = {RegisterName::kCs, RegisterName::kRip};
-    const RegisterValue values[] = {std::bit_cast<RegisterValue>(hvdef::SegmentRegister{0, 0xFFFF, 0, 0x9B}),
-                                    {kCode, 0}};
-    ASSERT_TRUE(vps.back()->SetRegisters(names, values).ok());
+    ASSERT_NO_FATAL_FAILURE(AddVp(**partition, vps));
     processors.push_back({vps.back().get(), &handler});
   }
   vps[1]->InjectException({kInvalidOpcode, absl::nullopt});

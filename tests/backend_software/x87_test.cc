@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend_software/x87.h"
 
-#include <cpuid.h>
-
 #include <cmath>
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/backend_software/host_maker.h"
 #include "tests/random_seed.h"
 
 namespace hvsdk::software {
@@ -135,12 +134,6 @@ TEST_F(X87Test, ARestoredEnvironmentMovesTheTopAndNotTheRegisters) {
   EXPECT_EQ(St(2), 7.0L) << "physical register 7";
 }
 
-bool HostIsIntel() {
-  unsigned eax, ebx = 0, ecx, edx;
-  __get_cpuid(0, &eax, &ebx, &ecx, &edx);
-  return ebx == signature_INTEL_ebx;
-}
-
 // Loads and stores the environment in both forms of protected mode, here and on the host, whose processor may keep no
 // selectors.
 TEST_F(X87Test, EnvironmentsAreTheHosts) {
@@ -181,7 +174,7 @@ TEST_F(X87Test, EnvironmentsAreTheHosts) {
           if (host[selector] == 0 && host[selector + 1] == 0) memory_[selector] = memory_[selector + 1] = 0;
         }
         // What becomes of the pointers' parts that an image has not is told by no manual, and only Intel's processors were asked.
-        if (!HostIsIntel()) {
+        if (HostMaker() != Maker::kIntel) {
           std::memset(host + 3 * width, 0, 4 * width);
           std::memset(memory_ + 3 * width, 0, 4 * width);
         }

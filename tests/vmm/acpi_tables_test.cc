@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/vmm/run_command.h"
 #include "vmm/aml.h"
 #include "vmm/little_endian.h"
 
@@ -137,16 +138,6 @@ TEST(AmlTest, GoldenTerms) {
   EXPECT_EQ(aml::Name("_UID", aml::Integer(1)), "\x08_UID\x01");
   EXPECT_EQ(aml::IoPorts(0x3F8, 8), "\x47\x01\xF8\x03\xF8\x03\x01\x08");
   EXPECT_EQ(aml::Irq(4), std::string("\x22\x10\x00", 3));
-}
-
-std::string RunCommand(const std::string& command, int& status) {
-  std::string output;
-  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
-  char buffer[4096];
-  size_t got;
-  while ((got = fread(buffer, 1, sizeof(buffer), pipe)) > 0) output.append(buffer, got);
-  status = pclose(pipe);
-  return output;
 }
 
 // ACPICA's own disassembler and compiler take the tables without a complaint.

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/vmm/run_command.h"
 #include "vmm/little_endian.h"
 
 namespace hvsdk::vmm {
@@ -187,17 +188,8 @@ TEST(SmbiosTablesTest, MemoryOfAnySize) {
 
 // dmidecode, which takes a file for physical memory from 0 on.
 TEST(SmbiosTablesTest, DmidecodeUnderstandsThem) {
-  const auto run = [](const std::string& command, int& status) {
-    std::string output;
-    FILE* pipe = popen((command + " 2>&1").c_str(), "r");
-    char buffer[4096];
-    size_t got;
-    while ((got = fread(buffer, 1, sizeof(buffer), pipe)) > 0) output.append(buffer, got);
-    status = pclose(pipe);
-    return output;
-  };
   int status;
-  (void)run("PATH=$PATH:/usr/sbin dmidecode --version", status);
+  (void)RunCommand("PATH=$PATH:/usr/sbin dmidecode --version", status);
   if (status != 0) GTEST_SKIP() << "dmidecode is not installed";
   char file[] = "/tmp/hvsdk_smbios_XXXXXX";
   const int fd = mkstemp(file);
@@ -205,7 +197,7 @@ TEST(SmbiosTablesTest, DmidecodeUnderstandsThem) {
   const std::string bytes = BuildSmbiosTables(Options(), 0);
   EXPECT_EQ(write(fd, bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
   close(fd);
-  const std::string output = run(std::string("PATH=$PATH:/usr/sbin dmidecode --from-dump ") + file, status);
+  const std::string output = RunCommand(std::string("PATH=$PATH:/usr/sbin dmidecode --from-dump ") + file, status);
   unlink(file);
   EXPECT_EQ(status, 0) << output;
   for (const char* expected :

@@ -22,10 +22,6 @@ void InitDecoder(ZydisDecoder& decoder, bool is_64bit) {
                    is_64bit ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
 }
 
-bool In(ZydisMnemonic mnemonic, std::initializer_list<ZydisMnemonic> list) {
-  return std::find(list.begin(), list.end(), mnemonic) != list.end();
-}
-
 // Flags whose value after the instruction the manuals leave open (Intel SDM volume 1, appendix A, and the
 // instructions' pages).
 uint64_t UndefinedFlags(const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand* operands) {

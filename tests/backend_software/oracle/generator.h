@@ -11,7 +11,9 @@
 
 #include <Zydis/Zydis.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <vector>
@@ -22,6 +24,10 @@
 #include "tests/backend_software/oracle/user_state.h"
 
 namespace hvsdk::oracle {
+
+inline bool In(ZydisMnemonic mnemonic, std::initializer_list<ZydisMnemonic> list) {
+  return std::find(list.begin(), list.end(), mnemonic) != list.end();
+}
 
 struct Sequence {
   std::vector<uint8_t> code;     // ends in UD2

@@ -5,8 +5,6 @@
 // HVSDK_ORACLE_INSTRUCTIONS sets how many, HVSDK_ORACLE_SEED which. The default seed is fixed, so that a failure is a
 // change's fault; other seeds are for looking further.
 
-#include <cpuid.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <map>
@@ -14,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "gtest/gtest.h"
 #include "hvsdk/memory/guest_memory.h"
+#include "tests/backend_software/host_maker.h"
 #include "tests/backend_software/oracle/engine.h"
 #include "tests/backend_software/oracle/engine_executor.h"
 #include "tests/backend_software/oracle/generator.h"
@@ -21,13 +20,6 @@
 
 namespace hvsdk::oracle {
 namespace {
-
-// The one maker whose processors differ from Intel's manual where ours follow it.
-bool HostIsAmd() {
-  unsigned eax, ebx = 0, ecx, edx;
-  __get_cpuid(0, &eax, &ebx, &ecx, &edx);
-  return ebx == signature_AMD_ebx;
-}
 
 constexpr uint64_t kComparedFlags = 0x044CD5;  // arithmetic, DF, AC, NT; the host's kernel keeps ID of its own
 
@@ -39,10 +31,6 @@ void MxcsrOfTheHostAlone(const Sequence& sequence, ZydisMnemonic last, const Out
   native.fault = {13, 0, 0};
   native.state.rip = kCodeAddress + sequence.starts.back();
   native.state.mxcsr = engine.state.mxcsr;  // the one before, which the host has lost
-}
-
-bool In(ZydisMnemonic mnemonic, std::initializer_list<ZydisMnemonic> list) {
-  return std::find(list.begin(), list.end(), mnemonic) != list.end();
 }
 
 ZydisMnemonic MnemonicAt(const Sequence& sequence, uint64_t rip) {
@@ -61,7 +49,7 @@ bool GoesOnWhereWeFault(const Sequence& sequence, const Outcome& engine, const O
   if (In(mnemonic,
          {ZYDIS_MNEMONIC_SHA1RNDS4, ZYDIS_MNEMONIC_SHA1NEXTE, ZYDIS_MNEMONIC_SHA1MSG1, ZYDIS_MNEMONIC_SHA1MSG2,
           ZYDIS_MNEMONIC_SHA256RNDS2, ZYDIS_MNEMONIC_SHA256MSG1, ZYDIS_MNEMONIC_SHA256MSG2})) {
-    return HostIsAmd() && engine.fault.vector == 13;
+    return HostMaker() == Maker::kAmd && engine.fault.vector == 13;
   }
   constexpr uint16_t kSummary = 0x80;
   return In(mnemonic, {ZYDIS_MNEMONIC_FST, ZYDIS_MNEMONIC_FSTP, ZYDIS_MNEMONIC_FIST, ZYDIS_MNEMONIC_FISTP,
@@ -221,9 +209,10 @@ void Compare(bool is_64bit, Draw draw, uint64_t instructions_wanted) {
     // A sequence that stopped early leaves open what any of its instructions may.
     const bool whole = native.fault.vector == 6 && end == sequence.code.size() - 2;
     // So does a comparison that faulted between two iterations, on AMD's processors.
-    const bool repeats = HostIsAmd() && In(last, {ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD,
-                                                  ZYDIS_MNEMONIC_SCASQ, ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW,
-                                                  ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ});
+    const bool repeats =
+        HostMaker() == Maker::kAmd &&
+        In(last, {ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD, ZYDIS_MNEMONIC_SCASQ,
+                  ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ});
     const uint64_t open = whole                                   ? sequence.undefined_flags
                           : repeats || sequence.starts.size() > 1 ? uint64_t{0x8D5}
                                                                   : sequence.undefined_flags;
