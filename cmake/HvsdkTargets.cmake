@@ -3,7 +3,7 @@
 find_program(HVSDK_CCACHE ccache)
 if(HVSDK_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER AND PROJECT_IS_TOP_LEVEL)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${HVSDK_CCACHE}")
-  if(HVSDK_PRECOMPILE_TESTS)
+  if(HVSDK_PRECOMPILE)
     # What ccache wants before it trusts a precompiled header (its manual, "Precompiled headers").
     set(CMAKE_CXX_COMPILER_LAUNCHER
       "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros "${HVSDK_CCACHE}")
@@ -31,25 +31,42 @@ endif()
 
 set_property(GLOBAL PROPERTY HVSDK_LIBRARIES "")
 
-# hvsdk_test_headers(): four fifths of a build is tests, and half of a test is headers that never change; with
-# HVSDK_PRECOMPILE_TESTS they are compiled once for all tests. Call it before any folder that declares a test.
-function(hvsdk_test_headers)
-  if(NOT HVSDK_PRECOMPILE_TESTS)
+# hvsdk_precompile(NAME LIBRARY... HEADERS header...): half of what a compiler reads are headers that never change; with
+# HVSDK_PRECOMPILE it reads them once.
+function(hvsdk_precompile name)
+  cmake_parse_arguments(arg "" "" "HEADERS" ${ARGN})
+  if(NOT HVSDK_PRECOMPILE)
     return()
   endif()
-  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/test_headers.cc" CONTENT "")
-  add_library(hvsdk_test_headers OBJECT EXCLUDE_FROM_ALL "${PROJECT_BINARY_DIR}/test_headers.cc")
-  target_link_libraries(hvsdk_test_headers PRIVATE hvsdk_private_flags absl::statusor absl::str_format GTest::gmock)
-  target_compile_features(hvsdk_test_headers PRIVATE cxx_std_20)
-  target_compile_options(hvsdk_test_headers PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
-  if(HVSDK_SANITIZE MATCHES "undefined")
-    target_compile_options(hvsdk_test_headers PRIVATE -fno-sanitize=undefined)  # as hvsdk_compile_test has it
-  endif()
-  target_precompile_headers(hvsdk_test_headers PRIVATE
+  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/${name}.cc" CONTENT "")
+  add_library(${name} OBJECT EXCLUDE_FROM_ALL "${PROJECT_BINARY_DIR}/${name}.cc")
+  target_link_libraries(${name} PRIVATE hvsdk_private_flags ${arg_UNPARSED_ARGUMENTS})
+  target_compile_features(${name} PRIVATE cxx_std_20)
+  target_compile_options(${name} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+  target_precompile_headers(${name} PRIVATE
     <algorithm> <array> <atomic> <chrono> <cstring> <deque> <functional> <map> <memory> <mutex> <random> <set> <string>
     <thread> <utility> <vector>
-    <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_format.h> <absl/types/span.h> <gmock/gmock.h>
-    <gtest/gtest.h>)
+    <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_format.h> <absl/types/span.h> ${arg_HEADERS})
+endfunction()
+
+# hvsdk_reuse_precompiled(TARGET NAME): what NAME has precompiled serves TARGET, whose compiler options are the same.
+function(hvsdk_reuse_precompiled target name)
+  if(HVSDK_PRECOMPILE)
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+    target_precompile_headers(${target} REUSE_FROM ${name})
+  endif()
+endfunction()
+
+# Call each before any folder that declares a library, or a test.
+function(hvsdk_library_headers)
+  hvsdk_precompile(hvsdk_library_headers absl::statusor absl::str_format absl::any_invocable
+    HEADERS <absl/strings/str_cat.h> <absl/functional/any_invocable.h>)
+endfunction()
+function(hvsdk_test_headers)
+  hvsdk_precompile(hvsdk_test_headers absl::statusor absl::str_format GTest::gmock HEADERS <gmock/gmock.h> <gtest/gtest.h>)
+  if(HVSDK_PRECOMPILE AND HVSDK_SANITIZE MATCHES "undefined")
+    target_compile_options(hvsdk_test_headers PRIVATE -fno-sanitize=undefined)  # as hvsdk_compile_test has it
+  endif()
 endfunction()
 
 # hvsdk_compile_test(TARGET LIBRARY...): compiles a test of the libraries as tests are. What UndefinedBehaviorSanitizer
@@ -72,13 +89,12 @@ function(hvsdk_compile_test target)
       target_compile_options(${target} PRIVATE -fno-sanitize=undefined)
     endif()
   endif()
-  if(plain AND HVSDK_PRECOMPILE_TESTS)
-    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
-    target_precompile_headers(${target} REUSE_FROM hvsdk_test_headers)
+  if(plain)
+    hvsdk_reuse_precompiled(${target} hvsdk_test_headers)
   endif()
 endfunction()
 
-# hvsdk_compile_apart(SOURCE OPTION...): a test's source with compiler options of its own.
+# hvsdk_compile_apart(SOURCE OPTION...): a source with compiler options of its own.
 function(hvsdk_compile_apart source)
   set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${ARGN}" SKIP_PRECOMPILE_HEADERS ON)
 endfunction()
@@ -96,8 +112,13 @@ function(hvsdk_library name)
   if(arg_SOURCES)
     add_library(hvsdk_${name} STATIC ${arg_SOURCES})
     set(scope PUBLIC)
-    target_link_libraries(hvsdk_${name} PRIVATE $<BUILD_INTERFACE:hvsdk_private_flags> ${arg_PRIVATE_DEPS})
+    target_link_libraries(hvsdk_${name} PRIVATE $<BUILD_INTERFACE:hvsdk_private_flags>)
+    foreach(dependency IN LISTS arg_PRIVATE_DEPS)
+      hvsdk_archive_of(${dependency} archive)
+      target_link_libraries(hvsdk_${name} PRIVATE ${archive})
+    endforeach()
     target_include_directories(hvsdk_${name} PRIVATE "${PROJECT_SOURCE_DIR}/src")
+    hvsdk_reuse_precompiled(hvsdk_${name} hvsdk_library_headers)
   else()
     add_library(hvsdk_${name} INTERFACE)
     set(scope INTERFACE)
@@ -160,6 +181,7 @@ function(hvsdk_fuzz name)
     add_executable(${name}_corpus ${arg_SOURCES} "${PROJECT_SOURCE_DIR}/fuzz/corpus_main.cc")
     target_link_libraries(${name}_corpus PRIVATE hvsdk_private_flags ${arg_DEPS})
     target_include_directories(${name}_corpus PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
+    hvsdk_reuse_precompiled(${name}_corpus hvsdk_library_headers)
     add_test(NAME ${name}_corpus COMMAND ${name}_corpus "${PROJECT_SOURCE_DIR}/fuzz/corpus/${name}")
     set_tests_properties(${name}_corpus PROPERTIES LABELS unit TIMEOUT 300)
     add_dependencies(hvsdk_unit_tests ${name}_corpus)
@@ -172,4 +194,5 @@ function(hvsdk_benchmark name)
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE hvsdk_private_flags ${arg_DEPS} benchmark::benchmark benchmark::benchmark_main)
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/src")
+  hvsdk_reuse_precompiled(${name} hvsdk_library_headers)
 endfunction()

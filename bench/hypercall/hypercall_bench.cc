@@ -5,6 +5,7 @@
 
 #include "benchmark/benchmark.h"
 #include "hvsdk/hvdef/hypercall.h"
+#include "hvsdk/machine/exit_counts.h"
 #include "tests/partition/fake_machine.h"
 
 namespace hvsdk {
@@ -14,7 +15,7 @@ using fake::FakeMachine;
 using hvdef::CallCode;
 using hvdef::Control;
 
-struct NullPort : partition::PortHandler {
+struct NullPort : PortHandler {
   hvdef::HvStatus OnMessage(uint32_t, absl::Span<const uint8_t>) override { return hvdef::HvStatus::kSuccess; }
   hvdef::HvStatus OnEvent(uint16_t) override { return hvdef::HvStatus::kSuccess; }
 };
@@ -56,6 +57,30 @@ void BM_SignalEventFast(benchmark::State& state) {
   Run(state, machine, Make(CallCode::kSignalEvent, true), 0x2001, 0);
 }
 BENCHMARK(BM_SignalEventFast)->Name("Fast/SignalEvent");
+
+// With what a machine counts of it (machine/board.h).
+void BM_SignalEventCounted(benchmark::State& state) {
+  FakeMachine machine;
+  NullPort port;
+  if (!machine.partition->RegisterPort(ConnectionId{0x2001}, &port).ok()) std::abort();
+  fake::FakeVp& vp = *machine.fake_vps[0];
+  machine.backend.StopRecording();
+  machine::ExitCounts counts;
+  counts.Resize(1);
+  hypercall::CallRecord call;
+  for (auto _ : state) {
+    vp.SetGpr(backend::Gpr::kRcx, Make(CallCode::kSignalEvent, true).value);
+    vp.SetGpr(backend::Gpr::kRdx, 0x2001);
+    vp.SetGpr(backend::Gpr::kR8, 0);
+    counts.Count(0, machine::ExitReason::kHypercall);
+    if (machine.vps[0]->OnHypercall(&call) == backend::HypercallOutcome::kDone) {
+      counts.CountHypercall(0, call.control.code());
+    }
+    benchmark::DoNotOptimize(vp.gprs);
+  }
+  if (counts.SumOfHypercalls(static_cast<uint16_t>(CallCode::kSignalEvent)) == 0) std::abort();
+}
+BENCHMARK(BM_SignalEventCounted)->Name("Fast/SignalEventCounted");
 
 void BM_SendIpiFast(benchmark::State& state) {
   FakeMachine machine;

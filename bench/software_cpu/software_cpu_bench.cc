@@ -26,11 +26,11 @@ using backend::DeterministicMachine;
 using backend::TestMachine;
 using hvdef::RegisterName;
 
-struct NullPort final : partition::PortHandler {
+struct NullPort final : PortHandler {
   hvdef::HvStatus OnEvent(uint16_t) override { return hvdef::HvStatus::kSuccess; }
 };
 
-struct NullDevice final : chipset::Device {
+struct NullDevice final : Device {
   absl::string_view Name() const override { return "null"; }
   void Read(uint64_t, absl::Span<uint8_t> data) override { std::memset(data.data(), 0, data.size()); }
   void Write(uint64_t, absl::Span<const uint8_t>) override {}
@@ -147,13 +147,13 @@ class Bench {
 
 // Instructions of a program from one report to the next.
 uint64_t CountInstructions(absl::Span<const uint8_t> program) {
-  backend::InstructionTime time;
+  backend::SoftwareTime time;
   Bench bench({.instruction_time = &time}, program);
-  DeterministicMachine machine(time, {{&bench.vp(), &bench.exits()}});
+  const auto machine = time.CreateMachine({{&bench.vp(), &bench.exits()}});
   uint64_t counts[2];
   for (uint64_t& count : counts) {
-    if (machine.Run(1'000'000'000) != DeterministicMachine::Result::kKicked || bench.exits().faulted) bench.Fault();
-    count = machine.instructions();
+    if (machine->Run(1'000'000'000) != DeterministicMachine::Result::kKicked || bench.exits().faulted) bench.Fault();
+    count = machine->instructions();
   }
   return counts[1] - counts[0];
 }

@@ -18,7 +18,7 @@
 #include "base/check.h"
 #include "base/wait_word.h"
 #include "hvsdk/base/queue_executor.h"
-#include "hvsdk/block_file/raw_disk.h"
+#include "hvsdk/image/raw_disk.h"
 #include "hvsdk/vmbus/loopback_hypervisor.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsc/loopback_child.h"

@@ -62,7 +62,7 @@ void BM_EventSet(benchmark::State& state) {
 BENCHMARK(BM_EventSet)->Name("EventFlag/AlreadySet");
 
 void BM_PortSignal(benchmark::State& state) {
-  struct Port : partition::PortHandler {
+  struct Port : PortHandler {
     hvdef::HvStatus OnEvent(uint16_t) override { return hvdef::HvStatus::kSuccess; }
   };
   static FakeMachine* machine = new FakeMachine;

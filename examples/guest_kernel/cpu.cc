@@ -10,7 +10,7 @@ constexpr uint32_t kApicSpurious = 0xF0;
 constexpr uint8_t kSpuriousVector = 0xFF;
 constexpr uint8_t kFirstInterrupt = 32;
 
-// ACPI's sleep control register, where the machine's FADT has it (hvsdk/vmm/acpi_tables.h).
+// ACPI's sleep control register, where the machine's FADT has it (hvsdk/boot/acpi_tables.h).
 constexpr uint16_t kSleepControlPort = 0x600;
 constexpr uint8_t kSleepEnable = 1 << 5, kSleepTypeOff = 5 << 2;
 

@@ -127,7 +127,7 @@ void TestInterruptCalls() {
              "HvCallAssertVirtualInterrupt: another partition");
 }
 
-// The machine's loopback device (hvsdk/vmm/loopback_ports.h) interrupts when its connection is signalled; the flag is
+// The machine's loopback device (hvsdk/machine/loopback_ports.h) interrupts when its connection is signalled; the flag is
 // the MSI's data.
 void TestRetarget() {
   constexpr uint32_t kConnection = 0x10010;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guest kernel that asks everything of the hypervisor that hvsdk has to answer, reports it on the serial port and
-// powers off.
+// powers off. If its command line says "peer", it talks with another of its kind instead.
 
 #include "console.h"
 #include "cpu.h"
@@ -16,6 +16,11 @@ void KernelMain() {
     (*constructor)();
   Print("TAP version 13\n");
   StartInterrupts();
+  if (CommandLineHas("peer")) {
+    TestPeer();
+    Finish();
+    PowerOff();
+  }
   TestCpuid();
   TestMsrs();
   TestApic();

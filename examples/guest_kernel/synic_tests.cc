@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages and events on every SINT: from timers, which is all that a guest can do by itself, and from the machine's
-// loopback ports (hvsdk/vmm/loopback_ports.h), which send back what they get.
+// loopback ports (hvsdk/machine/loopback_ports.h), which send back what they get.
 
 #include "console.h"
 #include "hypervisor.h"

@@ -16,4 +16,6 @@ void TestVmbusVersions();
 void TestDisk();
 void TestHypercallLock();
 
+void TestPeer();  // in place of them all
+
 #endif  // HVSDK_EXAMPLES_GUEST_KERNEL_TESTS_H_

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
+#include "hvsdk/image/disk_image.h"
 
 namespace mini_vmm {
 namespace {
@@ -20,8 +21,7 @@ struct Role {
 };
 
 // A file that is written has no other role: a trace would destroy the disk or the kernel that it is.
-absl::Status CheckRoles(const Flags& flags) {
-  const MachineConfig& config = flags.config;
+absl::Status CheckRoles(const std::string& config_path, const MachineConfig& config) {
   std::vector<Role> roles;
   absl::Status status;
   const auto add = [&](absl::string_view name, const std::string& path, bool written) {
@@ -38,12 +38,13 @@ absl::Status CheckRoles(const Flags& flags) {
     }
     roles.push_back(std::move(role));
   };
-  add("config", flags.config_path, false);
+  add("config", config_path, false);
   add("kernel", config.kernel(), false);
   add("initrd", config.initrd(), false);
   for (const hvsdk::vmm::DiskConfig& disk : config.disks()) add("disk", disk.path(), !disk.read_only());
   add("serial", config.serial().file(), true);
   add("trace", config.trace(), true);
+  for (const hvsdk::vmm::NetworkConfig& network : config.networks()) add("net: pcap", network.pcap(), true);
   return status;
 }
 
@@ -55,10 +56,76 @@ void Tell(const absl::Status& status) {
   (void)!write(STDERR_FILENO, line.data(), line.size());
 }
 
+hvsdk::vmm::SavedDisk Describe(const hvsdk::ImageDisk& disk) {
+  hvsdk::vmm::SavedDisk described;
+  described.set_size_bytes(disk.info().size_bytes);
+  struct stat info;
+  if (stat(disk.path().c_str(), &info) == 0) {
+    described.set_written_ns(int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec);
+  }
+  return described;
+}
+
+// A guest goes on with the disks that it had: it has parts of them in its memory.
+absl::Status CheckSavedDisks(const Flags& flags, const Files& files) {
+  for (size_t i = 0; i < files.disks.size(); ++i) {
+    const hvsdk::vmm::SavedDisk now = Describe(*files.disks[i]), then = flags.saved.disks(static_cast<int>(i));
+    const std::string name =
+        absl::StrCat("--disk=storage/", flags.config.disks(static_cast<int>(i)).lun(), "=", files.disks[i]->path());
+    if (now.size_bytes() != then.size_bytes()) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ": has ", now.size_bytes(), " bytes, and ",
+                                                     then.size_bytes(), " when the state was saved"));
+    }
+    // One that has moved, as by a copy, may have another time.
+    const bool moved =
+        flags.config.disks(static_cast<int>(i)).path() != flags.saved.machine().disks(static_cast<int>(i)).path();
+    if (!moved && !flags.accept_changed_disks && now.written_ns() != then.written_ns()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": was written since the state was saved; --changed-disks=accept takes it all the same"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenDisk(const hvsdk::vmm::DiskConfig& wanted, Files& files) {
+  if (files.engine == nullptr) {
+    auto engine = hvsdk::FileEngine::Create(hvsdk::FileEngineKind::kAuto);
+    if (!engine.ok()) return absl::InternalError(absl::StrCat("--disk: ", engine.status().message()));
+    files.engine = *std::move(engine);
+  }
+  hvsdk::ImageOptions options;
+  options.read_only = wanted.read_only();
+  options.on_failure = &Tell;
+  if (!wanted.format().empty()) {
+    const auto format = hvsdk::ParseImageFormat(wanted.format());
+    if (!format.ok()) return FileError("--disk", format.status());
+    options.format = *format;
+  }
+  auto disk = hvsdk::OpenImage(wanted.path(), options, files.engine);
+  if (!disk.ok()) return FileError("--disk", disk.status());
+  return disk;
+}
+
 }  // namespace
+
+absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenLastDisk(const std::string& config_path,
+                                                               const MachineConfig& config, Files& files) {
+  if (absl::Status status = CheckRoles(config_path, config); !status.ok()) return status;
+  return OpenDisk(*config.disks().rbegin(), files);
+}
+
+absl::Status OpenTrace(const std::string& config_path, const MachineConfig& config, const std::string& path,
+                       OutputFile& file) {
+  if (absl::Status status = file.Open(path); !status.ok()) return FileError(absl::StrCat("trace: ", path), status);
+  MachineConfig with = config;
+  with.set_trace(path);
+  return CheckRoles(config_path, with);
+}
 
 absl::Status FileError(absl::string_view what, const absl::Status& status) {
   switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return status;
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kFailedPrecondition:
@@ -72,12 +139,13 @@ absl::Status FileError(absl::string_view what, const absl::Status& status) {
 
 absl::Status OpenFiles(const Flags& flags, Files& files) {
   const MachineConfig& config = flags.config;
-  auto kernel = hvsdk::vmm::OpenFileSource(config.kernel());
-  if (!kernel.ok()) return FileError(absl::StrCat("--kernel=", config.kernel()), kernel.status());
-  files.kernel = *std::move(kernel);
-  if (!config.initrd().empty()) {
-    auto initrd = hvsdk::vmm::OpenFileSource(config.initrd());
+  auto kernel = hvsdk::boot::OpenFileSource(config.kernel());
+  auto initrd = config.initrd().empty() ? nullptr : hvsdk::boot::OpenFileSource(config.initrd());
+  // A restored guest needs them at its next reset alone.
+  if (flags.state == nullptr || (kernel.ok() && initrd.ok())) {
+    if (!kernel.ok()) return FileError(absl::StrCat("--kernel=", config.kernel()), kernel.status());
     if (!initrd.ok()) return FileError(absl::StrCat("--initrd=", config.initrd()), initrd.status());
+    files.kernel = *std::move(kernel);
     files.initrd = *std::move(initrd);
   }
   if (!config.serial().file().empty()) {
@@ -89,17 +157,21 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
     if (!opened.ok()) return FileError(absl::StrCat("--trace=", config.trace()), opened);
   }
   // Now that all that is not there yet was made, and before disks are locked.
-  if (absl::Status status = CheckRoles(flags); !status.ok()) return status;
-  if (config.disks_size() == 0) return absl::OkStatus();
-  const auto engine = hvsdk::FileEngine::Create(hvsdk::FileEngineKind::kAuto);
-  if (!engine.ok()) return absl::InternalError(absl::StrCat("--disk: ", engine.status().message()));
+  if (absl::Status status = CheckRoles(flags.config_path, config); !status.ok()) return status;
   for (const hvsdk::vmm::DiskConfig& wanted : config.disks()) {
-    auto disk =
-        hvsdk::RawDisk::Open(wanted.path(), {.read_only = wanted.read_only(), .on_writes_lost = &Tell}, *engine);
-    if (!disk.ok()) return FileError("--disk", disk.status());
+    auto disk = OpenDisk(wanted, files);
+    if (!disk.ok()) return disk.status();
     files.disks.push_back(*std::move(disk));
   }
-  return absl::OkStatus();
+  return flags.state == nullptr ? absl::OkStatus() : CheckSavedDisks(flags, files);
+}
+
+void DescribeDisks(const Files& files, hvsdk::vmm::SavedConfig& saved) {
+  for (const auto& disk : files.disks) {
+    // Closing it must not write to what the state has seen.
+    if (const absl::Status settled = disk->Settle(); !settled.ok()) Tell(settled);
+    *saved.add_disks() = Describe(*disk);
+  }
 }
 
 }  // namespace mini_vmm

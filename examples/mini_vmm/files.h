@@ -9,23 +9,37 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "flags.h"
-#include "hvsdk/block_file/raw_disk.h"
-#include "hvsdk/vmm/byte_source.h"
+#include "hvsdk/boot/byte_source.h"
+#include "hvsdk/image/image_disk.h"
+#include "hvsdk/os/file_engine.h"
 #include "output_file.h"
 
 namespace mini_vmm {
 
 struct Files {
-  std::unique_ptr<hvsdk::vmm::ByteSource> kernel, initrd;  // no initrd: null
-  OutputFile serial, trace;                                // open if there is such a file
-  std::vector<std::shared_ptr<hvsdk::RawDisk>> disks;
+  std::unique_ptr<hvsdk::boot::ByteSource> kernel, initrd;  // no initrd: null
+  OutputFile serial, trace;                                 // open if there is such a file
+  std::vector<std::shared_ptr<hvsdk::ImageDisk>> disks;     // those of the configuration
+  std::shared_ptr<hvsdk::FileEngine> engine;                // theirs, once there has been one
 };
 
 // Opens what the flags name. InvalidArgument: a file that is not there, not ours to open, in use, or that would be
 // written in one role and used in another. Others: the host failed. The message is one line that names the flag and the
 // file. What happens to a disk later, of which the user must know, is a line on standard error.
 absl::Status OpenFiles(const Flags& flags, Files& files);
+
+// Opens one more of `config`'s disks, its last, in the same way; it is not among `files.disks` by that.
+absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenLastDisk(const std::string& config_path,
+                                                               const hvsdk::vmm::MachineConfig& config, Files& files);
+
+// Opens a file for a trace of the running machine, which it commits to.
+absl::Status OpenTrace(const std::string& config_path, const hvsdk::vmm::MachineConfig& config, const std::string& path,
+                       OutputFile& file);
+
+// Each disk's size and when it was last written, for a state that is saved now.
+void DescribeDisks(const Files& files, hvsdk::vmm::SavedConfig& saved);
 
 // An error with a file that the user named: a mistake, which another file mends, becomes InvalidArgument; the host's
 // failures stay what they are. `what` stands before the message.

@@ -3,7 +3,10 @@
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
+#include <unistd.h>
 
+#include <cstdio>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -11,10 +14,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/types/span.h"
 #include "files.h"
+#include "hvsdk/boot/byte_source.h"
 #include "hvsdk/vmm/backends.h"
-#include "hvsdk/vmm/byte_source.h"
+#include "hvsdk/vmm/networks.h"
 
 namespace mini_vmm {
 namespace {
@@ -40,22 +45,60 @@ std::vector<std::string> SplitAtCommas(absl::string_view text) {
   return parts;
 }
 
-// "PATH[,format=raw][,readonly]"
 absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
-  const std::vector<std::string> parts = SplitAtCommas(text);
-  hvsdk::vmm::DiskConfig& disk = *config.add_disks();
-  disk.set_path(parts[0]);
-  for (size_t i = 1; i < parts.size(); ++i) {
-    const absl::string_view option = parts[i];
-    if (option == "readonly") {
-      disk.set_read_only(true);
-    } else if (option.substr(0, 7) == "format=" && option.size() > 7) {
-      disk.set_format(std::string(option.substr(7)));
-    } else {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("unknown option \"%s\"; there are format=raw and readonly", option));
-    }
+  absl::StatusOr<hvsdk::vmm::DiskConfig> disk = ParseDisk(text);
+  if (!disk.ok()) return disk.status();
+  *config.add_disks() = *std::move(disk);
+  return absl::OkStatus();
+}
+
+// "KEY=VALUE", or "KEY" for what is on or off, in a message whose fields are the keys. False: it has no such key, or a value of
+// another kind.
+bool SetKey(absl::string_view text, google::protobuf::Message& message) {
+  using Field = google::protobuf::FieldDescriptor;
+  const size_t equals = text.find('=');
+  const bool has_value = equals != text.npos;
+  const std::string value(has_value ? text.substr(equals + 1) : "on");
+  const std::string name = absl::StrReplaceAll(text.substr(0, equals), {{"-", "_"}});
+  const Field* const field = message.GetDescriptor()->FindFieldByName(name);
+  if (field == nullptr || value.empty() || (has_value && text.substr(0, equals).find('_') != text.npos)) return false;
+  const google::protobuf::Reflection& set = *message.GetReflection();
+  uint32_t number = 0;
+  switch (field->cpp_type()) {
+    case Field::CPPTYPE_BOOL:
+      if (value != "on" && value != "off") return false;
+      set.SetBool(&message, field, value == "on");
+      return true;
+    case Field::CPPTYPE_UINT32:
+      if (value.find_first_not_of("0123456789") != value.npos || !absl::SimpleAtoi(value, &number)) return false;
+      field->is_repeated() ? set.AddUInt32(&message, field, number) : set.SetUInt32(&message, field, number);
+      return true;
+    case Field::CPPTYPE_STRING:
+      if (!has_value) return false;
+      field->is_repeated() ? set.AddString(&message, field, value) : set.SetString(&message, field, value);
+      return true;
+    default:
+      return false;
   }
+}
+
+// For messages: "hostfwd=, restrict, dns=".
+std::string KeysOf(const google::protobuf::Message& message) {
+  using Field = google::protobuf::FieldDescriptor;
+  std::vector<std::string> keys;
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const Field& field = *message.GetDescriptor()->field(i);
+    if (field.cpp_type() == Field::CPPTYPE_MESSAGE) continue;
+    keys.push_back(absl::StrCat(absl::StrReplaceAll(field.name(), {{"_", "-"}}),
+                                field.cpp_type() == Field::CPPTYPE_BOOL ? "" : "="));
+  }
+  return absl::StrJoin(keys, ", ");
+}
+
+absl::Status AddNetwork(absl::string_view text, MachineConfig& config) {
+  absl::StatusOr<hvsdk::vmm::NetworkConfig> network = ParseNetwork(text);
+  if (!network.ok()) return network.status();
+  *config.add_networks() = *std::move(network);
   return absl::OkStatus();
 }
 
@@ -107,6 +150,14 @@ absl::Status SetMemory(absl::string_view text, MachineConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status SetProcessor(absl::string_view text, MachineConfig& config) {
+  if (text != "host" && text != "portable") {
+    return absl::InvalidArgumentError(absl::StrFormat("\"%s\" is not host or portable", text));
+  }
+  config.set_processor(std::string(text));
+  return absl::OkStatus();
+}
+
 absl::Status SetOnCrash(absl::string_view text, MachineConfig& config) {
   if (text != "report" && text != "end") {
     return absl::InvalidArgumentError(absl::StrFormat("\"%s\" is not report or end", text));
@@ -139,13 +190,22 @@ const Flag kFlags[] = {
     {"cpus", "N", SetCpus, "virtual processors (default: 2)"},
     {"backend", "NAME", SetText<[](MachineConfig& c, std::string t) { c.set_backend(std::move(t)); }>,
      ""},  // made by HelpText, as builds differ
-    {"disk", "PATH[,format=raw][,readonly]", AddDisk, "a SCSI disk; may be repeated; a comma in PATH is written twice"},
+    {"processor", "host|portable", SetProcessor,
+     "all that the engine offers (default), or the processor that is the same on every engine"},
+    {"disk", "PATH[,format=raw|vhd|vhdx][,readonly][,name=TEXT]", AddDisk,
+     "a SCSI disk; may be repeated; a comma in PATH is written twice"},
+    {"net", "user|tap|socket|switch[,KEY=VALUE]...", AddNetwork,
+     "a network adapter, and what it is plugged into; may be repeated"},
     {"serial", "stdio|FILE|none", SetSerial, "where the serial port leads (default: stdio)"},
     {"smbios", "KEY=VALUE[,KEY=VALUE]...", SetSmbios,
      "what the machine says it is: uuid, serial, asset_tag, product, ...; may be repeated"},
     {"config", "FILE.textproto", nullptr, "read the machine from a file; other flags change or add to it"},
     {"trace", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_trace(std::move(t)); }>,
      "write exits, hypercalls and VMBus messages as a Chrome trace"},
+    {"control", "PATH", SetText<[](MachineConfig& c, std::string t) { c.set_control(std::move(t)); }>,
+     "socket on which the running machine is managed: mini_vmm ctl PATH COMMAND"},
+    {"restore", "DIR", nullptr, "go on from a saved state; it knows its machine"},
+    {"changed-disks", "accept", nullptr, "with --restore: take disks that were written since the state was saved"},
     {"no-reboot", "", [](absl::string_view, MachineConfig& c) { return c.set_no_reboot(true), absl::OkStatus(); },
      "end when the guest resets, instead of starting again"},
     {"on-crash", "report|end", SetOnCrash,
@@ -183,7 +243,7 @@ absl::StatusOr<Setting> ParseArgument(absl::string_view argument) {
 absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
   constexpr uint64_t kMaxSize = 1 << 20;
   const std::string shown = absl::StrCat("--config=", path);
-  const auto source = hvsdk::vmm::OpenFileSource(path);
+  const auto source = hvsdk::boot::OpenFileSource(path);
   if (!source.ok()) return FileError(shown, source.status());
   if ((*source)->size() > kMaxSize) return Invalid(shown, "larger than 1 MiB");
   std::string text((*source)->size(), '\0');
@@ -199,7 +259,109 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
   return config;
 }
 
+// A restore's machine is the saved one; what the host has of it may have moved.
+bool MayChangeOnRestore(absl::string_view flag) {
+  return flag == "disk" || flag == "serial" || flag == "trace" || flag == "control" || flag == "backend" ||
+         flag == "kernel" || flag == "initrd" || flag == "no-reboot" || flag == "on-crash";
+}
+
+// Gives each disk its LUN, where the configuration leaves it open: the next free one behind the disk before it.
+void ChooseLuns(MachineConfig& config) {
+  std::set<uint32_t> taken;
+  for (const hvsdk::vmm::DiskConfig& disk : config.disks()) {
+    if (disk.has_lun()) taken.insert(disk.lun());
+  }
+  uint32_t next = 0;
+  for (hvsdk::vmm::DiskConfig& disk : *config.mutable_disks()) {
+    while (!disk.has_lun() && !taken.insert(next).second) next = (next + 1) % hvsdk::vmm::kMaxDisks;
+    if (!disk.has_lun()) disk.set_lun(next);
+    next = (disk.lun() + 1) % hvsdk::vmm::kMaxDisks;
+  }
+}
+
+// "storage/0=NEWPATH": the disk of that number; "storage/0=none" leaves it out.
+absl::Status MoveDisk(absl::string_view text, Flags& flags) {
+  constexpr absl::string_view kPrefix = "storage/";
+  const size_t equals = text.find('=');
+  uint32_t lun = 0;
+  if (text.substr(0, kPrefix.size()) != kPrefix || equals == text.npos ||
+      !absl::SimpleAtoi(text.substr(kPrefix.size(), equals - kPrefix.size()), &lun)) {
+    return absl::InvalidArgumentError("with --restore it says which disk has moved: storage/N=PATH, or storage/N=none");
+  }
+  auto& disks = *flags.config.mutable_disks();
+  for (int i = 0; i < disks.size(); ++i) {
+    if (disks[i].lun() != lun) continue;
+    if (text.substr(equals + 1) != "none") {
+      disks[i].set_path(std::string(text.substr(equals + 1)));
+      return absl::OkStatus();
+    }
+    flags.left_out.push_back(static_cast<uint8_t>(lun));
+    disks.DeleteSubrange(i, 1);
+    flags.saved.mutable_disks()->DeleteSubrange(i, 1);
+    flags.saved.mutable_machine()->mutable_disks()->DeleteSubrange(i, 1);
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat("the state has no disk %d", lun));
+}
+
+// Where somebody looks on.
+void ShowProgress(uint64_t done_bytes, uint64_t total_bytes) {
+  if (isatty(STDERR_FILENO) == 0) return;
+  absl::FPrintF(stderr, "\rmini_vmm: --restore: %d of %d MiB%s", done_bytes >> 20, total_bytes >> 20,
+                done_bytes == total_bytes ? "\n" : "");
+}
+
+absl::Status ReadState(Flags& flags) {
+  const std::string shown = absl::StrCat("--restore=", flags.restore_path);
+  absl::StatusOr<hvsdk::vmm::StateDirectory> state = hvsdk::vmm::StateDirectory::Open(flags.restore_path, ShowProgress);
+  if (!state.ok()) return FileError("--restore", state.status());
+  flags.state = std::make_shared<hvsdk::vmm::StateDirectory>(*std::move(state));
+  if (!flags.saved.ParseFromString(flags.state->machine().configuration) ||
+      flags.saved.disks_size() != flags.saved.machine().disks_size()) {
+    return Invalid(shown, "the state is of another program");
+  }
+  flags.config = flags.saved.machine();
+  ChooseLuns(flags.config);
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::StatusOr<hvsdk::vmm::DiskConfig> ParseDisk(absl::string_view text) {
+  const std::vector<std::string> parts = SplitAtCommas(text);
+  hvsdk::vmm::DiskConfig disk;
+  disk.set_path(parts[0]);
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const absl::string_view option = parts[i];
+    if (option == "readonly") {
+      disk.set_read_only(true);
+    } else if (option.substr(0, 7) == "format=" && option.size() > 7) {
+      disk.set_format(std::string(option.substr(7)));
+    } else if (option.substr(0, 5) == "name=" && option.size() > 5) {
+      disk.set_name(std::string(option.substr(5)));
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("unknown option \"%s\"; there are format=, readonly and name=", option));
+    }
+  }
+  return disk;
+}
+
+absl::StatusOr<hvsdk::vmm::NetworkConfig> ParseNetwork(absl::string_view text) {
+  hvsdk::vmm::NetworkConfig network;
+  const std::vector<std::string> parts = SplitAtCommas(text);
+  const google::protobuf::FieldDescriptor* const kind = network.GetDescriptor()->FindFieldByName(parts[0]);
+  if (kind == nullptr || kind->containing_oneof() == nullptr) {
+    return absl::InvalidArgumentError(absl::StrFormat("\"%s\" is none of user, tap, socket and switch", parts[0]));
+  }
+  google::protobuf::Message& port = *network.GetReflection()->MutableMessage(&network, kind);
+  for (size_t i = 1; i < parts.size(); ++i) {
+    if (SetKey(parts[i], port) || SetKey(parts[i], network)) continue;
+    return absl::InvalidArgumentError(absl::StrFormat("\"%s\" is no option of %s; there are %s, %s", parts[i], parts[0],
+                                                      KeysOf(port), KeysOf(network)));
+  }
+  return network;
+}
 
 absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
   Flags flags;
@@ -212,8 +374,13 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
     }
     absl::StatusOr<Setting> setting = ParseArgument(argument);
     if (!setting.ok()) return setting.status();
-    if (setting->flag->apply == nullptr) {
+    if (setting->flag->name == "config") {
       flags.config_path = std::string(setting->value);
+    } else if (setting->flag->name == "restore") {
+      flags.restore_path = std::string(setting->value);
+    } else if (setting->flag->name == "changed-disks") {
+      if (setting->value != "accept") return Invalid("--changed-disks", "there is only accept");
+      flags.accept_changed_disks = true;
     } else {
       settings.push_back(*setting);
     }
@@ -223,21 +390,36 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
     if (!config.ok()) return config.status();
     flags.config = *std::move(config);
   }
+  if (!flags.restore_path.empty()) {
+    if (!flags.config_path.empty()) return Invalid("--config", "the state of --restore has its own");
+    if (absl::Status status = ReadState(flags); !status.ok()) return status;
+  } else if (flags.accept_changed_disks) {
+    return Invalid("--changed-disks", "is for --restore");
+  }
   for (const Setting& setting : settings) {
-    const absl::Status status = setting.flag->apply(setting.value, flags.config);
+    if (flags.state != nullptr && !MayChangeOnRestore(setting.flag->name)) {
+      return Invalid(absl::StrCat("--", setting.flag->name), "cannot change with --restore");
+    }
+    const bool moves = flags.state != nullptr && setting.flag->name == "disk";
+    const absl::Status status =
+        moves ? MoveDisk(setting.value, flags) : setting.flag->apply(setting.value, flags.config);
     if (!status.ok()) return Invalid(absl::StrCat("--", setting.flag->name), status.message());
   }
   if (flags.config.cmdline().empty()) flags.config.set_cmdline("console=ttyS0 quiet");
   if (!flags.config.has_serial()) flags.config.mutable_serial()->set_stdio(true);
   const absl::Status status = hvsdk::vmm::ValidateMachineConfig(flags.config);
   if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
+  ChooseLuns(flags.config);
+  hvsdk::vmm::ChooseMacs(flags.config);
   return flags;
 }
 
 std::string HelpText() {
   std::string text =
       "mini_vmm boots a guest on hvsdk: Hyper-V's hypervisor interface, VMBus and its disks.\n\n"
-      "usage: mini_vmm --kernel=FILE [flag]...\n\n";
+      "usage: mini_vmm --kernel=FILE [flag]...\n"
+      "       mini_vmm --restore=DIR [flag]...\n"
+      "       mini_vmm ctl PATH COMMAND\n\n";
   for (const Flag& flag : kFlags) {
     std::string left = absl::StrCat("  --", flag.name);
     if (flag.name == "backend") {

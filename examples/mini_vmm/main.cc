@@ -13,28 +13,35 @@
 
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/optional.h"
+#include "ctl.h"
+#include "disks.h"
 #include "files.h"
 #include "flags.h"
 #include "hvsdk/backend_software/software_backend.h"
+#include "hvsdk/machine/machine.h"
+#include "hvsdk/machine/tracer.h"
+#include "hvsdk/os/lost_memory.h"
 #include "hvsdk/vmm/backends.h"
-#include "hvsdk/vmm/machine.h"
+#include "hvsdk/vmm/control_server.h"
+#include "hvsdk/vmm/machine_control.h"
+#include "hvsdk/vmm/networks.h"
 #include "hvsdk/vmm/serial_console.h"
-#include "hvsdk/vmm/tracer.h"
 #include "messages.h"
 
 namespace mini_vmm {
 namespace {
 
-using hvsdk::vmm::LoadInput;
-using hvsdk::vmm::Machine;
+using hvsdk::boot::LoadInput;
+using hvsdk::machine::Machine;
+using hvsdk::machine::Outcome;
 using hvsdk::vmm::MachineConfig;
-using hvsdk::vmm::Outcome;
 
 enum ExitStatus : int {
   kPoweredOff = 0,
@@ -73,8 +80,12 @@ std::string BlamedFlag(LoadInput blame, const MachineConfig& config) {
       return absl::StrFormat("--memory=%dM", hvsdk::vmm::MemoryMib(config));
     case LoadInput::kCpus:
       return absl::StrFormat("--cpus=%d", hvsdk::vmm::Cpus(config));
+    case LoadInput::kProcessor:
+      return absl::StrCat("--processor=", config.processor());
     case LoadInput::kSmbios:
       return "--smbios";
+    case LoadInput::kState:
+      return "--restore";
   }
   return "";
 }
@@ -142,28 +153,45 @@ sigset_t SignalsThatCount() {
   return signals;
 }
 
-// Machines one after another, for a guest that resets. Returns the exit status.
+// What a state that is saved now carries, so that --restore needs no other flag.
+std::string Configuration(const MachineConfig& config, const Files& files) {
+  hvsdk::vmm::SavedConfig saved;
+  *saved.mutable_machine() = config;
+  saved.mutable_machine()->clear_control();
+  DescribeDisks(files, saved);
+  return saved.SerializeAsString();
+}
+
+// Returns the exit status.
 int RunMachine(const Flags& flags) {
-  const MachineConfig& config = flags.config;
+  MachineConfig config = flags.config;
   const sigset_t signals = SignalsThatCount();
   const int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
   if (signal_fd < 0) return Fail(kHostFailure, absl::StrCat("signalfd: ", strerror(errno)));
+  if (const absl::Status handled = hvsdk::os::HandleLostMemory(); !handled.ok()) {
+    return Fail(kHostFailure, handled.message());
+  }
   Files files;
   if (const absl::Status opened = OpenFiles(flags, files); !opened.ok()) return FailBy(opened, "");
 
-  hvsdk::vmm::MachineOptions options;
+  hvsdk::machine::MachineOptions options;
   options.kernel = files.kernel.get();
   options.initrd = files.initrd.get();
   options.command_line = config.cmdline();
   options.memory_bytes = uint64_t{hvsdk::vmm::MemoryMib(config)} << 20;
   options.cpus = hvsdk::vmm::Cpus(config);
-  options.disks.assign(files.disks.begin(), files.disks.end());
-  for (const auto& disk : config.disks()) options.disk_names.push_back(disk.path());
+  options.processor =
+      config.processor() == "portable" ? hvsdk::machine::Processor::kPortable : hvsdk::machine::Processor::kHost;
+  for (size_t i = 0; i < files.disks.size(); ++i) {
+    const hvsdk::vmm::DiskConfig& disk = config.disks(static_cast<int>(i));
+    options.disks.push_back({files.disks[i], disk.path(), static_cast<uint8_t>(disk.lun())});
+  }
+  for (const uint8_t lun : flags.left_out) options.disks.push_back({std::shared_ptr<hvsdk::BlockDevice>(), "", lun});
   options.loopback_ports = config.loopback_ports();
   options.smbios = *hvsdk::vmm::SmbiosOf(config);  // the flags are valid
 
   std::string note;
-  hvsdk::backend::InstructionTime instruction_time;
+  hvsdk::backend::SoftwareTime instruction_time;
   if (config.deterministic()) options.instruction_time = &instruction_time;
   const auto backend = config.deterministic()
                            ? hvsdk::backend::CreateSoftwareBackend({.instruction_time = &instruction_time})
@@ -174,8 +202,14 @@ int RunMachine(const Flags& flags) {
   if (!note.empty()) Say(note);
   options.backend = backend->get();
 
-  auto loop = hvsdk::vmm::EventLoop::Create();
+  auto loop = hvsdk::os::EventLoop::Create();
   if (!loop.ok()) return Fail(kHostFailure, loop.status().message());
+  hvsdk::vmm::NetworkPorts ports(**loop);
+  for (const hvsdk::vmm::NetworkConfig& network : config.networks()) {
+    auto adapter = ports.Make(network);
+    if (!adapter.ok()) return FailBy(adapter.status(), "--net");
+    options.networks.push_back(*std::move(adapter));
+  }
   Machine* current = nullptr;
   int exit_signal = 0;
   bool quit = false;
@@ -207,75 +241,138 @@ int RunMachine(const Flags& flags) {
     console.emplace(**loop, std::move(to));
     options.serial = &*console;
   }
-  absl::optional<hvsdk::vmm::Tracer> tracer;
+  absl::optional<hvsdk::machine::Tracer> tracer;
+  std::string trace_path = config.trace();
   if (files.trace.is_open()) options.tracer = &tracer.emplace();
+  hvsdk::vmm::ControlServer* listeners = nullptr;
+  options.on_event = [&](const hvsdk::machine::MachineEvent& event) {
+    if (listeners != nullptr) listeners->Tell(hvsdk::vmm::ToControlEvent(event));
+  };
 
   bool gave_up = false;
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
-  options.on_crash = config.on_crash() == "end" ? hvsdk::vmm::CrashAction::kEnd : hvsdk::vmm::CrashAction::kReport;
+  options.on_crash =
+      config.on_crash() == "end" ? hvsdk::machine::CrashAction::kEnd : hvsdk::machine::CrashAction::kReport;
   options.crash_observer = ReportCrash;
-  const auto run_until_end = [&]() -> int {
-    for (bool first = true;; first = false) {
-      LoadInput blame{};
-      const auto machine = Machine::Create(options, **loop, blame);
-      if (!machine.ok()) {
-        terminal.reset();
-        if (blame == LoadInput::kNone) return Fail(kHostFailure, machine.status().message());
-        return FailBy(machine.status(), BlamedFlag(blame, config));
-      }
-      current = machine->get();
-      // Nothing is written before the first machine is there, so that a mistake changes nothing.
-      if (first) {
-        if (files.serial.is_open()) files.serial.Commit();
-        if (files.trace.is_open()) files.trace.Commit();
-        // Until here signals end the program by themselves, even where it waits for a file that does not answer.
-        pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-        if (files.trace.is_open()) {
-          const absl::Status started = tracer->Start(files.trace.fd());
-          if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
-        }
-        if (stdio) terminal.emplace();
-      }
-      std::set_new_handler(OnNoMemory);
-      const hvsdk::vmm::MachineResult result = current->Run();
-      std::set_new_handler(nullptr);
-      // A slow reader gets all that the guest said, but for one that holds up the user's own wish to end.
-      if (console.has_value() && result.outcome != Outcome::kStopped) {
-        console->Flush([&] {
-          (*loop)->RunOnce(/*wait=*/false);
-          return exit_signal == 0 && !quit;
-        });
-      }
-      gave_up = result.gave_up;
-      if (gave_up) {
-        terminal.reset();
-        return Fail(kHostFailure, absl::StrCat("--disk: ", result.status.message(),
-                                               "; what the guest asked of it last may not have been done"));
-      }
-      if (config.deterministic()) {
-        Say(absl::StrFormat("%d instructions, state hash %016x", result.instructions, result.state_hash));
-      }
-      if (exit_signal != 0) return kSignalBase + exit_signal;
-      switch (result.outcome) {
-        case Outcome::kPoweredOff:
-        case Outcome::kStopped:
-          return kPoweredOff;
-        case Outcome::kCrashed:
-          if (result.after_crash == Outcome::kCrashed && options.on_crash == hvsdk::vmm::CrashAction::kReport) {
-            Say(absl::StrFormat("the crashed guest has been silent for %d seconds", options.crash_silence_ms / 1000));
-          }
-          return kCrashed;
-        case Outcome::kHostFailure:
-          terminal.reset();
-          return Fail(kHostFailure, result.status.message());
-        case Outcome::kReset:
-          if (config.no_reboot() || config.deterministic()) return kReset;
-          if (quit) return kPoweredOff;
-          break;
-      }
+  if (!config.no_reboot() && !config.deterministic() && files.kernel != nullptr) {
+    options.on_reset = hvsdk::machine::ResetAction::kRestart;
+  }
+  if (flags.state != nullptr) {
+    options.saved = &flags.state->machine();
+    options.map_memory = [&](hvsdk::os::HostMemory& memory) { return flags.state->MapMemory(memory); };
+  }
+  const auto run = [&]() -> int {
+    LoadInput blame{};
+    const auto machine = Machine::Create(options, **loop, blame);
+    if (!machine.ok()) {
+      terminal.reset();
+      if (blame == LoadInput::kNone) return Fail(kHostFailure, machine.status().message());
+      return FailBy(machine.status(), BlamedFlag(blame, config));
     }
+    current = machine->get();
+    options.disks.clear();  // they are the machine's, until they are pulled out
+    options.networks.clear();
+    // Nothing is written before the machine is there, so that a mistake changes nothing.
+    if (files.serial.is_open()) files.serial.Commit();
+    if (files.trace.is_open()) files.trace.Commit();
+    // Until here signals end the program by themselves, even where it waits for a file that does not answer.
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    if (files.trace.is_open()) {
+      const absl::Status started = tracer->Start(files.trace.fd());
+      if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
+    }
+    if (stdio) terminal.emplace();
+    std::set_new_handler(OnNoMemory);
+    const auto start_trace = [&](const std::string& path) -> absl::Status {
+      if (tracer.has_value()) return absl::FailedPreconditionError("trace: the machine is traced already");
+      OutputFile file;
+      if (absl::Status opened = OpenTrace(flags.config_path, config, path, file); !opened.ok()) return opened;
+      file.Commit();
+      absl::Status status = tracer.emplace().Start(file.fd());
+      if (status.ok()) status = current->StartTrace(*tracer);
+      if (!status.ok()) tracer.reset();
+      trace_path = path;
+      return status;
+    };
+    const auto stop_trace = [&]() -> absl::Status {
+      if (absl::Status status = current->StopTrace(); !status.ok()) return status;
+      const absl::Status written = tracer->Finish();
+      tracer.reset();
+      return FileError(absl::StrCat("trace: ", trace_path), written);
+    };
+    Disks disks(flags.config_path, config, files, *current);
+    absl::optional<hvsdk::vmm::MachineControl> control;
+    std::unique_ptr<hvsdk::vmm::ControlServer> server;
+    if (!config.control().empty()) {
+      control.emplace(*current, hvsdk::vmm::MachineControl::Options{
+                                    .backend = std::string((*backend)->name()),
+                                    .configuration = [&] { return Configuration(config, files); },
+                                    .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
+                                    .disks = &disks,
+                                    .start_trace = start_trace,
+                                    .stop_trace = stop_trace});
+      auto listening = hvsdk::vmm::ControlServer::Listen(**loop, config.control(), *control);
+      if (!listening.ok()) {
+        terminal.reset();
+        return FailBy(listening.status(), absl::StrCat("--control=", config.control()));
+      }
+      server = *std::move(listening);
+      listeners = server.get();
+    }
+    // A machine that goes on from memory which nobody has changed need not wait until all of it is read.
+    absl::Status damage;
+    std::unique_ptr<hvsdk::vmm::StateDirectory::Check> check;
+    if (flags.state != nullptr && flags.state->is_unchanged()) {
+      auto started = flags.state->CheckMeanwhile([&](const absl::Status& status) {
+        damage = status;
+        current->Stop();
+      });
+      if (!started.ok()) return FailBy(started.status(), "--restore");
+      check = *std::move(started);
+    }
+    const hvsdk::machine::MachineResult result = current->Run();
+    check.reset();
+    std::set_new_handler(nullptr);
+    // A slow reader gets all that the guest said, but for one that holds up the user's own wish to end.
+    if (console.has_value() && result.outcome != Outcome::kStopped) {
+      console->Flush([&] {
+        (*loop)->RunOnce(/*wait=*/false);
+        return exit_signal == 0 && !quit;
+      });
+    }
+    gave_up = result.gave_up;
+    if (gave_up) {
+      terminal.reset();
+      return Fail(kHostFailure, absl::StrCat("--disk: ", result.status.message(),
+                                             "; what the guest asked of it last may not have been done"));
+    }
+    if (config.deterministic()) {
+      Say(absl::StrFormat("%d instructions, state hash %016x", result.instructions, result.state_hash));
+    }
+    if (!damage.ok()) {
+      terminal.reset();
+      return Fail(kHostFailure, absl::StrCat("--restore: ", damage.message(),
+                                             "; the medium has changed it, and the guest ran for a moment"));
+    }
+    if (exit_signal != 0) return kSignalBase + exit_signal;
+    switch (result.outcome) {
+      case Outcome::kPoweredOff:
+      case Outcome::kStopped:
+        return kPoweredOff;
+      case Outcome::kCrashed:
+        if (result.after_crash == Outcome::kCrashed && options.on_crash == hvsdk::machine::CrashAction::kReport) {
+          Say(absl::StrFormat("the crashed guest has been silent for %d seconds", options.crash_silence_ms / 1000));
+        }
+        return kCrashed;
+      case Outcome::kHostFailure:
+        terminal.reset();
+        return Fail(kHostFailure, result.status.message());
+      case Outcome::kReset:
+        return quit ? kPoweredOff : kReset;
+    }
+    return kHostFailure;
   };
-  int status = run_until_end();
+  int status = run();
   terminal.reset();
   // Output that was lost is a failure, however well the guest ended; unless it was for the signal that nobody waited
   // for its reader.
@@ -285,7 +382,7 @@ int RunMachine(const Flags& flags) {
     if (exit_signal == 0 || !absl::IsDeadlineExceeded(written)) status = kHostFailure;
   };
   if (console.has_value()) check(console->output_status(), "serial", stdio ? "stdio" : config.serial().file());
-  if (tracer.has_value()) check(tracer->Finish(), "trace", config.trace());
+  if (tracer.has_value()) check(tracer->Finish(), "trace", trace_path);
   if (gave_up) {
     // To close a disk that does not answer would wait for it.
     FinishMessages();
@@ -295,6 +392,7 @@ int RunMachine(const Flags& flags) {
 }
 
 int Main(int argc, char** argv) {
+  if (argc > 1 && absl::string_view(argv[1]) == "ctl") return RunCtl(argc - 2, argv + 2);
   PrepareSignals();
   OpenStandardDescriptors();
   RaiseDescriptorLimit();
@@ -315,7 +413,7 @@ int main(int argc, char** argv) {
   try {
     status = mini_vmm::Main(argc, argv);
   } catch (const std::bad_alloc&) {
-    mini_vmm::Say("the host refuses memory (limits: address space, data)");
+    mini_vmm::SayText("mini_vmm: the host refuses memory (limits: address space, data)\n");
   }
   mini_vmm::FinishMessages();
   return status;

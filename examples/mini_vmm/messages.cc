@@ -5,18 +5,19 @@
 
 #include <chrono>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "hvsdk/vmm/output_writer.h"
+#include "hvsdk/os/output_writer.h"
 
 namespace mini_vmm {
 namespace {
 
-using hvsdk::vmm::OutputWriter;
+using hvsdk::os::OutputWriter;
 
 // Made by the first message. Null: there has been none, or the host refuses what it takes.
 std::unique_ptr<OutputWriter> writer;
@@ -39,15 +40,18 @@ void Say(absl::string_view message) {
 }
 
 void SayText(absl::string_view text) {
-  if (writer == nullptr) {
-    auto made = OutputWriter::Create(STDERR_FILENO, {.thread_name = "messages", .capacity = 65536});
-    if (!made.ok()) {
-      (void)!write(STDERR_FILENO, text.data(), text.size());
+  try {
+    if (writer == nullptr) {
+      auto made = OutputWriter::Create(STDERR_FILENO, {.thread_name = "messages", .capacity = 65536});
+      if (made.ok()) writer = *std::move(made);
+    }
+    if (writer != nullptr) {
+      writer->Put(text);
       return;
     }
-    writer = *std::move(made);
+  } catch (const std::bad_alloc&) {  // which this may be about
   }
-  writer->Put(text);
+  (void)!write(STDERR_FILENO, text.data(), text.size());
 }
 
 void FinishMessages() {

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
-#include "hvsdk/block_file/raw_disk.h"
+#include "hvsdk/image/raw_disk.h"
 
 namespace mini_vmm {
 

@@ -4,19 +4,19 @@
 
 #include <cstring>
 
-#include "hvsdk/vmm/byte_source.h"
-#include "hvsdk/vmm/kernel_loader.h"
-#include "hvsdk/vmm/part.h"
+#include "hvsdk/boot/byte_source.h"
+#include "hvsdk/boot/kernel_loader.h"
+#include "hvsdk/machine/part.h"
 
 namespace own {
 
 using namespace hvsdk;
 
 // A 32-bit ELF file, entered in flat protected mode with the address of the ACPI tables in EBX.
-class Elf32Loader final : public vmm::GuestLoader {
+class Elf32Loader final : public machine::GuestLoader {
  public:
-  explicit Elf32Loader(const vmm::ByteSource& file) : file_(file) {}
-  absl::Status Load(vmm::Board& board) override {
+  explicit Elf32Loader(const boot::ByteSource& file) : file_(file) {}
+  absl::Status Load(machine::Board& board) override {
     Elf32_Ehdr header;
     absl::Status status = ReadAt(0, header);
     if (!status.ok()) return status;
@@ -31,12 +31,13 @@ class Elf32Loader final : public vmm::GuestLoader {
       uint8_t* const to = board.memory().Pointer(segment.p_paddr, segment.p_filesz);
       if (to == nullptr) return absl::InvalidArgumentError("a segment is not in memory");
       if (status = file_.Read(segment.p_offset, absl::MakeSpan(to, segment.p_filesz)); !status.ok()) return status;
+      board.memory().MarkWritten(segment.p_paddr, segment.p_filesz);
     }
-    return vmm::WriteBootTables(vmm::InitialState::Mode::kProtected, board.memory());
+    return boot::WriteBootTables(boot::InitialState::Mode::kProtected, board.memory());
   }
   absl::Status SetInitialState(backend::Vp& vp) override {
-    return vmm::SetInitialState(
-        {.mode = vmm::InitialState::Mode::kProtected, .rip = entry_, .rbx = vmm::kAcpiTablesGpa}, vp);
+    return boot::SetInitialState(
+        {.mode = boot::InitialState::Mode::kProtected, .rip = entry_, .rbx = boot::kAcpiTablesGpa}, vp);
   }
 
  private:
@@ -44,7 +45,7 @@ class Elf32Loader final : public vmm::GuestLoader {
   absl::Status ReadAt(uint64_t offset, T& to) {
     return file_.Read(offset, absl::MakeSpan(reinterpret_cast<uint8_t*>(&to), sizeof(to)));
   }
-  const vmm::ByteSource& file_;
+  const boot::ByteSource& file_;
   uint32_t entry_ = 0;
 };
 

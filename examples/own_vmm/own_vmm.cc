@@ -13,18 +13,19 @@
 #include <vector>
 
 #include "elf32_loader.h"
-#include "hvsdk/vmm/acpi_tables.h"
+#include "hvsdk/boot/acpi_tables.h"
+#include "hvsdk/machine/machine.h"
+#include "hvsdk/vmbus/packet_pump.h"
 #include "hvsdk/vmm/backends.h"
-#include "hvsdk/vmm/machine.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "protocol.h"
 
 using namespace hvsdk;
 
-class Counter final : public vmm::Part, public chipset::ByteDevice {
+class Counter final : public machine::Part, public ByteDevice {
  public:
   absl::string_view Name() const override { return "counter"; }
-  absl::Status Attach(vmm::Board& board) override { return board.MapPorts(own::kCounterPort, 1, *this); }
+  absl::Status Attach(machine::Board& board) override { return board.MapPorts(own::kCounterPort, 1, *this); }
   uint8_t ReadByte(uint64_t) override { return ++count_; }
   void WriteByte(uint64_t, uint8_t value) override { count_ = value; }
 
@@ -32,10 +33,10 @@ class Counter final : public vmm::Part, public chipset::ByteDevice {
   std::atomic<uint8_t> count_{0};
 };
 
-class Doorbell final : public vmm::Part, public chipset::Device {
+class Doorbell final : public machine::Part, public Device {
  public:
   absl::string_view Name() const override { return "doorbell"; }
-  absl::Status Attach(vmm::Board& board) override {
+  absl::Status Attach(machine::Board& board) override {
     irq_ = board.IrqLine(own::kDoorbellIrq);
     return board.MapMmio(own::kDoorbellGpa, kPageSize, *this);
   }
@@ -54,9 +55,10 @@ class Doorbell final : public vmm::Part, public chipset::Device {
 };
 
 // On VMBus: answers each packet with its bytes in reverse.
-class Reverser final : public vmm::Part, public vmbus::ChannelHandler {
+class Reverser final : public machine::Part, public vmbus::PacketPump {
  public:
-  absl::Status Attach(vmm::Board& board) override {
+  Reverser() : PacketPump({.max_packet_bytes = 256, .max_completion_bytes = 256}) {}
+  absl::Status Attach(machine::Board& board) override {
     vmbus::Offer offer;
     offer.class_id = own::kReverser;
     auto channel = board.vmbus().OfferChannel(offer, *this, board.loop());
@@ -64,37 +66,25 @@ class Reverser final : public vmm::Part, public vmbus::ChannelHandler {
     return channel.status();
   }
   void Detach() override { channel_.reset(); }
-  bool OnOpen(vmbus::Channel&) override { return true; }
-  void OnClose(vmbus::Channel& channel) override { channel.FinishClose(); }
-  void OnSignal(vmbus::Channel& channel) override {
-    alignas(8) uint8_t bytes[256];
-    vmbus::Packet packet;
-    for (;;) {
-      if (!channel.WaitForRoom(vmbus::PacketSize(sizeof(bytes)))) return;
-      const vmbus::RingStatus status = channel.incoming().Read(bytes, sizeof(bytes), packet);
-      if (status != vmbus::RingStatus::kOk) {
-        channel.Publish();
-        if (status != vmbus::RingStatus::kEmpty || channel.Arm()) return;
-        continue;
-      }
-      const std::vector<uint8_t> answer(std::reverse_iterator(packet.payload + packet.payload_size),
-                                        std::reverse_iterator(packet.payload));
-      (void)channel.outgoing().StageInBand(vmbus::PacketHeader::Completion(packet.transaction_id), answer.data(),
-                                           static_cast<uint32_t>(answer.size()));
-    }
-  }
 
  private:
+  vmbus::Take OnPacket(const vmbus::Packet& packet) override {
+    const std::vector<uint8_t> answer(std::reverse_iterator(packet.payload + packet.payload_size),
+                                      std::reverse_iterator(packet.payload));
+    Complete(packet, answer.data(), static_cast<uint32_t>(answer.size()));
+    return vmbus::Take::kMore;
+  }
+
   std::unique_ptr<vmbus::Channel> channel_;
 };
 
 // What no device answers: an MSR and a debug port, CPUID and ACPI.
-class Personality final : public vmm::Part, public vmm::ExitLayer {
+class Personality final : public machine::Part, public machine::ExitLayer {
  public:
-  absl::Status Attach(vmm::Board& board) override {
+  absl::Status Attach(machine::Board& board) override {
     board.EditCpuid(
-        [](vmm::Board::CpuidTable& cpuid) { cpuid.push_back({.leaf = own::kCpuidLeaf, .eax = own::kSignature}); });
-    board.AddAcpiTable(vmm::MakeAcpiTable("OWN!", 1, "hello by ACPI"));
+        [](machine::Board::CpuidTable& cpuid) { cpuid.push_back({.leaf = own::kCpuidLeaf, .eax = own::kSignature}); });
+    board.AddAcpiTable(boot::MakeAcpiTable("OWN!", 1, "hello by ACPI"));
     board.AddLayer(*this);
     return absl::OkStatus();
   }
@@ -119,8 +109,8 @@ int main(int argc, char** argv) {
   constexpr int kCannotRunHere = 77;
   const auto backend = vmm::CreateBackend(argc > 2 ? argv[2] : "auto");
   if (!backend.ok()) return std::fprintf(stderr, "%s\n", backend.status().ToString().c_str()), kCannotRunHere;
-  const auto guest = vmm::OpenFileSource(argc > 1 ? argv[1] : "");
-  const auto loop = vmm::EventLoop::Create();
+  const auto guest = boot::OpenFileSource(argc > 1 ? argv[1] : "");
+  const auto loop = os::EventLoop::Create();
   if (!guest.ok() || !loop.ok()) return std::fprintf(stderr, "own_vmm: cannot open the guest\n"), 2;
   vmm::SerialConsole console(**loop, {.output_fd = STDOUT_FILENO});
   Counter counter;
@@ -128,14 +118,14 @@ int main(int argc, char** argv) {
   Reverser reverser;
   Personality personality;
   own::Elf32Loader loader(**guest);
-  vmm::LoadInput blame;
-  const auto machine = vmm::Machine::Create({.backend = backend->get(),
-                                             .memory_bytes = 64 << 20,
-                                             .cpus = 1,
-                                             .serial = &console,
-                                             .parts = {&counter, &doorbell, &reverser, &personality},
-                                             .loader = &loader},
-                                            **loop, blame);
+  boot::LoadInput blame;
+  const auto machine = machine::Machine::Create({.backend = backend->get(),
+                                                 .memory_bytes = 64 << 20,
+                                                 .cpus = 1,
+                                                 .serial = &console,
+                                                 .parts = {&counter, &doorbell, &reverser, &personality},
+                                                 .loader = &loader},
+                                                **loop, blame);
   if (!machine.ok()) return std::fprintf(stderr, "own_vmm: %s\n", machine.status().ToString().c_str()), 2;
-  return (*machine)->Run().outcome == vmm::Outcome::kPoweredOff ? 0 : 1;
+  return (*machine)->Run().outcome == machine::Outcome::kPoweredOff ? 0 : 1;
 }

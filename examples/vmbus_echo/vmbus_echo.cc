@@ -7,6 +7,7 @@
 
 #include "hvsdk/base/queue_executor.h"
 #include "hvsdk/vmbus/loopback_hypervisor.h"
+#include "hvsdk/vmbus/packet_pump.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsc/client_rings.h"
 #include "hvsdk/vsc/loopback_child.h"
@@ -14,25 +15,14 @@
 using namespace hvsdk;
 
 // The root's side: every packet goes back to whoever sent it.
-class EchoProvider : public vmbus::ChannelHandler {
-  bool OnOpen(vmbus::Channel&) override { return true; }
-  void OnClose(vmbus::Channel& channel) override { channel.FinishClose(); }
-  void OnSignal(vmbus::Channel& channel) override {
-    alignas(8) uint8_t buffer[2048];
-    vmbus::Packet packet;
-    for (int turn = 0; turn < 256; ++turn) {
-      if (!channel.WaitForRoom(vmbus::PacketSize(sizeof(buffer)))) return;  // we are called when there is
-      const vmbus::RingStatus status = channel.incoming().Read(buffer, sizeof(buffer), packet);
-      if (status == vmbus::RingStatus::kOk) {
-        const auto header = vmbus::PacketHeader::Completion(packet.transaction_id);
-        (void)channel.outgoing().StageInBand(header, packet.payload, packet.payload_size);  // it fits
-        continue;
-      }
-      channel.Publish();
-      if (status != vmbus::RingStatus::kEmpty || channel.Arm()) return;
-    }
-    channel.Publish();
-    channel.Wake();  // a guest that sends without end waits for its turn
+class EchoProvider : public vmbus::PacketPump {
+ public:
+  EchoProvider() : PacketPump({.max_packet_bytes = 2048, .max_completion_bytes = 2048}) {}
+
+ private:
+  vmbus::Take OnPacket(const vmbus::Packet& packet) override {
+    Complete(packet, packet.payload, packet.payload_size);
+    return vmbus::Take::kMore;
   }
 };
 

@@ -21,24 +21,24 @@
 #include "base/check.h"
 #include "fuzz/bytes.h"
 #include "hvsdk/base/fake_clock.h"
-#include "hvsdk/chipset/apic_bus.h"
 #include "hvsdk/chipset/bus.h"
-#include "hvsdk/chipset/io_apic.h"
-#include "hvsdk/chipset/local_apic.h"
 #include "hvsdk/chipset/pci_config.h"
-#include "hvsdk/chipset/pic8259.h"
 #include "hvsdk/chipset/power.h"
 #include "hvsdk/chipset/rtc.h"
 #include "hvsdk/chipset/uart16550.h"
+#include "hvsdk/interrupt/apic_bus.h"
+#include "hvsdk/interrupt/io_apic.h"
+#include "hvsdk/interrupt/local_apic.h"
+#include "hvsdk/interrupt/pic8259.h"
 
 namespace hvsdk::chipset {
 
 class ChipsetDriver : private PowerHandler, private WallClock {
  public:
   ChipsetDriver() {
-    Map(Pic8259Pair::kMasterPort, 2, pic_, Pic8259Pair::kMaster);
-    Map(Pic8259Pair::kSlavePort, 2, pic_, Pic8259Pair::kSlave);
-    Map(Pic8259Pair::kTriggerPort, 2, pic_, Pic8259Pair::kTrigger);
+    Map(interrupt::Pic8259Pair::kMasterPort, 2, pic_, interrupt::Pic8259Pair::kMaster);
+    Map(interrupt::Pic8259Pair::kSlavePort, 2, pic_, interrupt::Pic8259Pair::kSlave);
+    Map(interrupt::Pic8259Pair::kTriggerPort, 2, pic_, interrupt::Pic8259Pair::kTrigger);
     Map(kRtcPort, Rtc::kPorts, rtc_);
     Map(kPowerPort, AcpiPower::kPorts, power_);
     Map(0x60, 1, keyboard_, KeyboardController::kData);
@@ -83,7 +83,7 @@ class ChipsetDriver : private PowerHandler, private WallClock {
         break;
       }
       case 3:
-        Wire(input_.Take<uint8_t>() % IoApic::kPins, op / 16 % 2 != 0);
+        Wire(input_.Take<uint8_t>() % interrupt::IoApic::kPins, op / 16 % 2 != 0);
         break;
       case 4:
         HostSerial(op / 16 % 2 != 0);
@@ -119,15 +119,15 @@ class ChipsetDriver : private PowerHandler, private WallClock {
       uint8_t count;
     };
     static constexpr Block kBlocks[] = {{kSerialPort, 8},
-                                        {Pic8259Pair::kMasterPort, 2},
-                                        {Pic8259Pair::kSlavePort, 2},
+                                        {interrupt::Pic8259Pair::kMasterPort, 2},
+                                        {interrupt::Pic8259Pair::kSlavePort, 2},
                                         {kRtcPort, 2},
                                         {0x60, 1},
                                         {0x64, 1},
                                         {0x92, 1},
                                         {kPowerPort, AcpiPower::kPorts},
                                         {0xCF8, 8},
-                                        {Pic8259Pair::kTriggerPort, 2},
+                                        {interrupt::Pic8259Pair::kTriggerPort, 2},
                                         {kSerialPort, 8}};
     const uint8_t where = input_.Take<uint8_t>();
     const Block& block = kBlocks[where % std::size(kBlocks)];
@@ -152,7 +152,7 @@ class ChipsetDriver : private PowerHandler, private WallClock {
     }
   }
   void LocalApicAccess(uint8_t shape) {
-    LocalApic& apic = *processors_[shape & 1].apic;
+    interrupt::LocalApic& apic = *processors_[shape & 1].apic;
     const uint8_t where = input_.Take<uint8_t>();
     // By MSR, or by memory where an engine leads it there.
     if ((shape & 2) != 0) {
@@ -179,8 +179,9 @@ class ChipsetDriver : private PowerHandler, private WallClock {
   // A processor takes what is due.
   void Interrupt() {
     Processor& processor = processors_[input_.Take<uint8_t>() % kProcessors];
-    LocalApic& apic = *processor.apic;
-    if (const uint32_t signals = apic.TakeSignals(); (signals & LocalApic::kInit) != 0) apic.Reset(/*init=*/true);
+    interrupt::LocalApic& apic = *processor.apic;
+    if (const uint32_t signals = apic.TakeSignals(); (signals & interrupt::LocalApic::kInit) != 0)
+      apic.Reset(/*init=*/true);
     if (pic_.interrupt() && apic.accepts_extint()) {
       (void)pic_.Acknowledge();
     } else {
@@ -196,7 +197,7 @@ class ChipsetDriver : private PowerHandler, private WallClock {
   // As backend::Partition::SetIrqLine.
   void Wire(uint32_t irq, bool level) {
     if (irq != 2) io_apic_.SetLine(irq == 0 ? 2 : irq, level);
-    if (irq < Pic8259Pair::kInputs && irq != Pic8259Pair::kCascade) pic_.SetLine(irq, level);
+    if (irq < interrupt::Pic8259Pair::kInputs && irq != interrupt::Pic8259Pair::kCascade) pic_.SetLine(irq, level);
   }
   std::function<void(bool)> Line(uint32_t irq) {
     return [this, irq](bool level) {
@@ -230,11 +231,11 @@ class ChipsetDriver : private PowerHandler, private WallClock {
     CheckRtc();
   }
   void CheckPic() {
-    for (uint32_t irq = 0; irq < Pic8259Pair::kInputs; ++irq) pic_.SetLine(irq, false);
+    for (uint32_t irq = 0; irq < interrupt::Pic8259Pair::kInputs; ++irq) pic_.SetLine(irq, false);
     Out(0x4D0, 0);
     Out(0x4D1, 0);
-    for (const uint16_t port : {Pic8259Pair::kMasterPort, Pic8259Pair::kSlavePort}) {
-      const bool is_master = port == Pic8259Pair::kMasterPort;
+    for (const uint16_t port : {interrupt::Pic8259Pair::kMasterPort, interrupt::Pic8259Pair::kSlavePort}) {
+      const bool is_master = port == interrupt::Pic8259Pair::kMasterPort;
       Out(port, 0x11);
       Out(port + 1, is_master ? 0x20 : 0x28);
       Out(port + 1, is_master ? 4 : 2);
@@ -246,8 +247,8 @@ class ChipsetDriver : private PowerHandler, private WallClock {
       pic_.SetLine(irq, true);
       HVSDK_CHECK(pic_.interrupt() && pic_.Acknowledge() == 0x20 + irq && !pic_.interrupt());
       pic_.SetLine(irq, false);
-      if (irq >= 8) Out(Pic8259Pair::kSlavePort, 0x20);
-      Out(Pic8259Pair::kMasterPort, 0x20);
+      if (irq >= 8) Out(interrupt::Pic8259Pair::kSlavePort, 0x20);
+      Out(interrupt::Pic8259Pair::kMasterPort, 0x20);
     }
   }
   void CheckUart() {
@@ -291,30 +292,30 @@ class ChipsetDriver : private PowerHandler, private WallClock {
     HVSDK_CHECK(get(7) == 0x29 && get(4) == 0 && get(0) <= 0x02);
   }
 
-  struct Processor : LocalApicHost {
+  struct Processor : interrupt::LocalApicHost {
     Processor(uint32_t id, ChipsetDriver& board)
         : clock(board.clock_),
-          apic(std::make_unique<LocalApic>(LocalApic::Config{.id = id,
-                                                             .bootstrap = id == 0,
-                                                             .tsc_frequency_hz = 1'000'000'000,
-                                                             .timer_frequency_hz = 100'000'000,
-                                                             .virtual_wire = id == 0},
-                                           board.apic_bus_, *this, board.clock_, board.timers_)) {}
+          apic(std::make_unique<interrupt::LocalApic>(interrupt::LocalApic::Config{.id = id,
+                                                                                   .bootstrap = id == 0,
+                                                                                   .tsc_frequency_hz = 1'000'000'000,
+                                                                                   .timer_frequency_hz = 100'000'000,
+                                                                                   .virtual_wire = id == 0},
+                                                      board.apic_bus_, *this, board.clock_, board.timers_)) {}
     void OnApicWork() override {}
     uint64_t ReadTsc() override { return clock.Now100ns() * 100; }
 
     FakeClock& clock;
-    std::unique_ptr<LocalApic> apic;
+    std::unique_ptr<interrupt::LocalApic> apic;
   };
 
   fuzz::Bytes input_{{}};
   FakeClock clock_;
   FakeTimerQueue timers_{clock_};
-  std::array<bool, Pic8259Pair::kInputs> levels_{};
-  ApicBus apic_bus_;
-  IoApic io_apic_{apic_bus_};
+  std::array<bool, interrupt::Pic8259Pair::kInputs> levels_{};
+  interrupt::ApicBus apic_bus_;
+  interrupt::IoApic io_apic_{apic_bus_};
   std::array<Processor, kProcessors> processors_{Processor{0, *this}, Processor{1, *this}};
-  Pic8259Pair pic_{[] {}};
+  interrupt::Pic8259Pair pic_{[] {}};
   AcpiPower power_{*this, Line(kSciIrq)};
   KeyboardController keyboard_{*this};
   SystemControlPort system_control_{*this};

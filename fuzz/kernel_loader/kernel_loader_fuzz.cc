@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "base/check.h"
-#include "hvsdk/vmm/kernel_loader.h"
+#include "hvsdk/boot/kernel_loader.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace hvsdk;
-  using namespace hvsdk::vmm;
+  using namespace hvsdk::boot;
   constexpr uint64_t kMemoryBytes = 24 << 20;
   static const MemoryLayout layout = *MemoryLayout::ForSize(kMemoryBytes);
   static std::vector<uint8_t> host(kMemoryBytes);

@@ -79,8 +79,8 @@ class Guest {
     SetRegisters(mode, choice);
     QuietHandler handler(**partition_);
     const backend::DeterministicMachine::Processor processor{vp_.get(), &handler};
-    backend::DeterministicMachine machine(time_, {&processor, 1}, 500);
-    (void)machine.Run(kBudget);
+    const auto machine = time_.CreateMachine({&processor, 1}, 500);
+    (void)machine->Run(kBudget);
     if (logs) CheckLog();
   }
 
@@ -169,7 +169,7 @@ class Guest {
   const absl::Span<uint8_t> memory_bytes_{host_.get(), kMemorySize};
   std::vector<uint8_t> image_ = std::vector<uint8_t>(kMemorySize);
   GuestMemory memory_;
-  backend::InstructionTime time_;
+  backend::SoftwareTime time_;
   const absl::StatusOr<std::unique_ptr<backend::Backend>> engine_ =
       backend::CreateSoftwareBackend({.instruction_time = &time_, .code_cache_bytes = kCodeCacheBytes});
   const absl::StatusOr<std::unique_ptr<backend::Partition>> partition_ = (*engine_)->CreatePartition(memory_);

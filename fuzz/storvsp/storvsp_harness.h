@@ -18,12 +18,12 @@
 
 #include "base/check.h"
 #include "hvsdk/base/queue_executor.h"
+#include "hvsdk/image/memory_disk.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/loopback_hypervisor.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsc/client_rings.h"
 #include "hvsdk/vsc/loopback_child.h"
-#include "hvsdk/vsp/memory_disk.h"
 #include "hvsdk/vsp/storage.h"
 
 namespace hvsdk::vsp {

@@ -6,9 +6,10 @@
 # are not root. Empty until refresh_lists.
 apt_options=()
 
+# refresh_lists [OPTION...]: OPTIONs are apt's, for this and what follows.
 refresh_lists() {
   mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
-  apt_options=(-o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o APT::Sandbox::User=)
+  apt_options=(-o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o APT::Sandbox::User= "$@")
   retry apt-get "${apt_options[@]}" -qq update
 }
 

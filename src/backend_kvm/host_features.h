@@ -25,6 +25,10 @@ struct HostFeatures {
   bool enforce_pv_cpuid = false;
   bool enforce_hyperv_cpuid = false;
   bool nested_state = false;
+  bool machine_checks = false;  // with recovery by software
+  bool tsc_scaling = false;
+  // A vCPU's TSC can be another than the host's. One without hardware virtualisation says so, and it is not.
+  bool tsc_offsets = true;
   std::vector<uint32_t> msrs;  // those that can be saved and restored
   BackendCaps caps;
 };

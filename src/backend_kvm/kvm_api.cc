@@ -8,6 +8,35 @@
 #include "base/status_macros.h"
 
 namespace hvsdk::backend::kvm {
+namespace {
+
+kvm_device_attr TscOffsetAttribute(uint64_t& offset) {
+  kvm_device_attr attr{};
+  attr.group = KVM_VCPU_TSC_CTRL;
+  attr.attr = KVM_VCPU_TSC_OFFSET;
+  attr.addr = reinterpret_cast<uint64_t>(&offset);
+  return attr;
+}
+
+}  // namespace
+
+bool HasTscOffset(const Fd& vcpu) {
+  uint64_t unused = 0;
+  kvm_device_attr attr = TscOffsetAttribute(unused);
+  return ::ioctl(vcpu.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0;
+}
+
+absl::StatusOr<uint64_t> GetTscOffset(const Fd& vcpu) {
+  uint64_t offset = 0;
+  kvm_device_attr attr = TscOffsetAttribute(offset);
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu, KVM_GET_DEVICE_ATTR, &attr));
+  return offset;
+}
+
+absl::Status SetTscOffset(const Fd& vcpu, uint64_t offset) {
+  kvm_device_attr attr = TscOffsetAttribute(offset);
+  return HVSDK_KVM_IOCTL(vcpu, KVM_SET_DEVICE_ATTR, &attr);
+}
 
 absl::Status KvmError(absl::string_view what, int error) {
   // strerror is safe here for the errors the kernel gives: constant strings.

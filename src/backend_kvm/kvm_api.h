@@ -64,6 +64,11 @@ inline int CheckExtension(const Fd& fd, int capability) {
   return result < 0 ? 0 : result;
 }
 
+// What a vCPU's TSC is more than the host's, scaled. Kernels since 5.16.
+bool HasTscOffset(const Fd& vcpu);
+absl::StatusOr<uint64_t> GetTscOffset(const Fd& vcpu);
+absl::Status SetTscOffset(const Fd& vcpu, uint64_t offset);
+
 absl::Status EnableCap(const Fd& fd, uint32_t capability, uint64_t argument, absl::string_view name);
 
 // A count and so many elements, as several ioctls want them (struct kvm_cpuid2, struct kvm_msrs).
@@ -93,6 +98,7 @@ inline constexpr unsigned long kGetXsave = _IOC(_IOC_READ, KVMIO, 0xA4, 4096);
 inline constexpr unsigned long kSetXsave = _IOC(_IOC_WRITE, KVMIO, 0xA5, 4096);
 inline constexpr unsigned long kGetXsave2 = _IOC(_IOC_READ, KVMIO, 0xCF, 4096);
 inline constexpr unsigned long kSetGsiRouting = _IOC(_IOC_WRITE, KVMIO, 0x6A, kListHeaderSize);
+inline constexpr unsigned long kSetSignalMask = _IOC(_IOC_WRITE, KVMIO, 0x8B, 4);
 inline constexpr unsigned long kSetMsrs = _IOC(_IOC_WRITE, KVMIO, 0x89, kListHeaderSize);
 
 }  // namespace hvsdk::backend::kvm

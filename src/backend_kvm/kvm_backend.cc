@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "backend/machine_check.h"
 #include "backend_kvm/hypercall_page.h"
 #include "backend_kvm/kick_signal.h"
 #include "backend_kvm/kvm_api.h"
@@ -59,15 +60,23 @@ class KvmBackend : public Backend {
   const HostFeatures host_;
 };
 
-// The frequency of a guest's TSC, which a VM on the side tells.
-absl::StatusOr<uint64_t> GuestTscFrequency(const HostFeatures& host) {
+// What becomes of a guest's TSC, which a VM on the side tells.
+absl::Status ProbeTsc(HostFeatures& host) {
   ASSIGN_OR_RETURN(const Fd vm, CreateVm(host.device));
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_CREATE_IRQCHIP, 0));
   const Fd vcpu(::ioctl(vm.get(), KVM_CREATE_VCPU, 0UL));
   if (vcpu.get() < 0) return KvmError("KVM_CREATE_VCPU", errno);
   const int khz = ::ioctl(vcpu.get(), KVM_GET_TSC_KHZ, 0);
   if (khz <= 0) return KvmError("KVM_GET_TSC_KHZ", errno);
-  return uint64_t{1000} * static_cast<uint64_t>(khz);
+  host.caps.tsc_frequency_hz = uint64_t{1000} * static_cast<uint64_t>(khz);
+  host.tsc_scaling = CheckExtension(host.device, KVM_CAP_TSC_CONTROL) != 0;
+  if (HasTscOffset(vcpu)) {
+    constexpr uint64_t kOffset = uint64_t{1} << 40;
+    RETURN_IF_ERROR(SetTscOffset(vcpu, kOffset));
+    ASSIGN_OR_RETURN(const uint64_t offset, GetTscOffset(vcpu));
+    host.tsc_offsets = offset == kOffset;
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<HostFeatures> Probe(const KvmOptions& options) {
@@ -100,13 +109,17 @@ absl::StatusOr<HostFeatures> Probe(const KvmOptions& options) {
   host.x2apic_ids = (CheckExtension(device, KVM_CAP_X2APIC_API) & kX2apicFlags) == kX2apicFlags;
   host.enforce_pv_cpuid = CheckExtension(device, KVM_CAP_ENFORCE_PV_FEATURE_CPUID) != 0;
   host.enforce_hyperv_cpuid = CheckExtension(device, KVM_CAP_HYPERV_ENFORCE_CPUID) != 0;
+  uint64_t mce_cap = 0;
+  host.machine_checks = CheckExtension(device, KVM_CAP_MCE) >= static_cast<int>(kMachineCheckBanks) &&
+                        ::ioctl(device.get(), KVM_X86_GET_MCE_CAP_SUPPORTED, &mce_cap) == 0 &&
+                        (kMcgCap & ~uint64_t{0xFF} & ~mce_cap) == 0;
   host.nested_state = CheckExtension(device, KVM_CAP_NESTED_STATE) != 0;
   ASSIGN_OR_RETURN(host.msrs, GetMsrIndices(device));
 
   BackendCaps& caps = host.caps;
   caps.max_vps =
       std::min<uint32_t>(static_cast<uint32_t>(std::max(CheckExtension(device, KVM_CAP_MAX_VCPUS), 1)), kMaxVps);
-  ASSIGN_OR_RETURN(caps.tsc_frequency_hz, GuestTscFrequency(host));
+  RETURN_IF_ERROR(ProbeTsc(host));
   // The guest reads the host's, and the kernel passes on what the processor says of it.
   ASSIGN_OR_RETURN(const std::vector<kvm_cpuid_entry2> cpuid, GetSupportedCpuid(device));
   caps.invariant_tsc = std::any_of(cpuid.begin(), cpuid.end(), [](const kvm_cpuid_entry2& entry) {

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_format.h"
+#include "backend/machine_check.h"
 #include "backend_kvm/hypercall_page.h"
 #include "backend_kvm/kvm_vp.h"
 #include "base/check.h"
@@ -24,6 +26,10 @@ constexpr uint64_t kIdentityMapAddress = 0xFEFFC000;
 constexpr uint64_t kTssAddress = 0xFEFFD000;
 
 constexpr uint32_t kMsrTsc = 0x10;  // IA32_TIME_STAMP_COUNTER
+constexpr uint32_t kMsrTscAdjust = 0x3B;
+// The kernel takes frequencies that are no further apart for the same (its tsc_tolerance_ppm is 250): a host measures its own
+// anew each time it boots.
+constexpr uint64_t kTscToleranceDivisor = 4000;
 constexpr uint32_t kSyntheticMsrFirst = 0x40000000;
 constexpr uint32_t kSyntheticMsrCount = 0x200;
 constexpr uint32_t kApicMsrFirst = 0x40000070;  // HV_X64_MSR_EOI, ICR, TPR
@@ -50,12 +56,25 @@ void HideXsave(CpuidEntry& entry) {
   if (entry.leaf == 0x80000001) entry.ecx &= ~(1u << 11 | 1u << 15 | 1u << 16);  // XOP, LWP, FMA4
 }
 
-kvm_device_attr TscOffsetAttribute(const uint64_t& offset) {
-  kvm_device_attr attr{};
-  attr.group = KVM_VCPU_TSC_CTRL;
-  attr.attr = KVM_VCPU_TSC_OFFSET;
-  attr.addr = reinterpret_cast<uint64_t>(&offset);
-  return attr;
+absl::StatusOr<uint64_t> ReadMsr(const Fd& vcpu, uint32_t index) {
+  List<kvm_msr_entry> msr(1);
+  msr.elements()->index = index;
+  const int done = ::ioctl(vcpu.get(), kGetMsrs, msr.get());
+  if (done != 1) return KvmError("KVM_GET_MSRS", done < 0 ? errno : EINVAL);
+  return uint64_t{msr.elements()->data};
+}
+absl::StatusOr<uint64_t> ReadTsc(const Fd& vcpu) { return ReadMsr(vcpu, kMsrTsc); }
+
+// As a PC's firmware leaves it: without, an operating system believes that it must not copy by string instructions, ERMS or
+// not (Intel SDM volume 4, IA32_MISC_ENABLE). Processors of other makers have no such MSR.
+void EnableFastStrings(const Fd& vcpu) {
+  constexpr uint32_t kMsrMiscEnable = 0x1A0;
+  constexpr uint64_t kFastStrings = 1;
+  const absl::StatusOr<uint64_t> value = ReadMsr(vcpu, kMsrMiscEnable);
+  if (!value.ok()) return;
+  List<kvm_msr_entry> msr(1);
+  *msr.elements() = {.index = kMsrMiscEnable, .reserved = 0, .data = *value | kFastStrings};
+  ::ioctl(vcpu.get(), kSetMsrs, msr.get());
 }
 
 absl::Status FilterMsrs(const Fd& vm, bool kernel_has_apic_msrs) {
@@ -117,34 +136,15 @@ absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host) {
   return vm;
 }
 
-absl::StatusOr<InterruptControllers> InterruptControllers::PowerOn(const Fd& vm) {
-  InterruptControllers state{};
-  for (uint32_t id = 0; id < state.chips.size(); ++id) {
-    state.chips[id].chip_id = id;
-    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_GET_IRQCHIP, &state.chips[id]));
-  }
-  // The kernel makes 8259s whose inputs are open and whose vectors are those of exceptions: a guest that never heard of
-  // them would get the serial port's interrupt as an overflow.
-  for (const uint32_t id : {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE}) state.chips[id].chip.pic.imr = 0xFF;
-  RETURN_IF_ERROR(state.Restore(vm));
-  return state;
-}
-
-absl::Status InterruptControllers::Restore(const Fd& vm) const {
-  // The levels of the inputs are no part of that state.
-  for (uint32_t gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; ++gsi) {
-    kvm_irq_level line{};
-    line.irq = gsi;
-    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_IRQ_LINE, &line));
-  }
-  for (const kvm_irqchip& chip : chips) RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vm, KVM_SET_IRQCHIP, &chip));
-  return absl::OkStatus();
-}
-
 KvmPartition::KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory, const InterruptControllers& power_on)
-    : host_(host), vm_(std::move(vm)), memory_(memory), power_on_(power_on), vps_(host.caps.max_vps) {}
+    : host_(host),
+      vm_(std::move(vm)),
+      memory_(memory),
+      power_on_(power_on),
+      tsc_frequency_hz_(host.caps.tsc_frequency_hz),
+      vps_(host.caps.max_vps) {}
 
-KvmPartition::~KvmPartition() = default;
+KvmPartition::~KvmPartition() { UnwatchLostMemory(*this); }
 
 // Memory.
 
@@ -161,9 +161,35 @@ absl::Status KvmPartition::SetSlot(uint64_t gpa, const Slot& slot, uint64_t size
 
 absl::Status KvmPartition::AddMemory(uint64_t gpa, absl::Span<uint8_t> host) {
   RETURN_IF_ERROR(MapMemory(gpa, host, MapAccess::kReadWriteExecute));
-  absl::Status status = memory_.AddRange(gpa, host);
-  if (!status.ok()) UnmapMemory(gpa, host.size()).IgnoreError();
+  absl::Status status = !host_.machine_checks || WatchLostMemory(host, *this)
+                            ? memory_.AddRange(gpa, host)
+                            : absl::ResourceExhaustedError("too many ranges of memory");
+  if (!status.ok()) {
+    UnwatchLostMemory(*this, host.data());
+    UnmapMemory(gpa, host.size()).IgnoreError();
+  }
   return status;
+}
+
+// In a signal handler. The kernel sends the signal to the thread that is in KVM_RUN, whose guest then makes the access again.
+void KvmPartition::OnLostPage(const uint8_t* page) {
+  const GuestMemory::Range* found = nullptr;
+  for (const GuestMemory::Range& range : memory_.ranges()) {
+    if (page >= range.host && page < range.host + range.size_bytes) found = &range;
+  }
+  if (found == nullptr) return;
+  KvmVp* vp = KvmVp::Running();
+  if (vp != nullptr && FindVp(vp->index()) != vp) vp = nullptr;
+  const LossBy by = vp != nullptr ? LossBy::kProcessor : LossBy::kHost;
+  if (vp == nullptr) vp = FindVp(VpIndex{0});
+  if (vp != nullptr) vp->RequestLoss(found->gpa + static_cast<uint64_t>(page - found->host), by);
+}
+
+void KvmPartition::TellOthers(const KvmVp& self) {
+  for (const auto& vp : vps_) {
+    KvmVp* const other = vp.load(std::memory_order_acquire);
+    if (other != nullptr && other != &self) other->RequestLoss(0, LossBy::kOther);
+  }
 }
 
 absl::Status KvmPartition::MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) {
@@ -203,11 +229,19 @@ absl::Status KvmPartition::UnmapMemory(uint64_t gpa, uint64_t size_bytes) {
 absl::Status KvmPartition::EnableDirtyLog(bool enable) {
   std::lock_guard lock(mutex_);
   if (dirty_log_ == enable) return absl::OkStatus();
+  const auto set_all = [&]() -> absl::Status {
+    for (const auto& [gpa, slot] : slots_) {
+      if (!slot.read_only) RETURN_IF_ERROR(SetSlot(gpa, slot, slot.size_bytes));
+    }
+    return absl::OkStatus();
+  };
   dirty_log_ = enable;
-  for (const auto& [gpa, slot] : slots_) {
-    if (!slot.read_only) RETURN_IF_ERROR(SetSlot(gpa, slot, slot.size_bytes));
-  }
-  return absl::OkStatus();
+  absl::Status status = set_all();
+  if (status.ok()) return status;
+  // Those that were changed before the kernel refused one go back to what they were; the others are that already.
+  dirty_log_ = !enable;
+  set_all().IgnoreError();
+  return status;
 }
 
 absl::Status KvmPartition::TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) {
@@ -235,14 +269,18 @@ absl::StatusOr<std::vector<CpuidEntry>> KvmPartition::SupportedCpuid() const {
   ASSIGN_OR_RETURN(const std::vector<kvm_cpuid_entry2> entries, GetSupportedCpuid(host_.device));
   std::vector<CpuidEntry> result;
   const bool has_xcr0 = !RunsUnderTcg();
+  bool amd = false;
   for (const kvm_cpuid_entry2& entry : entries) {
     if ((entry.function & 0xF0000000) == 0x40000000) continue;
     CpuidEntry out{entry.function, entry.index, (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0,
                    entry.eax,      entry.ebx,   entry.ecx,
                    entry.edx};
+    if (out.leaf == 0) amd = IsAmd({&out, 1});
     // The kernel's local APIC has both, but KVM leaves it to its user to say so.
     if (out.leaf == 1) out.ecx |= 1u << 21 | (host_.tsc_deadline_timer ? 1u << 24 : 0);
     if (!has_xcr0) HideXsave(out);
+    // A guest recovers from a machine check of AMD's only where these say that it can: nothing is lost of two, and what is poisoned stays so.
+    if (amd && out.leaf == 0x80000007 && host_.machine_checks) out.ebx |= 1u << 0 | 1u << 1;  // OVERFLOW_RECOV, SUCCOR
     result.push_back(out);
   }
   return result;
@@ -293,31 +331,110 @@ absl::StatusOr<std::unique_ptr<Vp>> KvmPartition::CreateVp(VpIndex index, uint32
   }
   RETURN_IF_ERROR(SetCpuid(vcpu, entries));
   RETURN_IF_ERROR(AdoptTsc(vcpu));
+  EnableFastStrings(vcpu);
+  if (host_.machine_checks) {
+    uint64_t mcg_cap = kMcgCap;
+    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu, KVM_X86_SETUP_MCE, &mcg_cap));
+  }
 
-  ASSIGN_OR_RETURN(std::unique_ptr<KvmVp> vp, KvmVp::Create(*this, std::move(vcpu), index, apic_id, physical_bits));
+  ASSIGN_OR_RETURN(std::unique_ptr<KvmVp> vp,
+                   KvmVp::Create(*this, std::move(vcpu), index, apic_id, physical_bits, IsAmd(cpuid)));
   vps_[ToInt(index)].store(vp.get(), std::memory_order_release);
   return vp;
 }
+
+// The TSC.
 
 // Lets the guest read the host's TSC as it is. An offset would be as easy on hardware, but a KVM without hardware
 // virtualisation cannot apply one. A kernel without that attribute (before 5.16) synchronises new vCPUs by itself; what
 // it came to is measured once.
 absl::Status KvmPartition::AdoptTsc(const Fd& vcpu) {
-  kvm_device_attr attr = TscOffsetAttribute(tsc_offset_);
-  if (::ioctl(vcpu.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0) return HVSDK_KVM_IOCTL(vcpu, KVM_SET_DEVICE_ATTR, &attr);
-  List<kvm_msr_entry> tsc(1);
-  tsc.elements()->index = kMsrTsc;
-  RETURN_IF_ERROR(Ioctl(vcpu, kGetMsrs, "KVM_GET_MSRS", tsc.get()));
-  tsc_offset_ = tsc.elements()->data - __rdtsc();
+  if (HasTscOffset(vcpu) || scaled_tsc_khz_.has_value()) return SetTsc(vcpu, 0);
+  ASSIGN_OR_RETURN(guest_tsc_, ReadTsc(vcpu));
+  host_tsc_ = __rdtsc();
   return absl::OkStatus();
 }
 
-absl::Status KvmPartition::ResetTsc(const Fd& vcpu) const {
-  kvm_device_attr attr = TscOffsetAttribute(tsc_offset_);
-  if (::ioctl(vcpu.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0) return HVSDK_KVM_IOCTL(vcpu, KVM_SET_DEVICE_ATTR, &attr);
-  List<kvm_msr_entry> tsc(1);
-  *tsc.elements() = {.index = kMsrTsc, .reserved = 0, .data = GuestTsc()};
-  return Ioctl(vcpu, kSetMsrs, "KVM_SET_MSRS", tsc.get());
+// The kernel multiplies the host's TSC by a fraction of its own making before it adds the offset, so the offset for a
+// scaled TSC comes from one that the kernel made.
+absl::StatusOr<uint64_t> KvmPartition::KernelTscOffset(const Fd& vcpu) {
+  if (!scaled_tsc_khz_.has_value()) return guest_tsc_ - host_tsc_;
+  if (!kernel_tsc_offset_.has_value()) {
+    ASSIGN_OR_RETURN(const uint64_t offset, GetTscOffset(vcpu));
+    ASSIGN_OR_RETURN(const uint64_t tsc, ReadTsc(vcpu));
+    kernel_tsc_offset_ = GuestTsc() - (tsc - offset);
+  }
+  return *kernel_tsc_offset_;
+}
+
+absl::Status KvmPartition::SetTsc(const Fd& vcpu, uint64_t vp_offset) {
+  if (scaled_tsc_khz_.has_value()) {
+    RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu, KVM_SET_TSC_KHZ, static_cast<unsigned long>(*scaled_tsc_khz_)));
+  }
+  if (!HasTscOffset(vcpu)) {
+    List<kvm_msr_entry> tsc(1);
+    *tsc.elements() = {.index = kMsrTsc, .reserved = 0, .data = GuestTsc() + vp_offset};
+    return Ioctl(vcpu, kSetMsrs, "KVM_SET_MSRS", tsc.get());
+  }
+  ASSIGN_OR_RETURN(const uint64_t offset, KernelTscOffset(vcpu));
+  return SetTscOffset(vcpu, offset + vp_offset);
+}
+
+absl::StatusOr<uint64_t> KvmPartition::TscOffsetOf(const Fd& vcpu) const {
+  if (HasTscOffset(vcpu)) {
+    ASSIGN_OR_RETURN(const uint64_t offset, GetTscOffset(vcpu));
+    return offset - kernel_tsc_offset_.value_or(guest_tsc_ - host_tsc_);
+  }
+  // The kernel counts what a guest adds to its TSC there.
+  return ReadMsr(vcpu, kMsrTscAdjust);
+}
+
+uint64_t KvmPartition::GuestTsc() const {
+  const uint64_t passed = __rdtsc() - host_tsc_;
+  if (!scaled_tsc_khz_.has_value()) return guest_tsc_ + passed;
+  const auto product = static_cast<unsigned __int128>(passed) * *scaled_tsc_khz_;
+  return guest_tsc_ + static_cast<uint64_t>(product / (host_.caps.tsc_frequency_hz / 1000));
+}
+
+// State.
+
+absl::Status KvmPartition::SaveState(PartitionState& state) {
+  ASSIGN_OR_RETURN(const InterruptControllers controllers, InterruptControllers::Take(vm_));
+  state = {};
+  state.tsc_frequency_hz = tsc_frequency_hz_;
+  state.guest_tsc = GuestTsc();
+  controllers.ToState(lines_.load(std::memory_order_relaxed), state);
+  return absl::OkStatus();
+}
+
+absl::Status KvmPartition::RestoreState(const PartitionState& state) {
+  InterruptControllers controllers = power_on_;
+  uint32_t lines = 0;
+  RETURN_IF_ERROR(controllers.FromState(state, lines));
+  const uint64_t host_hz = host_.caps.tsc_frequency_hz, wanted_hz = state.tsc_frequency_hz;
+  if (wanted_hz == 0) return absl::InvalidArgumentError("tsc_frequency_hz: it is 0");
+  const uint64_t difference = std::max(host_hz, wanted_hz) - std::min(host_hz, wanted_hz);
+  const bool differs = difference > host_hz / kTscToleranceDivisor;
+  const bool scaled = differs && host_.tsc_scaling && wanted_hz / 1000 <= std::numeric_limits<int32_t>::max();
+  // Where the guest has the host's TSC itself, it may leap forward.
+  if (!host_.tsc_offsets && state.guest_tsc > __rdtsc()) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "the saved TSC is at %u, this host's at %u, and a guest has no other here", state.guest_tsc, __rdtsc()));
+  }
+
+  scaled_tsc_khz_.reset();
+  if (scaled) scaled_tsc_khz_ = static_cast<uint32_t>(wanted_hz / 1000);
+  kernel_tsc_offset_.reset();
+  tsc_frequency_hz_ = differs && !scaled ? host_hz : wanted_hz;
+  tsc_changed_ = differs && !scaled;
+  guest_tsc_ = host_.tsc_offsets ? state.guest_tsc : 0;
+  host_tsc_ = host_.tsc_offsets ? __rdtsc() : 0;
+  for (const auto& vp : vps_) {
+    KvmVp* made = vp.load(std::memory_order_acquire);
+    if (made != nullptr) RETURN_IF_ERROR(SetTsc(made->vcpu(), 0));
+  }
+  lines_.store(lines, std::memory_order_relaxed);
+  return controllers.Restore(vm_, lines);
 }
 
 void KvmPartition::RemoveVp(VpIndex index) { vps_[ToInt(index)].store(nullptr, std::memory_order_release); }
@@ -325,8 +442,6 @@ void KvmPartition::RemoveVp(VpIndex index) { vps_[ToInt(index)].store(nullptr, s
 KvmVp* KvmPartition::FindVp(VpIndex index) const {
   return ToInt(index) < vps_.size() ? vps_[ToInt(index)].load(std::memory_order_acquire) : nullptr;
 }
-
-uint64_t KvmPartition::GuestTsc() const { return __rdtsc() + tsc_offset_; }
 
 void KvmPartition::FlushTlb(absl::Span<const VpIndex> vps) {
   // All are asked before any is waited for. A VP in an exit is outside the guest, so two that flush each other wait
@@ -355,19 +470,30 @@ void KvmPartition::RequestInterrupt(VpIndex index, uint8_t vector, bool auto_eoi
   HVSDK_CHECK(!auto_eoi || host_.caps.auto_eoi);
   const KvmVp* vp = FindVp(index);  // which has told the kernel which vectors end by themselves
   if (vp == nullptr) return;
-  // Physical destination, fixed, edge. KVM takes bits 31:8 of an x2APIC id in the upper word.
-  const uint64_t id = vp->apic_id();
-  SignalMsi(0xFEE00000 | (id & 0xFF) << 12 | (id & ~uint64_t{0xFF}) << 32, vector);
+  SignalTo(*vp, vector);  // fixed, edge
+}
+
+void KvmPartition::SignalTo(const Vp& vp, uint32_t data) {
+  // Physical destination. KVM takes bits 31:8 of an x2APIC id in the upper word.
+  const uint64_t id = vp.apic_id();
+  SignalMsi(0xFEE00000 | (id & 0xFF) << 12 | (id & ~uint64_t{0xFF}) << 32, data);
 }
 
 void KvmPartition::SetIrqLine(uint32_t irq, bool level) {
+  if (irq < KVM_IOAPIC_NUM_PINS) {
+    level ? lines_.fetch_or(1u << irq, std::memory_order_relaxed)
+          : lines_.fetch_and(~(1u << irq), std::memory_order_relaxed);
+  }
   kvm_irq_level line{};
   line.irq = irq;
   line.level = level;
   ::ioctl(vm_.get(), KVM_IRQ_LINE, &line);
 }
 
-absl::Status KvmPartition::ResetInterruptControllers() { return power_on_.Restore(vm_); }
+absl::Status KvmPartition::ResetInterruptControllers() {
+  lines_.store(0, std::memory_order_relaxed);
+  return power_on_.Restore(vm_, 0);
+}
 
 absl::Status KvmPartition::SetSignalEvent(ConnectionId connection, int event_fd, uint32_t flags) {
   kvm_ioeventfd event{};

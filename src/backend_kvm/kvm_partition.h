@@ -12,9 +12,12 @@
 #include <mutex>
 #include <vector>
 
+#include "absl/types/optional.h"
 #include "backend_kvm/host_features.h"
+#include "backend_kvm/interrupt_controllers.h"
 #include "backend_kvm/kvm_api.h"
 #include "hvsdk/backend/backend.h"
+#include "hvsdk/base/lost_memory.h"
 
 namespace hvsdk::backend::kvm {
 
@@ -23,16 +26,7 @@ class KvmVp;
 // A new virtual machine with interrupt controllers, exits for MSRs, and an MSR filter.
 absl::StatusOr<Fd> CreateConfiguredVm(const HostFeatures& host);
 
-// The kernel's IOAPIC and 8259s as a guest finds them.
-struct InterruptControllers {
-  // Gives them that state.
-  static absl::StatusOr<InterruptControllers> PowerOn(const Fd& vm);
-  absl::Status Restore(const Fd& vm) const;
-
-  std::array<kvm_irqchip, 3> chips;
-};
-
-class KvmPartition : public Partition {
+class KvmPartition : public Partition, public LostMemoryObserver {
  public:
   KvmPartition(const HostFeatures& host, Fd vm, GuestMemory& memory, const InterruptControllers& power_on);
   ~KvmPartition() override;
@@ -48,18 +42,30 @@ class KvmPartition : public Partition {
   void SetIrqLine(uint32_t irq, bool level) override;
   absl::Status ResetInterruptControllers() override;
   uint64_t GuestTsc() const override;
+  absl::Status SaveState(PartitionState& state) override;
+  absl::Status RestoreState(const PartitionState& state) override;
   void FlushTlb(absl::Span<const VpIndex> vps) override;
   absl::Status AssignSignalEvent(ConnectionId connection, int event_fd) override;
   absl::Status UnassignSignalEvent(ConnectionId connection, int event_fd) override;
   absl::Status EnableDirtyLog(bool enable) override;
   absl::Status TakeDirtyLog(uint64_t gpa, uint64_t size_bytes, absl::Span<uint64_t> bitmap) override;
 
+  void OnLostPage(const uint8_t* page) override;
+  // What one VP met is told to the others.
+  void TellOthers(const KvmVp& self);
+
   const HostFeatures& host() const { return host_; }
   const Fd& vm() const { return vm_; }
   const GuestMemory& memory() const { return memory_; }
   void RemoveVp(VpIndex index);
-  // Gives a vCPU the partition's TSC again.
-  absl::Status ResetTsc(const Fd& vcpu) const;
+  // Delivers a message-signalled interrupt to one VP.
+  void SignalTo(const Vp& vp, uint32_t data);
+  // Gives a vCPU the partition's TSC and so much more.
+  absl::Status SetTsc(const Fd& vcpu, uint64_t vp_offset);
+  // It was restored, and could not go on at its frequency.
+  bool tsc_changed() const { return tsc_changed_; }
+  // What a vCPU's TSC is more than the partition's.
+  absl::StatusOr<uint64_t> TscOffsetOf(const Fd& vcpu) const;
 
  private:
   struct Slot {
@@ -72,6 +78,7 @@ class KvmPartition : public Partition {
   absl::Status SetSlot(uint64_t gpa, const Slot& slot, uint64_t size_bytes);  // with mutex_ held
   absl::Status SetSignalEvent(ConnectionId connection, int event_fd, uint32_t flags);
   absl::Status AdoptTsc(const Fd& vcpu);
+  absl::StatusOr<uint64_t> KernelTscOffset(const Fd& vcpu);
   KvmVp* FindVp(VpIndex index) const;
 
   const HostFeatures& host_;
@@ -79,8 +86,16 @@ class KvmPartition : public Partition {
   GuestMemory& memory_;
   const InterruptControllers power_on_;
 
-  // Guest TSC less host TSC. Written while VPs are created, that is before any runs.
-  uint64_t tsc_offset_ = 0;
+  // The guest's TSC was guest_tsc_ when the host's was host_tsc_. Written while VPs are created or restored, that is before
+  // any runs.
+  uint64_t guest_tsc_ = 0, host_tsc_ = 0;
+  // Set: the guest's TSC has this frequency in place of the host's, and the kernel scales it.
+  absl::optional<uint32_t> scaled_tsc_khz_;
+  // What the kernel adds to the host's TSC, once it is scaled: known with the first vCPU.
+  absl::optional<uint64_t> kernel_tsc_offset_;
+  uint64_t tsc_frequency_hz_;
+  bool tsc_changed_ = false;
+  std::atomic<uint32_t> lines_{0};  // the levels that SetIrqLine gave
   // By index; nullptr where there is none. Sized once, so that readers need no lock.
   std::vector<std::atomic<KvmVp*>> vps_;
 

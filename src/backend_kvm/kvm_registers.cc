@@ -29,14 +29,6 @@ constexpr size_t kXstateBv = 512;
 constexpr uint64_t kXstateX87 = 1;
 constexpr uint64_t kXstateSse = 2;
 
-// Memory types 2 and 3 do not exist, nor do those above 7.
-bool IsPat(uint64_t value) {
-  for (int i = 0; i < 8; ++i, value >>= 8) {
-    if ((value & 0xFF) > 7 || (value & 0xFE) == 2) return false;
-  }
-  return true;
-}
-
 // The MSR behind a name, or 0. No register here is MSR 0.
 uint32_t MsrOf(RegisterName name) {
   switch (name) {
@@ -89,36 +81,6 @@ T ToStruct(const RegisterValue& value) {
   return to;
 }
 
-RegisterValue FromSegment(const kvm_segment& segment) {
-  hvdef::SegmentRegister out{};
-  out.base = segment.base;
-  out.limit = segment.limit;
-  out.selector = segment.selector;
-  out.attributes =
-      static_cast<uint16_t>((segment.type & 15) | (segment.s & 1) << 4 | (segment.dpl & 3) << 5 |
-                            ((segment.present && !segment.unusable) ? 1 : 0) << 7 | (segment.avl & 1) << 12 |
-                            (segment.l & 1) << 13 | (segment.db & 1) << 14 | (segment.g & 1) << 15);
-  return FromStruct(out);
-}
-
-kvm_segment ToSegment(const RegisterValue& value) {
-  const auto in = ToStruct<hvdef::SegmentRegister>(value);
-  kvm_segment segment{};
-  segment.base = in.base;
-  segment.limit = in.limit;
-  segment.selector = in.selector;
-  segment.type = in.attributes & 15;
-  segment.s = in.attributes >> 4 & 1;
-  segment.dpl = in.attributes >> 5 & 3;
-  segment.present = in.attributes >> 7 & 1;
-  segment.avl = in.attributes >> 12 & 1;
-  segment.l = in.attributes >> 13 & 1;
-  segment.db = in.attributes >> 14 & 1;
-  segment.g = in.attributes >> 15 & 1;
-  segment.unusable = !segment.present;
-  return segment;
-}
-
 RegisterValue FromTable(const kvm_dtable& table) {
   hvdef::TableRegister out{};
   out.limit = table.limit;
@@ -134,7 +96,7 @@ kvm_dtable ToTable(const RegisterValue& value) {
   return table;
 }
 
-// HV_X64_PENDING_INTERRUPTION_REGISTER: an event whose delivery had begun.
+// HV_X64_PENDING_INTERRUPTION_REGISTER.
 enum PendingType : uint64_t { kExternalInterrupt = 0, kNmi = 2, kException = 3, kSoftwareInterrupt = 4 };
 constexpr uint64_t kEventPending = 1;
 constexpr uint64_t kInterruptionErrorCode = 1u << 4;
@@ -144,6 +106,52 @@ constexpr uint8_t kNmiVector = 2;
 // #DF, #TS, #NP, #SS, #GP, #PF, #AC, #CP, #VC, #SX (APM volume 2, 8.2).
 constexpr uint32_t kVectorsWithErrorCode = 0x60227D00;
 constexpr unsigned kErrorCodeShift = 32;
+
+absl::Status BadValue(RegisterName name) {
+  return absl::InvalidArgumentError(absl::StrFormat("register %#x: impossible value", static_cast<uint32_t>(name)));
+}
+
+}  // namespace
+
+// Memory types 2 and 3 do not exist, nor do those above 7.
+bool IsPat(uint64_t value) {
+  for (int i = 0; i < 8; ++i, value >>= 8) {
+    if ((value & 0xFF) > 7 || (value & 0xFE) == 2) return false;
+  }
+  return true;
+}
+
+kvm_segment& SegmentOf(kvm_sregs& sregs, size_t index) { return sregs.*kSegments[index & 7]; }
+const kvm_segment& SegmentOf(const kvm_sregs& sregs, size_t index) { return sregs.*kSegments[index & 7]; }
+
+hvdef::SegmentRegister FromSegment(const kvm_segment& segment) {
+  hvdef::SegmentRegister out{};
+  out.base = segment.base;
+  out.limit = segment.limit;
+  out.selector = segment.selector;
+  out.attributes =
+      static_cast<uint16_t>((segment.type & 15) | (segment.s & 1) << 4 | (segment.dpl & 3) << 5 |
+                            ((segment.present && !segment.unusable) ? 1 : 0) << 7 | (segment.avl & 1) << 12 |
+                            (segment.l & 1) << 13 | (segment.db & 1) << 14 | (segment.g & 1) << 15);
+  return out;
+}
+
+kvm_segment ToSegment(const hvdef::SegmentRegister& in) {
+  kvm_segment segment{};
+  segment.base = in.base;
+  segment.limit = in.limit;
+  segment.selector = in.selector;
+  segment.type = in.attributes & 15;
+  segment.s = in.attributes >> 4 & 1;
+  segment.dpl = in.attributes >> 5 & 3;
+  segment.present = in.attributes >> 7 & 1;
+  segment.avl = in.attributes >> 12 & 1;
+  segment.l = in.attributes >> 13 & 1;
+  segment.db = in.attributes >> 14 & 1;
+  segment.g = in.attributes >> 15 & 1;
+  segment.unusable = !segment.present;
+  return segment;
+}
 
 RegisterValue PendingInterruption(const kvm_vcpu_events& events) {
   if (events.exception.injected) {
@@ -190,12 +198,6 @@ bool SetPendingInterruption(kvm_vcpu_events& events, uint64_t value) {
       return false;
   }
 }
-
-absl::Status BadValue(RegisterName name) {
-  return absl::InvalidArgumentError(absl::StrFormat("register %#x: impossible value", static_cast<uint32_t>(name)));
-}
-
-}  // namespace
 
 uint64_t ReadGpr(const kvm_regs& regs, Gpr gpr) { return regs.*kGprs[static_cast<uint8_t>(gpr) & 15]; }
 void WriteGpr(kvm_regs& regs, Gpr gpr, uint64_t value) { regs.*kGprs[static_cast<uint8_t>(gpr) & 15] = value; }
@@ -366,7 +368,7 @@ RegisterValue RegisterImage::Extract(RegisterName name) const {
     return value;
   }
   if (Between(name, RegisterName::kEs, RegisterName::kTr)) {
-    return FromSegment(sregs_.*kSegments[Index(name, RegisterName::kEs)]);
+    return FromStruct(FromSegment(sregs_.*kSegments[Index(name, RegisterName::kEs)]));
   }
   if (Between(name, RegisterName::kDr0, RegisterName(static_cast<uint32_t>(RegisterName::kDr0) + 3))) {
     return {debug_.db[Index(name, RegisterName::kDr0)], 0};
@@ -440,7 +442,7 @@ absl::Status RegisterImage::Insert(RegisterName name, const RegisterValue& value
     return absl::OkStatus();
   }
   if (Between(name, RegisterName::kEs, RegisterName::kTr)) {
-    sregs_.*kSegments[Index(name, RegisterName::kEs)] = ToSegment(value);
+    sregs_.*kSegments[Index(name, RegisterName::kEs)] = ToSegment(ToStruct<hvdef::SegmentRegister>(value));
     return absl::OkStatus();
   }
   if (Between(name, RegisterName::kDr0, RegisterName(static_cast<uint32_t>(RegisterName::kDr0) + 3))) {

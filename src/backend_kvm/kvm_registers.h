@@ -44,6 +44,19 @@ constexpr bool IsGpr(hvdef::RegisterName name) {
 uint64_t ReadGpr(const kvm_regs& regs, Gpr gpr);
 void WriteGpr(kvm_regs& regs, Gpr gpr, uint64_t value);
 
+// Segment `index`, in the order of ES to TR.
+kvm_segment& SegmentOf(kvm_sregs& sregs, size_t index);
+const kvm_segment& SegmentOf(const kvm_sregs& sregs, size_t index);
+hvdef::SegmentRegister FromSegment(const kvm_segment& segment);
+kvm_segment ToSegment(const hvdef::SegmentRegister& in);
+
+// Whether IA32_PAT can have that value.
+bool IsPat(uint64_t value);
+
+// HV_X64_PENDING_INTERRUPTION_REGISTER: an event whose delivery had begun. False: there is no such event.
+hvdef::RegisterValue PendingInterruption(const kvm_vcpu_events& events);
+bool SetPendingInterruption(kvm_vcpu_events& events, uint64_t value);
+
 class RegisterImage {
  public:
   RegisterImage(const Fd& vcpu, uint32_t apic_id, const HostFeatures& host)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend_kvm/kvm_vp.h"
 
+#include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -8,10 +9,12 @@
 #include <bit>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "backend_kvm/hypercall_page.h"
 #include "backend_kvm/kvm_registers.h"
 #include "backend_kvm/page_walk.h"
+#include "backend_kvm/vp_state.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "hvsdk/hvdef/msr.h"
@@ -21,6 +24,9 @@ namespace {
 
 constexpr uint64_t kRflagsIf = 1u << 9;
 constexpr uint64_t kCr0Mp = 1u << 1;
+// Data of a message-signalled interrupt (Intel SDM volume 3, 11.11.2).
+constexpr uint32_t kDeliverInit = 0x500, kDeliverStartUp = 0x600;
+constexpr uint32_t kMsrSysenterEsp = 0x175, kMsrSysenterEip = 0x176;
 // While a thread waits for a VP to leave the guest it looks this often before it sleeps.
 constexpr int kWaitSpins = 200;
 // Between looks for an interrupt that the guest masks.
@@ -40,6 +46,30 @@ bool HasDeliverableInterrupt(const kvm_lapic_state& apic) {
   };
   const int priority = std::max(static_cast<uint8_t>(apic.regs[kTpr]) >> 4, highest(kIsr) >> 4);
   return highest(kIrr) >> 4 > priority;
+}
+
+// Runs a vCPU with `signal` pending for this thread: what KVM_RUN does before it looks at signals, and no more. Its error.
+int RunUntilPendingSignal(const Fd& vcpu, int signal) {
+  sigset_t only, before;
+  ::sigemptyset(&only);
+  ::sigaddset(&only, signal);
+  ::pthread_sigmask(SIG_BLOCK, &only, &before);
+  ::pthread_kill(::pthread_self(), signal);
+  // struct kvm_signal_mask: blocked inside is nothing.
+  constexpr uint32_t kKernelSigsetBytes = 8;
+  const std::array<uint32_t, 3> mask = {kKernelSigsetBytes, 0, 0};
+  ::ioctl(vcpu.get(), kSetSignalMask, mask.data());
+  const int error = ::ioctl(vcpu.get(), KVM_RUN, 0) < 0 ? errno : 0;
+  ::ioctl(vcpu.get(), kSetSignalMask, nullptr);
+  const timespec now{};
+  ::sigtimedwait(&only, nullptr, &now);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return error;
+}
+
+bool IsRequested(const kvm_lapic_state& apic, uint8_t vector) {
+  constexpr size_t kIrr = 0x200;
+  return (static_cast<uint8_t>(apic.regs[kIrr + vector / 32 * 16 + vector % 32 / 8]) >> vector % 8 & 1) != 0;
 }
 
 // Whether LINT0 leads the interrupts of the 8259s in; with the APIC disabled, it is the processor's own pin (SDM volume
@@ -64,12 +94,12 @@ bool RequestsInterrupt(const kvm_pic_state& pic) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd vcpu, VpIndex index, uint32_t apic_id,
-                                                     uint8_t physical_bits) {
-  ASSIGN_OR_RETURN(PowerOnState power_on, PowerOnState::Take(vcpu, partition.host()));
+                                                     uint8_t physical_bits, bool amd) {
+  ASSIGN_OR_RETURN(VcpuState power_on, VcpuState::Take(vcpu, partition.host()));
   void* run = ::mmap(nullptr, partition.host().run_size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu.get(), 0);
   if (run == MAP_FAILED) return KvmError("mmap of the vCPU", errno);
   std::unique_ptr<KvmVp> vp(new KvmVp(partition, std::move(vcpu), static_cast<kvm_run*>(run), index, apic_id,
-                                      physical_bits, std::move(power_on)));
+                                      physical_bits, amd, std::move(power_on)));
   // From here on the kernel leaves the general registers in the shared page at each exit.
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vp->vcpu_, KVM_GET_REGS, &vp->run_->s.regs.regs));
   vp->run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
@@ -78,12 +108,13 @@ absl::StatusOr<std::unique_ptr<KvmVp>> KvmVp::Create(KvmPartition& partition, Fd
 }
 
 KvmVp::KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits,
-             PowerOnState power_on)
+             bool amd, VcpuState power_on)
     : Vp(index, apic_id),
       partition_(partition),
       vcpu_(std::move(vcpu)),
       run_(run),
       physical_bits_(physical_bits),
+      amd_(amd),
       power_on_(std::move(power_on)) {}
 
 KvmVp::~KvmVp() {
@@ -101,6 +132,22 @@ void KvmVp::Interrupt() {
 void KvmVp::Kick() {
   requests_.fetch_or(kKick, std::memory_order_seq_cst);
   Interrupt();
+}
+
+// The model keeps the first use, in a signal handler, from allocating.
+__attribute__((tls_model("initial-exec"))) static thread_local KvmVp* running_vp = nullptr;
+
+KvmVp* KvmVp::Running() { return running_vp; }
+
+void KvmVp::RequestLoss(uint64_t gpa, LossBy by) {
+  losses_.Post(gpa, by);
+  requests_.fetch_or(kLoss, std::memory_order_seq_cst);
+  // A thread that is itself inside KVM_RUN comes out for the signal that brought it here.
+  if (running_vp == this) {
+    immediate_exit().store(1, std::memory_order_seq_cst);
+  } else {
+    Interrupt();
+  }
 }
 
 uint32_t KvmVp::RequestTlbFlush() {
@@ -146,6 +193,10 @@ absl::StatusOr<StopReason> KvmVp::Run(ExitHandler& handler) {
     KickTarget& target;
     ~Detach() { target.Detach(); }
   } detach{kick_target_};
+  running_vp = this;
+  struct Leave {
+    ~Leave() { running_vp = nullptr; }
+  } leave;
 
   RETURN_IF_ERROR(StoreRegs());
   for (;;) {
@@ -164,6 +215,7 @@ absl::StatusOr<StopReason> KvmVp::Run(ExitHandler& handler) {
       LeaveGuest();
       RETURN_IF_ERROR(CompleteExit(handler));
       if ((requests & kFlushTlb) != 0) RETURN_IF_ERROR(FlushTlb());
+      if ((requests & kLoss) != 0) RETURN_IF_ERROR(TakeLoss());
       if ((requests & kKick) != 0) {
         requests_.fetch_and(~uint32_t{kKick}, std::memory_order_seq_cst);
         return StopReason::kKicked;
@@ -372,6 +424,29 @@ absl::Status KvmVp::FlushTlb() {
   return HVSDK_KVM_IOCTL(vcpu_, KVM_SET_SREGS, &changed);
 }
 
+// The kernel shuts the VP down where the guest takes no machine check, or is in one.
+absl::Status KvmVp::TakeLoss() {
+  requests_.fetch_and(~uint32_t{kLoss}, std::memory_order_seq_cst);
+  const absl::optional<Loss> loss = losses_.Take();
+  if (!loss.has_value()) return absl::OkStatus();
+  if (loss->by == LossBy::kOther) {
+    ASSIGN_OR_RETURN(const kvm_sregs* sregs, Sregs());
+    if ((sregs->cr4 & kCr4MachineCheck) == 0) return absl::OkStatus();
+  }
+  const MachineCheck check = MakeMachineCheck(*loss, amd_);
+  // The exception that the kernel then holds pending would be dropped if general registers came after it.
+  RETURN_IF_ERROR(StoreRegs());
+  kvm_x86_mce mce{};
+  mce.bank = static_cast<uint8_t>(check.bank);
+  mce.status = check.status;
+  mce.mcg_status = check.mcg_status;
+  mce.addr = check.address;
+  mce.misc = check.misc;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_X86_SET_MCE, &mce));
+  if (!amd_ && check.raises_exception() && loss->by != LossBy::kOther) partition_.TellOthers(*this);
+  return absl::OkStatus();
+}
+
 // Registers.
 
 kvm_regs& KvmVp::ChangeRegs() {
@@ -408,15 +483,120 @@ absl::Status KvmVp::StoreRegs() {
 
 absl::Status KvmVp::Reset() {
   RETURN_IF_ERROR(power_on_.Restore(vcpu_));
-  RETURN_IF_ERROR(partition_.ResetTsc(vcpu_));
+  RETURN_IF_ERROR(partition_.SetTsc(vcpu_, 0));
   RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_REGS, &run_->s.regs.regs));
   run_->kvm_dirty_regs = 0;
   sregs_valid_ = false;
   exception_.reset();
+  (void)losses_.Take();
+  expired_initial_count_ = 0;
   // What the kernel had in hand when the guest shut down went with it; nothing else outlives a Run.
   completion_pending_ = false;
   RETURN_IF_ERROR(SetActivity(first_activity()));
   return FlushTlb();
+}
+
+// The kernel notes that the local APIC's timer expired, and requests the interrupt when KVM_RUN next turns to the guest; a
+// state that is taken before would have neither the timer nor the interrupt. So KVM_RUN is entered with a VP that waits for
+// a start-up message, which runs nothing, and a signal that ends it.
+absl::Status KvmVp::TakeInTimer() {
+  kvm_lapic_state apic;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_LAPIC, &apic));
+  if (ApicWord(apic.regs, kApicInitialCount) == 0 || (ApicWord(apic.regs, kApicLvtTimer) & kLvtMasked) != 0) {
+    return absl::OkStatus();
+  }
+  kvm_mp_state activity;
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_MP_STATE, &activity));
+  kvm_mp_state waiting{KVM_MP_STATE_INIT_RECEIVED};
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_SET_MP_STATE, &waiting));
+  immediate_exit().store(0, std::memory_order_seq_cst);  // a kick is in requests_, too
+  const int error = RunUntilPendingSignal(vcpu_, partition_.host().kick_signal);
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_SET_MP_STATE, &activity));
+  return error == EINTR ? absl::OkStatus() : KvmError("KVM_RUN of a VP that waits", error);
+}
+
+// A Run leaves no completion behind, so the kernel's state and what is put aside here (exception_, waits_masked_) are all
+// there is.
+absl::Status KvmVp::SaveState(VpState& state) {
+  if (exception_.has_value()) RETURN_IF_ERROR(StoreException());
+  RETURN_IF_ERROR(StoreRegs());
+  RETURN_IF_ERROR(TakeInTimer());
+  ASSIGN_OR_RETURN(const VcpuState now, VcpuState::Take(vcpu_, partition_.host()));
+  run_->s.regs.regs = now.regs;  // an INIT may have changed them
+  sregs_valid_ = false;
+  if (now.events.smi.smm != 0) return absl::UnimplementedError("a processor in system management mode cannot be saved");
+  state = {};
+  ToVpState(now, power_on_, partition_.host(), state);
+  if (amd_) {
+    // A guest may write 64 bits, of which the kernel puts back 32. SYSENTER, which there is in legacy mode alone, takes no more.
+    for (MsrState& msr : state.msrs) {
+      if (msr.index == kMsrSysenterEsp || msr.index == kMsrSysenterEip) msr.value = static_cast<uint32_t>(msr.value);
+    }
+  }
+  if (ApicWord(state.apic, kApicInitialCount) == 0) SetApicWord(state.apic, kApicInitialCount, expired_initial_count_);
+  ASSIGN_OR_RETURN(state.tsc_offset, partition_.TscOffsetOf(vcpu_));
+  ASSIGN_OR_RETURN(const Activity activity, GetActivity());
+  state.activity = static_cast<uint8_t>(activity);
+  state.guest_idle = activity == Activity::kHalted && waits_masked_;
+  for (const uint8_t vector : auto_eoi_vectors_) {
+    if (vector != 0 && IsRequested(now.apic, vector)) state.auto_eoi[vector / 64] |= uint64_t{1} << vector % 64;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status KvmVp::RestoreState(const VpState& state) {
+  // The kernel refuses a group of registers as a whole.
+  constexpr std::pair<absl::string_view, absl::string_view> kGroups[] = {
+      {"KVM_SET_SREGS", "CR0, CR3, CR4, EFER or APIC_BASE: "},
+      {"KVM_SET_XCRS", "XCR0: "},
+      {"KVM_SET_XSAVE", "MXCSR or XSAVE's components: "},
+      {"KVM_SET_LAPIC", "the local APIC: "},
+  };
+  const auto says_who = [&](const absl::Status& status) {
+    absl::string_view group;
+    for (const auto& [call, registers] : kGroups) {
+      if (absl::StartsWith(status.message(), call)) group = registers;
+    }
+    return absl::Status(status.code(), absl::StrFormat("VP %u: %s%s", ToInt(index()), group, status.message()));
+  };
+  const absl::StatusOr<VcpuState> vcpu = FromVpState(state, power_on_, partition_.host(), apic_id());
+  if (!vcpu.ok()) return says_who(vcpu.status());
+  if (state.tsc_deadline != 0 && partition_.tsc_changed()) {
+    return says_who(
+        absl::FailedPreconditionError("tsc_deadline: the TSC has another frequency here, and cannot be scaled"));
+  }
+  VpState before;
+  RETURN_IF_ERROR(SaveState(before));
+  const absl::Status status = TakeOver(state, *vcpu);
+  if (status.ok()) return status;
+  // What the kernel took before it refused is taken back.
+  RETURN_IF_ERROR(Reset());
+  ASSIGN_OR_RETURN(const VcpuState old, FromVpState(before, power_on_, partition_.host(), apic_id()));
+  RETURN_IF_ERROR(TakeOver(before, old));
+  return says_who(status);
+}
+
+absl::Status KvmVp::TakeOver(const VpState& state, const VcpuState& vcpu) {
+  RETURN_IF_ERROR(partition_.SetTsc(vcpu_, state.tsc_offset));  // first, for a deadline counts by it
+  RETURN_IF_ERROR(vcpu.Restore(vcpu_));
+  RETURN_IF_ERROR(CheckMsrs(vcpu_, state));
+  RETURN_IF_ERROR(HVSDK_KVM_IOCTL(vcpu_, KVM_GET_REGS, &run_->s.regs.regs));
+  run_->kvm_dirty_regs = 0;
+  sregs_valid_ = false;
+  exception_.reset();
+  completion_pending_ = false;
+  const bool timer_expired = ApicWord(vcpu.apic.regs, kApicInitialCount) == 0;
+  expired_initial_count_ = timer_expired ? ApicWord(state.apic, kApicInitialCount) : 0;
+  RETURN_IF_ERROR(SetActivity(static_cast<Activity>(state.activity)));
+  if (state.guest_idle && (state.rflags & kRflagsIf) == 0) {
+    RETURN_IF_ERROR(SetActivity(Activity::kRunning));
+    waits_masked_ = true;
+  }
+  RETURN_IF_ERROR(FlushTlb());
+  // A kernel takes what waits for a processor in no other way than as a message.
+  if (state.init_pending) partition_.SignalTo(*this, kDeliverInit);
+  if (state.sipi_pending) partition_.SignalTo(*this, kDeliverStartUp | state.sipi_vector);
+  return absl::OkStatus();
 }
 
 void KvmVp::InjectException(const Exception& exception) { exception_ = exception; }
@@ -506,6 +686,7 @@ absl::Status KvmVp::SetAutoEoiVector(Sint sint, uint8_t vector) {
   msr.elements()->data = vector != 0 ? hvdef::msr::kSintAutoEoi | vector : hvdef::msr::kSintDefault;
   const int done = ::ioctl(vcpu_.get(), kSetMsrs, msr.get());
   if (done != 1) return KvmError("KVM_SET_MSRS of a SINT", done < 0 ? errno : EINVAL);
+  auto_eoi_vectors_[ToInt(sint)] = vector;
   return absl::OkStatus();
 }
 

@@ -26,14 +26,16 @@
 
 #include <linux/kvm.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
 #include "absl/types/optional.h"
+#include "backend/machine_check.h"
 #include "backend_kvm/kick_signal.h"
 #include "backend_kvm/kvm_api.h"
 #include "backend_kvm/kvm_partition.h"
-#include "backend_kvm/power_on_state.h"
+#include "backend_kvm/vcpu_state.h"
 #include "base/wait_word.h"
 #include "hvsdk/backend/backend.h"
 
@@ -42,7 +44,7 @@ namespace hvsdk::backend::kvm {
 class KvmVp : public Vp {
  public:
   static absl::StatusOr<std::unique_ptr<KvmVp>> Create(KvmPartition& partition, Fd vcpu, VpIndex index,
-                                                       uint32_t apic_id, uint8_t physical_bits);
+                                                       uint32_t apic_id, uint8_t physical_bits, bool amd);
   ~KvmVp() override;
 
   absl::StatusOr<StopReason> Run(ExitHandler& handler) override;
@@ -54,11 +56,21 @@ class KvmVp : public Vp {
   absl::Status SetRegisters(absl::Span<const hvdef::RegisterName> names,
                             absl::Span<const hvdef::RegisterValue> values) override;
   absl::Status Reset() override;
+  absl::Status SaveState(VpState& state) override;
+  absl::Status RestoreState(const VpState& state) override;
   void InjectException(const Exception& exception) override;
   absl::Status SetAutoEoiVector(Sint sint, uint8_t vector) override;
   absl::StatusOr<Activity> GetActivity() override;
   absl::Status SetActivity(Activity activity) override;
   Translation TranslateGva(uint64_t gva, TranslateAccess access, bool user) override;
+
+  const Fd& vcpu() const { return vcpu_; }
+
+  // That in whose Run the calling thread is; null: it is in none. Async-signal-safe.
+  static KvmVp* Running();
+  // Has the guest told of memory that the host has lost, before it goes on. Any thread; from a signal handler, too, as none of ours
+  // touches the guest's memory while it holds the lock of a kick.
+  void RequestLoss(uint64_t gpa, LossBy by);
 
   // Makes the VP forget its cached translations before it next runs guest code. If it is running guest code now, stops
   // it and returns a ticket for WaitForExit; else 0. Thread-safe.
@@ -67,12 +79,12 @@ class KvmVp : public Vp {
   void WaitForExit(uint32_t ticket);
 
  private:
-  enum Request : uint32_t { kKick = 1, kFlushTlb = 2 };
+  enum Request : uint32_t { kKick = 1, kFlushTlb = 2, kLoss = 4 };
   // Whether Run goes on.
   enum class Next { kRun, kTripleFault };
 
   KvmVp(KvmPartition& partition, Fd vcpu, kvm_run* run, VpIndex index, uint32_t apic_id, uint8_t physical_bits,
-        PowerOnState power_on);
+        bool amd, VcpuState power_on);
 
   Activity first_activity() const { return ToInt(index()) == 0 ? Activity::kRunning : Activity::kWaitForSipi; }
   const kvm_regs& regs() const { return run_->s.regs.regs; }
@@ -85,8 +97,11 @@ class KvmVp : public Vp {
   absl::Status EnterGuest();
   absl::Status PrepareEntry();
   absl::Status FlushTlb();
+  absl::Status TakeLoss();
   absl::Status StoreRegs();
   absl::Status StoreException();
+  absl::Status TakeInTimer();
+  absl::Status TakeOver(const VpState& state, const VcpuState& vcpu);
   absl::Status CompleteExit(ExitHandler& handler);
   absl::Status CompleteRead(ExitHandler& handler);
 
@@ -105,11 +120,15 @@ class KvmVp : public Vp {
   const Fd vcpu_;
   kvm_run* const run_;
   const uint8_t physical_bits_;  // of an address, as its CPUID says
-  const PowerOnState power_on_;
+  const bool amd_;               // what its CPUID says it is
+  const VcpuState power_on_;
 
   // VP thread only.
   bool kernel_synic_ = false;
+  std::array<uint8_t, 16> auto_eoi_vectors_{};  // by SINT; 0: none
   kvm_sregs sregs_;
+  // Of a timer that had expired when it was restored, and of which the kernel therefore does not know; 0: of none.
+  uint32_t expired_initial_count_ = 0;
   bool sregs_valid_ = false;         // sregs_ is what the kernel has
   bool waits_masked_ = false;        // in the guest idle state with RFLAGS.IF clear
   bool completion_pending_ = false;  // the last exit takes effect at the next KVM_RUN
@@ -123,6 +142,7 @@ class KvmVp : public Vp {
 
   // Any thread; see above.
   std::atomic<uint32_t> requests_{0};
+  LossQueue losses_;
   WaitWord entries_;  // odd: inside KVM_RUN
   KickTarget kick_target_;
 };

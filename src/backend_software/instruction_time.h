@@ -7,14 +7,14 @@
 
 namespace hvsdk::backend {
 
-class InstructionTime::Impl final : public Clock {
+class SoftwareTime::Impl final : public Clock {
  public:
-  explicit Impl(const InstructionTime& time) : time_(time) {}
+  explicit Impl(const SoftwareTime& time) : time_(time) {}
   uint64_t Now100ns() const override { return time_.now_ns() / 100; }
   software::SortedTimers timers;
 
  private:
-  const InstructionTime& time_;
+  const SoftwareTime& time_;
 };
 
 }  // namespace hvsdk::backend

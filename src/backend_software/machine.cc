@@ -10,9 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "backend_software/code_cache.h"
-#include "backend_software/fpu.h"
-#include "backend_software/run.h"
+#include "backend_software/code/code_cache.h"
 #include "base/check.h"
 
 namespace hvsdk::software {
@@ -24,13 +22,9 @@ uint64_t HostNow() {
   return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
 }
 
-// Where in the 8259s an access goes, or -1. As with KVM's, a word has no effect there, and what reaches beyond two ports
-// is not theirs.
-int PicOffset(uint16_t port, int size) { return (port & 1) + size <= 2 ? chipset::Pic8259Pair::OffsetOf(port) : -1; }
-
 }  // namespace
 
-class Machine::ApicHost final : public chipset::LocalApicHost {
+class Machine::ApicHost final : public interrupt::LocalApicHost {
  public:
   ApicHost(Machine& machine, Cpu& cpu) : machine_(machine), cpu_(cpu) {}
   void OnApicWork() override {
@@ -55,25 +49,29 @@ Machine::Machine(GuestMemory& guest_memory, const backend::SoftwareOptions& opti
 }
 
 Machine::~Machine() {
+  UnwatchLostMemory(*this);
   guest_memory_.SetHostWriteObserver(nullptr);
   for (auto& apic : apics_) apic.reset();
 }
 
-Cpu& Machine::Attach(std::unique_ptr<Cpu> added) {
+Cpu& Machine::Attach(std::unique_ptr<Cpu> added, std::unique_ptr<CodeCache> code) {
   Cpu& cpu = *added;
+  cpu.code = code.get();
+  code_caches_[cpu.index] = std::move(code);
   cpus_[cpu.index] = std::move(added);
   apic_hosts_[cpu.index] = std::make_unique<ApicHost>(*this, cpu);
-  apics_[cpu.index] = std::make_unique<chipset::LocalApic>(
-      chipset::LocalApic::Config{.id = cpu.apic_id,
-                                 .bootstrap = cpu.index == 0,
-                                 .tsc_frequency_hz = kTscHz,
-                                 .timer_frequency_hz = kApicHz,
-                                 .x2apic = cpu.features.Has(Feature::kX2apic),
-                                 .tsc_deadline = cpu.features.Has(Feature::kTscDeadline),
-                                 .physical_address_bits = cpu.features.physical_address_bits(),
-                                 .virtual_wire = cpu.index == 0},
+  apics_[cpu.index] = std::make_unique<interrupt::LocalApic>(
+      interrupt::LocalApic::Config{.id = cpu.apic_id,
+                                   .bootstrap = cpu.index == 0,
+                                   .tsc_frequency_hz = tsc_hz_,
+                                   .timer_frequency_hz = kApicHz,
+                                   .x2apic = cpu.features.Has(Feature::kX2apic),
+                                   .tsc_deadline = cpu.features.Has(Feature::kTscDeadline),
+                                   .physical_address_bits = cpu.features.physical_address_bits(),
+                                   .virtual_wire = cpu.index == 0},
       bus_, *apic_hosts_[cpu.index], clock_,
       instruction_time_ != nullptr ? instruction_time_->timers() : *host_timers_);
+  cpu.apic = apics_[cpu.index].get();
   attached_.fetch_or(cpu.vp_bit(), std::memory_order_acq_rel);
   crowded_ = std::popcount(all_vps()) > static_cast<int>(std::thread::hardware_concurrency());
   if (counting()) cpu.attention.fetch_or(kAttentionCount, std::memory_order_relaxed);
@@ -84,13 +82,51 @@ void Machine::Detach(Cpu& cpu) { attached_.fetch_and(~cpu.vp_bit(), std::memory_
 
 uint64_t Machine::Now() const {
   if (instruction_time_ == nullptr) return HostNow() - started_ns_;
-  return in_turn_ != nullptr ? Tsc(*in_turn_) : instruction_time_->now_ns();
+  return in_turn_ != nullptr ? NowFor(*in_turn_) : instruction_time_->now_ns();
 }
 
-uint64_t Machine::Tsc(const Cpu& c) const {
+uint64_t Machine::NowFor(const Cpu& c) const {
   if (instruction_time_ == nullptr) return HostNow() - started_ns_;
   return instruction_time_->now_ns() + (c.instructions - c.slice_start) +
          (c.op != nullptr ? c.op->count : c.before_exit);
+}
+
+void Machine::SetTsc(uint64_t tsc, uint64_t hz) {
+  tsc_hz_ = hz;
+  tsc_base_ = 0;
+  tsc_base_ = tsc - Tsc();
+  for (auto& apic : apics_) {
+    if (apic == nullptr) continue;
+    apic->SetTscFrequency(hz);
+    apic->OnTscChanged();
+  }
+}
+
+// Which VP this thread is in. The model keeps the first use, in a signal handler, from allocating.
+__attribute__((tls_model("initial-exec"))) static thread_local Cpu* running_cpu = nullptr;
+
+void Machine::SetRunning(Cpu* cpu) { running_cpu = cpu; }
+
+// In a signal handler.
+void Machine::OnLostPage(const uint8_t* page) {
+  const GuestMemory::Range* found = nullptr;
+  for (const GuestMemory::Range& range : guest_memory_.ranges()) {
+    if (page >= range.host && page < range.host + range.size_bytes) found = &range;
+  }
+  if (found == nullptr) return;
+  Cpu* cpu = running_cpu != nullptr && &running_cpu->host == this ? running_cpu : in_turn_;
+  const backend::LossBy by = cpu != nullptr ? backend::LossBy::kProcessor : backend::LossBy::kHost;
+  if (cpu == nullptr) cpu = cpus_[0].get();
+  if (cpu == nullptr) return;
+  cpu->losses.Post(found->gpa + static_cast<uint64_t>(page - found->host), by);
+  apic_hosts_[cpu->index]->OnApicWork();
+}
+
+void Machine::TellOthers(const Cpu& self) {
+  for (uint64_t vps = all_vps() & ~self.vp_bit(); vps != 0; vps &= vps - 1) {
+    cpus_[std::countr_zero(vps)]->losses.Post(0, backend::LossBy::kOther);
+    apic_hosts_[std::countr_zero(vps)]->OnApicWork();
+  }
 }
 
 uint64_t Machine::Random() {
@@ -108,7 +144,7 @@ uint64_t Machine::Random() {
 void Machine::SetIrqLine(uint32_t irq, bool level) {
   pic_.SetLine(irq, level);
   // A PC's timer, IRQ 0, is at input 2 of its IOAPIC, since that of the 8259s is the cascade, and line 2 leads nowhere.
-  if (irq != chipset::Pic8259Pair::kCascade) io_apic_.SetLine(irq == 0 ? 2 : irq, level);
+  if (irq != interrupt::Pic8259Pair::kCascade) io_apic_.SetLine(irq == 0 ? 2 : irq, level);
 }
 
 // Who takes it may change at any moment, so all look.
@@ -173,132 +209,6 @@ void Machine::BeginExclusive(Cpu& self) {
 void Machine::EndExclusive(Cpu& self) {
   self.holds_exclusive = false;
   exclusive_mutex_.unlock();
-}
-
-// ---- the VP's side ----
-
-void Cpu::Leave() {
-  SaveGuestFpuControl(*this);
-  // Release: whoever sees it sees what we did inside. Only the way in has to be ordered before what comes after it.
-  inside.store(0, std::memory_order_release);
-}
-
-void Cpu::Enter() {
-  inside.exchange(1, std::memory_order_seq_cst);
-  if (attention.load(std::memory_order_seq_cst) & kAttentionRequest) ServeRequests();
-  LoadGuestFpuControl(*this);
-}
-
-void Cpu::ServeRequests() {
-  attention.fetch_and(~kAttentionRequest, std::memory_order_seq_cst);
-  const uint64_t number = requested.load(std::memory_order_seq_cst);
-  const uint32_t kinds = requests.exchange(0, std::memory_order_seq_cst);
-  if (kinds & kRequestFlush) FlushTlb(false);
-  if (kinds & kRequestPurge) PurgeWrites(nullptr);
-  if (kinds & kRequestDropAll) code->DropAll();
-  if (kinds & kRequestDrop) code->ServeDrops();
-  // We may be inside an instruction whose block, or what it is linked to, was just forgotten: have it end in the loop.
-  attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
-  served.store(number, std::memory_order_release);
-  // A pause for one who was exclusive before us is over.
-  if ((kinds & kRequestPause) && !holds_exclusive) {
-    inside.store(0, std::memory_order_seq_cst);
-    machine.WaitForExclusive();
-    inside.exchange(1, std::memory_order_seq_cst);
-    if (attention.load(std::memory_order_seq_cst) & kAttentionRequest) ServeRequests();
-  }
-}
-
-void Cpu::BeginExit() {
-  in_exit = true;
-  Leave();
-}
-
-void Cpu::EndExit() {
-  Enter();
-  in_exit = false;
-}
-
-void Cpu::PortRead(uint16_t port, uint8_t* data, int size) {
-  if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
-  if (const int offset = PicOffset(port, size); offset >= 0) {
-    std::memset(data, 0, size);
-    if (size == 1) machine.pic().Read(offset, {data, 1});
-    return;
-  }
-  BeginExit();
-  exits->OnPortRead(*vp, port, absl::MakeSpan(data, size));
-  EndExit();
-}
-
-void Cpu::PortWrite(uint16_t port, const uint8_t* data, int size) {
-  if (dr7 & 0xFF) CheckPortWatchpoints(port, size);
-  if (const int offset = PicOffset(port, size); offset >= 0) {
-    if (size == 1) machine.pic().Write(offset, {data, 1});
-    return;
-  }
-  BeginExit();
-  exits->OnPortWrite(*vp, port, absl::MakeConstSpan(data, size));
-  EndExit();
-}
-
-void Cpu::PhysicalRead(uint64_t gpa, uint8_t* data, int size) {
-  chipset::LocalApic& apic = machine.apic(index);
-  const uint64_t page = gpa & ~(kPageSize - 1);
-  const bool local = apic.enabled() && !apic.x2apic() && page == apic.mmio_gpa();
-  if (local || page == chipset::IoApic::kDefaultGpa) {
-    const auto offset = static_cast<uint32_t>(gpa & (kPageSize - 1));
-    std::memset(data, 0, size);
-    if ((offset & 3) + size > 4 && !(size == 8 && (offset & 3) == 0)) return;
-    for (int done = 0; done < size; done += 4) {
-      const uint32_t value =
-          local ? apic.ReadMmio((offset & ~3u) + done) : machine.io_apic().ReadMmio((offset & ~3u) + done);
-      const uint32_t shifted = value >> (8 * (offset & 3));
-      std::memcpy(data + done, &shifted, std::min(size - done, 4));
-    }
-    return;
-  }
-  exit_ip = r[kIp] + (op != nullptr ? op->ip : 0);
-  BeginExit();
-  exits->OnMmioRead(*vp, gpa, absl::MakeSpan(data, size));
-  EndExit();
-  if (redirected) [[unlikely]]
-    std::longjmp(unwind, kUnwindRedirect);
-}
-
-void Cpu::PhysicalWrite(uint64_t gpa, const uint8_t* data, int size) {
-  chipset::LocalApic& apic = machine.apic(index);
-  const uint64_t page = gpa & ~(kPageSize - 1);
-  const bool local = apic.enabled() && !apic.x2apic() && page == apic.mmio_gpa();
-  if (local || page == chipset::IoApic::kDefaultGpa) {
-    const auto offset = static_cast<uint32_t>(gpa & (kPageSize - 1));
-    if (size != 4 || (offset & 3)) return;
-    uint32_t value;
-    std::memcpy(&value, data, 4);
-    if (local) {
-      apic.WriteMmio(offset, value);
-      LookAtApic();
-    } else {
-      machine.io_apic().WriteMmio(offset, value);
-    }
-    return;
-  }
-  exit_ip = r[kIp] + (op != nullptr ? op->ip : 0);
-  BeginExit();
-  exits->OnMmioWrite(*vp, gpa, absl::MakeConstSpan(data, size));
-  EndExit();
-  if (redirected) [[unlikely]]
-    std::longjmp(unwind, kUnwindRedirect);
-}
-
-void Cpu::Idle() {
-  idle = true;
-  halted = static_cast<uint8_t>(backend::Activity::kHalted);
-  attention.fetch_or(kAttentionHalt, std::memory_order_relaxed);
-}
-
-void Cpu::LookAtApic() {
-  if (machine.MayInterrupt(*this)) attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
 }
 
 }  // namespace hvsdk::software

@@ -18,30 +18,27 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "backend_software/cpu.h"
 #include "backend_software/host_timers.h"
-#include "backend_software/physical_memory.h"
+#include "backend_software/processor/cpu.h"
+#include "backend_software/processor/physical_memory.h"
+#include "backend_software/processor/processor_host.h"
 #include "hvsdk/backend_software/software_backend.h"
-#include "hvsdk/chipset/io_apic.h"
-#include "hvsdk/chipset/local_apic.h"
-#include "hvsdk/chipset/pic8259.h"
+#include "hvsdk/base/lost_memory.h"
+#include "hvsdk/interrupt/io_apic.h"
+#include "hvsdk/interrupt/local_apic.h"
+#include "hvsdk/interrupt/pic8259.h"
 #include "hvsdk/memory/guest_memory.h"
 
 namespace hvsdk::software {
 
-inline constexpr uint32_t kMaxVps = 64;  // bits of PageState's masks
-inline constexpr uint64_t kTscHz = 1'000'000'000;
-inline constexpr uint64_t kApicHz = 100'000'000;
+inline constexpr uint32_t kMaxVps = 64;            // bits of PageState's masks
+inline constexpr uint64_t kTscHz = 1'000'000'000;  // unless a restored state says otherwise
+inline constexpr uint64_t kApicHz =
+    1'000'000'000;  // as KVM's: guests that go on from one to the other have measured it
 
-enum RequestKind : uint32_t {
-  kRequestPurge = 1,    // turn fast write entries into slow ones
-  kRequestFlush = 2,    // forget all translations
-  kRequestDrop = 4,     // forget the code of pages that were posted
-  kRequestDropAll = 8,  // forget all code
-  kRequestPause = 16,   // stay outside while another VP is exclusive
-};
+class CodeCache;
 
-class Machine final : public HostWriteObserver {
+class Machine final : public ProcessorHost, public HostWriteObserver, public LostMemoryObserver {
  public:
   Machine(GuestMemory& guest_memory, const backend::SoftwareOptions& options);
   // Once, before there are VPs. ResourceExhausted: the host has no thread for timers.
@@ -50,47 +47,51 @@ class Machine final : public HostWriteObserver {
 
   PhysicalMemory& memory() { return memory_; }
   bool counting() const { return instruction_time_ != nullptr; }
-  bool dirty_log() const { return dirty_log_.load(std::memory_order_relaxed); }
-  void SetDirtyLog(bool enable) { dirty_log_.store(enable, std::memory_order_seq_cst); }
-  bool crowded() const { return crowded_; }
+  bool crowded() const override { return crowded_; }
   size_t code_cache_bytes() const { return code_cache_bytes_; }
 
   // Adds a VP before the first runs; removes it when none does. It stays here to the end, for its APIC's timer fires as
   // long as there is time.
-  Cpu& Attach(std::unique_ptr<Cpu> added);
+  Cpu& Attach(std::unique_ptr<Cpu> added, std::unique_ptr<CodeCache> code);
   void Detach(Cpu& cpu);
   Cpu* cpu(uint32_t index) const { return index < kMaxVps ? cpus_[index].get() : nullptr; }
 
-  chipset::LocalApic& apic(uint32_t index) { return *apics_[index]; }
-  chipset::ApicBus& bus() { return bus_; }
-  chipset::IoApic& io_apic() { return io_apic_; }
-  chipset::Pic8259Pair& pic() { return pic_; }
+  interrupt::LocalApic& apic(uint32_t index) { return *apics_[index]; }
+  interrupt::ApicBus& bus() { return bus_; }
+  interrupt::IoApic& io_apic() override { return io_apic_; }
+  interrupt::Pic8259Pair& pic() override { return pic_; }
   // Drives an interrupt line of the board: both controllers' inputs.
   void SetIrqLine(uint32_t irq, bool level);
-  // The 8259s request an interrupt that this VP takes.
-  bool HasExtInt(const Cpu& cpu) { return pic_.interrupt() && apics_[cpu.index]->accepts_extint(); }
-  bool MayInterrupt(const Cpu& cpu) { return apics_[cpu.index]->PendingVector() >= 0 || HasExtInt(cpu); }
 
   // Nanoseconds of the guest's time; `c` counts its own instructions since. Counting, what the VP in turn reads from
   // any clock agrees with its TSC.
   uint64_t Now() const;
-  uint64_t Tsc(const Cpu& c) const;
-  void SetInTurn(const Cpu* cpu) { in_turn_ = cpu; }
-  uint64_t Random();
+  uint64_t Tsc(const Cpu& c) const override { return ToTsc(NowFor(c)); }
+  uint64_t Tsc() const { return ToTsc(Now()); }
+  uint64_t tsc_frequency_hz() const { return tsc_hz_; }
+  // The TSC goes on from `tsc` at that rate. No VP runs.
+  void SetTsc(uint64_t tsc, uint64_t hz);
+  void SetInTurn(Cpu* cpu) { in_turn_ = cpu; }
+  // Which VP the calling thread runs; null: none any more.
+  static void SetRunning(Cpu* cpu);
 
-  // The VP `self` (or nullptr) changed bytes of a page that some VP holds code of.
-  void DropCode(Cpu* self, uint64_t gpa, PageState& state);
-  void WatchHostWrites(uint64_t gpa, bool watch) { guest_memory_.SetWatched(gpa, watch); }
+  void OnLostPage(const uint8_t* page) override;
+  void TellOthers(const Cpu& self) override;
+  uint64_t Random() override;
+  // Where the deterministic random numbers are.
+  uint64_t random_state() const { return random_state_.load(std::memory_order_relaxed); }
+  void SetRandomState(uint64_t state) { random_state_.store(state, std::memory_order_relaxed); }
+
+  void DropCode(Cpu* self, uint64_t gpa, PageState& state) override;
+  void WatchHostWrites(uint64_t gpa, bool watch) override { guest_memory_.SetWatched(gpa, watch); }
   void OnHostWrite(uint64_t gpa, uint64_t size_bytes) override;
 
-  // Posts a request to the VPs of `vps` and waits until no VP inside guest code has yet to serve it.
-  void RequestAndWait(Cpu* self, uint64_t vps, uint32_t kinds);
+  void RequestAndWait(Cpu* self, uint64_t vps, uint32_t kinds) override;
   uint64_t all_vps() const { return attached_.load(std::memory_order_acquire); }
 
-  // No other VP is inside guest code in between: for locked accesses that no host instruction can do.
-  void BeginExclusive(Cpu& self);
-  void EndExclusive(Cpu& self);
-  void WaitForExclusive() { std::lock_guard lock(exclusive_mutex_); }
+  void BeginExclusive(Cpu& self) override;
+  void EndExclusive(Cpu& self) override;
+  void WaitForExclusive() override { std::lock_guard lock(exclusive_mutex_); }
 
  private:
   class ApicHost;
@@ -103,6 +104,13 @@ class Machine final : public HostWriteObserver {
     const Machine& machine_;
   };
 
+  uint64_t NowFor(const Cpu& c) const;
+  uint64_t ToTsc(uint64_t ns) const {
+    if (tsc_hz_ == kTscHz) [[likely]]
+      return ns + tsc_base_;
+    return static_cast<uint64_t>(static_cast<unsigned __int128>(ns) * tsc_hz_ / 1'000'000'000) + tsc_base_;
+  }
+
   void Post(Cpu& cpu, uint32_t kinds);
   void OnPicInterrupt();
 
@@ -110,18 +118,19 @@ class Machine final : public HostWriteObserver {
   backend::InstructionTime* const instruction_time_;
   const size_t code_cache_bytes_;  // of each VP
   const uint64_t started_ns_;
-  const Cpu* in_turn_ = nullptr;  // counting only, so one thread
+  uint64_t tsc_hz_ = kTscHz, tsc_base_ = 0;  // the TSC at time 0
+  Cpu* in_turn_ = nullptr;                   // counting only, so one thread
   PhysicalMemory memory_;
-  std::atomic<bool> dirty_log_{false};
   bool crowded_ = false;
   MachineClock clock_{*this};
   std::unique_ptr<HostTimers> host_timers_;
-  chipset::ApicBus bus_;
-  chipset::IoApic io_apic_{bus_};
-  chipset::Pic8259Pair pic_{[this] { OnPicInterrupt(); }};
+  interrupt::ApicBus bus_;
+  interrupt::IoApic io_apic_{bus_};
+  interrupt::Pic8259Pair pic_{[this] { OnPicInterrupt(); }};
   std::array<std::unique_ptr<Cpu>, kMaxVps> cpus_;
+  std::array<std::unique_ptr<CodeCache>, kMaxVps> code_caches_;
   std::array<std::unique_ptr<ApicHost>, kMaxVps> apic_hosts_;
-  std::array<std::unique_ptr<chipset::LocalApic>, kMaxVps> apics_;
+  std::array<std::unique_ptr<interrupt::LocalApic>, kMaxVps> apics_;
   std::atomic<uint64_t> attached_{0};
   std::mutex exclusive_mutex_;
   std::atomic<uint64_t> random_state_{0x9E3779B97F4A7C15};

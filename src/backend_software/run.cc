@@ -3,8 +3,7 @@
 
 #include <utility>
 
-#include "backend_software/code_cache.h"
-#include "backend_software/machine.h"
+#include "backend_software/code/code_cache.h"
 
 namespace hvsdk::software {
 namespace {
@@ -22,10 +21,10 @@ void WakeUp(Cpu& c) {
 }
 
 void TakeSignals(Cpu& c) {
-  chipset::LocalApic& apic = c.machine.apic(c.index);
+  interrupt::LocalApic& apic = *c.apic;
   if (!apic.HasSignals()) return;
   const uint32_t signals = apic.TakeSignals();
-  if (signals & chipset::LocalApic::kInit) {
+  if (signals & interrupt::LocalApic::kInit) {
     c.Init();
     apic.Reset(/*init=*/true);
     c.attention.fetch_and(~kAttentionHalt, std::memory_order_relaxed);
@@ -34,16 +33,44 @@ void TakeSignals(Cpu& c) {
       c.attention.fetch_or(kAttentionHalt, std::memory_order_relaxed);
     }
   }
-  if ((signals & chipset::LocalApic::kSipi) && c.halted == static_cast<uint8_t>(Activity::kWaitForSipi)) {
+  if ((signals & interrupt::LocalApic::kSipi) && c.halted == static_cast<uint8_t>(Activity::kWaitForSipi)) {
     c.segment[kCs].selector = static_cast<uint16_t>(apic.sipi_vector() << 8);
     c.base(kCs) = static_cast<uint64_t>(apic.sipi_vector()) << 12;
     c.r[kIp] = 0;
     WakeUp(c);
     c.UpdateMode();
   }
-  if ((signals & chipset::LocalApic::kNmi) && c.halted != static_cast<uint8_t>(Activity::kWaitForSipi)) {
+  if ((signals & interrupt::LocalApic::kNmi) && c.halted != static_cast<uint8_t>(Activity::kWaitForSipi)) {
     c.nmi_pending = true;
   }
+}
+
+// Tells the guest of memory that the host has lost. One that cannot be told shuts down, as a processor does (Intel SDM volume 3, 15.10.4),
+// but does not for what another VP met.
+void TakeLoss(Cpu& c) {
+  if (c.exception_pending) return;  // which goes first; what waits is looked at again
+  const absl::optional<backend::Loss> loss = c.losses.Take();
+  if (!loss.has_value()) return;
+  const bool amd = backend::IsAmd(c.cpuid);
+  const backend::MachineCheck check = backend::MakeMachineCheck(*loss, amd);
+  if (check.raises_exception()) {
+    if (!(c.cr4 & kCr4Mce) || (c.mcg_status & backend::kMcgStatusMcip)) {
+      if (loss->by != backend::LossBy::kOther) c.attention.fetch_or(kAttentionTripleFault, std::memory_order_relaxed);
+      return;
+    }
+    c.mcg_status = check.mcg_status;
+    c.injected = {kMachineCheck, false, 0};
+    c.injected_type = 3;
+    c.exception_pending = true;
+    if (!amd && loss->by != backend::LossBy::kOther) c.host.TellOthers(c);
+  }
+  const auto bank = [&](uint32_t number) -> uint64_t& {
+    return c.mc_bank[check.bank * backend::kBankRegisters + number];
+  };
+  const uint64_t over = (bank(backend::kBankStatus) & backend::kMciVal) != 0 ? backend::kMciOver : 0;
+  bank(backend::kBankStatus) = check.status | over;
+  bank(backend::kBankAddress) = check.address;
+  bank(backend::kBankMisc) = check.misc;
 }
 
 void DeliverExternal(Cpu& c, uint8_t vector) {
@@ -80,9 +107,9 @@ void InjectPending(Cpu& c) {
 // Delivers what is due before the next instruction. One event at a time: an interrupt's handler may itself be
 // interrupted before its first instruction, as it may on any processor.
 void DeliverEvents(Cpu& c) {
-  chipset::LocalApic& apic = c.machine.apic(c.index);
+  interrupt::LocalApic& apic = *c.apic;
   if (IsHalted(c)) {
-    const bool due = c.machine.MayInterrupt(c) && (c.idle || (c.rflags & kFlagIf));
+    const bool due = c.MayInterrupt() && (c.idle || (c.rflags & kFlagIf));
     if (c.halted == static_cast<uint8_t>(Activity::kHalted) &&
         (due || (c.nmi_pending && !c.nmi_blocked) || c.exception_pending)) {
       WakeUp(c);
@@ -91,7 +118,7 @@ void DeliverEvents(Cpu& c) {
   }
   if (c.exception_pending || c.interrupt_shadow) {
     // What waits behind that is looked at again.
-    if (c.nmi_pending || c.machine.MayInterrupt(c)) {
+    if (c.nmi_pending || c.MayInterrupt() || c.losses.waiting()) {
       c.attention.fetch_or(kAttentionInterrupt, std::memory_order_relaxed);
     }
     if (std::exchange(c.exception_pending, false)) InjectPending(c);
@@ -104,7 +131,7 @@ void DeliverEvents(Cpu& c) {
   }
   if (c.rflags & kFlagIf) {
     // The 8259s first, as KVM does; nothing ranks them against the local APIC's.
-    const int vector = c.machine.HasExtInt(c) ? c.machine.pic().Acknowledge() : apic.Acknowledge();
+    const int vector = c.HasExtInt() ? c.host.pic().Acknowledge() : apic.Acknowledge();
     if (vector >= 0) {
       // An interrupt gate leaves IF clear, so the next one is found when it is set again.
       DeliverExternal(c, static_cast<uint8_t>(vector));
@@ -116,8 +143,12 @@ void DeliverEvents(Cpu& c) {
 // Everything but running. False: leave with `result`.
 bool Attend(Cpu& c, uint64_t limit, RunResult& result) {
   for (;;) {
-    const uint32_t attention = c.attention.load(std::memory_order_acquire);
+    uint32_t attention = c.attention.load(std::memory_order_acquire);
     if (attention & kAttentionRequest) c.ServeRequests();
+    if (attention & kAttentionInterrupt) {
+      TakeLoss(c);  // also before a kick, behind which the VP may be saved
+      attention = c.attention.load(std::memory_order_acquire);
+    }
     if (attention & kAttentionTripleFault) {
       c.attention.fetch_and(~kAttentionTripleFault, std::memory_order_relaxed);
       result = RunResult::kTripleFault;
@@ -137,7 +168,7 @@ bool Attend(Cpu& c, uint64_t limit, RunResult& result) {
       DeliverEvents(c);
     }
     if (!IsHalted(c)) break;
-    if (c.machine.counting()) {
+    if (c.counting) {
       if (c.attention.load(std::memory_order_relaxed) & kWakes) continue;
       result = RunResult::kHalted;
       return false;
@@ -149,7 +180,7 @@ bool Attend(Cpu& c, uint64_t limit, RunResult& result) {
     }
     c.Enter();
   }
-  if (c.machine.counting() && c.instructions >= limit) {
+  if (c.counting && c.instructions >= limit) {
     result = RunResult::kBudget;
     return false;
   }
@@ -186,7 +217,7 @@ void Step(Cpu& c) {
 
 // After a longjmp: makes r[kIp] the instruction's own address and counts what was done before it.
 void LeaveInstruction(Cpu& c) {
-  if (c.holds_exclusive) c.machine.EndExclusive(c);
+  if (c.holds_exclusive) c.host.EndExclusive(c);
   c.in_exit = c.redirected = false;
   if (std::exchange(c.stepping, false)) c.UpdateStepping();
   if (c.op != nullptr) {

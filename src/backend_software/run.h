@@ -6,15 +6,9 @@
 
 #include <cstdint>
 
-#include "backend_software/cpu.h"
+#include "backend_software/processor/cpu.h"
 
 namespace hvsdk::software {
-
-// Why an instruction was left by longjmp.
-enum Unwind : int {
-  kUnwindFault = 1,     // Cpu::fault
-  kUnwindRedirect = 2,  // an exit changed RIP or the mode: go on with those
-};
 
 enum class RunResult : uint8_t {
   kKicked,

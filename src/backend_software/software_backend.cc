@@ -6,11 +6,11 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "backend_software/code_cache.h"
-#include "backend_software/cpuid.h"
+#include "backend_software/code/code_cache.h"
 #include "backend_software/instruction_time.h"
 #include "backend_software/machine.h"
-#include "backend_software/run.h"
+#include "backend_software/partition_state.h"
+#include "backend_software/processor/cpuid.h"
 #include "backend_software/software_vp.h"
 #include "base/status_macros.h"
 
@@ -24,8 +24,12 @@ class SoftwarePartition final : public backend::Partition {
 
   absl::Status AddMemory(uint64_t gpa, absl::Span<uint8_t> host) override {
     RETURN_IF_ERROR(MapMemory(gpa, host, backend::MapAccess::kReadWriteExecute));
-    absl::Status status = memory_.AddRange(gpa, host);
-    if (!status.ok()) UnmapMemory(gpa, host.size()).IgnoreError();
+    absl::Status status = WatchLostMemory(host, *machine_) ? memory_.AddRange(gpa, host)
+                                                           : absl::ResourceExhaustedError("too many ranges of memory");
+    if (!status.ok()) {
+      UnwatchLostMemory(*machine_, host.data());
+      UnmapMemory(gpa, host.size()).IgnoreError();
+    }
     return status;
   }
   absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, backend::MapAccess access) override {
@@ -48,14 +52,15 @@ class SoftwarePartition final : public backend::Partition {
     if (machine_->cpu(ToInt(index)) != nullptr) {
       return absl::AlreadyExistsError(absl::StrFormat("VP %d exists already", ToInt(index)));
     }
-    auto cpu = std::make_unique<Cpu>(*machine_, ToInt(index), apic_id, cpuid);
-    if (!cpu->code->has_memory()) {
+    auto cpu = std::make_unique<Cpu>(*machine_, machine_->memory(), machine_->counting(), ToInt(index), apic_id, cpuid);
+    auto code = std::make_unique<CodeCache>(*cpu, machine_->code_cache_bytes());
+    if (!code->has_memory()) {
       return absl::ResourceExhaustedError(
           absl::StrFormat("the host refuses VP %d a code cache of %d bytes (limits: "
                           "address space, data)",
                           ToInt(index), machine_->code_cache_bytes()));
     }
-    return std::unique_ptr<backend::Vp>(std::make_unique<SoftwareVp>(machine_, std::move(cpu)));
+    return std::unique_ptr<backend::Vp>(std::make_unique<SoftwareVp>(machine_, std::move(cpu), std::move(code)));
   }
 
   absl::StatusOr<std::vector<backend::CpuidEntry>> SupportedCpuid() const override {
@@ -65,7 +70,7 @@ class SoftwarePartition final : public backend::Partition {
   void SignalMsi(uint64_t address, uint32_t data) override { machine_->bus().DeliverMsi(address, data); }
   void RequestInterrupt(VpIndex vp, uint8_t vector, bool auto_eoi) override {
     if (machine_->cpu(ToInt(vp)) == nullptr) return;
-    chipset::InterruptMessage message;
+    interrupt::InterruptMessage message;
     message.vector = vector;
     message.auto_eoi = auto_eoi;
     machine_->apic(ToInt(vp)).Accept(message);
@@ -76,7 +81,15 @@ class SoftwarePartition final : public backend::Partition {
     machine_->pic().Reset();
     return absl::OkStatus();
   }
-  uint64_t GuestTsc() const override { return machine_->Now(); }
+  uint64_t GuestTsc() const override { return machine_->Tsc(); }
+
+  absl::Status SaveState(backend::PartitionState& state) override {
+    SavePartition(*machine_, state);
+    return absl::OkStatus();
+  }
+  absl::Status RestoreState(const backend::PartitionState& state) override {
+    return RestorePartition(*machine_, state);
+  }
 
   void FlushTlb(absl::Span<const VpIndex> vps) override {
     uint64_t mask = 0;
@@ -94,7 +107,7 @@ class SoftwarePartition final : public backend::Partition {
   }
 
   absl::Status EnableDirtyLog(bool enable) override {
-    machine_->SetDirtyLog(enable);
+    machine_->memory().SetDirtyLog(enable);
     // Fast write entries of before say nothing about what is written from now on.
     machine_->RequestAndWait(nullptr, machine_->all_vps(), kRequestPurge);
     return absl::OkStatus();

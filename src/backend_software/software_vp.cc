@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend_software/software_vp.h"
 
-#include <cstring>
+#include <utility>
 
-#include "absl/strings/str_format.h"
+#include "backend_software/code/code_cache.h"
 #include "backend_software/run.h"
 
 namespace hvsdk::software {
 
-SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, std::unique_ptr<Cpu> cpu)
-    : Vp(VpIndex{cpu->index}, cpu->apic_id), machine_(std::move(machine)), cpu_(&machine_->Attach(std::move(cpu))) {
+SoftwareVp::SoftwareVp(std::shared_ptr<Machine> machine, std::unique_ptr<Cpu> cpu, std::unique_ptr<CodeCache> code)
+    : Vp(VpIndex{cpu->index}, cpu->apic_id),
+      machine_(std::move(machine)),
+      cpu_(&machine_->Attach(std::move(cpu), std::move(code))) {
   cpu_->vp = this;
   if (cpu_->index != 0) (void)SetActivity(backend::Activity::kWaitForSipi);
 }
@@ -19,7 +21,9 @@ SoftwareVp::~SoftwareVp() { machine_->Detach(*cpu_); }
 absl::StatusOr<backend::StopReason> SoftwareVp::Run(backend::ExitHandler& handler) {
   if (machine_->counting()) return absl::FailedPreconditionError("a deterministic VP is run by DeterministicMachine");
   cpu_->exits = &handler;
+  Machine::SetRunning(cpu_);
   const RunResult result = RunGuest(*cpu_, 0);
+  Machine::SetRunning(nullptr);
   return result == RunResult::kTripleFault ? backend::StopReason::kTripleFault : backend::StopReason::kKicked;
 }
 
@@ -30,6 +34,7 @@ void SoftwareVp::Kick() {
 
 absl::Status SoftwareVp::Reset() {
   cpu_->Reset();
+  (void)cpu_->losses.Take();
   machine_->apic(ToInt(index())).Reset(/*init=*/false);
   // What others asked of this VP stays, and so does how it runs.
   cpu_->attention.fetch_and(kAttentionKick | kAttentionRequest | kAttentionCount | kAttentionStep,

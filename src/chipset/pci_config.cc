@@ -22,7 +22,33 @@ constexpr uint8_t kHostBridge[16] = {
     0x00, 0x00, 0x06,  // class: host bridge
 };
 
+struct PciConfigState {
+  static constexpr uint32_t kSchema = 1;
+  uint32_t address = 0;
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "address", address);
+  }
+};
+
 }  // namespace
+
+absl::Status PciConfigPorts::Save(state::StateWriter& writer) const {
+  PciConfigState state{.address = address_};
+  writer.Write(state);
+  return absl::OkStatus();
+}
+
+absl::Status PciConfigPorts::Restore(state::StateReader& reader) {
+  PciConfigState state;
+  if (absl::Status status = reader.Read(state); !status.ok()) return status;
+  if ((state.address & ~kAddressMask) != 0) return reader.Invalid("address", "bits that there are not");
+  address_ = state.address;
+  return absl::OkStatus();
+}
+
+void PciConfigPorts::Reset() { address_ = 0; }
 
 uint8_t PciConfigPorts::ReadConfig(uint32_t address, uint64_t byte) const {
   if (!(address & kEnable) || (address & kFunctionMask) != 0) return 0xFF;

@@ -9,6 +9,7 @@ constexpr uint16_t kGlobalLock = 1 << 5;  // released by firmware, which never h
 constexpr uint16_t kPowerButton = 1 << 8;
 constexpr uint16_t kRtc = 1 << 10;
 constexpr uint16_t kEvents = kPowerButton | kRtc;
+constexpr uint8_t kGpes = 1 << AcpiPower::kGenerationIdGpe;
 // Guests want to see that what they enabled is enabled.
 constexpr uint16_t kEnableMask = kEvents | kGlobalLock;
 
@@ -41,7 +42,117 @@ constexpr uint8_t kA20 = 0x02;
 constexpr uint8_t ByteOf(uint16_t value, uint64_t offset) { return static_cast<uint8_t>(value >> (8 * (offset & 1))); }
 constexpr uint16_t Shifted(uint8_t byte, uint64_t offset) { return static_cast<uint16_t>(byte << (8 * (offset & 1))); }
 
+struct AcpiPowerState {
+  static constexpr uint32_t kSchema = 1;
+  uint16_t status = 0, enable = 0, control = 0;
+  uint8_t gpe_status = 0, gpe_enable = 0;
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "status", status);
+    visit(2, "enable", enable);
+    visit(3, "control", control);
+    visit(4, "gpe_status", gpe_status);
+    visit(5, "gpe_enable", gpe_enable);
+  }
+};
+
+struct KeyboardState {
+  static constexpr uint32_t kSchema = 1;
+  uint16_t output = 0;  // bit 8: full
+  uint8_t awaited = 0, command_byte = 0;
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "output", output);
+    visit(2, "awaited", awaited);
+    visit(3, "command_byte", command_byte);
+  }
+};
+
+constexpr uint8_t kSystemControlAtReset = 0x02;
+
+struct SystemControlState {
+  static constexpr uint32_t kSchema = 1;
+  uint8_t value = kSystemControlAtReset;
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "value", value);
+  }
+};
+
 }  // namespace
+
+absl::Status AcpiPower::Save(state::StateWriter& writer) const {
+  std::lock_guard lock(mutex_);
+  AcpiPowerState state{
+      .status = status_, .enable = enable_, .control = control_, .gpe_status = gpe_status_, .gpe_enable = gpe_enable_};
+  writer.Write(state);
+  return absl::OkStatus();
+}
+
+absl::Status AcpiPower::Restore(state::StateReader& reader) {
+  AcpiPowerState state;
+  if (absl::Status status = reader.Read(state); !status.ok()) return status;
+  if ((state.status & ~kEvents) != 0) return reader.Invalid("status", "events that there are not");
+  if ((state.enable & ~kEnableMask) != 0) return reader.Invalid("enable", "events that there are not");
+  if ((state.control & ~kControlMask) != 0) return reader.Invalid("control", "bits that there are not");
+  if ((state.gpe_status & ~kGpes) != 0) return reader.Invalid("gpe_status", "events that there are not");
+  if ((state.gpe_enable & ~kGpes) != 0) return reader.Invalid("gpe_enable", "events that there are not");
+  std::lock_guard lock(mutex_);
+  status_ = state.status;
+  enable_ = state.enable;
+  control_ = state.control;
+  gpe_status_ = state.gpe_status;
+  gpe_enable_ = state.gpe_enable;
+  sci_.Adopt(WantsSci());
+  return absl::OkStatus();
+}
+
+void AcpiPower::Reset() {
+  std::lock_guard lock(mutex_);
+  status_ = enable_ = control_ = 0;
+  gpe_status_ = gpe_enable_ = 0;
+  sci_.Adopt(false);
+}
+
+absl::Status KeyboardController::Save(state::StateWriter& writer) const {
+  KeyboardState state{.output = output_, .awaited = awaited_, .command_byte = command_byte_};
+  writer.Write(state);
+  return absl::OkStatus();
+}
+
+absl::Status KeyboardController::Restore(state::StateReader& reader) {
+  KeyboardState state;
+  if (absl::Status status = reader.Read(state); !status.ok()) return status;
+  if (state.output > (kOutputFull | 0xFF)) return reader.Invalid("output", "more than a byte");
+  output_ = state.output;
+  awaited_ = state.awaited;
+  command_byte_ = state.command_byte;
+  return absl::OkStatus();
+}
+
+void KeyboardController::Reset() {
+  output_ = 0;
+  awaited_ = command_byte_ = 0;
+}
+
+absl::Status SystemControlPort::Save(state::StateWriter& writer) const {
+  SystemControlState state{.value = value_};
+  writer.Write(state);
+  return absl::OkStatus();
+}
+
+absl::Status SystemControlPort::Restore(state::StateReader& reader) {
+  SystemControlState state;
+  if (absl::Status status = reader.Read(state); !status.ok()) return status;
+  if ((state.value & 1) != 0) return reader.Invalid("value", "resets the machine");
+  value_ = state.value;
+  return absl::OkStatus();
+}
+
+void SystemControlPort::Reset() { value_ = kSystemControlAtReset; }
 
 void AcpiPower::PressPowerButton() { Raise(kPowerButton); }
 
@@ -57,7 +168,17 @@ void AcpiPower::Raise(uint16_t event) {
   if (drive) sci_.Drive();
 }
 
-bool AcpiPower::UpdateSci() { return sci_.Want((status_ & enable_ & kEvents) != 0); }
+void AcpiPower::OnNewGenerationId() {
+  bool drive;
+  {
+    std::lock_guard lock(mutex_);
+    gpe_status_ |= 1 << kGenerationIdGpe;
+    drive = UpdateSci();
+  }
+  if (drive) sci_.Drive();
+}
+
+bool AcpiPower::WantsSci() const { return (status_ & enable_ & kEvents) != 0 || (gpe_status_ & gpe_enable_) != 0; }
 
 void AcpiPower::Sleep(uint8_t control) {
   const uint8_t type = (control >> kSleepTypeShift) & kSleepTypeMask;
@@ -73,6 +194,8 @@ uint8_t AcpiPower::ReadByte(uint64_t offset) {
       return ByteOf(enable_, offset);
     case kPm1Control:
       return ByteOf(control_ | kSciEnabled, offset);
+    case kGpe0:
+      return offset == kGpe0 ? gpe_status_ : gpe_enable_;
   }
   return 0;
 }
@@ -101,6 +224,13 @@ void AcpiPower::WriteByte(uint64_t offset, uint8_t value) {
         break;
       case kPm1Control:
         control_ = merge(control_) & kControlMask;
+        break;
+      case kGpe0:
+        if (offset == kGpe0) {
+          gpe_status_ &= ~value;  // ones clear
+        } else {
+          gpe_enable_ = value & kGpes;
+        }
         break;
     }
     drive = UpdateSci();

@@ -60,14 +60,74 @@ bool IsDateIndex(uint8_t index) {
          (index <= kYear && index != kSecondsAlarm && index != kMinutesAlarm && index != kHoursAlarm);
 }
 
+struct RtcState {
+  static constexpr uint32_t kSchema = 1;
+  uint8_t index = 0;
+  std::array<uint8_t, 128> cmos{};
+  int64_t offset_ns = 0;    // of the guest's date from civil time
+  int64_t advanced_ns = 0;  // the guest's time up to which flags have been set
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "index", index);
+    visit(2, "cmos", cmos);
+    visit(3, "offset_ns", offset_ns);
+    visit(4, "advanced_ns", advanced_ns);
+  }
+};
+
+// Nanoseconds in 64 bits reach some 292 years to either side of 1970, and the host's clock is added to these.
+constexpr int64_t kFarthestSecond = 7'000'000'000;
+
 }  // namespace
 
-Rtc::Rtc(const WallClock& wall_clock, const Clock& clock, TimerQueue& timers, absl::AnyInvocable<void(bool level)> irq)
-    : wall_clock_(wall_clock), clock_(clock), irq_(std::move(irq)) {
+absl::Status Rtc::Save(state::StateWriter& writer) const {
+  std::lock_guard lock(mutex_);
+  RtcState state{.index = index_, .cmos = cmos_, .offset_ns = offset_ns_, .advanced_ns = advanced_ns_};
+  writer.Write(state);
+  return absl::OkStatus();
+}
+
+// What should have happened since it was saved, an alarm for one, happens now: civil time has gone on.
+absl::Status Rtc::Restore(state::StateReader& reader) {
+  RtcState state;
+  if (absl::Status status = reader.Read(state); !status.ok()) return status;
+  // The farthest date, seen from any time of the host's: sums with the host's clock stay within 64 bits.
+  constexpr int64_t kFarthestNs = kFarthestSecond * kNsPerSecond, kBackNs = -9'000'000'000 * kNsPerSecond;
+  if (state.index >= state.cmos.size()) return reader.Invalid("index", "beyond the memory");
+  if (state.offset_ns > kFarthestNs || state.offset_ns < kBackNs) return reader.Invalid("offset_ns", "too far");
+  if (state.advanced_ns > -kBackNs || state.advanced_ns < kBackNs) return reader.Invalid("advanced_ns", "too far");
+  std::lock_guard lock(mutex_);
+  index_ = state.index;
+  cmos_ = state.cmos;
+  offset_ns_ = state.offset_ns;
+  advanced_ns_ = state.advanced_ns;
+  irq_.Adopt((cmos_[kC] & kIrqFlag) != 0);
+  ArmTimer();
+  return absl::OkStatus();
+}
+
+void Rtc::Reset() {
+  std::lock_guard lock(mutex_);
+  SetPowerOn();
+}
+
+// Its memory has a battery on a PC; a machine that begins anew here is one of a series that are alike.
+void Rtc::SetPowerOn() {
+  index_ = 0;
+  cmos_ = {};
   cmos_[kA] = kDivider32kHz | 0x06;  // 1024 Hz
   cmos_[kB] = k24Hours;
   cmos_[kD] = kValid;
+  offset_ns_ = 0;
   advanced_ns_ = GuestNs();
+  irq_.Adopt(false);
+  if (timer_ != nullptr) timer_->Cancel();
+}
+
+Rtc::Rtc(const WallClock& wall_clock, const Clock& clock, TimerQueue& timers, absl::AnyInvocable<void(bool level)> irq)
+    : wall_clock_(wall_clock), clock_(clock), irq_(std::move(irq)) {
+  SetPowerOn();
   timer_ = timers.CreateTimer([this] { OnTimer(); });
 }
 
@@ -126,9 +186,7 @@ void Rtc::StoreDate() {
   const sys_days midnight = sys_days{month / 1} + days{static_cast<int>(Decode(cmos_[kDayOfMonth])) - 1};
   const int64_t wanted = midnight.time_since_epoch().count() * kSecondsPerDay + DecodeHour(cmos_[kHours]) * 3600 +
                          Decode(cmos_[kMinutes]) * 60 + Decode(cmos_[kSeconds]);
-  // Nanoseconds in 64 bits reach some 292 years to either side of 1970, and the host's clock is added to these.
-  constexpr int64_t kFarthest = 7'000'000'000;
-  const int64_t second = std::clamp(wanted, -kFarthest, kFarthest);
+  const int64_t second = std::clamp(wanted, -kFarthestSecond, kFarthestSecond);
   offset_ns_ = second * kNsPerSecond - wall_clock_.NowNs();
   advanced_ns_ = GuestNs();
 }

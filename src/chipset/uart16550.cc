@@ -63,7 +63,112 @@ constexpr uint8_t kRi = 0x40;
 constexpr uint8_t kDcd = 0x80;
 constexpr uint8_t kRiDelta = 0x04;  // set by RI's trailing edge alone
 
+struct UartState {
+  static constexpr uint32_t kSchema = 1;
+  uint8_t interrupt_enable = 0, line_control = 0, modem_control = 0, modem_delta = 0, line_errors = 0, scratch = 0;
+  uint8_t divisor_low = 12, divisor_high = 0;  // 9600 baud
+  bool fifo_enabled = false;
+  uint8_t receive_trigger = 1;
+  bool transmitter_empty_interrupt = false, input_refused = false, serving = false, irq = false;
+  uint64_t moved = 0;
+  std::vector<uint8_t> received;  // and not read
+  std::vector<uint8_t> output;    // and not taken
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "interrupt_enable", interrupt_enable);
+    visit(2, "line_control", line_control);
+    visit(3, "modem_control", modem_control);
+    visit(4, "modem_delta", modem_delta);
+    visit(5, "line_errors", line_errors);
+    visit(6, "scratch", scratch);
+    visit(7, "divisor_low", divisor_low);
+    visit(8, "divisor_high", divisor_high);
+    visit(9, "fifo_enabled", fifo_enabled);
+    visit(10, "receive_trigger", receive_trigger);
+    visit(11, "transmitter_empty_interrupt", transmitter_empty_interrupt);
+    visit(12, "input_refused", input_refused);
+    visit(13, "serving", serving);
+    visit(14, "irq", irq);
+    visit(15, "moved", moved);
+    visit(16, "received", received);
+    visit(17, "output", output);
+  }
+};
+
 }  // namespace
+
+absl::Status Uart16550::Save(state::StateWriter& writer) const {
+  std::lock_guard lock(mutex_);
+  UartState state{.interrupt_enable = interrupt_enable_,
+                  .line_control = line_control_,
+                  .modem_control = modem_control_,
+                  .modem_delta = modem_delta_,
+                  .line_errors = line_errors_,
+                  .scratch = scratch_,
+                  .divisor_low = divisor_low_,
+                  .divisor_high = divisor_high_,
+                  .fifo_enabled = fifo_enabled_,
+                  .receive_trigger = receive_trigger_,
+                  .transmitter_empty_interrupt = transmitter_empty_interrupt_,
+                  .input_refused = input_refused_,
+                  .serving = serving_,
+                  .irq = irq_.level(),
+                  .moved = moved_};
+  for (size_t i = 0; i < receive_count_; ++i) state.received.push_back(receive_[(receive_at_ + i) % kFifoSize]);
+  for (size_t at = output_tail_; at != output_head_; ++at) state.output.push_back(output_[at % kOutputSize]);
+  writer.Write(state);
+  return absl::OkStatus();
+}
+
+absl::Status Uart16550::Restore(state::StateReader& reader) {
+  UartState state;
+  if (absl::Status status = reader.Read(state); !status.ok()) return status;
+  if (state.received.size() > (state.fifo_enabled ? kFifoSize : 1)) return reader.Invalid("received", "too much");
+  if (state.output.size() > kOutputSize) return reader.Invalid("output", "too much");
+  if (state.receive_trigger == 0 || state.receive_trigger > kFifoSize) {
+    return reader.Invalid("receive_trigger", "not 1 to 16");
+  }
+  if ((state.modem_control & ~kModemControlBits) != 0)
+    return reader.Invalid("modem_control", "bits that there are not");
+  if (state.moved > kMostAtOnce) return reader.Invalid("moved", "too much");
+  std::lock_guard lock(mutex_);
+  interrupt_enable_ = state.interrupt_enable;
+  line_control_ = state.line_control;
+  modem_control_ = state.modem_control;
+  modem_delta_ = state.modem_delta;
+  line_errors_ = state.line_errors;
+  scratch_ = state.scratch;
+  divisor_low_ = state.divisor_low;
+  divisor_high_ = state.divisor_high;
+  fifo_enabled_ = state.fifo_enabled;
+  receive_trigger_ = state.receive_trigger;
+  transmitter_empty_interrupt_ = state.transmitter_empty_interrupt;
+  input_refused_ = state.input_refused;
+  serving_ = state.serving;
+  moved_ = state.moved;
+  receive_at_ = 0;
+  receive_count_ = state.received.size();
+  std::copy(state.received.begin(), state.received.end(), receive_.begin());
+  output_tail_ = 0;
+  output_head_ = state.output.size();
+  output_ = std::move(state.output);
+  if (!output_.empty()) output_.resize(kOutputSize);
+  irq_.Adopt(state.irq);
+  return absl::OkStatus();
+}
+
+void Uart16550::Reset() {
+  std::lock_guard lock(mutex_);
+  const UartState state;
+  interrupt_enable_ = line_control_ = modem_control_ = modem_delta_ = line_errors_ = scratch_ = 0;
+  divisor_low_ = state.divisor_low;
+  divisor_high_ = state.divisor_high;
+  fifo_enabled_ = transmitter_empty_interrupt_ = input_refused_ = serving_ = false;
+  receive_trigger_ = state.receive_trigger;
+  receive_count_ = receive_at_ = moved_ = 0;
+  irq_.Adopt(false);
+}
 
 Uart16550::Uart16550(Hooks hooks) : hooks_(std::move(hooks)), irq_(std::move(hooks_.irq)) {}
 
@@ -136,7 +241,7 @@ uint8_t Uart16550::LineStatus() const {
 uint8_t Uart16550::ReadReceiver(Actions& actions) {
   if (receive_count_ == 0) return 0;
   const uint8_t value = receive_[receive_at_];
-  ++moved_;
+  moved_ = std::min(moved_ + 1, kMostAtOnce);
   receive_at_ = (receive_at_ + 1) % kFifoSize;
   --receive_count_;
   if (receive_count_ == 0 && input_refused_) {
@@ -158,7 +263,7 @@ void Uart16550::Receive(uint8_t value) {
 }
 
 void Uart16550::Transmit(uint8_t value, Actions& actions) {
-  ++moved_;
+  moved_ = std::min(moved_ + 1, kMostAtOnce);  // one that polls moves any number, and asks for no interrupt's id
   if (modem_control_ & kLoop) {
     Receive(value);
   } else if (output_count() < kOutputSize) {

@@ -115,6 +115,10 @@ void GuestMemory::MarkWritten(uint64_t gpa, uint64_t size_bytes) {
 }
 
 void GuestMemory::EnableDirtyTracking(bool enable) {
+  {
+    std::lock_guard lock(shared_mutex_);
+    tracking_ = enable;
+  }
   for (size_t i = 0; i < ranges_.size(); ++i) {
     for (uint64_t page = 0; page < ranges_[i].size_bytes >> kPageShift; ++page) {
       if (enable) {
@@ -124,20 +128,48 @@ void GuestMemory::EnableDirtyTracking(bool enable) {
       }
     }
   }
+  // Pairs with the fence in MarkWritten: either a copy that is made from now on has the bytes, or the writer marks them.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
 void GuestMemory::TakeDirty(uint64_t gpa, uint64_t pages, absl::Span<uint64_t> bitmap) {
   pages = std::min<uint64_t>(pages, bitmap.size() * 64);
-  for (uint64_t i = 0; i < pages; ++i) {
+  const auto take = [&](uint64_t page) { bitmap[page / 64] |= uint64_t{1} << page % 64; };
+  for (uint64_t i = 0; i < pages;) {
     uint64_t offset;
     const Range* range = Find(gpa + (i << kPageShift), offset);
-    if (range == nullptr) continue;
-    std::atomic<uint8_t>& flags = page_flags_[range - ranges_.data()][offset >> kPageShift];
-    if ((flags.load(std::memory_order_relaxed) & kDirty) == 0) continue;
-    // Acquire pairs with the release in MarkWritten: whoever sees the bit sees the bytes.
-    flags.fetch_and(static_cast<uint8_t>(~kDirty), std::memory_order_acquire);
-    bitmap[i / 64] |= uint64_t{1} << (i % 64);
+    if (range == nullptr) {
+      ++i;
+      continue;
+    }
+    std::atomic<uint8_t>* flags = &page_flags_[range - ranges_.data()][offset >> kPageShift];
+    const uint64_t end = std::min(pages, i + ((range->size_bytes - offset) >> kPageShift));
+    for (; i < end; ++i, ++flags) {
+      if ((flags->load(std::memory_order_relaxed) & kDirty) == 0) continue;
+      // Acquire pairs with the release in MarkWritten: whoever sees the bit sees the bytes.
+      flags->fetch_and(static_cast<uint8_t>(~kDirty), std::memory_order_acquire);
+      take(i);
+    }
   }
+  std::lock_guard lock(shared_mutex_);
+  if (!tracking_) return;
+  for (const std::vector<uint64_t>& shared : shared_) {
+    for (const uint64_t each : shared) {
+      if (each - gpa < pages << kPageShift) take((each - gpa) >> kPageShift);
+    }
+  }
+}
+
+SharedPages::SharedPages(GuestMemory& memory, std::vector<uint64_t> gpas) : memory_(&memory) {
+  std::lock_guard lock(memory.shared_mutex_);
+  pages_ = memory.shared_.insert(memory.shared_.end(), std::move(gpas));
+}
+
+SharedPages::~SharedPages() {
+  if (memory_ == nullptr) return;
+  for (const uint64_t gpa : *pages_) memory_->MarkWritten(gpa, kPageSize);
+  std::lock_guard lock(memory_->shared_mutex_);
+  memory_->shared_.erase(pages_);
 }
 
 void GuestMemory::SetWatched(uint64_t gpa, bool watched) {

@@ -17,6 +17,8 @@
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/hvdef/status.h"
+#include "hvsdk/state/reader.h"
+#include "partition/state.h"
 
 namespace hvsdk::partition {
 
@@ -38,6 +40,12 @@ class DeviceInterrupts {
   // Forgets all retargeting.
   void Reset();
 
+  std::vector<RetargetState> Save() const;
+  // Whether Restore may be given this, in a partition of `vp_count` VPs. InvalidArgument names a device that was
+  // retargeted and is not registered.
+  absl::Status Check(const std::vector<RetargetState>& state, size_t vp_count, const state::StateReader& reader) const;
+  void Restore(const std::vector<RetargetState>& state);
+
  private:
   struct Target {
     uint8_t vector;
@@ -49,7 +57,7 @@ class DeviceInterrupts {
   };
 
   backend::Partition& backend_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<uint64_t, Device> devices_;
 };
 

@@ -23,8 +23,13 @@
 #include <mutex>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "hvsdk/base/ids.h"
+#include "hvsdk/hvdef/msr.h"
 #include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/state/reader.h"
+#include "partition/state.h"
 
 namespace hvsdk::partition {
 
@@ -38,6 +43,11 @@ class Overlay {
   // Where its 4096 bytes are now: the guest's page, or the host's copy. nullptr before it is first placed.
   uint8_t* bytes() const { return bytes_.load(std::memory_order_acquire); }
   bool placed() const { return placed_; }
+  // Whether it is where an MSR with the layout of SIMP puts it.
+  bool IsWhere(uint64_t msr) const { return IsWhere(msr, placed_, gpa_); }
+  static bool IsWhere(uint64_t msr, bool placed, uint64_t gpa) {
+    return placed == ((msr & hvdef::msr::kPageEnable) != 0) && (!placed || gpa == (msr & hvdef::msr::kPageAddressMask));
+  }
 
  private:
   friend class OverlayPages;
@@ -58,12 +68,23 @@ class OverlayPages {
   // Puts `overlay` at the page of `gpa`, and takes it from where it was.
   void Place(Overlay& overlay, uint64_t gpa);
   void Remove(Overlay& overlay);
+  // Back to zeros and nowhere.
+  void Clear(Overlay& overlay);
 
   // Says that [offset, offset + size) of the overlay's bytes were written through bytes().
   void Written(const Overlay& overlay, uint32_t offset, uint32_t size);
 
   // Whether an overlay is seen at the page of `gpa`.
   bool Covers(uint64_t gpa) const;
+
+  // What lies beneath, and what is nowhere to be seen (state.h). `overlays` are all there are, in that order.
+  OverlaysState Save(absl::Span<Overlay* const> overlays) const;
+  // Whether Restore may be given this. InvalidArgument.
+  absl::Status Check(const OverlaysState& state, absl::Span<Overlay* const> overlays,
+                     const state::StateReader& reader) const;
+  // Guest memory has been restored already, as the guest saw it: an overlay that is seen takes the bytes it finds there
+  // for its own. Not a byte of memory is written.
+  void Restore(const OverlaysState& state, absl::Span<Overlay* const> overlays);
 
  private:
   struct Covered {

@@ -55,9 +55,11 @@ absl::StatusOr<Vp*> Partition::AddVp(backend::Vp& vp) {
   return vps_.back().get();
 }
 
-HvStatus Partition::PostMessage(VpIndex index, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload) {
+HvStatus Partition::PostMessage(VpIndex index, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload,
+                                uint64_t origin) {
   Vp* target = vp(index);
-  return target == nullptr ? HvStatus::kInvalidVpIndex : target->synic_->PostMessage(sint, message_type, payload);
+  return target == nullptr ? HvStatus::kInvalidVpIndex
+                           : target->synic_->PostMessage(sint, message_type, payload, origin);
 }
 
 HvStatus Partition::SignalEvent(VpIndex index, Sint sint, uint16_t flag) {
@@ -91,8 +93,9 @@ void Partition::Reset() {
   for (auto& each : vps_) each->Reset();
   devices_->Reset();
   std::lock_guard lock(mutex_);
-  overlays_->Remove(*hypercall_page_);
-  overlays_->Remove(*tsc_page_);
+  overlays_->Clear(*hypercall_page_);
+  overlays_->Clear(*tsc_page_);
+  tsc_sequence_ = 1;
   hypercall_.store(0, std::memory_order_release);
   guest_os_id_ = reference_tsc_ = tsc_invariant_control_ = 0;
   crash_parameters_.fill(0);
@@ -107,7 +110,7 @@ MsrOutcome Partition::ReadMsr(uint32_t msr, uint64_t& value) {
       value = environment_.clock.Now100ns();
       return MsrOutcome::kDone;
     case msr::kTscFrequency:
-      value = environment_.caps.tsc_frequency_hz;
+      value = environment_.clock.tsc_frequency_hz();
       return MsrOutcome::kDone;
     case msr::kApicFrequency:
       value = environment_.caps.apic_frequency_hz;
@@ -182,14 +185,18 @@ MsrOutcome Partition::WriteHypercall(uint64_t value) {
   // This page must be seen to be of use, so an address that is not memory faults.
   if (environment_.memory.Pointer(gpa, kPageSize) == nullptr) return MsrOutcome::kFault;
   overlays_->Place(*hypercall_page_, gpa);
+  WriteHypercallCode();
+  hypercall_.store(value, std::memory_order_release);
+  return MsrOutcome::kDone;
+}
+
+void Partition::WriteHypercallCode() {
   const std::vector<uint8_t>& code = environment_.caps.hypercall_code;
   std::memcpy(hypercall_page_->bytes(), code.data(), code.size());
   // What follows the code traps, should a guest get there.
   constexpr uint8_t kInt3 = 0xCC;
   std::memset(hypercall_page_->bytes() + code.size(), kInt3, kPageSize - code.size());
   overlays_->Written(*hypercall_page_, 0, kPageSize);
-  hypercall_.store(value, std::memory_order_release);
-  return MsrOutcome::kDone;
 }
 
 MsrOutcome Partition::WriteReferenceTsc(uint64_t value) {
@@ -200,12 +207,15 @@ MsrOutcome Partition::WriteReferenceTsc(uint64_t value) {
     return MsrOutcome::kDone;
   }
   overlays_->Place(*tsc_page_, value & msr::kPageAddressMask);
-  // The sequence counts changes of scale and offset, of which there has been one.
+  WriteTscPage();
+  return MsrOutcome::kDone;
+}
+
+void Partition::WriteTscPage() {
   const hvdef::ReferenceTscPage page{
-      .sequence = 1, .scale = environment_.clock.scale(), .offset = environment_.clock.offset()};
+      .sequence = tsc_sequence_, .scale = environment_.clock.scale(), .offset = environment_.clock.offset()};
   std::memcpy(tsc_page_->bytes(), &page, sizeof(page));
   overlays_->Written(*tsc_page_, 0, sizeof(page));
-  return MsrOutcome::kDone;
 }
 
 // A guest that asks for an invariant TSC relies on it from then on, and has no way back (as in Linux arch/x86/kvm/x86.c).

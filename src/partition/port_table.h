@@ -17,8 +17,8 @@
 
 #include "absl/status/status.h"
 #include "base/wait_word.h"
+#include "hvsdk/base/hypervisor.h"
 #include "hvsdk/base/ids.h"
-#include "hvsdk/partition/port.h"
 
 namespace hvsdk::partition {
 

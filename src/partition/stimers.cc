@@ -12,9 +12,7 @@ using backend::MsrOutcome;
 
 namespace {
 
-constexpr uint64_t kNever = ~uint64_t{0};
-
-uint64_t SaturatingAdd(uint64_t a, uint64_t b) { return a + b < a ? kNever : a + b; }
+uint64_t SaturatingAdd(uint64_t a, uint64_t b) { return a + b < a ? ~uint64_t{0} : a + b; }
 
 uint8_t VectorOf(uint64_t config) { return static_cast<uint8_t>(config >> msr::kStimerVectorShift); }
 Sint SintOf(uint64_t config) { return Sint(config >> msr::kStimerSintShift & 0xF); }
@@ -100,6 +98,7 @@ void Stimers::ExpireIfDue(uint32_t index) {
     stimer.timer->Arm(stimer.fire_100ns);
   }
   if (!on_time) return;
+  ++expirations_;
   if ((stimer.config & msr::kStimerDirect) != 0) {
     backend_.RequestInterrupt(vp_, VectorOf(stimer.config), /*auto_eoi=*/false);
   } else {
@@ -130,6 +129,59 @@ void Stimers::Reset() {
   for (Stimer& stimer : stimers_) {
     stimer.config = stimer.count = 0;
     Start(stimer);
+  }
+}
+
+Stimers::State Stimers::Save() const {
+  std::lock_guard lock(mutex_);
+  State state;
+  for (size_t index = 0; index < stimers_.size(); ++index) {
+    const Stimer& stimer = stimers_[index];
+    StimerState& saved = state[index];
+    saved.config = stimer.config;
+    saved.count = stimer.count;
+    saved.armed = stimer.fire_100ns != kNever;
+    if (!saved.armed) continue;
+    saved.deadline_100ns = stimer.deadline_100ns;
+    saved.fire_100ns = stimer.fire_100ns;
+  }
+  return state;
+}
+
+absl::Status Stimers::Check(const State& state, const state::StateReader& reader) {
+  for (const StimerState& stimer : state) {
+    const bool enabled = (stimer.config & msr::kStimerEnable) != 0;
+    if ((stimer.config & msr::kStimerReservedMask) != 0) return reader.Invalid("stimers.config", "reserved bits");
+    if (enabled && !HasTarget(stimer.config)) return reader.Invalid("stimers.config", "enabled without a target");
+    if (!stimer.armed) {
+      if (stimer.deadline_100ns != 0 || stimer.fire_100ns != 0) {
+        return reader.Invalid("stimers.armed", "a deadline without it");
+      }
+      continue;
+    }
+    // A period of zero would be divided by.
+    if (!enabled || stimer.count == 0) return reader.Invalid("stimers.armed", "without enable and count");
+    if (stimer.fire_100ns == kNever || stimer.deadline_100ns > stimer.fire_100ns) {
+      return reader.Invalid("stimers.fire_100ns", "earlier than the deadline, or never");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Stimers::Restore(const State& state) {
+  std::lock_guard lock(mutex_);
+  for (size_t index = 0; index < stimers_.size(); ++index) {
+    const StimerState& saved = state[index];
+    Stimer& stimer = stimers_[index];
+    stimer.config = saved.config;
+    stimer.count = saved.count;
+    stimer.deadline_100ns = saved.deadline_100ns;
+    stimer.fire_100ns = saved.armed ? saved.fire_100ns : kNever;
+    if (saved.armed) {
+      stimer.timer->Arm(stimer.fire_100ns);
+    } else {
+      stimer.timer->Cancel();
+    }
   }
 }
 

@@ -22,6 +22,8 @@
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/clock.h"
 #include "hvsdk/hvdef/message.h"
+#include "hvsdk/state/reader.h"
+#include "partition/state.h"
 #include "partition/synic.h"
 
 namespace hvsdk::partition {
@@ -39,12 +41,24 @@ class Stimers {
 
   void Reset();
 
+  // That were signalled since the VP was made. Thread-safe.
+  uint64_t expirations() const { return std::lock_guard(mutex_), expirations_; }
+
+  using State = std::array<StimerState, hvdef::kStimerCount>;
+  State Save() const;
+  // Whether Restore may be given this. InvalidArgument.
+  static absl::Status Check(const State& state, const state::StateReader& reader);
+  // A timer that should have fired by now fires as soon as possible.
+  void Restore(const State& state);
+
  private:
+  static constexpr uint64_t kNever = ~uint64_t{0};
+
   struct Stimer {
     uint64_t config = 0;
     uint64_t count = 0;
-    uint64_t deadline_100ns = 0;  // nominal
-    uint64_t fire_100ns = 0;      // when it fires; later than nominal where missed signals are made up for
+    uint64_t deadline_100ns = 0;   // nominal
+    uint64_t fire_100ns = kNever;  // when it fires; later than nominal where missed signals are made up for
     std::unique_ptr<Timer> timer;
   };
   void OnTimer(uint32_t index);
@@ -58,6 +72,7 @@ class Stimers {
   const VpIndex vp_;
 
   mutable std::mutex mutex_;
+  uint64_t expirations_ = 0;
   std::array<Stimer, hvdef::kStimerCount> stimers_;
 };
 

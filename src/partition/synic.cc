@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "partition/synic.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstring>
 
+#include "absl/strings/str_format.h"
 #include "memory/guest_copy.h"
 
 namespace hvsdk::partition {
@@ -72,10 +74,10 @@ MsrOutcome Synic::ReadMsr(uint32_t msr, uint64_t& value) const {
 }
 
 // The mask does not count: an interrupt that was requested before the SINT was masked may still be on its way.
-bool Synic::TellEngine(uint32_t sint, uint64_t value) {
+bool Synic::TellEngine(uint32_t sint, uint64_t value, bool anew) {
   uint8_t vector = (value & msr::kSintAutoEoi) != 0 ? value & msr::kSintVectorMask : 0;
   if (vector < msr::kFirstValidVector) vector = 0;
-  if (vector == auto_eoi_vectors_[sint]) return true;
+  if (vector == auto_eoi_vectors_[sint] && (!anew || vector == 0)) return true;
   if (!backend_vp_.SetAutoEoiVector(Sint{static_cast<uint8_t>(sint)}, vector).ok()) return false;
   auto_eoi_vectors_[sint] = vector;
   return true;
@@ -160,6 +162,7 @@ void Synic::Fill(uint32_t sint, Message message, Interrupts& interrupts) {
   // Release: a guest that sees the type sees the rest.
   TypeOf(slot).store(message.header.message_type, std::memory_order_release);
   overlays_.Written(message_page_, sint * sizeof(Message), size);
+  ++messages_;
   interrupts.Add(sints_[sint]);
 }
 
@@ -205,7 +208,7 @@ void Synic::Request(const Interrupts& interrupts) {
   }
 }
 
-HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload) {
+HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload, uint64_t origin) {
   const uint32_t index = ToInt(sint);
   if (index >= hvdef::kSintCount || message_type == 0 || payload.size() > hvdef::kMessageMaxPayloadBytes) {
     return HvStatus::kInvalidParameter;
@@ -215,7 +218,8 @@ HvStatus Synic::PostMessage(Sint sint, uint32_t message_type, absl::Span<const u
     std::lock_guard lock(mutex_);
     if (!messages_enabled()) return HvStatus::kInvalidSynicState;
     Message message;
-    message.header = {.message_type = message_type, .payload_size = static_cast<uint8_t>(payload.size())};
+    message.header = {
+        .message_type = message_type, .payload_size = static_cast<uint8_t>(payload.size()), .origin = origin};
     if (!payload.empty()) std::memcpy(message.payload, payload.data(), payload.size());
     if (!HasMessage(index) && IsSlotEmpty(index)) {
       Fill(index, message, interrupts);
@@ -253,6 +257,7 @@ HvStatus Synic::SignalEvent(Sint sint, uint16_t flag) {
     // locked clear.
     if ((word.fetch_or(bit, std::memory_order_acq_rel) & bit) != 0) return HvStatus::kSuccess;
     overlays_.Written(flags_page_, offset, sizeof(uint64_t));
+    ++events_;
   }
   if ((value & msr::kSintPolling) == 0) {
     backend_.RequestInterrupt(vp_, value & msr::kSintVectorMask, (value & msr::kSintAutoEoi) != 0);
@@ -294,12 +299,100 @@ void Synic::Reset() {
   std::lock_guard lock(mutex_);
   scontrol_ = siefp_ = simp_ = 0;
   sints_.fill(msr::kSintDefault);
-  for (Overlay* page : {&message_page_, &flags_page_}) {
-    overlays_.Remove(*page);
-    if (page->bytes() != nullptr) std::memset(page->bytes(), 0, kPageSize);
-  }
+  for (Overlay* page : {&message_page_, &flags_page_}) overlays_.Clear(*page);
   for (auto& queue : queues_) queue.reset();
   timer_messages_.fill({});
+}
+
+SynicState Synic::Save() const {
+  std::lock_guard lock(mutex_);
+  SynicState state;
+  state.scontrol = scontrol_;
+  state.siefp = siefp_;
+  state.simp = simp_;
+  for (uint32_t sint = 0; sint < hvdef::kSintCount; ++sint) {
+    SintState& saved = state.sints[sint];
+    saved.value = sints_[sint];
+    if (queues_[sint] == nullptr) continue;
+    const Queue& queue = *queues_[sint];
+    saved.found_full = queue.found_full;
+    for (uint32_t i = 0; i < queue.size; ++i) {
+      const Message& message = queue.messages[(queue.first + i) % kQueueLength];
+      saved.messages.push_back({.type = message.header.message_type,
+                                .payload = {message.payload, message.payload + message.header.payload_size},
+                                .origin = message.header.origin});
+    }
+  }
+  for (size_t index = 0; index < timer_messages_.size(); ++index) {
+    const TimerMessage& timer = timer_messages_[index];
+    if (!timer.waits) continue;  // what it was about last has no meaning
+    state.timer_messages[index] = {.waits = true, .sint = timer.sint, .expiration_100ns = timer.expiration_100ns};
+  }
+  return state;
+}
+
+absl::Status Synic::Check(const SynicState& state, const state::StateReader& reader) const {
+  if (!message_page_.IsWhere(state.simp)) return reader.Invalid("synic.simp", "its overlay page is elsewhere");
+  if (!flags_page_.IsWhere(state.siefp)) return reader.Invalid("synic.siefp", "its overlay page is elsewhere");
+  for (const SintState& sint : state.sints) {
+    if ((sint.value & msr::kSintAutoEoi) != 0 && !auto_eoi_works_) {
+      return reader.Invalid("synic.sints.value", "AutoEOI, which this engine does not have");
+    }
+    if (!IsSintValue(sint.value, auto_eoi_works_))
+      return reader.Invalid("synic.sints.value", "not an interrupt's vector");
+    if (sint.messages.size() > kQueueLength) return reader.Invalid("synic.sints.messages", "more than 16");
+    for (const MessageState& message : sint.messages) {
+      if (message.type == 0) return reader.Invalid("synic.sints.messages.type", "zero");
+      if (message.payload.size() > hvdef::kMessageMaxPayloadBytes) {
+        return reader.Invalid("synic.sints.messages.payload", "more than 240 bytes");
+      }
+    }
+    if (sint.found_full && sint.messages.size() != kQueueLength) {
+      return reader.Invalid("synic.sints.found_full", "there is room");
+    }
+  }
+  for (const TimerMessageState& timer : state.timer_messages) {
+    if (timer.sint >= hvdef::kSintCount) return reader.Invalid("synic.timer_messages.sint", "more than 15");
+    if (timer.waits ? timer.sint == 0 : timer.sint != 0 || timer.expiration_100ns != 0) {
+      return reader.Invalid("synic.timer_messages.waits",
+                            "a message without a timer's SINT, or a SINT without a message");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Synic::Restore(const SynicState& state) {
+  for (uint32_t sint = 0; sint < hvdef::kSintCount; ++sint) {
+    // Also what it has been told already: it may have been restored to a time when it was not.
+    if (TellEngine(sint, state.sints[sint].value, /*anew=*/true)) continue;
+    for (uint32_t told = 0; told < sint; ++told) TellEngine(told, sints_[told]);
+    return absl::InternalError(absl::StrFormat("VP %d: the engine refuses AutoEOI of SINT %d", ToInt(vp_), sint));
+  }
+  std::lock_guard lock(mutex_);
+  scontrol_ = state.scontrol;
+  siefp_ = state.siefp;
+  simp_ = state.simp;
+  for (uint32_t sint = 0; sint < hvdef::kSintCount; ++sint) {
+    const SintState& saved = state.sints[sint];
+    sints_[sint] = saved.value;
+    queues_[sint].reset();
+    if (saved.messages.empty()) continue;
+    queues_[sint] = std::make_unique<Queue>();
+    Queue& queue = *queues_[sint];
+    queue.found_full = saved.found_full;
+    for (const MessageState& message : saved.messages) {
+      Message& queued = queue.messages[queue.size++];
+      queued.header = {.message_type = message.type,
+                       .payload_size = static_cast<uint8_t>(message.payload.size()),
+                       .origin = message.origin};
+      std::copy(message.payload.begin(), message.payload.end(), queued.payload);
+    }
+  }
+  for (size_t index = 0; index < timer_messages_.size(); ++index) {
+    const TimerMessageState& saved = state.timer_messages[index];
+    timer_messages_[index] = {.waits = saved.waits, .sint = saved.sint, .expiration_100ns = saved.expiration_100ns};
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace hvsdk::partition

@@ -27,7 +27,9 @@
 #include "hvsdk/hvdef/message.h"
 #include "hvsdk/hvdef/msr.h"
 #include "hvsdk/hvdef/status.h"
+#include "hvsdk/state/reader.h"
 #include "partition/overlay_pages.h"
+#include "partition/state.h"
 
 namespace hvsdk::partition {
 
@@ -43,7 +45,7 @@ class Synic {
   // Bit n of `room` is set if SINT n's queue, found full before, has room now.
   backend::MsrOutcome WriteMsr(uint32_t msr, uint64_t value, uint16_t& room);
 
-  hvdef::HvStatus PostMessage(Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload);
+  hvdef::HvStatus PostMessage(Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload, uint64_t origin);
   hvdef::HvStatus SignalEvent(Sint sint, uint16_t flag);
   hvdef::HvStatus Assert(Sint sint);
 
@@ -53,6 +55,19 @@ class Synic {
   void CancelTimerMessage(uint32_t index);
 
   void Reset();
+
+  // Put into a slot, and flags set that were clear, since the VP was made. Thread-safe.
+  uint64_t messages() const { return std::lock_guard(mutex_), messages_; }
+  uint64_t events() const { return std::lock_guard(mutex_), events_; }
+
+  Overlay& message_page() { return message_page_; }
+  Overlay& flags_page() { return flags_page_; }
+
+  SynicState Save() const;
+  // Whether Restore may be given this; the overlay pages have been restored. InvalidArgument.
+  absl::Status Check(const SynicState& state, const state::StateReader& reader) const;
+  // Tells the engine the vectors with AutoEOI anew. Errors are the engine's, and change nothing.
+  absl::Status Restore(const SynicState& state);
 
  private:
   // Interrupts to request once the lock is released.
@@ -81,7 +96,7 @@ class Synic {
   void Deliver(uint32_t sint, Interrupts& interrupts, uint16_t& room);
   uint16_t DeliverAll(Interrupts& interrupts);
   void Request(const Interrupts& interrupts);
-  bool TellEngine(uint32_t sint, uint64_t value);
+  bool TellEngine(uint32_t sint, uint64_t value, bool anew = false);
 
   backend::Partition& backend_;
   backend::Vp& backend_vp_;
@@ -91,6 +106,8 @@ class Synic {
   const bool auto_eoi_works_;
 
   mutable std::mutex mutex_;
+  uint64_t messages_ = 0;
+  uint64_t events_ = 0;
   uint64_t scontrol_ = 0;
   uint64_t siefp_ = 0;
   uint64_t simp_ = 0;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/partition/vp.h"
 
-#include <cstring>
-
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
 #include "hvsdk/hvdef/msr.h"
 #include "hvsdk/partition/partition.h"
 #include "partition/mailbox.h"
 #include "partition/overlay_pages.h"
+#include "partition/state.h"
 #include "partition/stimers.h"
 #include "partition/synic.h"
 #include "partition/synthetic_registers.h"
@@ -43,7 +44,12 @@ MsrOutcome Vp::ReadMsr(uint32_t msr, uint64_t& value) {
     case msr::kReset:
       return MsrOutcome::kDone;
     case msr::kVpRuntime:
-      value = partition_.environment_.vp_runtime->VpRuntime100ns(index());
+      value = runtime_base_100ns_ + partition_.environment_.vp_runtime->VpRuntime100ns(index());
+      if (value < runtime_seen_100ns_) {
+        runtime_base_100ns_ += runtime_seen_100ns_ - value;
+        value = runtime_seen_100ns_;
+      }
+      runtime_seen_100ns_ = value;
       return MsrOutcome::kDone;
     case msr::kVpAssistPage:
       value = vp_assist_page_;
@@ -105,12 +111,49 @@ void Vp::RunOn(Vp* caller, absl::FunctionRef<void()> work) {
   mailbox_->Ask(own, work, kick);
 }
 
+Vp::Counts Vp::counts() const {
+  return {.messages = synic_->messages(), .events = synic_->events(), .timer_expirations = stimers_->expirations()};
+}
+
 void Vp::Reset() {
   stimers_->Reset();
   synic_->Reset();
-  partition_.overlays_->Remove(*assist_page_);
-  if (assist_page_->bytes() != nullptr) std::memset(assist_page_->bytes(), 0, kPageSize);
+  partition_.overlays_->Clear(*assist_page_);
   vp_assist_page_ = 0;
+  runtime_base_100ns_ = runtime_seen_100ns_ = 0;
+}
+
+std::array<Overlay*, 3> Vp::overlays() const {
+  return {&synic_->message_page(), &synic_->flags_page(), assist_page_.get()};
+}
+
+std::string Vp::StateName() const { return absl::StrFormat("hypervisor/vp/%d", ToInt(index())); }
+
+absl::Status Vp::Save(state::StateWriter& writer) const {
+  HypervisorVpState state;
+  state.synic = synic_->Save();
+  state.stimers = stimers_->Save();
+  state.vp_assist_page = vp_assist_page_;
+  state.runtime_base_100ns = runtime_base_100ns_;
+  state.runtime_seen_100ns = runtime_seen_100ns_;
+  writer.Write(state);
+  return absl::OkStatus();
+}
+
+absl::Status Vp::Restore(state::StateReader& reader) {
+  HypervisorVpState state;
+  RETURN_IF_ERROR(reader.Read(state));
+  RETURN_IF_ERROR(synic_->Check(state.synic, reader));
+  RETURN_IF_ERROR(Stimers::Check(state.stimers, reader));
+  if (!assist_page_->IsWhere(state.vp_assist_page)) {
+    return reader.Invalid("vp_assist_page", "its overlay page is elsewhere");
+  }
+  RETURN_IF_ERROR(synic_->Restore(state.synic));
+  stimers_->Restore(state.stimers);
+  vp_assist_page_ = state.vp_assist_page;
+  runtime_base_100ns_ = state.runtime_base_100ns;
+  runtime_seen_100ns_ = state.runtime_seen_100ns;
+  return absl::OkStatus();
 }
 
 }  // namespace hvsdk::partition

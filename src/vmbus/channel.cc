@@ -49,11 +49,14 @@ Channel::~Channel() {
   HVSDK_CHECK(leases_ == 0);
   room_timer_.reset();
   server_.Remove(*this);
-  if (is_open()) DropRings();
+  if (is_open()) TellClosed(), DropRings();
   executor_.Drain(*this);
 }
 
+const Clock* Channel::clock() const { return server_.resources_.clock; }
+
 void Channel::SignalGuest() {
+  interrupts_.store(interrupts_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   if (interrupt_bits_ != nullptr) {
     const uint32_t bit = open_.channel_id;
     // Release pairs with the guest's test-and-clear: whoever sees the bit sees the packet.
@@ -116,14 +119,19 @@ absl::StatusOr<std::unique_ptr<Channel>> Channel::OfferSubchannel(uint16_t subch
 
 // --- On the executor. ---
 
-void Channel::Run() {
+void Channel::HandleNotices() {
   // Acquire pairs with the store in Server::ActOnNotice.
   if (has_notices_.load(std::memory_order_acquire)) {
     std::vector<Notice> notices;
     server_.TakeNotices(*this, notices);
     for (const Notice& notice : notices) HandleNotice(notice);
   }
-  if (is_open() && !closing_) handler_.OnSignal(*this);
+}
+
+void Channel::Run() {
+  HandleNotices();
+  if (!is_open()) return;
+  closing_ ? handler_.OnClosing(*this) : handler_.OnSignal(*this);
 }
 
 void Channel::HandleNotice(const Notice& notice) {
@@ -131,6 +139,7 @@ void Channel::HandleNotice(const Notice& notice) {
     case Notice::Kind::kOpen: {
       const bool accepted = Open(notice) && handler_.OnOpen(*this);
       if (!accepted && is_open()) DropRings();
+      if (accepted && server_.observer_ != nullptr) server_.observer_->OnChannelOpened(offer_, open_.channel_id);
       server_.Do([&](ServerCore& core) { core.CompleteOpen(id_, accepted); });
       break;
     }
@@ -150,20 +159,39 @@ void Channel::HandleNotice(const Notice& notice) {
   }
 }
 
+void Channel::MakeRings(const Gpadl& ring, uint32_t downstream_page_offset) {
+  const auto pages = ring.pages();
+  incoming_ = IncomingRing(PagedMemory(pages.data(), downstream_page_offset - 1));
+  const auto outgoing_pages = static_cast<uint32_t>(pages.size()) - downstream_page_offset;
+  outgoing_ = OutgoingRing(PagedMemory(pages.data() + downstream_page_offset, outgoing_pages - 1));
+  // The control page of the one, and all of the other.
+  std::vector<uint64_t> written;
+  uint32_t page = 0;
+  for (const GpaBuffer& range : ring.ranges()) {
+    for (uint32_t i = 0; i < range.pfn_count(); ++i, ++page) {
+      if (page == 0 || page >= downstream_page_offset) written.push_back(range.pfns[i] << kPageShift);
+    }
+  }
+  ring_pages_ = SharedPages(memory_, std::move(written));
+}
+
 bool Channel::Open(const Notice& notice) {
-  const auto pages = notice.ring->pages();
-  const uint32_t downstream = notice.open.downstream_page_offset;
-  incoming_ = IncomingRing(PagedMemory(pages.data(), downstream - 1));
-  const auto outgoing_pages = static_cast<uint32_t>(pages.size()) - downstream;
-  outgoing_ = OutgoingRing(PagedMemory(pages.data() + downstream, outgoing_pages - 1));
-  if (incoming_.Attach() != RingStatus::kOk || outgoing_.Attach() != RingStatus::kOk) return false;
-  if (!hypervisor_.RegisterPort(ConnectionId{notice.open.connection_id}, this).ok()) return false;
-  open_ = notice.open;
-  ring_ = notice.ring;
+  MakeRings(*notice.ring, notice.open.downstream_page_offset);
+  if (incoming_.Attach() != RingStatus::kOk || outgoing_.Attach() != RingStatus::kOk ||
+      !hypervisor_.RegisterPort(ConnectionId{notice.open.connection_id}, this).ok()) {
+    DropRingMemory();
+    return false;
+  }
+  TakeOpen(notice.open, notice.ring);
+  return true;
+}
+
+void Channel::TakeOpen(const OpenParams& open, std::shared_ptr<const Gpadl> ring) {
+  open_ = open;
+  ring_ = std::move(ring);
   if (open_.interrupt_page != 0) {
     interrupt_bits_ = memory_.Pointer(open_.interrupt_page + wire::kInterruptPageToChild, kPageSize / 2);
   }
-  return true;
 }
 
 void Channel::DropRings() {
@@ -172,22 +200,35 @@ void Channel::DropRings() {
   room_timer_armed_.store(false, std::memory_order_relaxed);
   room_interval_100ns_ = 0;
   interrupt_bits_ = nullptr;
-  incoming_ = IncomingRing();
-  outgoing_ = OutgoingRing();
+  DropRingMemory();
   ring_.reset();
   closing_ = false;
 }
 
+void Channel::DropRingMemory() {
+  incoming_ = IncomingRing();
+  outgoing_ = OutgoingRing();
+  ring_pages_ = SharedPages();
+}
+
+void Channel::TellClosed() {
+  if (server_.observer_ != nullptr) server_.observer_->OnChannelClosed(offer_, open_.channel_id);
+}
+
 void Channel::FinishClose() {
   HVSDK_CHECK(closing_ && leases_ == 0);
+  TellClosed();
   DropRings();
   server_.Do([&](ServerCore& core) { core.CompleteClose(id_); });
 }
 
 // --- The guest signals; on its VP's thread. ---
 
-HvStatus Channel::OnMessage(uint32_t, absl::Span<const uint8_t>) { return HvStatus::kInvalidConnectionId; }
-
-void Channel::OnEvent(uint16_t) { Wake(); }
+HvStatus Channel::OnEvent(uint16_t flag) {
+  if (flag != 0) return HvStatus::kInvalidParameter;  // it has one
+  signals_.fetch_add(1, std::memory_order_relaxed);
+  Wake();
+  return HvStatus::kSuccess;
+}
 
 }  // namespace hvsdk::vmbus

@@ -90,10 +90,7 @@ HvStatus LoopbackHypervisor::ChildPostMessage(ConnectionId connection, uint32_t 
 }
 
 HvStatus LoopbackHypervisor::ChildSignalEvent(ConnectionId connection, uint16_t flag) {
-  return CallPort(connection, [&](PortHandler& handler) {
-    handler.OnEvent(flag);
-    return HvStatus::kSuccess;
-  });
+  return CallPort(connection, [&](PortHandler& handler) { return handler.OnEvent(flag); });
 }
 
 bool LoopbackHypervisor::TakeMessage(VpIndex vp, Sint sint, Message& message) {

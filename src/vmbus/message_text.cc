@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "base/guid_text.h"
 #include "base/status_macros.h"
 #include "hvsdk/hvdef/vmbus.h"
 #include "hvsdk/vmbus/transcript.h"
@@ -205,7 +206,7 @@ std::string FormatField(const FieldInfo& field, absl::Span<const uint8_t> bytes)
     case Kind::kGuid: {
       hvdef::Guid guid;
       std::memcpy(&guid, bytes.data(), sizeof(guid));
-      return internal::FormatGuid(guid);
+      return GuidText(guid);
     }
     case Kind::kBytes:
       return internal::FormatHexTrimmed(bytes);

@@ -81,9 +81,13 @@ absl::Status Server::Start() {
 }
 
 void Server::SetMessageObserver(MessageObserver observer, LossObserver losses) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  acted_.wait(lock, [this] { return !showing_; });
+  records_.clear();
+  records_lost_ = 0;
   message_observer_ = std::move(observer);
   loss_observer_ = std::move(losses);
-  recorder_ = std::make_unique<Recorder>(*this);
+  recorder_ = message_observer_ ? std::make_unique<Recorder>(*this) : nullptr;
   core_.SetListener(recorder_.get());
 }
 
@@ -93,13 +97,22 @@ void Server::RefuseTlConnect(const hvdef::Guid& endpoint_id, const hvdef::Guid& 
   Do([&](ServerCore& core) { core.RefuseTlConnect(endpoint_id, service_id); });
 }
 
-void Server::Reset() {
-  Do([](ServerCore& core) { core.Reset(); });
-}
-
 absl::optional<wire::Version> Server::version() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return core_.version();
+}
+
+std::vector<Server::ChannelCounts> Server::channel_counts() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<ChannelCounts> all;
+  for (const auto& [id, channel] : channels_) {
+    all.push_back({.offer = channel->offer_,
+                   .channel_id = core_.channel_id(id),
+                   .is_open = core_.is_open(id),
+                   .signals = channel->signals_.load(std::memory_order_relaxed),
+                   .interrupts = channel->interrupts_.load(std::memory_order_relaxed)});
+  }
+  return all;
 }
 
 // --- Channels. ---
@@ -149,19 +162,8 @@ void Server::Act() {
 }
 
 bool Server::ActOnce(std::unique_lock<std::mutex>& lock) {
-  if (records_lost_ >= Recorder::kMaxRecords || (records_lost_ != 0 && records_.empty())) {
-    const uint64_t lost = std::exchange(records_lost_, 0);
-    lock.unlock();
-    if (loss_observer_) loss_observer_(lost);
-    lock.lock();
-    return true;
-  }
-  if (!records_.empty()) {
-    const Record record = std::move(records_.front());
-    records_.pop_front();
-    lock.unlock();
-    message_observer_(record.direction, record.message);
-    lock.lock();
+  if (records_lost_ != 0 || !records_.empty()) {
+    Show(lock);
     return true;
   }
   if (ActOnNotice(lock)) return true;
@@ -172,6 +174,24 @@ bool Server::ActOnce(std::unique_lock<std::mutex>& lock) {
     return true;
   }
   return ActOnMessage(lock);
+}
+
+// What has been recorded longest, or how much was lost.
+void Server::Show(std::unique_lock<std::mutex>& lock) {
+  showing_ = true;
+  if (records_lost_ >= Recorder::kMaxRecords || records_.empty()) {
+    const uint64_t lost = std::exchange(records_lost_, 0);
+    lock.unlock();
+    if (loss_observer_) loss_observer_(lost);
+  } else {
+    const Record record = std::move(records_.front());
+    records_.pop_front();
+    lock.unlock();
+    message_observer_(record.direction, record.message);
+  }
+  lock.lock();
+  showing_ = false;
+  acted_.notify_all();
 }
 
 void Server::WakeChannel(Channel& channel, std::unique_lock<std::mutex>& lock) {
@@ -237,11 +257,24 @@ void Server::OnMessageSlotFree(VpIndex, Sint) {
 HvStatus Server::MessagePort::OnMessage(uint32_t message_type, absl::Span<const uint8_t> payload) {
   if (message_type != wire::kSynicMessageType) return HvStatus::kSuccess;  // nothing that VMBus knows
   bool taken = false;
-  server_.Do([&](ServerCore& core) { taken = core.OnMessage(payload); });
+  absl::optional<wire::Version> before, after;
+  server_.Do([&](ServerCore& core) {
+    before = core.version();
+    taken = core.OnMessage(payload);
+    after = core.version();
+  });
+  if (server_.observer_ != nullptr && before != after) {
+    if (after.has_value()) {
+      server_.observer_->OnConnected(*after);
+    } else {
+      server_.observer_->OnDisconnected();
+    }
+  }
   return taken ? HvStatus::kSuccess : HvStatus::kInsufficientBuffers;
 }
 
-void Server::EventPort::OnEvent(uint16_t) {
+HvStatus Server::EventPort::OnEvent(uint16_t flag) {
+  if (flag != 0) return HvStatus::kInvalidParameter;  // it has one
   server_.Do([&](ServerCore& core) {
     if (core.interrupt_page() == 0) return;
     auto* const words = reinterpret_cast<uint64_t*>(
@@ -250,12 +283,15 @@ void Server::EventPort::OnEvent(uint16_t) {
       std::atomic_ref<uint64_t> word(words[i]);
       if (word.load(std::memory_order_relaxed) == 0) continue;
       // Acquire pairs with the guest's locked bit set: whoever sees the bit sees the packet.
-      for (uint64_t bits = word.exchange(0, std::memory_order_acq_rel); bits != 0; bits &= bits - 1) {
+      uint64_t bits = word.exchange(0, std::memory_order_acq_rel);
+      server_.memory_.MarkWritten(core.interrupt_page() + wire::kInterruptPageToRoot + i * 8, 8);
+      for (; bits != 0; bits &= bits - 1) {
         const auto id = core.FindChannel(static_cast<uint32_t>(i * 64 + __builtin_ctzll(bits)));
         if (id.has_value() && core.is_open(*id)) server_.wakes_.insert(*id);
       }
     }
   });
+  return HvStatus::kSuccess;
 }
 
 }  // namespace hvsdk::vmbus

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/check.h"
+#include "base/guid_text.h"
 #include "hvsdk/base/ids.h"
 
 namespace hvsdk::vmbus {
@@ -165,10 +166,8 @@ absl::StatusOr<OfferId> ServerCore::AddOffer(const Offer& offer) {
   const Key key = {offer.class_id, offer.instance_id, offer.subchannel_index};
   for (auto it = by_key_.lower_bound({key, OfferId{0}}); it != by_key_.end() && !(key < it->first); ++it) {
     if (Find(it->second)->state == ChannelState::kRevoked) continue;
-    char text[hvdef::kGuidTextSize];
-    FormatGuid(offer.instance_id, text);
     return absl::AlreadyExistsError(absl::StrFormat("VMBus instance %s, subchannel %d, is offered already",
-                                                    absl::string_view(text, sizeof(text)), offer.subchannel_index));
+                                                    GuidText(offer.instance_id), offer.subchannel_index));
   }
   if (channels_.size() >= wire::kMaxChannels) {
     return absl::ResourceExhaustedError(absl::StrFormat("VMBus has no more than %d channels", wire::kMaxChannels));

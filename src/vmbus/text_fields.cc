@@ -92,10 +92,4 @@ absl::StatusOr<std::vector<uint8_t>> ParseHex(absl::string_view text) {
   return std::vector<uint8_t>(bytes.begin(), bytes.end());
 }
 
-std::string FormatGuid(const hvdef::Guid& guid) {
-  char text[hvdef::kGuidTextSize];
-  hvdef::FormatGuid(guid, text);
-  return std::string(text, sizeof(text));
-}
-
 }  // namespace hvsdk::vmbus::internal

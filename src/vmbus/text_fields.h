@@ -51,7 +51,6 @@ class TextFields {
 std::string FormatHex(absl::Span<const uint8_t> bytes);
 std::string FormatHexTrimmed(absl::Span<const uint8_t> bytes);  // without the zeros at the end
 absl::StatusOr<std::vector<uint8_t>> ParseHex(absl::string_view text);
-std::string FormatGuid(const hvdef::Guid& guid);
 
 }  // namespace hvsdk::vmbus::internal
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "base/guid_text.h"
 #include "base/status_macros.h"
 #include "vmbus/text_fields.h"
 
@@ -198,8 +199,7 @@ void Transcript::OnHostAct(const HostAct& act) {
   switch (act.kind) {
     case HostAct::Kind::kAddOffer: {
       const Offer& offer = *act.offer;
-      absl::StrAppend(&text_, " class=", internal::FormatGuid(offer.class_id),
-                      " instance=", internal::FormatGuid(offer.instance_id));
+      absl::StrAppend(&text_, " class=", GuidText(offer.class_id), " instance=", GuidText(offer.instance_id));
       AppendIfSet(text_, "flags", offer.flags);
       AppendIfSet(text_, "subchannel", offer.subchannel_index);
       AppendIfSet(text_, "mmio", offer.mmio_megabytes);
@@ -217,8 +217,7 @@ void Transcript::OnHostAct(const HostAct& act) {
       absl::StrAppendFormat(&text_, " gpadl=0x%x", act.gpadl_id);
       break;
     case HostAct::Kind::kRefuseTlConnect:
-      absl::StrAppend(&text_, " endpoint=", internal::FormatGuid(act.guids[0]),
-                      " service=", internal::FormatGuid(act.guids[1]));
+      absl::StrAppend(&text_, " endpoint=", GuidText(act.guids[0]), " service=", GuidText(act.guids[1]));
       break;
     default:
       break;
@@ -244,9 +243,8 @@ void Transcript::OnNotice(const Notice& notice) {
       absl::StrAppendFormat(&text_, "@ gpadl-teardown id=%d gpadl=0x%x\n", id, notice.gpadl_id);
       break;
     case Notice::Kind::kTlConnect:
-      absl::StrAppend(&text_, "@ tl-connect endpoint=", internal::FormatGuid(notice.guids[0]),
-                      " service=", internal::FormatGuid(notice.guids[1]),
-                      " silo=", internal::FormatGuid(notice.guids[2]), "\n");
+      absl::StrAppend(&text_, "@ tl-connect endpoint=", GuidText(notice.guids[0]),
+                      " service=", GuidText(notice.guids[1]), " silo=", GuidText(notice.guids[2]), "\n");
       break;
   }
 }

@@ -4,14 +4,21 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 
+#include <algorithm>
 #include <limits>
+#include <set>
+#include <string>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "base/status_macros.h"
-#include "hvsdk/vmm/memory_layout.h"
+#include "hvsdk/boot/memory_layout.h"
+#include "hvsdk/vmm/networks.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -31,6 +38,23 @@ absl::Status CheckNoZeroByte(absl::string_view field, const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": contains a zero byte"));
 }
 
+// A device's name, of which `names` has those of its kind so far.
+absl::Status CheckName(absl::string_view kind, absl::string_view number, const std::string& name,
+                       std::set<std::string>& names) {
+  if (name.size() > 64 || !std::all_of(name.begin(), name.end(), absl::ascii_isgraph)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: name: \"%s\" is not 1 to 64 printable ASCII characters without spaces", kind, absl::CEscape(name)));
+  }
+  if (absl::StartsWith(name, number)) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: name: \"%s\" would be a %s's number", kind, name,
+                                                      kind == "net" ? "network adapter" : kind));
+  }
+  if (!name.empty() && !names.insert(name).second) {
+    return absl::InvalidArgumentError(absl::StrFormat("%s: name: two are called \"%s\"", kind, name));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<MachineConfig> ParseMachineConfig(const std::string& text) {
@@ -48,7 +72,7 @@ absl::StatusOr<MachineConfig> ParseMachineConfig(const std::string& text) {
 absl::Status ValidateMachineConfig(const MachineConfig& config) {
   if (config.kernel().empty()) return absl::InvalidArgumentError("kernel: a file is needed");
   const uint64_t memory_bytes = uint64_t{MemoryMib(config)} << 20;
-  if (memory_bytes < kMinMemoryBytes || memory_bytes > kMaxMemoryBytes) {
+  if (memory_bytes < boot::kMinMemoryBytes || memory_bytes > boot::kMaxMemoryBytes) {
     return absl::InvalidArgumentError(
         absl::StrFormat("memory: %d MiB is not between 2 MiB and 4 TiB", MemoryMib(config)));
   }
@@ -59,19 +83,46 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   if (!backend.empty() && backend != "auto" && backend != "kvm" && backend != "software") {
     return absl::InvalidArgumentError(absl::StrFormat("backend: \"%s\" is not auto, kvm or software", backend));
   }
-  if (config.disks_size() > kMaxDisks) {
+  if (config.disks_size() > static_cast<int>(kMaxDisks)) {
     return absl::InvalidArgumentError(absl::StrFormat("disk: more than %d", kMaxDisks));
   }
+  std::set<std::string> names;
+  std::set<uint32_t> luns;
   for (const DiskConfig& disk : config.disks()) {
-    if (disk.path().empty()) return absl::InvalidArgumentError("disk: a path is needed");
-    if (!disk.format().empty() && disk.format() != "raw") {
+    RETURN_IF_ERROR(CheckName("disk", "storage/", disk.name(), names));
+    if (disk.has_lun() && (disk.lun() >= kMaxDisks || !luns.insert(disk.lun()).second)) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("disk: %s: format \"%s\" is not raw", disk.path(), disk.format()));
+          absl::StrFormat("disk: lun: %d is not below 64, or another disk's", disk.lun()));
+    }
+    if (disk.path().empty()) return absl::InvalidArgumentError("disk: a path is needed");
+    const std::string& format = disk.format();
+    if (!format.empty() && format != "raw" && format != "vhd" && format != "vhdx") {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("disk: %s: format \"%s\" is none of raw, vhd and vhdx", disk.path(), format));
+    }
+  }
+  if (config.networks_size() > static_cast<int>(kMaxNetworks)) {
+    return absl::InvalidArgumentError(absl::StrFormat("net: more than %d", kMaxNetworks));
+  }
+  std::set<std::string> macs;
+  for (const NetworkConfig& network : config.networks()) {
+    RETURN_IF_ERROR(CheckName("net", "network/", network.name(), names));
+    if (absl::Status valid = ValidateNetwork(network); !valid.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("net: ", valid.message()));
+    }
+    if (!network.mac().empty() && !macs.insert(absl::AsciiStrToLower(network.mac())).second) {
+      return absl::InvalidArgumentError(absl::StrFormat("net: mac: two adapters have %s", network.mac()));
     }
   }
   if (config.deterministic()) {
+    if (config.networks_size() != 0)
+      return absl::InvalidArgumentError("deterministic: needs a machine without networks");
     if (backend == "kvm") return absl::InvalidArgumentError("deterministic: needs the software engine");
     if (config.disks_size() != 0) return absl::InvalidArgumentError("deterministic: needs a machine without disks");
+  }
+  const std::string& processor = config.processor();
+  if (!processor.empty() && processor != "host" && processor != "portable") {
+    return absl::InvalidArgumentError(absl::StrFormat("processor: \"%s\" is not host or portable", processor));
   }
   const std::string& on_crash = config.on_crash();
   if (!on_crash.empty() && on_crash != "report" && on_crash != "end") {
@@ -86,9 +137,9 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   return CheckNoZeroByte("cmdline", config.cmdline());
 }
 
-absl::StatusOr<SmbiosIdentity> SmbiosOf(const MachineConfig& config) {
+absl::StatusOr<boot::SmbiosIdentity> SmbiosOf(const MachineConfig& config) {
   const SmbiosConfig& from = config.smbios();
-  SmbiosIdentity identity;
+  boot::SmbiosIdentity identity;
   if (!from.uuid().empty()) {
     hvdef::Guid uuid;
     if (!hvdef::ParseGuid(from.uuid().data(), from.uuid().size(), uuid)) {
@@ -106,7 +157,7 @@ absl::StatusOr<SmbiosIdentity> SmbiosOf(const MachineConfig& config) {
   identity.asset_tag = from.asset_tag();
   if (from.has_bios_vendor()) identity.bios_vendor = from.bios_vendor();
   identity.bios_version = from.bios_version();
-  const absl::Status valid = ValidateSmbiosIdentity(identity);
+  const absl::Status valid = boot::ValidateSmbiosIdentity(identity);
   if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("smbios: ", valid.message()));
   return identity;
 }

@@ -39,7 +39,7 @@ ssize_t ReadWithoutWaiting(int fd, absl::Span<uint8_t> data) {
 
 }  // namespace
 
-SerialConsole::SerialConsole(EventLoop& loop, Options options)
+SerialConsole::SerialConsole(os::EventLoop& loop, Options options)
     : loop_(loop),
       options_(std::move(options)),
       input_is_terminal_(options_.input_fd >= 0 && isatty(options_.input_fd) != 0) {
@@ -56,8 +56,8 @@ SerialConsole::~SerialConsole() {
 
 absl::Status SerialConsole::Attach(chipset::Uart16550& uart) {
   if (writer_ == nullptr) {
-    auto made = OutputWriter::Create(options_.output_fd,
-                                     {.thread_name = "console", .on_room = [this] { loop_.Schedule(*this); }});
+    auto made = os::OutputWriter::Create(options_.output_fd,
+                                         {.thread_name = "console", .on_room = [this] { loop_.Schedule(*this); }});
     if (!made.ok()) {
       return absl::Status(made.status().code(), absl::StrCat("the serial port's output: ", made.status().message()));
     }

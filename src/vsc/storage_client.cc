@@ -6,7 +6,6 @@
 
 namespace hvsdk::vsc {
 
-namespace scsi = hvdef::scsi;
 namespace storvsc = hvdef::storvsc;
 using storvsc::Operation;
 using storvsc::Status;
@@ -31,7 +30,7 @@ void StoreBigEndian(uint8_t* to, uint64_t value, int bytes) {
   for (int i = bytes; i-- > 0; value >>= 8) to[i] = static_cast<uint8_t>(value);
 }
 
-void SetCommand(StorageRequest& request, scsi::OpCode op_code, uint8_t length, uint8_t direction) {
+void SetCommand(StorageRequest& request, hvdef::scsi::OpCode op_code, uint8_t length, uint8_t direction) {
   for (uint8_t& byte : request.cdb) byte = 0;
   request.cdb[0] = static_cast<uint8_t>(op_code);
   request.cdb_length = length;
@@ -40,10 +39,12 @@ void SetCommand(StorageRequest& request, scsi::OpCode op_code, uint8_t length, u
 
 }  // namespace
 
-void StorageRequest::SetTestUnitReady() { SetCommand(*this, scsi::OpCode::kTestUnitReady, 6, storvsc::kDataNone); }
+void StorageRequest::SetTestUnitReady() {
+  SetCommand(*this, hvdef::scsi::OpCode::kTestUnitReady, 6, storvsc::kDataNone);
+}
 
 void StorageRequest::SetInquiry(uint16_t allocation_bytes) {
-  SetCommand(*this, scsi::OpCode::kInquiry, 6, storvsc::kDataIn);
+  SetCommand(*this, hvdef::scsi::OpCode::kInquiry, 6, storvsc::kDataIn);
   StoreBigEndian(cdb + 3, allocation_bytes, 2);
 }
 
@@ -54,31 +55,31 @@ void StorageRequest::SetVitalProductData(uint8_t page, uint16_t allocation_bytes
 }
 
 void StorageRequest::SetReadCapacity16() {
-  SetCommand(*this, scsi::OpCode::kServiceActionIn16, 16, storvsc::kDataIn);
-  cdb[1] = scsi::kReadCapacity16;
-  StoreBigEndian(cdb + 10, sizeof(scsi::ReadCapacity16Data), 4);
+  SetCommand(*this, hvdef::scsi::OpCode::kServiceActionIn16, 16, storvsc::kDataIn);
+  cdb[1] = hvdef::scsi::kReadCapacity16;
+  StoreBigEndian(cdb + 10, sizeof(hvdef::scsi::ReadCapacity16Data), 4);
 }
 
 void StorageRequest::SetReportLuns(uint32_t allocation_bytes) {
-  SetCommand(*this, scsi::OpCode::kReportLuns, 12, storvsc::kDataIn);
+  SetCommand(*this, hvdef::scsi::OpCode::kReportLuns, 12, storvsc::kDataIn);
   StoreBigEndian(cdb + 6, allocation_bytes, 4);
 }
 
 void StorageRequest::SetRead(uint64_t lba, uint32_t blocks) {
-  SetCommand(*this, scsi::OpCode::kRead16, 16, storvsc::kDataIn);
+  SetCommand(*this, hvdef::scsi::OpCode::kRead16, 16, storvsc::kDataIn);
   StoreBigEndian(cdb + 2, lba, 8);
   StoreBigEndian(cdb + 10, blocks, 4);
 }
 
 void StorageRequest::SetWrite(uint64_t lba, uint32_t blocks, bool force_unit_access) {
-  SetCommand(*this, scsi::OpCode::kWrite16, 16, storvsc::kDataOut);
+  SetCommand(*this, hvdef::scsi::OpCode::kWrite16, 16, storvsc::kDataOut);
   if (force_unit_access) cdb[1] = 0x08;
   StoreBigEndian(cdb + 2, lba, 8);
   StoreBigEndian(cdb + 10, blocks, 4);
 }
 
 void StorageRequest::SetSynchronizeCache() {
-  SetCommand(*this, scsi::OpCode::kSynchronizeCache10, 10, storvsc::kDataNone);
+  SetCommand(*this, hvdef::scsi::OpCode::kSynchronizeCache10, 10, storvsc::kDataNone);
 }
 
 StorageClient::StorageClient(VmbusClient& bus, Channel& channel, const ClientRings& rings)

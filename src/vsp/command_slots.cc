@@ -13,13 +13,8 @@ thread_local const CommandSlots* t_looking = nullptr;
 CommandSlots::Looking::Looking(const CommandSlots& slots) { t_looking = &slots; }
 CommandSlots::Looking::~Looking() { t_looking = nullptr; }
 
-CommandSlots::CommandSlots(uint32_t count, uint32_t max_pieces, StorageChannel& channel, Executor& executor, Task& task)
-    : max_pieces_(max_pieces),
-      executor_(executor),
-      slots_(std::make_unique<CommandSlot[]>(count)),
-      buffers_(std::make_unique_for_overwrite<HostBuffer[]>(size_t{count} * max_pieces)),
-      gpas_(std::make_unique_for_overwrite<uint64_t[]>(size_t{count} * max_pieces)),
-      task_(&task) {
+CommandSlots::CommandSlots(uint32_t count, StorageChannel& channel, Executor& executor, Task& task)
+    : executor_(executor), slots_(std::make_unique<CommandSlot[]>(count)), task_(&task) {
   for (uint32_t i = count; i-- > 0;) {
     slots_[i].slots = this;
     slots_[i].channel = &channel;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The commands of a storage channel while it is open: a slot for each, the lists of their data's pieces, and the way
-// back from the disks. A disk and its threads write to all of that while they have a request, so it is one object that
+// The commands of a storage channel while it is open: a slot for each, and the way back from the disks. A disk and its threads write to all of that while they have a request, so it is one object that
 // lives until the last request has come back: usually as long as the channel is open, and longer if the channel has to
 // go while a disk does not answer.
 //
@@ -18,10 +17,11 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "hvsdk/base/block_device.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/hvdef/storvsc.h"
-#include "hvsdk/vsp/scsi_disk.h"
+#include "hvsdk/resource/block_device.h"
+#include "hvsdk/scsi/scsi_command.h"
+#include "hvsdk/vmbus/guest_buffers.h"
 
 namespace hvsdk::vsp {
 
@@ -31,7 +31,7 @@ struct AttachedDisk;
 
 // A slot is free, busy (its command is at a disk, has come back and waits to be looked at, or waits for others) or
 // answered (the completion waits for room in the ring towards the guest).
-struct CommandSlot : ScsiCommand {
+struct CommandSlot : scsi::ScsiCommand {
   CommandSlots* slots = nullptr;
   StorageChannel* channel = nullptr;
   CommandSlot* next = nullptr;   // in the free, answered or completed list
@@ -41,23 +41,19 @@ struct CommandSlot : ScsiCommand {
   uint64_t transaction_id = 0;
   size_t reply_bytes = 0;
   BlockStatus outcome{};
-  bool was_submitted = false;  // a disk may have written to the guest's pages, even if it then failed
-  uint32_t pieces = 0;
+  vmbus::GuestBuffers buffers;     // the command's data
+  bool was_submitted = false;      // a disk may have written to the guest's pages, even if it then failed
   hvdef::storvsc::Packet reply{};  // the request, then its completion
 };
 
 class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
  public:
   // `task` is scheduled when requests have come back.
-  CommandSlots(uint32_t count, uint32_t max_pieces, StorageChannel& channel, Executor& executor, Task& task);
+  CommandSlots(uint32_t count, StorageChannel& channel, Executor& executor, Task& task);
 
   bool has_free() const { return free_ != nullptr; }
   CommandSlot& Take() { return *std::exchange(free_, free_->next); }
   void Free(CommandSlot& slot) { slot.next = std::exchange(free_, &slot); }
-
-  // max_pieces of each for a command's data; touched only as far as used.
-  HostBuffer* buffers(const CommandSlot& slot) { return buffers_.get() + IndexOf(slot) * max_pieces_; }
-  uint64_t* gpas(const CommandSlot& slot) { return gpas_.get() + IndexOf(slot) * max_pieces_; }
 
   // Slots, as requests.
   void Submit(BlockDevice& device, absl::Span<BlockRequest* const> batch) {
@@ -81,17 +77,13 @@ class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
 
  private:
   static void OnComplete(BlockRequest& request, BlockStatus status);
-  size_t IndexOf(const CommandSlot& slot) const { return static_cast<size_t>(&slot - slots_.get()); }
   // Sees to it that somebody looks at what has come back.
   void Wake();
   void Count();  // mutex_ held, nobody looks: takes what has come back off the list
   static void Retain(std::vector<std::shared_ptr<BlockDevice>> disks);
 
-  const uint32_t max_pieces_;
   Executor& executor_;
   std::unique_ptr<CommandSlot[]> slots_;
-  std::unique_ptr<HostBuffer[]> buffers_;
-  std::unique_ptr<uint64_t[]> gpas_;
   // What the executor and the disks' threads write is on cache lines apart.
   alignas(64) CommandSlot* free_ = nullptr;
   uint64_t at_disks_ = 0;  // the executor's until Disown, then guarded by mutex_

@@ -20,13 +20,55 @@
 
 namespace hvsdk::vsp {
 
-namespace scsi = hvdef::scsi;
 namespace storvsc = hvdef::storvsc;
-using scsi::Asc;
-using scsi::SenseKey;
-using storvsc::SrbStatus;
+using hvdef::scsi::Asc;
+using hvdef::scsi::SenseKey;
 
 namespace {
+
+// A disk, as a guest knows it again.
+struct DiskState {
+  uint8_t lun = 0;
+  uint64_t size_bytes = 0;
+  uint32_t logical_block_bytes = 0;
+  bool read_only = false;
+  std::array<uint8_t, 16> id{};
+  std::string serial;
+  bool write_cache = true;
+  uint32_t kept_sense = 0;
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "lun", lun);
+    visit(2, "size_bytes", size_bytes);
+    visit(3, "logical_block_bytes", logical_block_bytes);
+    visit(4, "read_only", read_only);
+    visit(5, "id", id);
+    visit(6, "serial", serial);
+    visit(7, "write_cache", write_cache);
+    visit(8, "kept_sense", kept_sense);
+  }
+};
+
+struct StorageState {
+  static constexpr uint32_t kSchema = 1;
+  StorageProtocol::State protocol{};
+  storvsc::Version version = storvsc::Version::kWin6;
+  bool has_subchannels = false;
+  std::vector<DiskState> disks;
+  StorageChannelState primary;
+  std::vector<StorageChannelState> subchannels;  // those that are offered, from index 1 on
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "protocol", protocol);
+    visit(2, "version", version);
+    visit(3, "has_subchannels", has_subchannels);
+    visit(4, "disks", disks);
+    visit(5, "primary", primary);
+    visit(6, "subchannels", subchannels);
+  }
+};
 
 // A name for a disk that has none: the controller's, and the LUN.
 std::array<uint8_t, 16> DiskId(const hvdef::Guid& controller, uint8_t lun) {
@@ -65,6 +107,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
     offer.class_id = hvdef::class_id::kScsi;
     offer.instance_id = options_.instance_id;
     offer.flags = hvdef::vmbus::kOfferEnumerateDeviceInterface;
+    server_ = &server;
     ASSIGN_OR_RETURN(primary_channel_, server.OfferChannel(offer, *primary_, executor_));
     return absl::OkStatus();
   }
@@ -77,7 +120,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
       return absl::InvalidArgumentError(
           absl::StrCat("the disk for SCSI LUN ", lun, " is empty, or has blocks of ", block, " bytes"));
     }
-    ScsiDiskOptions options;
+    scsi::ScsiDiskOptions options;
     options.id = DiskId(options_.instance_id, lun);
     options.max_transfer_bytes = options_.max_transfer_bytes;
     auto disk = std::make_shared<AttachedDisk>(lun, device, options);
@@ -103,11 +146,97 @@ class StorageController::Core : private StorageChannelHost, private Task {
     return absl::OkStatus();
   }
 
+  void LeaveOut(uint8_t lun) { left_out_ |= uint64_t{1} << lun; }
+
   void Stop(absl::AnyInvocable<void()> on_idle) {
     is_stopped_ = true;
     on_idle_ = std::move(on_idle);
     StopChannels();
     executor_.Schedule(*this);
+  }
+
+  void Pause(absl::AnyInvocable<void()> on_paused) {
+    is_paused_ = true;
+    on_paused_ = std::move(on_paused);
+    OnPauseChanged();
+    executor_.Schedule(*this);
+  }
+  void Resume() {
+    is_paused_ = false;
+    OnPauseChanged();
+  }
+
+  std::string StateName() const { return absl::StrCat("storage/", options_.number); }
+
+  absl::Status Save(state::StateWriter& writer) const {
+    if (!is_idle()) return absl::FailedPreconditionError(absl::StrCat(StateName(), " has commands under way"));
+    StorageState state;
+    const StorageProtocol::Agreed agreed = protocol_.agreed();
+    state.protocol = agreed.state;
+    state.version = agreed.version;
+    state.has_subchannels = agreed.has_subchannels;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& disk : wanted_) {
+        if (disk != nullptr) state.disks.push_back(Describe(*disk));
+      }
+    }
+    state.primary = primary_->Save();
+    for (const Subchannel& sub : subchannels_) state.subchannels.push_back(sub.handler->Save());
+    writer.Write(state);
+    return absl::OkStatus();
+  }
+
+  absl::Status Restore(state::StateReader& reader) {
+    StorageState state;
+    RETURN_IF_ERROR(reader.Read(state));
+    if (primary_->is_open() || !subchannels_.empty()) {
+      return absl::FailedPreconditionError(absl::StrCat(StateName(), " has a guest already"));
+    }
+    const StorageProtocol::Agreed agreed = {state.protocol, state.version, state.has_subchannels};
+    if (!protocol_.IsPossible(agreed)) return reader.Invalid("protocol", "not to be agreed on here");
+    if (state.subchannels.size() > options_.max_subchannels) return reader.Invalid("subchannels", "more than allowed");
+    if (!state.subchannels.empty() && !state.has_subchannels) return reader.Invalid("subchannels", "nobody asked for");
+    RETURN_IF_ERROR(CheckDisks(state.disks, reader));
+    if (!primary_->IsPossible(state.primary)) return reader.Invalid("primary.answers", "not answers, or too many");
+    for (const StorageChannelState& sub : state.subchannels) {
+      if (!primary_->IsPossible(sub)) return reader.Invalid("subchannels.answers", "not answers, or too many");
+    }
+    for (size_t i = 1; i <= state.subchannels.size(); ++i) {
+      Subchannel sub;
+      sub.handler = NewChannel(/*is_primary=*/false);
+      vmbus::Offer offer = primary_channel_->offer();
+      offer.subchannel_index = static_cast<uint16_t>(i);
+      auto channel = server_->OfferChannel(offer, *sub.handler, executor_);
+      if (!channel.ok()) {
+        subchannels_.clear();
+        return channel.status();
+      }
+      sub.channel = *std::move(channel);
+      sub.handler->Restore(std::move(state.subchannels[i - 1]));
+      subchannels_.push_back(std::move(sub));
+    }
+    UpdateDisks();  // the guest knows them
+    for (const DiskState& disk : state.disks) {
+      if (disks_[disk.lun] == nullptr) {
+        state.primary.wants_bus_notice |= agreed.state == StorageProtocol::State::kReady;
+        continue;
+      }
+      disks_[disk.lun]->disk.SetState({.write_cache = disk.write_cache, .kept_sense = disk.kept_sense});
+    }
+    primary_->Restore(std::move(state.primary));
+    protocol_.SetAgreed(agreed);
+    return absl::OkStatus();
+  }
+
+  void Reset() {
+    HVSDK_CHECK(is_idle());
+    DropSubchannels();
+    primary_->Reset();
+    protocol_.Reset();
+    for (const auto& disk : disks_) {
+      if (disk != nullptr) disk->disk.SetState({});
+    }
   }
 
   // Those that still have commands.
@@ -134,8 +263,19 @@ class StorageController::Core : private StorageChannelHost, private Task {
 
   // StorageChannelHost
   bool is_ready() const override { return protocol_.is_ready(); }
+  bool is_paused() const override { return is_paused_; }
   size_t bus_notice_bytes() const override { return protocol_.has_bus_notices() ? protocol_.packet_bytes() : 0; }
   void OnIdle() override { executor_.Schedule(*this); }
+
+  void OnCloseRequested(StorageChannel& channel) override {
+    // In a machine that is paused nobody runs the executor, and a reset closes here and now; but a channel that ends
+    // others must not do so from within one of them.
+    if (is_paused_ && is_idle() && (&channel == primary_.get() || !primary_->is_close_requested())) {
+      FinishCloses();
+    } else if (channel.is_idle()) {
+      OnIdle();
+    }
+  }
 
   bool OnPrimaryOpen() override {
     if (is_stopped_) return false;
@@ -166,6 +306,10 @@ class StorageController::Core : private StorageChannelHost, private Task {
     slot.waits_for = 0;
     if (operation == storvsc::Operation::kResetLun) {
       if (AttachedDisk* const disk = FindDisk(packet.scsi); disk != nullptr) ResetDisk(*disk, slot);
+      // The guest's commands for one that was pulled out are that LUN's to the guest.
+      for (const auto& disk : retired_) {
+        if (IsAddressOf(packet.scsi, *disk)) ResetDisk(*disk, slot);
+      }
     } else {
       for (const auto& disk : disks_) {
         if (disk != nullptr) ResetDisk(*disk, slot);
@@ -200,6 +344,8 @@ class StorageController::Core : private StorageChannelHost, private Task {
   }
 
   bool OfferSubchannels(uint16_t count) {
+    // A state may have brought some without an open primary channel; they are in use, perhaps, and end with it.
+    if (!subchannels_.empty()) return false;
     for (uint16_t i = 1; i <= count; ++i) {
       Subchannel sub;
       sub.handler = NewChannel(/*is_primary=*/false);
@@ -214,6 +360,10 @@ class StorageController::Core : private StorageChannelHost, private Task {
     return true;
   }
 
+  static bool IsAddressOf(const storvsc::ScsiRequest& request, const AttachedDisk& disk) {
+    return request.path_id == 0 && request.target_id == 0 && request.lun == disk.lun;
+  }
+
   AttachedDisk* FindDisk(const storvsc::ScsiRequest& request) override {
     if (request.path_id != 0 || request.target_id != 0 || request.lun >= kMaxDisks) return nullptr;
     return disks_[request.lun].get();
@@ -221,30 +371,30 @@ class StorageController::Core : private StorageChannelHost, private Task {
 
   // REPORT LUNS is the controller's to answer. Where no disk is, INQUIRY says so, and everything else finds no
   // logical unit.
-  bool HandleWithoutDisk(const storvsc::ScsiRequest& request, ScsiCommand& command) override {
-    const auto op_code = static_cast<scsi::OpCode>(command.cdb[0]);
-    if (op_code == scsi::OpCode::kReportLuns) {
+  bool HandleWithoutDisk(const storvsc::ScsiRequest& request, scsi::ScsiCommand& command) override {
+    const auto op_code = static_cast<hvdef::scsi::OpCode>(command.cdb[0]);
+    if (op_code == hvdef::scsi::OpCode::kReportLuns) {
       ReportLuns(request, command);
       return true;
     }
     if (FindDisk(request) != nullptr) return false;
-    if (op_code == scsi::OpCode::kInquiry && (command.cdb[1] & 0x01) == 0 && command.cdb[2] == 0) {
-      scsi::InquiryData data = {};
-      data.peripheral = scsi::kNoLogicalUnit;
-      data.version = scsi::kVersionSpc3;
-      data.response_data_format = scsi::kResponseFormatSpc;
+    if (op_code == hvdef::scsi::OpCode::kInquiry && (command.cdb[1] & 0x01) == 0 && command.cdb[2] == 0) {
+      hvdef::scsi::InquiryData data = {};
+      data.peripheral = hvdef::scsi::kNoLogicalUnit;
+      data.version = hvdef::scsi::kVersionSpc3;
+      data.response_data_format = hvdef::scsi::kResponseFormatSpc;
       data.additional_length = sizeof(data) - 5;
-      command.Return(&data, sizeof(data), scsi::LoadBigEndian<uint16_t>(command.cdb + 3));
+      command.Return(&data, sizeof(data), hvdef::scsi::LoadBigEndian<uint16_t>(command.cdb + 3));
       return true;
     }
-    command.Fail(SrbStatus::kInvalidLun, SenseKey::kIllegalRequest, Asc::kLogicalUnitNotSupported);
+    command.Fail(SenseKey::kIllegalRequest, Asc::kLogicalUnitNotSupported);
     return true;
   }
 
-  void ReportLuns(const storvsc::ScsiRequest& request, ScsiCommand& command) {
+  void ReportLuns(const storvsc::ScsiRequest& request, scsi::ScsiCommand& command) {
     struct {
-      scsi::LunListHeader header;
-      scsi::Be64 luns[kMaxDisks];
+      hvdef::scsi::LunListHeader header;
+      hvdef::scsi::Be64 luns[kMaxDisks];
     } list = {};
     // SELECT REPORT: all, or only well known ones, of which there are none (SPC-4 6.33).
     const uint8_t select = command.cdb[2];
@@ -255,9 +405,9 @@ class StorageController::Core : private StorageChannelHost, private Task {
       list.luns[count++] = uint64_t{lun} << 48;  // peripheral device addressing (SAM-5 4.7.7.2)
     }
     list.header.length = count * 8;
-    const uint32_t allocation = scsi::LoadBigEndian<uint32_t>(command.cdb + 6);
+    const uint32_t allocation = hvdef::scsi::LoadBigEndian<uint32_t>(command.cdb + 6);
     if (allocation < 16 || select > 2) {
-      command.Fail(SrbStatus::kInvalidRequest, SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+      command.Fail(SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
       return;
     }
     command.Return(&list, sizeof(list.header) + count * 8, allocation);
@@ -279,6 +429,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
   void Run() override {
     if (UpdateDisks()) primary_->NotifyBusChange();
     FinishCloses();
+    if (is_paused_ && on_paused_ != nullptr && is_quiet()) std::exchange(on_paused_, nullptr)();
     if (is_stopped_ && on_idle_ != nullptr && is_idle()) std::exchange(on_idle_, nullptr)();
   }
 
@@ -289,6 +440,64 @@ class StorageController::Core : private StorageChannelHost, private Task {
   bool is_idle() const {
     return primary_->is_idle() && std::all_of(subchannels_.begin(), subchannels_.end(),
                                               [](const Subchannel& sub) { return sub.handler->is_idle(); });
+  }
+
+  void OnPauseChanged() {
+    primary_->OnPauseChanged();
+    for (Subchannel& sub : subchannels_) sub.handler->OnPauseChanged();
+  }
+  bool is_quiet() const {
+    const auto is_it = [](const StorageChannel& channel) {
+      return channel.is_quiet() && channel.is_idle() && !channel.is_close_requested();
+    };
+    return is_it(*primary_) && std::all_of(subchannels_.begin(), subchannels_.end(),
+                                           [&](const Subchannel& sub) { return is_it(*sub.handler); });
+  }
+
+  void DropSubchannels() {
+    for (Subchannel& sub : subchannels_) sub.handler->Disown(nullptr, {});
+    subchannels_.clear();
+  }
+
+  static DiskState Describe(const AttachedDisk& disk) {
+    const BlockInfo& info = disk.device->info();
+    const scsi::ScsiDisk::State state = disk.disk.state();
+    return {.lun = disk.lun,
+            .size_bytes = info.size_bytes,
+            .logical_block_bytes = info.logical_block_bytes,
+            .read_only = info.read_only,
+            .id = info.id,
+            .serial = info.serial,
+            .write_cache = state.write_cache,
+            .kept_sense = state.kept_sense};
+  }
+
+  bool is_left_out(uint8_t lun) const { return (left_out_ >> lun & 1) != 0; }
+
+  // They are those that are attached, each in its place, but for those that are left out.
+  absl::Status CheckDisks(const std::vector<DiskState>& disks, const state::StateReader& reader) const {
+    std::lock_guard lock(mutex_);
+    int last = -1;
+    for (const DiskState& disk : disks) {
+      if (disk.lun >= kMaxDisks || disk.lun <= last) return reader.Invalid("disks.lun", "not a LUN, or out of order");
+      if (wanted_[disk.lun] == nullptr && !is_left_out(disk.lun)) {
+        return reader.Invalid("disks", absl::StrCat("LUN ", disk.lun, " has a disk that is missing here"));
+      }
+      const DiskState here = wanted_[disk.lun] == nullptr ? disk : Describe(*wanted_[disk.lun]);
+      if (disk.size_bytes != here.size_bytes || disk.logical_block_bytes != here.logical_block_bytes ||
+          disk.read_only != here.read_only || disk.id != here.id || disk.serial != here.serial) {
+        return reader.Invalid("disks", absl::StrCat("LUN ", disk.lun, " has another disk here"));
+      }
+      if (disk.kept_sense >> 24 != 0) return reader.Invalid("disks.kept_sense", "more than a key and a code");
+      last = disk.lun;
+    }
+    for (const auto& disk : wanted_) {
+      if (disk == nullptr) continue;
+      const bool is_known =
+          std::any_of(disks.begin(), disks.end(), [&](const DiskState& known) { return known.lun == disk->lun; });
+      if (!is_known) return reader.Invalid("disks", absl::StrCat("LUN ", disk->lun, " has a disk here alone"));
+    }
+    return absl::OkStatus();
   }
 
   void ScheduleUpdate() {
@@ -333,7 +542,9 @@ class StorageController::Core : private StorageChannelHost, private Task {
   const StorageOptions options_;
   Executor& executor_;
 
-  std::mutex mutex_;
+  vmbus::Server* server_ = nullptr;
+
+  mutable std::mutex mutex_;
   std::array<std::shared_ptr<AttachedDisk>, kMaxDisks> wanted_;  // guarded by mutex_
   std::atomic<bool> is_changed_{false};
 
@@ -344,6 +555,9 @@ class StorageController::Core : private StorageChannelHost, private Task {
   std::unique_ptr<StorageChannel> primary_;
   std::unique_ptr<vmbus::Channel> primary_channel_;
   std::vector<Subchannel> subchannels_;
+  uint64_t left_out_ = 0;  // LeaveOut's: a bit for each LUN
+  bool is_paused_ = false;
+  absl::AnyInvocable<void()> on_paused_;  // Pause's
   bool is_stopped_ = false;
   absl::AnyInvocable<void()> on_idle_;  // Stop's
 };
@@ -376,6 +590,14 @@ absl::Status StorageController::Attach(uint8_t lun, std::shared_ptr<BlockDevice>
 
 void StorageController::Stop(absl::AnyInvocable<void()> on_idle) { core_->Stop(std::move(on_idle)); }
 
+void StorageController::Pause(absl::AnyInvocable<void()> on_paused) { core_->Pause(std::move(on_paused)); }
+void StorageController::Resume() { core_->Resume(); }
+
+std::string StorageController::StateName() const { return core_->StateName(); }
+absl::Status StorageController::Save(state::StateWriter& writer) const { return core_->Save(writer); }
+absl::Status StorageController::Restore(state::StateReader& reader) { return core_->Restore(reader); }
+void StorageController::Reset() { core_->Reset(); }
+
 std::vector<uint8_t> StorageController::BusyDisks() const {
   std::vector<uint8_t> luns;
   for (const auto& disk : core_->BusyDisks()) luns.push_back(disk->lun);
@@ -385,5 +607,6 @@ std::vector<uint8_t> StorageController::BusyDisks() const {
 }
 
 absl::Status StorageController::Detach(uint8_t lun) { return core_->Detach(lun); }
+void StorageController::LeaveOut(uint8_t lun) { core_->LeaveOut(lun); }
 
 }  // namespace hvsdk::vsp

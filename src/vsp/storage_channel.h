@@ -13,8 +13,9 @@
 
 #include "hvsdk/base/executor.h"
 #include "hvsdk/hvdef/storvsc.h"
+#include "hvsdk/scsi/scsi_disk.h"
 #include "hvsdk/vmbus/channel.h"
-#include "hvsdk/vsp/scsi_disk.h"
+#include "hvsdk/vmbus/packet_pump.h"
 #include "vsp/command_epochs.h"
 #include "vsp/command_slots.h"
 
@@ -22,7 +23,7 @@ namespace hvsdk::vsp {
 
 // A disk in its LUN, and the commands that use it. The executor's own.
 struct AttachedDisk {
-  AttachedDisk(uint8_t lun, const std::shared_ptr<BlockDevice>& device, const ScsiDiskOptions& options)
+  AttachedDisk(uint8_t lun, const std::shared_ptr<BlockDevice>& device, const scsi::ScsiDiskOptions& options)
       : lun(lun), device(device), disk(device, options) {}
 
   // Whether a command that has been told to end, by a reset or because the disk is gone, is one of that epoch.
@@ -30,7 +31,7 @@ struct AttachedDisk {
 
   const uint8_t lun;
   const std::shared_ptr<BlockDevice> device;
-  ScsiDisk disk;
+  scsi::ScsiDisk disk;
   bool is_attached = true;
   CommandEpochs epochs;
   uint64_t reset_epoch = 0;  // commands of earlier ones take no further step
@@ -44,6 +45,8 @@ class StorageChannelHost {
   virtual ~StorageChannelHost() = default;
 
   virtual bool is_ready() const = 0;
+  // No packets are taken for now.
+  virtual bool is_paused() const = 0;
   // Turns a packet without a SCSI command into its completion. False: a reset, which waits for commands that are under
   // way; StorageChannel::FinishReset follows.
   virtual bool HandleControl(CommandSlot& slot, bool is_primary) = 0;
@@ -52,18 +55,42 @@ class StorageChannelHost {
   // The disk at an address, or nullptr.
   virtual AttachedDisk* FindDisk(const hvdef::storvsc::ScsiRequest& request) = 0;
   // Answers a command for which there is no disk, or that is the controller's own.
-  virtual bool HandleWithoutDisk(const hvdef::storvsc::ScsiRequest& request, ScsiCommand& command) = 0;
+  virtual bool HandleWithoutDisk(const hvdef::storvsc::ScsiRequest& request, scsi::ScsiCommand& command) = 0;
   // A command of that epoch has ended.
   virtual void ReleaseDisk(AttachedDisk& disk, uint64_t epoch) = 0;
-  // The channel has no busy slot left and was told to stop.
+  // The channel has no busy slot left and was told to stop or to pause.
   virtual void OnIdle() = 0;
+  // The guest closed the channel.
+  virtual void OnCloseRequested(StorageChannel& channel) = 0;
   // The primary channel is about to open. False: the controller has stopped.
   virtual bool OnPrimaryOpen() = 0;
   // The size of a bus-enumeration notice, or 0 if the guest takes none.
   virtual size_t bus_notice_bytes() const = 0;
 };
 
-class StorageChannel : public vmbus::ChannelHandler, private Task {
+// What is saved of a channel that is paused: what it has not been able to say yet.
+struct StorageChannelState {
+  struct AnswerState {
+    uint64_t transaction_id = 0;
+    std::vector<uint8_t> packet;
+
+    template <typename Visitor>
+    void Fields(Visitor& visit) {
+      visit(1, "transaction_id", transaction_id);
+      visit(2, "packet", packet);
+    }
+  };
+  bool wants_bus_notice = false;
+  std::vector<AnswerState> answers;  // the oldest first
+
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "wants_bus_notice", wants_bus_notice);
+    visit(2, "answers", answers);
+  }
+};
+
+class StorageChannel : public vmbus::PacketPump, private Task {
  public:
   StorageChannel(StorageChannelHost& host, Executor& executor, bool is_primary, uint32_t queue_depth,
                  uint32_t max_transfer_bytes);
@@ -72,9 +99,20 @@ class StorageChannel : public vmbus::ChannelHandler, private Task {
 
   // No new commands; answers are dropped.
   void Stop();
-  bool is_open() const { return channel_ != nullptr; }
+  bool is_open() const { return slots_ != nullptr; }
   bool is_close_requested() const { return is_close_requested_; }
   bool is_idle() const { return busy_ == 0; }
+  // Paused, and all answers that had room are in the ring.
+  bool is_quiet() const { return !is_open() || !is_accepting_ || is_quiet_; }
+  // The controller has paused, or goes on.
+  void OnPauseChanged();
+  // While quiet.
+  StorageChannelState Save() const;
+  bool IsPossible(const StorageChannelState& state) const;
+  // For OnRestored, which may follow.
+  void Restore(StorageChannelState state) { restored_ = std::move(state); }
+  // Forgets what it had to say.
+  void Reset();
   // When idle: gives the rings back to the guest.
   void FinishClose();
   // Tells the guest to look for disks, soon.
@@ -85,25 +123,27 @@ class StorageChannel : public vmbus::ChannelHandler, private Task {
   void Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<BlockDevice>> disks);
 
  private:
-  // vmbus::ChannelHandler
+  // vmbus::PacketPump
   bool OnOpen(vmbus::Channel& channel) override;
-  void OnClose(vmbus::Channel& channel) override;
+  void OnRestored(vmbus::Channel& channel) override;
+  void OnClosing(vmbus::Channel& channel) override;
   void OnSignal(vmbus::Channel& channel) override;
-  // Task: requests have completed.
+  vmbus::Take OnTurn() override;
+  vmbus::Take OnPacket(const vmbus::Packet& packet) override;
+  // More pages than a command may have. What it asks for is in its payload; that its pages are missing ends it.
+  vmbus::Take OnLongPacket(const vmbus::Packet& packet) override { return OnPacket(packet); }
+  // Task: requests have completed, or something else is to be done.
   void Run() override;
 
-  void Process();
+  void Begin(vmbus::Channel& channel);
   void TakeCompleted();
   // False: the ring towards the guest is full, and the rest waits.
   bool SendAnswers();
-  bool Stage(uint64_t transaction_id, const hvdef::storvsc::Packet& packet, size_t size_bytes, bool is_completion);
-  void ReadPackets();
   void HandlePacket(const vmbus::Packet& packet);
   void ExecuteSrb(const vmbus::Packet& packet, CommandSlot& slot);
-  bool GatherBuffers(const vmbus::Packet& packet, CommandSlot& slot);
-  ScsiStep NextStep(CommandSlot& slot);
-  void Advance(CommandSlot& slot, ScsiStep step);
-  void Answer(CommandSlot& slot);
+  scsi::ScsiStep NextStep(CommandSlot& slot);
+  void Advance(CommandSlot& slot, scsi::ScsiStep step);
+  void Finish(CommandSlot& slot);
   void QueueAnswer(CommandSlot& slot);
   void SubmitBatch();
 
@@ -112,19 +152,17 @@ class StorageChannel : public vmbus::ChannelHandler, private Task {
   const bool is_primary_;
   const uint32_t queue_depth_;
   const uint32_t max_transfer_bytes_;
-  const uint32_t max_pieces_;  // of a command's data
 
-  vmbus::Channel* channel_ = nullptr;
   bool is_accepting_ = false;
   bool is_close_requested_ = false;
   bool wants_bus_notice_ = false;
+  bool is_quiet_ = false;
+  StorageChannelState restored_;
 
   std::shared_ptr<CommandSlots> slots_;  // while the channel is open
-  std::vector<uint64_t> packet_buffer_;
   CommandSlot* answered_first_ = nullptr;
   CommandSlot* answered_last_ = nullptr;
   uint32_t busy_ = 0;
-  uint64_t work_ = 0;  // in this turn
 
   static constexpr size_t kMaxBatch = 64;
   BlockDevice* batch_device_ = nullptr;

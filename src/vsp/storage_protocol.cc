@@ -24,6 +24,14 @@ void StorageProtocol::Reset() {
   has_subchannels_ = false;
 }
 
+bool StorageProtocol::IsPossible(const Agreed& agreed) const {
+  if (agreed.state > State::kReady) return false;
+  if (std::find(std::begin(kVersions), std::end(kVersions), agreed.version) == std::end(kVersions)) return false;
+  const bool has_version = agreed.state >= State::kProperties;
+  if (has_version ? agreed.version > options_.newest_version : agreed.version != Version::kWin6) return false;
+  return !agreed.has_subchannels || (agreed.state >= State::kEnd && agreed.version >= Version::kWin8);
+}
+
 void StorageProtocol::Handle(Packet& packet, size_t size_bytes, uint16_t& subchannels) {
   subchannels = 0;
   Status status = Status::kInvalidDeviceState;

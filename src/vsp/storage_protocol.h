@@ -39,9 +39,22 @@ class StorageProtocol {
   void Handle(hvdef::storvsc::Packet& packet, size_t size_bytes, uint16_t& subchannels);
   void SubchannelsFailed() { has_subchannels_ = false; }
 
- private:
   enum class State : uint8_t { kBegin, kVersion, kProperties, kEnd, kReady };
+  struct Agreed {
+    State state = State::kBegin;
+    hvdef::storvsc::Version version = hvdef::storvsc::Version::kWin6;
+    bool has_subchannels = false;
+  };
+  Agreed agreed() const { return {state_, version_, has_subchannels_}; }
+  // False: no guest could have come there.
+  bool IsPossible(const Agreed& agreed) const;
+  void SetAgreed(const Agreed& agreed) {
+    state_ = agreed.state;
+    version_ = agreed.version;
+    has_subchannels_ = agreed.has_subchannels;
+  }
 
+ private:
   hvdef::storvsc::Status QueryVersion(hvdef::storvsc::Packet& packet);
   hvdef::storvsc::Status QueryProperties(hvdef::storvsc::Packet& packet);
   hvdef::storvsc::Status CreateSubchannels(uint16_t wanted, uint16_t& subchannels);

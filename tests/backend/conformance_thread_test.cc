@@ -3,9 +3,13 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
+#include <random>
 #include <thread>
+#include <vector>
 
 #include "tests/backend/conformance.h"
+#include "tests/random_seed.h"
 #include "tests/test_scale.h"
 
 namespace hvsdk::backend {
@@ -299,6 +303,87 @@ TEST_P(ThreadTest, CodeThatAnotherVpWritesIsSeen) {
   }
   EXPECT_EQ(machine().Read<uint32_t>(0x80010), ScaledCount(1000));
   EXPECT_EQ(machine().Read<uint32_t>(0x80018), 0u) << "old code ran";
+}
+
+// Writes to a page at random, by stores of several kinds, and now and then makes the processor set the accessed and dirty bits of
+// the page's table entry anew.
+HVSDK_GUEST(WritesAtRandom, 64, R"(
+    cld
+1:  imul ebp, ebp, 1664525
+    add ebp, 1013904223
+    mov eax, ebp
+    shr eax, 12
+    and eax, 0xFF
+    shl eax, 12
+    mov ecx, ebp
+    shr ecx, 20
+    and ecx, 0xFC0
+    lea edi, [rax + rcx + 0x100000]
+    mov rsi, rdi
+    mov [rdi], ebp
+    lock add [rdi + 8], ebp
+    xchg [rdi + 16], ebx
+    mov eax, ebp
+    mov ecx, 5
+    rep stosd
+    test ebp, 0x70000
+    jnz 1b
+    mov eax, esi
+    shr eax, 12
+    and qword ptr [rax * 8 + 0x7000], -0x61
+    invlpg [rsi]
+    jmp 1b
+)")
+
+// A copy that is kept by the dirty log, while the guest runs and while it does not, is memory whenever it does not.
+TEST_P(ThreadTest, ACopyOfTheDirtyPagesIsMemory) {
+  if (!backend().caps().dirty_log) GTEST_SKIP() << "no dirty log";
+  MakeMachine(2);
+  const uint32_t seed = TestSeed();
+  std::mt19937 random(seed);
+  constexpr uint64_t kPages = kRamSize / kPageSize;
+  std::vector<uint8_t> copy(kRamSize);
+  std::vector<uint64_t> dirty(kPages / 64);
+  uint64_t taken = 0;
+  const auto copy_dirty = [&] {
+    std::fill(dirty.begin(), dirty.end(), 0);
+    ASSERT_TRUE(machine().partition().TakeDirtyLog(0, kRamSize, absl::MakeSpan(dirty)).ok());
+    for (uint64_t page = 0; page < kPages; ++page) {
+      if ((dirty[page / 64] >> page % 64 & 1) == 0) continue;
+      ++taken;
+      ASSERT_TRUE(machine().memory().Read(page * kPageSize, &copy[page * kPageSize], kPageSize));
+    }
+  };
+  machine().Load(kCodeGpa, WritesAtRandom());
+  for (uint32_t vp = 0; vp < 2; ++vp) {
+    machine().Start(Mode::kLong, kCodeGpa, vp);
+    machine().Set(RegisterName::kRbp, random(), vp);
+  }
+  const uint32_t rounds = ScaledCount(30);
+  for (uint32_t round = 0; round < rounds; ++round) {
+    {
+      Recorder recorders[2];
+      VpThread first(machine(), 0, recorders[0]);
+      VpThread second(machine(), 1, recorders[1]);
+      if (round == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        ASSERT_TRUE(machine().partition().EnableDirtyLog(true).ok());
+        ASSERT_TRUE(machine().memory().Read(0, copy.data(), copy.size()));
+      }
+      for (uint32_t takes = random() % 4; takes > 0; --takes) {
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+        ASSERT_NO_FATAL_FAILURE(copy_dirty());
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+    }
+    ASSERT_NO_FATAL_FAILURE(copy_dirty());
+    for (uint64_t page = 0; page < kPages; ++page) {
+      ASSERT_EQ(std::memcmp(&copy[page * kPageSize], &machine().ram()[page * kPageSize], kPageSize), 0)
+          << "page " << page << ", round " << round << ", seed " << seed;
+    }
+  }
+  EXPECT_GT(taken, rounds);
+  EXPECT_TRUE(machine().partition().EnableDirtyLog(false).ok());
 }
 
 }  // namespace

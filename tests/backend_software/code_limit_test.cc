@@ -128,8 +128,9 @@ TEST_F(CodeLimitTest, RealModeEndsAt64KiB) {
 
 // A segment of 4 GiB has no end: the instruction pointer wraps, and so does the linear address of a base that is not 0.
 TEST_F(CodeLimitTest, AFlatSegmentWraps) {
-  std::vector<uint8_t> code(0x40, 0x43);
-  code.insert(code.end(), {0xE6, 0xF4});
+  std::vector<uint8_t> code(0x42, 0x43);
+  code[0x40] = 0xE6;  // out 0xF4, al
+  code[0x41] = 0xF4;
   machine().Load(0x20010 - 0x20, code);
   machine().Start(Mode::kProtected, 0xFFFFFFE0);
   SetSegment(RegisterName::kCs, 0x20010, 0xFFFFFFFF, kCode32, 0xC09B);

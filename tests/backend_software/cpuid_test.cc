@@ -2,7 +2,7 @@
 // What others conclude from the processor's CPUID, where being right is not enough: which copy a C library picks. What
 // follows is glibc's way of picking, of 2.28 to 2.42 (sysdeps/x86: cpu-features.c, dl-cacheinfo.h; multiarch/ifunc-memmove.h).
 
-#include "hvsdk/vmm/cpuid.h"
+#include "hvsdk/machine/cpuid.h"
 
 #include <algorithm>
 #include <optional>
@@ -25,7 +25,7 @@ class Cpuid : public testing::TestWithParam<uint32_t> {
     ASSERT_TRUE(partition.ok());
     auto supported = (*partition)->SupportedCpuid();
     ASSERT_TRUE(supported.ok());
-    leaves_ = vmm::ComposeCpuid(*std::move(supported), {}, GetParam());
+    leaves_ = machine::ComposeCpuid(*std::move(supported), {}, GetParam());
   }
   CpuidEntry Leaf(uint32_t leaf, uint32_t subleaf = 0) const {
     for (const CpuidEntry& entry : leaves_) {

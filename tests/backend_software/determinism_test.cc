@@ -83,7 +83,7 @@ void RunMachine(uint64_t slice, Outcome& outcome) {
   std::memcpy(host.get() + kCode, kProgram, sizeof(kProgram));
   GuestMemory memory;
   ASSERT_TRUE(memory.AddRange(0, {host.get(), kMemorySize}).ok());
-  backend::InstructionTime time;
+  backend::SoftwareTime time;
   auto engine = backend::CreateSoftwareBackend({.instruction_time = &time});
   ASSERT_TRUE(engine.ok()) << engine.status();
   auto partition = (*engine)->CreatePartition(memory);
@@ -97,9 +97,9 @@ void RunMachine(uint64_t slice, Outcome& outcome) {
     ASSERT_TRUE(vps.back()->SetActivity(backend::Activity::kRunning).ok());
     processors.push_back({vps.back().get(), &handler});
   }
-  DeterministicMachine machine(time, processors, slice);
-  ASSERT_EQ(machine.Run(100'000'000), DeterministicMachine::Result::kIdle);
-  outcome.instructions = machine.instructions();
+  const auto machine = time.CreateMachine(processors, slice);
+  ASSERT_EQ(machine->Run(100'000'000), DeterministicMachine::Result::kIdle);
+  outcome.instructions = machine->instructions();
   outcome.hash = Hash(outcome.hash, host.get(), kMemorySize);
   for (const auto& vp : vps) {
     for (uint32_t i = 0; i < 18; ++i) {
@@ -144,7 +144,7 @@ TEST(DeterminismTest, AnExceptionWaitsForItsProcessor) {
   host[kInvalidOpcode * 4] = kHandler & 0xFF;
   host[kInvalidOpcode * 4 + 1] = kHandler >> 8;
   GuestMemory memory;
-  backend::InstructionTime time;
+  backend::SoftwareTime time;
   auto engine = backend::CreateSoftwareBackend({.instruction_time = &time});
   ASSERT_TRUE(engine.ok()) << engine.status();
   auto partition = (*engine)->CreatePartition(memory);
@@ -158,16 +158,162 @@ TEST(DeterminismTest, AnExceptionWaitsForItsProcessor) {
     processors.push_back({vps.back().get(), &handler});
   }
   vps[1]->InjectException({kInvalidOpcode, absl::nullopt});
-  DeterministicMachine machine(time, processors, 1000);
-  EXPECT_EQ(machine.Run(1'000'000), DeterministicMachine::Result::kIdle);
-  EXPECT_EQ(machine.instructions(VpIndex{1}), 0u);
+  const auto machine = time.CreateMachine(processors, 1000);
+  EXPECT_EQ(machine->Run(1'000'000), DeterministicMachine::Result::kIdle);
+  EXPECT_EQ(machine->instructions(VpIndex{1}), 0u);
 
   ASSERT_TRUE(vps[1]->SetActivity(backend::Activity::kRunning).ok());
-  EXPECT_EQ(machine.Run(1'000'000), DeterministicMachine::Result::kIdle);
+  EXPECT_EQ(machine->Run(1'000'000), DeterministicMachine::Result::kIdle);
   const RegisterName rip = RegisterName::kRip;
   RegisterValue value;
   ASSERT_TRUE(vps[1]->GetRegisters({&rip, 1}, {&value, 1}).ok());
   EXPECT_EQ(value.low, kHandler + 1);
+}
+
+// A machine with an interrupt every so often, by the local APIC's periodic timer with a divisor that makes a tick no whole
+// number of its clock's units. Real mode; the APIC is reached with a segment whose limit is 4 GiB.
+constexpr uint64_t kTimerHandler = 0x2000;
+constexpr uint8_t kTimerProgram[] = {
+    0x66, 0xBB, 0x00, 0x00, 0xE0, 0xFE,                                // mov ebx, 0xFEE00000
+    0x67, 0x66, 0xC7, 0x83, 0xF0, 0x00, 0x00, 0x00, 0xFF, 0x01, 0, 0,  // mov dword [ebx+F0], 1FF
+    0x67, 0x66, 0xC7, 0x83, 0xE0, 0x03, 0x00, 0x00, 0x0A, 0x00, 0, 0,  // mov dword [ebx+3E0], 0xA: by 128
+    0x67, 0x66, 0xC7, 0x83, 0x20, 0x03, 0x00, 0x00, 0x40, 0x00, 2, 0,  // mov dword [ebx+320], 20040
+    0x67, 0x66, 0xC7, 0x83, 0x80, 0x03, 0x00, 0x00, 0xDF, 0x00, 0, 0,  // mov dword [ebx+380], 223
+    0xDB, 0xE3,                                                        // fninit
+    0xFB,                                                              // sti
+    // 1: what kProgram does, and the timer's count
+    0xF0, 0x66, 0xFF, 0x06, 0x00, 0x30,                          // lock inc dword [0x3000]
+    0x0F, 0x31,                                                  // rdtsc
+    0x66, 0x01, 0x06, 0x04, 0x30,                                // add [0x3004], eax
+    0x66, 0x0F, 0xC7, 0xF3,                                      // rdrand ebx
+    0x66, 0x31, 0x1E, 0x08, 0x30,                                // xor [0x3008], ebx
+    0x66, 0xBB, 0x00, 0x00, 0xE0, 0xFE,                          // mov ebx, 0xFEE00000
+    0x67, 0x66, 0x8B, 0x83, 0x90, 0x03, 0x00, 0x00,              // mov eax, [ebx+390]
+    0x66, 0x31, 0x06, 0x0C, 0x30,                                // xor [0x300C], eax
+    0x66, 0xC1, 0x06, 0x0C, 0x30, 0x03,                          // rol dword [0x300C], 3
+    0xD9, 0x06, 0x04, 0x30, 0xD9, 0xFA, 0xD9, 0x1E, 0x10, 0x30,  // fld [3004]; fsqrt; fstp [3010]
+    0xEB, 0xC5,                                                  // jmp 1b
+};
+constexpr uint8_t kTimerHandlerCode[] = {
+    0x66, 0x50, 0x66, 0x53, 0x0F, 0x31,                    // push eax, ebx; rdtsc
+    0x66, 0x31, 0x06, 0x14, 0x30,                          // xor [0x3014], eax
+    0x66, 0xC1, 0x06, 0x14, 0x30, 0x05,                    // rol dword [0x3014], 5
+    0x66, 0xFF, 0x06, 0x18, 0x30,                          // inc dword [0x3018]
+    0x66, 0xBB, 0x00, 0x00, 0xE0, 0xFE,                    // mov ebx, 0xFEE00000
+    0x67, 0x66, 0xC7, 0x83, 0xB0, 0,    0, 0, 0, 0, 0, 0,  // mov dword [ebx+B0], 0
+    0x66, 0x5B, 0x66, 0x58, 0xCF,                          // pop ebx, eax; iret
+};
+
+struct TimedMachine {
+  TimedMachine() { Make(); }
+  void Make() {
+    auto made = backend::CreateSoftwareBackend({.instruction_time = &time});
+    ASSERT_TRUE(made.ok()) << made.status();
+    engine = *std::move(made);
+    auto created = engine->CreatePartition(memory);
+    ASSERT_TRUE(created.ok());
+    partition = *std::move(created);
+    ASSERT_TRUE(partition->AddMemory(0, host).ok());
+    std::vector<DeterministicMachine::Processor> processors;
+    for (uint32_t i = 0; i < 2; ++i) {
+      ASSERT_NO_FATAL_FAILURE(AddVp(*partition, vps));
+      ASSERT_TRUE(vps[i]->SetActivity(backend::Activity::kRunning).ok());
+      const RegisterName names[] = {RegisterName::kDs, RegisterName::kRsp};
+      const RegisterValue values[] = {std::bit_cast<RegisterValue>(hvdef::SegmentRegister{0, 0xFFFFFFFF, 0, 0x93}),
+                                      {0x8000 + i * 0x1000, 0}};
+      ASSERT_TRUE(vps[i]->SetRegisters(names, values).ok());
+      processors.push_back({vps[i].get(), &handler});
+    }
+    machine = time.CreateMachine(processors, 1000);
+  }
+  void Load() {
+    std::memcpy(host + kCode, kTimerProgram, sizeof(kTimerProgram));
+    std::memcpy(host + kTimerHandler, kTimerHandlerCode, sizeof(kTimerHandlerCode));
+    host[0x40 * 4] = kTimerHandler & 0xFF;
+    host[0x40 * 4 + 1] = kTimerHandler >> 8;
+  }
+  void GoOnFrom(TimedMachine& from) {
+    backend::DeterministicState state;
+    from.machine->SaveState(state);
+    ASSERT_TRUE(machine->RestoreState(state).ok());
+    backend::PartitionState shared;
+    ASSERT_TRUE(from.partition->SaveState(shared).ok());
+    ASSERT_TRUE(partition->RestoreState(shared).ok());
+    std::memcpy(host, from.host, sizeof(host));
+    for (size_t i = 0; i < vps.size(); ++i) {
+      backend::VpState vp;
+      ASSERT_TRUE(from.vps[i]->SaveState(vp).ok());
+      const absl::Status status = vps[i]->RestoreState(vp);
+      ASSERT_TRUE(status.ok()) << status;
+    }
+  }
+  uint64_t HashOf() {
+    uint64_t hash = Hash(0xCBF29CE484222325, host, sizeof(host));
+    backend::DeterministicState state;
+    machine->SaveState(state);
+    hash = Hash(hash, &state.now_ns, 8);
+    hash = Hash(hash, state.instructions.data(), 16);
+    for (const auto& vp : vps) {
+      backend::VpState registers;
+      EXPECT_TRUE(vp->SaveState(registers).ok());
+      hash = Hash(hash, registers.gpr.data(), sizeof(registers.gpr));
+      hash = Hash(hash, &registers.rip, 8);
+      hash = Hash(hash, &registers.rflags, 8);
+      hash = Hash(hash, registers.fxsave.data(), sizeof(registers.fxsave));
+      hash = Hash(hash, registers.apic.data(), sizeof(registers.apic));
+    }
+    return hash;
+  }
+
+  alignas(4096) uint8_t host[kMemorySize] = {};
+  GuestMemory memory;
+  backend::SoftwareTime time;
+  Handler handler;
+  std::unique_ptr<backend::Backend> engine;
+  std::unique_ptr<backend::Partition> partition;
+  std::vector<std::unique_ptr<backend::Vp>> vps;
+  std::unique_ptr<DeterministicMachine> machine;
+};
+
+// Wherever it is saved, and however often.
+TEST(DeterminismTest, AMachineThatWasSavedEndsAsOneThatWasNot) {
+  constexpr uint64_t kRounds = 40;
+  for (const uint64_t budget : {1ull, 997ull, 12'345ull}) {
+    SCOPED_TRACE(budget);
+    auto whole = std::make_unique<TimedMachine>();
+    auto moved = std::make_unique<TimedMachine>();
+    whole->Load();
+    moved->Load();
+    // Beyond the first interrupts.
+    ASSERT_EQ(whole->machine->Run(1'000'000), DeterministicMachine::Result::kBudget);
+    ASSERT_EQ(moved->machine->Run(1'000'000), DeterministicMachine::Result::kBudget);
+    for (uint64_t round = 0; round < kRounds; ++round) {
+      ASSERT_EQ(whole->machine->Run(budget * (round + 1)), DeterministicMachine::Result::kBudget);
+      ASSERT_EQ(moved->machine->Run(budget * (round + 1)), DeterministicMachine::Result::kBudget);
+      auto fresh = std::make_unique<TimedMachine>();
+      ASSERT_NO_FATAL_FAILURE(fresh->GoOnFrom(*moved));
+      moved = std::move(fresh);
+      ASSERT_EQ(whole->HashOf(), moved->HashOf()) << "after round " << round;
+    }
+    ASSERT_EQ(whole->machine->Run(1'000'000), DeterministicMachine::Result::kBudget);
+    ASSERT_EQ(moved->machine->Run(1'000'000), DeterministicMachine::Result::kBudget);
+    EXPECT_EQ(whole->HashOf(), moved->HashOf());
+    uint32_t interrupts;
+    std::memcpy(&interrupts, whole->host + 0x3018, sizeof(interrupts));
+    EXPECT_GT(interrupts, 5u);
+  }
+}
+
+TEST(DeterminismTest, AStateOfAnotherMachineIsRefused) {
+  auto machine = std::make_unique<TimedMachine>();
+  backend::DeterministicState state;
+  machine->machine->SaveState(state);
+  state.instructions.push_back(0);
+  EXPECT_TRUE(absl::IsInvalidArgument(machine->machine->RestoreState(state)));
+  state.instructions.pop_back();
+  state.now_ns = ~uint64_t{0};
+  EXPECT_TRUE(absl::IsInvalidArgument(machine->machine->RestoreState(state)));
+  EXPECT_EQ(machine->time.now_ns(), 0u);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "backend_software/sse_ops.h"
+#include "backend_software/processor/cpuid.h"
 #include "tests/backend_software/software_test.h"
 
 namespace hvsdk::backend {

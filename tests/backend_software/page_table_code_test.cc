@@ -41,5 +41,20 @@ TEST_F(PageTableTest, AccessedBitsAreSeenAsCode) {
   EXPECT_EQ(machine().Get(RegisterName::kRax) & 0xFF, 0x27u);
 }
 
+// A processor that has not run has translated nothing, page 0 and what goes on there from the end of the address space included.
+HVSDK_GUEST(ReadPage0, 64, "xor ebx, ebx; mov rax, [rbx]; out 0xF4, al\n")
+HVSDK_GUEST(ReadAcrossTheEnd, 64, "mov rbx, -4; mov rax, [rbx]; out 0xF4, al\n")
+TEST_F(PageTableTest, PageZeroIsNotThereBeforeItIsMapped) {
+  machine().Start(Mode::kLong, ReadPage0());
+  machine().Write<uint64_t>(kFirstPageTableGpa, 0);
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, 14);
+}
+TEST_F(PageTableTest, TheEndOfTheAddressSpaceIsNotThereBeforeItIsMapped) {
+  machine().Start(Mode::kLong, ReadAcrossTheEnd());
+  machine().Run(recorder_);
+  EXPECT_EQ(recorder_.fault, 14);
+}
+
 }  // namespace
 }  // namespace hvsdk::backend

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend_software/sse_ops.h"
+#include "backend_software/vector/sse_ops.h"
 
 #include <immintrin.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "backend_software/x87.h"
+#include "backend_software/vector/x87.h"
 
 #include <cmath>
 #include <cstring>

@@ -109,6 +109,29 @@ TEST_F(PowerTest, EnableRegisterHoldsWhatThereIs) {
   EXPECT_EQ(In16(0x606), kButton | kAlarm | 1 << 5);
 }
 
+TEST_F(PowerTest, ANewGenerationIdIsAGeneralPurposeEvent) {
+  acpi_.OnNewGenerationId();
+  EXPECT_EQ(In(0x60C), 1);
+  EXPECT_FALSE(sci_);
+  Out(0x60D, 0xFF);
+  EXPECT_EQ(In(0x60D), 1) << "events that there are not";
+  EXPECT_TRUE(sci_);
+  Out16(0x604, 0xFFFF);  // other events
+  EXPECT_TRUE(sci_);
+  Out(0x60C, 0xFE);
+  EXPECT_TRUE(sci_);
+  Out(0x60C, 1);
+  EXPECT_EQ(In(0x60C), 0);
+  EXPECT_FALSE(sci_);
+  Out16(0x606, kButton);
+  acpi_.OnNewGenerationId();
+  acpi_.PressPowerButton();
+  Out(0x60D, 0);
+  EXPECT_TRUE(sci_) << "the button's";
+  Out16(0x604, kButton);
+  EXPECT_FALSE(sci_);
+}
+
 TEST_F(PowerTest, ResetRegister) {
   Out(0x602, 0);
   EXPECT_CALL(power_, OnReset()).Times(1);

@@ -7,14 +7,18 @@ e2e.py --mini-vmm=FILE --guest=DIR [--debian-disk=FILE] [--backend=NAME] CASE...
 
 import argparse
 import base64
+import concurrent.futures
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import pty
+import random
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -58,6 +62,7 @@ class Context:
     def __init__(self, arguments, folder):
         self.mini_vmm, self.guest, self.backend = arguments.mini_vmm, arguments.guest, arguments.backend
         self.debian_disk, self.forgetful_file = arguments.debian_disk, arguments.forgetful_file
+        self.hvimg, self.shared = arguments.hvimg, arguments.shared
         self.folder = folder
 
     def path(self, name):
@@ -395,6 +400,53 @@ def disk(context):
 
 
 @case
+def images(context):
+    """File systems on a VHDX, on one that is over another, and on a VHD: the images hold what the guest wrote, and are whole."""
+    expect(context.hvimg is not None, '--hvimg is missing')
+
+    def hvimg(*arguments):
+        done = subprocess.run([context.hvimg, *arguments], check=False, capture_output=True, text=True)
+        expect(done.returncode == 0, f'hvimg {" ".join(arguments)}', done.stdout + done.stderr)
+    base = context.path('base.vhdx')
+    # By their numbers on the controller: Linux may find them in any order.
+    paths = {'0': context.path('plain.vhdx'), '1': context.path('child.vhdx'), '2': context.path('plain.vhd')}
+    hvimg('create', '--size=40M', '--block=1M', paths['0'])
+    hvimg('create', '--size=40M', base)
+    hvimg('create', f'--parent={base}', paths['1'])
+    hvimg('create', '--size=40M', '--format=vhd', paths['2'])
+    before = sha256(base)
+    command = '''
+        set -e
+        for d in sda sdb sdc; do
+          lun=$(readlink -f /sys/block/$d/device); lun=${lun##*:}
+          mke2fs /dev/$d >/dev/null
+          mount -t ext4 /dev/$d /mnt
+          dd if=/dev/urandom bs=1M count=3 2>/dev/null | tee /mnt/data.bin | sha256sum | sed "s/^/lun $lun /"
+          dd if=/dev/urandom of=/mnt/away.bin bs=1M count=2 2>/dev/null
+          sync
+          rm /mnt/away.bin
+          fstrim /mnt || [ $lun = 1 ]
+          umount /mnt
+        done'''
+    result = context.run(command, f'--disk={paths["0"]}', f'--disk={paths["1"]},format=vhdx', f'--disk={paths["2"]}',
+                         disks=3, timeout=600).expect_status(0)
+    expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
+    digests = dict(re.findall(r'^lun ([0-2]) ([0-9a-f]{64})', result.out, re.M))
+    expect(len(digests) == 3, 'not all disks were written', result.out)
+    for name, path in paths.items():
+        raw, data = context.path(f'{name}.raw'), context.path(f'{name}.bin')
+        hvimg('check', path)
+        hvimg('convert', '--format=raw', path, raw)
+        subprocess.run(['debugfs', '-R', f'dump data.bin {data}', raw], check=True, capture_output=True)
+        expect(sha256(data) == digests[name], f'{path} holds something else than what the guest wrote')
+        check = subprocess.run(['e2fsck', '-fn', raw], check=False, capture_output=True)
+        expect(check.returncode == 0, f'the file system on {path} is damaged', check.stdout.decode())
+    expect(sha256(base) == before, 'the parent was written')
+    # Without its format's name it is not followed to its parent.
+    context.run('true', f'--disk={paths["1"]}', disks=0).expect_status(2)
+
+
+@case
 def failing_disk(context):
     """A disk whose medium fails a sync, then hangs: the guest learns that writes are lost and is never told otherwise, another disk
     goes on, and the machine ends."""
@@ -471,6 +523,791 @@ def reset(context):
     expect(re.search('first time.*second time', result.out, re.S), 'not two boots', result.out)
 
 
+class Running:
+    """A machine with a control socket, whose console goes into a file."""
+
+    def __init__(self, context, flags, name='vm', folder=None):
+        self.context, self.socket = context, context.path(f'{name}.sock')
+        self.console = os.path.join(folder or context.folder, f'{name}.log')
+        self.process = subprocess.Popen([context.mini_vmm, *flags, f'--control={self.socket}', f'--serial={self.console}'],
+                                        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def text(self):
+        if not os.path.exists(self.console):
+            return ''
+        with open(self.console, encoding='utf-8', errors='replace') as file:
+            return file.read().replace('\r\n', '\n')
+
+    def wait_for(self, pattern, seconds=240):
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.text(), re.M | re.S):
+            expect(time.monotonic() < end, f'no {pattern} within {seconds} s', self.text()[-4000:])
+            expect(self.process.poll() is None, f'ended before {pattern}', self.text()[-4000:],
+                   self.process.stderr.read() if self.process.poll() is not None else '')
+            time.sleep(0.1)
+
+    def wait_for_count(self, text, count, seconds=240):
+        """As one pattern for all of them it would be looked for in exponential time."""
+        end = time.monotonic() + seconds
+        while self.text().count(text) < count:
+            expect(time.monotonic() < end and self.process.poll() is None, f'no {count} of {text} within {seconds} s', self.text()[-4000:])
+            time.sleep(0.1)
+
+    def wait_for_socket(self, seconds=60):
+        end = time.monotonic() + seconds
+        while not os.path.exists(self.socket):
+            expect(time.monotonic() < end and self.process.poll() is None, 'no control socket', self.process.poll())
+            time.sleep(0.1)
+
+    def ctl(self, *words, status=0):
+        done = subprocess.run([self.context.mini_vmm, 'ctl', self.socket, *words], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=120, check=False)
+        expect(done.returncode == status, f'ctl {words}: exit status {done.returncode}', done.stdout, done.stderr)
+        if status != 0:
+            expect(re.fullmatch(r'mini_vmm: ctl[^\n]+\n', done.stderr), 'not one line', done.stderr)
+            return done.stderr
+        return done.stdout
+
+    def end(self, status):
+        self.process.wait(timeout=60)
+        expect(self.process.returncode == status, f'exit status {self.process.returncode}', self.text()[-4000:],
+               self.process.stderr.read())
+
+
+def prometheus(text):
+    """What Prometheus' text format (0.0.4) says, by name: a list of (labels, value). Fails where it is not valid."""
+    found, described, typed, last = {}, set(), set(), None
+    expect(text.endswith('\n'), 'the last line does not end')
+    for line in text.splitlines():
+        if described_as := re.fullmatch(r'# HELP ([a-zA-Z_:][a-zA-Z0-9_:]*) (?:[^\\]|\\\\|\\n)+', line):
+            expect(described_as[1] not in described, 'described twice', line)
+            described.add(described_as[1])
+            continue
+        if type_of := re.fullmatch(r'# TYPE ([a-zA-Z_:][a-zA-Z0-9_:]*) (counter|gauge)', line):
+            expect(type_of[1] not in typed and type_of[1] not in found, 'a type too late, or twice', line)
+            typed.add(type_of[1])
+            continue
+        label = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\\\|\\n|\\")*"'
+        sample = re.fullmatch(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:%s)(?:,%s)*)\})? (\d+)' % (label, label), line)
+        expect(sample, 'no sample', line)
+        name = sample[1]
+        expect(name in typed and name in described and name.endswith('_total') and name.startswith('hvsdk_'), 'a name', line)
+        expect(name == last or name not in found, 'samples of a name do not stand together', line)
+        last = name
+        labels = {key: value.replace('\\"', '"').replace('\\n', '\n').replace('\\\\', '\\')
+                  for key, value in re.findall(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"', sample[2] or '')}
+        expect(all(labels != other for other, _ in found.get(name, [])), 'the same twice', line)
+        found.setdefault(name, []).append((labels, int(sample[3])))
+    return found
+
+
+@case
+def control(context):
+    """A running guest is looked at, paused, reset and turned off through its socket."""
+    flags = [flag for flag in context.guest_flags('i=0; while :; do i=$((i+1)); echo "tick $i"; sleep 0.2; done')
+             if flag != '--no-reboot']
+    with Running(context, flags) as machine:
+        machine.wait_for('^tick 3$')
+        expect(re.search(r'^state +running$', machine.ctl('status'), re.M), 'not running')
+        events = subprocess.Popen([context.mini_vmm, 'ctl', machine.socket, 'events', '--json'], stdout=subprocess.PIPE, text=True)
+        for _ in range(2):
+            machine.ctl('pause')
+            machine.ctl('pause')
+            still = machine.text()
+            time.sleep(1)
+            expect(machine.text() == still, 'a paused guest speaks')
+            expect(json.loads(machine.ctl('status', '--json'))['state'] == 'paused', 'not paused')
+            machine.ctl('resume')
+            last = int(re.findall(r'tick (\d+)', still)[-1])
+            machine.wait_for(f'^tick {last + 3}$')
+        stats = prometheus(machine.ctl('stats', '--prometheus'))
+        for name, labels in [('exits', {'reason': 'hypercall'}), ('hypercalls', {'name': 'HvCallPostMessage'}), ('synic_messages', {}),
+                             ('timer_expirations', {}), ('reference_time_nanoseconds', {})]:
+            found = [value for got, value in stats[f'hvsdk_{name}_total'] if labels.items() <= got.items()]
+            expect(len(found) == 1 and found[0] > 0, f'no {name}', stats)
+        expect(re.search(r'^ +[1-9]\d*  exits  hypercall$', machine.ctl('stats'), re.M), 'no table', machine.ctl('stats'))
+        expect(json.loads(machine.ctl('stats', '--json'))['counters'], 'no JSON')
+        machine.ctl('stats', '--json', '--prometheus', status=2)
+        for words in [], ['on'], ['off', 'x'], ['off'], ['on', '/missing/trace'], ['on', f'{context.guest}/vmlinuz']:
+            machine.ctl('trace', *words, status=2)
+        trace_file = context.path('trace.json')
+        for _ in range(2):
+            machine.ctl('trace', 'on', trace_file)
+            machine.ctl('trace', 'on', trace_file, status=2)
+            last = int(re.findall(r'tick (\d+)', machine.text())[-1])
+            machine.wait_for(f'^tick {last + 3}$')
+            machine.ctl('trace', 'off')
+            with open(trace_file, encoding='utf-8') as file:
+                traced = json.load(file)
+            expect(any(event.get('name') == 'port write' for event in traced), 'nothing was traced', len(traced))
+        machine.ctl('reset')
+        machine.wait_for('^tick 5$.*HVSDK-INIT.*^tick 3$')
+        machine.ctl('nothing', status=2)
+        machine.ctl('status', '--jason', status=2)
+        machine.ctl('save', status=2)
+        expect(json.loads(machine.ctl('status', '--json'))['resets'] == 1, 'not reset once')
+        machine.ctl('power-button')
+        machine.end(0)
+        told = [json.loads(line) for line in events.communicate(timeout=20)[0].splitlines()]
+        names = [event['name'] for event in told if not event['name'].startswith(('channel', 'connected', 'disconnected'))]
+        expect(names == ['started'] + ['paused', 'resumed'] * 2 + ['traced', 'trace-ended'] * 2 + ['reset', 'ended'], 'events', told)
+        connected = [event['details']['version'] for event in told if event['name'] == 'connected']
+        expect(len(connected) == 2 and connected[0] == connected[1] == '5.3', 'the guest connects once each time', told)
+        expect(told[-1]['details']['outcome'] == 'powered off', 'the outcome', told[-1])
+        times = [int(event['reference_time_ns']) for event in told]
+        expect(times == sorted(times), 'events out of order', told)
+        machine.ctl('status', status=3)
+    with Running(context, flags, 'stopped') as machine:
+        machine.wait_for('^tick 1$')
+        machine.ctl('stop')
+        machine.end(0)
+
+
+@case
+def nmi(context):
+    """Non-maskable interrupts: Linux says that it does not know why, each on its processor, and panics once it is told to."""
+    command = '''while :; do
+          set -- $(grep NMI: /proc/interrupts); echo "nmis $2 $3"
+          [ "$2 $3" = "1 1" ] && echo 1 >/proc/sys/kernel/unknown_nmi_panic && echo may panic
+          sleep 0.2
+        done'''
+    with Running(context, [*context.guest_flags(command), '--cpus=2']) as machine:
+        machine.wait_for('^nmis 0 0$')
+        machine.ctl('nmi', '--vp=2', status=2)
+        machine.ctl('nmi', '--vp=all', status=2)
+        machine.ctl('nmi')
+        machine.wait_for('^nmis 1 0$')
+        machine.ctl('nmi', '--vp=1')
+        machine.wait_for('^may panic$')
+        said = [re.search(f'NMI received for unknown reason .. on CPU {cpu}', machine.text()) for cpu in (0, 1)]
+        expect(all(said), 'not said on both processors', machine.text())
+        machine.ctl('nmi')
+        machine.process.wait(timeout=120)
+        errors = machine.process.stderr.read().decode()
+        expect(machine.process.returncode == 11 and 'the guest crashed on processor 0' in errors, 'no crash', errors)
+        expect('NMI: Not continuing' in errors, 'another crash', errors)
+
+
+@case
+def hot_plug(context):
+    """Disks come and go while the guest runs: one in use by a file system, many in turn, and one that is pulled out while it is busy."""
+    rounds = 4 if os.environ.get('HVSDK_NESTED') else 20
+    command = r'''
+        disk() { for d in /sys/block/sd*; do [ ! -e $d/dev ] || echo /dev/${d##*/}; done; }
+        wait_for_disk() { while :; do d=$(disk); [ -z "$d" ] || [ ! -b "$d" ] || break; sleep 0.1; done; }
+        wait_for_none() { while [ -n "$(disk)" ]; do sleep 0.1; done; }
+        log() { echo "[log $1]"; dmesg -c -r; echo "[end $1]"; }
+        dmesg -n 1  # or it would write into the lines that are waited for
+        log boot; echo ready
+        wait_for_disk
+        mkfs.ext4 -q $d && mount $d /mnt && echo "hello from the guest" >/mnt/greeting && umount /mnt
+        echo 1 >/sys/block/${d##*/}/device/delete
+        wait_for_none
+        log plugged
+        for i in $(seq ROUNDS); do
+          wait_for_disk; echo "round $i" | dd of=$d conv=fsync 2>/dev/null; echo "seen $i"; wait_for_none; echo "gone $i"
+        done
+        log rounds
+        wait_for_disk
+        for i in 1 2 3 4; do while [ -b $d ] && dd if=/dev/zero of=$d bs=256k count=64 oflag=direct; do :; done 2>/dev/null & done
+        sleep 1; echo busy
+        wait; echo idle
+        wait_for_none
+        log busy
+        wait_for_disk; echo "again $(head -c 5 $d)"; log again; sleep 1000'''.replace('ROUNDS', str(rounds))
+    images = [context.path(f'disk{i}.img') for i in range(3)]
+    for image in images:
+        with open(image, 'wb') as file:
+            file.truncate(64 << 20)
+
+    def logged(text, name):
+        return text.split(f'[log {name}]\n')[1].split(f'[end {name}]')[0]
+
+    with Running(context, context.guest_flags(command)) as machine:
+        machine.wait_for('^ready$')
+        for words, error in [(['--disk=' + context.path('missing.img')], 'missing.img'), (['--disk=/dev/null'], '/dev/null'),
+                             ([f'--disk={context.guest}/vmlinuz'], 'the same file as --kernel='),
+                             (['--disk=' + images[0] + ',name=a b'], 'name'), (['--disk=' + images[0] + ',odd'], 'odd'), ([], '--disk')]:
+            expect(error in machine.ctl('attach', *words, status=2), f'attach {words}')
+        machine.ctl('detach', 'storage/0', status=2)
+        expect(machine.ctl('attach', f'--disk={images[0]},name=first') == 'storage/0\n', 'another place')
+        expect('disk0.img' in machine.ctl('attach', f'--disk={images[0]}', status=2), 'attached twice')
+        machine.wait_for(r'^\[end plugged\]$')
+        expect('first: ' in machine.ctl('status'), 'not in the status', machine.ctl('status'))
+        machine.ctl('detach', 'first')
+        expect(subprocess.run(['debugfs', '-R', 'cat greeting', images[0]], capture_output=True, check=True).stdout ==
+               b'hello from the guest\n', 'the image has not what the guest wrote')
+        checked = subprocess.run(['e2fsck', '-fn', images[0]], capture_output=True, text=True, check=False)
+        expect(checked.returncode == 0, 'the file system', checked.stdout)
+
+        descriptors = []
+        for number in range(1, rounds + 1):
+            device = machine.ctl('attach', f'--disk={images[1]}').strip()
+            machine.wait_for(f'^seen {number}$')
+            machine.ctl('detach', device)
+            machine.wait_for(f'^gone {number}$')
+            with open(images[1], 'rb') as file:
+                expect(file.read(12).startswith(f'round {number}\n'.encode()), f'round {number} is not on the image')
+            descriptors.append(len(os.listdir(f'/proc/{machine.process.pid}/fd')))
+        # A client that has just gone may still be there.
+        expect(max(descriptors) <= descriptors[0] + 1, 'descriptors grow', descriptors)
+
+        device = machine.ctl('attach', f'--disk={images[2]}').strip()
+        machine.wait_for('^busy$')
+        machine.ctl('detach', device)
+        machine.wait_for(r'^\[end busy\]$')
+        device = machine.ctl('attach', f'--disk={images[1]},name=quo"te').strip()
+        machine.wait_for('^again round$.*end again')
+        stats = prometheus(machine.ctl('stats', '--prometheus'))
+        read = [value for labels, value in stats['hvsdk_disk_bytes_total']
+                if labels == {'device': device, 'op': 'read', 'name': 'quo"te'}]
+        expect(len(read) == 1 and read[0] > 0, 'nothing was read', stats)
+        events = subprocess.Popen([context.mini_vmm, 'ctl', machine.socket, 'events', '--json'], stdout=subprocess.PIPE, text=True)
+        # The machine that was saved has what is attached, and nothing else.
+        save = [context.mini_vmm, 'ctl', machine.socket, 'save', '--live', context.path('state')]
+        silent = subprocess.run(save, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=True)
+        expect(silent.stderr == b'' and re.fullmatch(rb'.* the guest stood still for \S+ ms\n', silent.stdout), 'a save says', silent)
+        # On a terminal it says how far it is.
+        master, slave = pty.openpty()
+        subprocess.run(save, stdin=subprocess.DEVNULL, stderr=slave, timeout=120, check=True)
+        shown = os.read(master, 65536)
+        os.close(master)
+        os.close(slave)
+        expect(re.search(rb'^\r0 of 512 MiB.*\r512 of 512 MiB\r?\n$', shown, re.S), 'no progress', shown)
+        machine.ctl('stop')
+        machine.end(0)
+        told = [json.loads(line) for line in events.communicate(timeout=20)[0].splitlines()]
+        opened = [event['details'] for event in told if event['name'] == 'channel-opened']
+        expect(opened and opened[0]['device'] == 'storage' and opened[0]['subchannel'] == '0', 'no channel', told)
+        expect(sum(event['name'] == 'detached' for event in told) == rounds + 2, 'events', told)
+        text = machine.text()
+    with Running(context, ['--restore=' + context.path('state')], 'restored') as machine:
+        machine.wait_for_socket()
+        status = json.loads(machine.ctl('status', '--json'))
+        expect([(disk['device'], disk['name']) for disk in status['disks']] == [(device, 'quo"te')], 'other disks', status)
+        machine.ctl('detach', 'quo"te')
+        machine.ctl('attach', f'--disk={images[0]}')
+        machine.ctl('stop')
+        machine.end(0)
+    # A disk that the guest did not expect to lose does not obey its last flush (0x35), and then of course what it was busy with.
+    check_kernel_log(logged(text, 'plugged'))
+    for name, expected in ('rounds', 'tag#.* cmd 0x35'), ('busy', 'I/O error|tag#|lost async page write|device offline error'), ('again', 'tag#.* cmd 0x35'):
+        expected += '|storvsc_on_io_completion: .* callbacks suppressed'  # too many of them for the log
+        check_kernel_log('\n'.join(line for line in logged(text, name).splitlines() if not re.search(expected, line)))
+    expect('I/O error' in logged(text, 'busy'), 'no error of the busy disk', logged(text, 'busy'))
+
+
+@case
+def lost_page(context):
+    """The host loses a page of a process of the guest's: Linux, which must be of the full flavour, logs it, kills that process alone, and
+    goes on. The nested machine's kernel is such a one."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    subprocess.run([os.path.join(here, '../../scripts/nested'), '--make-assets'], check=True)
+    init, initrd = context.path('init'), context.path('lost_page.img')
+    subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', init, os.path.join(here, 'lost_page.cc')], check=True)
+    with open(init, 'rb') as file, open(initrd, 'wb') as archive:
+        archive.write(ramdisk({'init': file.read()}))
+    # Where the host is busy, processors meet later in a machine check than Linux waits for them by default.
+    flags = [f'--kernel={here}/../../build/nested/vmlinux', f'--initrd={initrd}', f'--backend={context.backend}', '--no-reboot',
+             '--cmdline=console=ttyS0 loglevel=5 panic=-1 mitigations=off mce=60000000', '--cpus=2', '--memory=300M']
+    with Running(context, flags) as machine:
+        machine.wait_for('^page 0x[0-9a-f]+$')
+        machine.ctl('lose-page', '0xffff00000000', status=2)
+        machine.ctl('lose-page', '12', status=2)
+        machine.ctl('lose-page', status=2)
+        machine.ctl('lose-page', re.search('^page (0x[0-9a-f]+)$', machine.text(), re.M)[1])
+        machine.end(0)
+        text = machine.text()
+    expect(re.search('^SIGBUS, code 4, at the page\nchild: exit 42\nsum 190$', text, re.M), 'not as it should be', text)
+    expect(re.search('^log .*Machine check events logged', text, re.M), 'no machine check logged', text)
+    expect(re.search('^log .*Memory failure: .* Recovered$', text, re.M), 'not recovered', text)
+
+
+@case
+def stopped(context):
+    """A process that is stopped for HVSDK_STOP_SECONDS (10) and goes on: the guest's clocks are right, its timers come, and Linux finds
+    nothing wrong. Beyond 20 s Linux takes it for a soft lockup."""
+    seconds = int(os.environ.get('HVSDK_STOP_SECONDS', '10'))
+    command = f'''(sleep {seconds // 2}; echo short timer) & (sleep {seconds + 10}; echo long timer) &
+        i=0; while :; do i=$((i+1)); echo "tick $i up $(cut -d' ' -f1 /proc/uptime) date $(date +%s)"
+          [ $((i % 10)) = 0 ] && dmesg -r | grep -E 'BUG|stall|unstable|hung|clocksource: .*skew' | sed 's/^/complaint /'
+          sleep 0.2; done'''
+
+    def offsets(machine, count):
+        """By how much the host's clocks are ahead of the guest's: the least of some looks, as each says so a little late."""
+        of_uptime, of_date = [], []
+        while len(of_uptime) < count:
+            last = machine.text().count('tick')
+            while machine.text().count('tick') == last:
+                time.sleep(0.01)
+            found = re.findall(r'^tick \d+ up (\S+) date (\d+)$', machine.text(), re.M)
+            if found:
+                of_uptime.append(time.monotonic() - float(found[-1][0]))
+                of_date.append(time.time() - int(found[-1][1]))
+        return min(of_uptime), min(of_date)
+
+    with Running(context, [*context.guest_flags(command), '--cpus=2']) as machine:
+        machine.wait_for('^tick 5 ')
+        uptime, date = offsets(machine, 10)
+        for _ in range(2):
+            machine.process.send_signal(signal.SIGSTOP)
+            time.sleep(seconds)
+            before = machine.text()
+            machine.process.send_signal(signal.SIGCONT)
+            machine.wait_for(re.escape(before[-20:]) + '.*tick')
+            after_uptime, after_date = offsets(machine, 10)
+            print(f'  drift after {seconds} s: {(after_uptime - uptime) * 1000:.0f} ms, '
+                  f'the date is {after_date - date:.2f} s late', flush=True)
+            expect(abs(after_uptime - uptime) < 0.5 and abs(after_date - date) < 1.1, 'the clocks went wrong')
+        machine.wait_for('^short timer$.*^long timer$')
+        machine.wait_for(f'^tick {int(re.findall(r"tick ([0-9]+)", machine.text())[-1]) + 20} ')
+        complaints = re.findall('^complaint .*', machine.text(), re.M)
+        expect(not complaints or os.environ.get('HVSDK_NESTED'), 'the guest complains', *complaints)
+
+
+@case
+def resets(context):
+    """Many resets in one process, each while the guest reads and writes its disk: HVSDK_RESETS of them, 6 by default."""
+    count = int(os.environ.get('HVSDK_RESETS', '6'))
+    image = context.path('disk.img')
+    with open(image, 'wb') as file:
+        file.truncate(64 << 20)
+    command = ('echo working; while :; do dd if=/dev/urandom of=/dev/sda bs=64k count=40 conv=fsync; '
+               'dd if=/dev/sda of=/dev/null bs=1M count=40 iflag=direct; done 2>/dev/null')
+    flags = [flag for flag in context.guest_flags(command, disks=1) if flag != '--no-reboot']
+    chance = chances()
+
+    def facts(pid):
+        with open(f'/proc/{pid}/smaps_rollup', encoding='utf-8') as file:
+            memory = int(re.search(r'^Private_Dirty: +(\d+)', file.read(), re.M)[1])
+        return memory >> 10, len(os.listdir(f'/proc/{pid}/fd')), len(os.listdir(f'/proc/{pid}/task'))
+
+    with Running(context, [*flags, f'--disk={image}']) as machine:
+        after = []
+        for number in range(count):
+            machine.wait_for_count('\nworking\n', number + 1)
+            time.sleep(chance.random() * 1.5)
+            machine.ctl('reset')
+            after.append(facts(machine.process.pid))
+        machine.wait_for_count('\nworking\n', count + 1)
+        expect(json.loads(machine.ctl('status', '--json'))['resets'] == count, 'resets were lost')
+        second = subprocess.run([context.mini_vmm, *context.guest_flags('true'), f'--disk={image}'], stdin=subprocess.DEVNULL,
+                                capture_output=True, text=True, timeout=60, check=False)
+        expect(second.returncode == 2 and 'disk.img' in second.stderr, 'the disk is not locked', second.stderr)
+        # Memory after a reset is the guest's kernel and ours; descriptors and threads are those of before.
+        expect(after[-1][0] <= after[1][0] + 8, 'memory grows, MiB', after)
+        # A client that has just gone may still be there.
+        expect(after[-1][1] <= after[1][1] + 1 and after[-1][2] == after[1][2], 'descriptors or threads grow', after)
+        machine.ctl('stop')
+        machine.end(0)
+        print(f'  {count} resets; private memory after one {after[1][0]} to {after[-1][0]} MiB, '
+              f'{after[-1][1]} descriptors, {after[-1][2]} threads')
+
+
+def chances():
+    """Random numbers, by a seed that is printed and may be given, and is given to other processes."""
+    seed = int(os.environ.setdefault('HVSDK_TEST_SEED', str(random.randrange(1 << 31))))
+    print(f'  HVSDK_TEST_SEED={seed}', flush=True)
+    return random.Random(seed)
+
+
+def load_of(workers, after_each):
+    """What a guest does that is saved: each worker writes a file with fsync, and reads what is then on the disk, until there is another
+    disk (`end_load`); `after_each` round it does that, too."""
+    work = ' & '.join(f'work {name}' for name in workers.split())
+    return rf'''
+        mkfs.ext4 -q /dev/sda && mkdir -p /mnt && mount /dev/sda /mnt && echo mounted
+        work() {{
+          i=0
+          while [ ! -e /sys/block/sdb ]; do
+            i=$((i+1)); dd if=/dev/urandom of=/mnt/$1.new bs=4k count=75 conv=fsync 2>/dev/null; sum=$(sha256sum </mnt/$1.new)
+            mv /mnt/$1.new /mnt/$1; sync
+            [ "$(dd if=/mnt/$1 bs=300k iflag=direct 2>/dev/null | sha256sum)" = "$sum" ] || echo "WRONG $1"
+            {after_each}
+          done
+        }}
+        {work} & wait
+        umount /mnt && echo unmounted; echo LOG; dmesg -r; echo LOG'''
+
+
+def end_load(machine):
+    """Ends the work of `load_of`, and waits for the machine to turn off."""
+    disk = machine.context.path('end.img')
+    with open(disk, 'wb') as file:
+        file.truncate(1 << 20)
+    machine.ctl('attach', f'--disk={disk}')
+    machine.process.wait(timeout=300)
+
+
+@case
+def saves(context):
+    """A guest under load is saved in a chain, HVSDK_SAVES times (4 by default): each state goes on in a new process."""
+    count = int(os.environ.get('HVSDK_SAVES', '4'))
+    image, state = context.path('disk.img'), context.path('state')
+    with open(image, 'wb') as file:
+        file.truncate(128 << 20)
+    command = load_of('a b c d', '[ $((i % 5)) != 0 ] || echo "round $1"')
+    flags = [*context.guest_flags(command, disks=1), f'--disk={image}']
+    chance = chances()
+    for number in range(count + 1):
+        with Running(context, flags if number == 0 else [f'--restore={state}'], f'vm{number}') as machine:
+            machine.wait_for('(round.*){2}' if number else 'mounted.*(round.*){2}')
+            expect('WRONG' not in machine.text(), 'a wrong sum', machine.text())
+            if number < count:
+                time.sleep(chance.random() * 2)
+                machine.ctl('save', state)
+                machine.end(0)
+            else:
+                # A state that goes on while it is kept has other disks soon, and they are refused.
+                machine.ctl('save', '--live', context.path('live'))
+                machine.wait_for('(round.*){4}')
+                end_load(machine)
+                machine.end(0)
+                text = machine.text()
+    late = context.vmm(f'--restore={context.path("live")}', timeout=60).expect_status(2)
+    expect(re.fullmatch(r'mini_vmm: --disk=storage/0=[^\n]*was written since[^\n]*\n', late.err), 'not refused', late.err)
+    expect('unmounted' in text and 'WRONG' not in text, 'the work did not end', text[-4000:])
+    check_kernel_log(text.split('LOG')[1])
+    checked = subprocess.run(['e2fsck', '-fn', image], capture_output=True, text=True, check=False)
+    expect(checked.returncode == 0, 'the file system', checked.stdout)
+    print(f'  {count} states in a chain')
+
+
+class BothEngines:
+    """A case in two processes, each with an engine of its own, that share a folder: this one's is software, and the other, which this one
+    starts, runs where KVM is and finds the folder by --shared."""
+
+    def __init__(self, context, name):
+        self.on_kvm = context.shared is not None
+        self.folder, self.other = context.shared or context.folder, None
+        if not self.on_kvm:
+            here = os.path.dirname(os.path.abspath(__file__))
+            self.other = subprocess.Popen([
+                f'{here}/../../scripts/with-kvm', '--timeout=1800', f'--share={self.folder}', '--', sys.executable, __file__,
+                f'--mini-vmm={context.mini_vmm}', f'--guest={context.guest}', '--backend=kvm', f'--shared={self.folder}', name])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.other is not None and self.other.poll() is None:
+            self.other.terminate()
+            self.other.wait()
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def wait_for(self, *names):
+        """Returns the first of these files that the other process has made."""
+        until = time.monotonic() + 600
+        while True:
+            for name in names:
+                if os.path.exists(self.path(name)):
+                    return name
+            expect(time.monotonic() < until, f'none of {names}')
+            expect(self.other is None or self.other.poll() is None, 'the part on KVM has ended')
+            time.sleep(0.1)
+
+    def end(self):
+        expect(self.other is None or self.other.wait(timeout=600) == 0, 'the part on KVM failed')
+
+
+@case
+def engines_kernel(context):
+    """The guest kernel, which asks everything of the hypervisor, goes from KVM to the software engine and back at random moments until it
+    has come to its end: its report is the same as ever. It begins on KVM, as it has no time by the reference TSC page alone."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    kernel = os.path.join(os.path.dirname(context.mini_vmm), 'guest_kernel')
+    config = context.path('machine.textproto')
+    with open(config, 'w', encoding='ascii') as file:
+        file.write('loopback_ports: true\n')
+    chance = chances()
+    with BothEngines(context, 'engines_kernel') as both:
+        image = both.path('disk.img')
+        if not both.on_kvm:
+            with open(both.path('disk.new'), 'wb') as file:
+                file.write(bytes(510) + b'\x55\xaa' + bytes((1 << 20) - 512))
+            os.rename(both.path('disk.new'), image)
+        both.wait_for('disk.img')
+        number = 0 if both.on_kvm else 1
+        while not number or both.wait_for(f'kernel{number - 1}', 'ended') != 'ended':
+            flags = [f'--restore={both.path(f"kernel{number - 1}")}', f'--backend={context.backend}'] if number else [
+                f'--config={config}', f'--backend={context.backend}', f'--kernel={kernel}', '--memory=64M', '--cpus=2',
+                f'--disk={image}', '--no-reboot', '--processor=portable']
+            with Running(context, flags, f'report{number}', both.folder) as machine:
+                machine.wait_for('.' if number else 'TAP')
+                time.sleep(chance.random() * (3 if both.on_kvm else 0.3))
+                save = subprocess.run([context.mini_vmm, 'ctl', machine.socket, 'save', both.path(f'kernel{number}')],
+                                      stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
+                machine.end(0)
+                if save.returncode != 0:
+                    with open(both.path('ended'), 'w', encoding='ascii') as file:
+                        file.write(str(number))
+            number += 2
+        both.end()
+    if not both.on_kvm:
+        with open(both.path('ended'), encoding='ascii') as file:
+            legs = int(file.read()) + 1
+        report = ''
+        for number in range(legs):
+            with open(both.path(f'report{number}.log'), encoding='utf-8') as file:
+                report += file.read().replace('\r\n', '\n')
+        with open(f'{here}/../guest_kernel/expected.tap', encoding='utf-8') as file:
+            wanted = file.read()
+        print(f'  {legs} legs', flush=True)
+        expect(report == wanted, 'another report', *(set(report.splitlines()) ^ set(wanted.splitlines())))
+
+
+@case
+def engines(context):
+    """A guest under load begins on the software engine, goes on on KVM, and from there to software and back HVSDK_ENGINE_ROUNDS times (once
+    by default), each at a random moment: its clock and its timers go on, and Linux finds nothing wrong. KVM has its part in a process of
+    its own, which --shared tells where the states are."""
+    legs = 2 * int(os.environ.get('HVSDK_ENGINE_ROUNDS', '1')) + 2
+    chance = chances()
+    # Each nap is measured by the guest's clock, and that by the host's.
+    command = r"""
+        up() { read -r up _ </proc/uptime; echo "${up%.*}${up#*.}"; }
+        naps() { while [ ! -e /sys/block/sdb ]; do t=$(up); sleep 1; echo "nap $(($(up) - t))0 ms"; done; }
+        clock() { while [ ! -e /sys/block/sdb ]; do echo "up $(up)"; sleep 0.2; done; }
+        echo LOG; dmesg -c -r; echo LOG; naps & clock & (sleep 20; echo long timer) &
+        """ + load_of('a b c d', 'echo "round $1"')
+    with BothEngines(context, 'engines') as both:
+        image = both.path('disk.img')
+        if not both.on_kvm:
+            with open(image, 'wb') as file:
+                file.truncate(128 << 20)
+        for number in range(1 if both.on_kvm else 0, legs, 2):
+            if number:
+                both.wait_for(f'state{number - 1}')
+            flags = [f'--restore={both.path(f"state{number - 1}")}', f'--backend={context.backend}'] if number else [
+                *context.guest_flags(command, disks=1), f'--disk={image}', '--processor=portable', '--cpus=2', '--memory=256M']
+            with Running(context, flags, f'vm{number}') as machine:
+                engine_leg(machine, number)
+                if number + 1 < legs:
+                    time.sleep(chance.random() * 2)
+                    machine.ctl('save', both.path(f'state{number}'))
+                else:
+                    end_load(machine)
+                machine.end(0)
+                text = machine.text()
+                expect('WRONG' not in text, 'a wrong sum', text)
+        both.end()
+    if both.on_kvm:
+        expect('unmounted' in text, 'the work did not end', text[-4000:])
+        log = text.split('LOG')[1]
+        check_kernel_log(log)
+        expect(not re.search('clocksource|tsc|lockup|hung', log), 'its clock went wrong', log)
+    else:
+        checked = subprocess.run(['e2fsck', '-fn', image], capture_output=True, text=True, check=False)
+        expect(checked.returncode == 0, 'the file system', checked.stdout)
+
+
+def engine_leg(machine, number):
+    """A machine of the case `engines` works on its engine, and its clock keeps pace with the host's."""
+    def wait_for_lines(start, count):
+        end = time.monotonic() + 300
+        while len(found := re.findall(f'^{start}(.*)\n', machine.text(), re.M)) < count:
+            expect(time.monotonic() < end and machine.process.poll() is None, f'no {count} of {start}', machine.text()[-4000:])
+            time.sleep(0.05)
+        return found
+
+    def lead():
+        """By how much the host's clock is ahead of the guest's: the least of some looks, as each is a little late."""
+        seen = len(wait_for_lines('up ', 0))
+        return min(time.monotonic() - int(wait_for_lines('up ', seen + i)[-1]) / 100 for i in range(1, 6))
+
+    wait_for_lines('round', 8)
+    # What a busy host shows late looks like drift, but not every time; a wrong frequency does.
+    drifts = []
+    while not drifts or abs(drifts[-1]) > 0.3:
+        expect(len(drifts) < 10, 'the clock does not keep pace', drifts)
+        before = lead()
+        time.sleep(2)
+        drifts.append(lead() - before)
+    naps = [int(nap) for nap in re.findall(r'^nap (\d+) ms$', machine.text(), re.M)]
+    expect(min(naps) >= 990, 'a timer fired early', naps)
+    print(f'  leg {number}, {machine.context.backend}: {drifts[-1] * 1000:.0f} ms of drift; {len(naps)} naps of {min(naps)} to {max(naps)} ms', flush=True)
+
+
+def memory_of(state):
+    """The memory of a saved state, as docs/state.md has it."""
+    with open(os.path.join(state, 'memory'), 'rb') as file:
+        memory = bytearray(file.read())
+    with open(os.path.join(state, 'manifest'), encoding='ascii') as file:
+        names = [line.split()[0] for line in file if line.startswith('memory.')]
+    for name in names:
+        with open(os.path.join(state, name), 'rb') as file:
+            difference = file.read()
+        count = len(difference) // 4104
+        for slot, page in enumerate(struct.unpack_from(f'<{count}Q', difference, count * 4096)):
+            memory[page * 4096:(page + 1) * 4096] = difference[slot * 4096:(slot + 1) * 4096]
+    return memory, len(names)
+
+
+@case
+def live_saves(context):
+    """A guest under load is saved while it runs, HVSDK_SAVES times (once by default, besides the first), each a difference to the last, and
+    with a copy of its disk at that moment, from which another machine goes on to the end of its work."""
+    count = int(os.environ.get('HVSDK_SAVES', '1'))
+    image, state, copy = (context.path(name) for name in ('disk.img', 'state', 'copy.img'))
+    with open(image, 'wb') as file:
+        file.truncate(128 << 20)
+    flags = [*context.guest_flags(load_of('a b c d', 'echo "round $1"; usleep 50000'), disks=1), f'--disk={image}', '--memory=512M']
+    chance = chances()
+    still, written = [], []
+
+    def save(machine, *words):
+        told = machine.ctl('save', '--live', *words)
+        match = re.fullmatch(r'([\d.]+) MiB of memory( that changed)?, in \d+ rounds; '
+                             r'the guest (?:stood still for ([\d.]+) ms|stands still until "resume")\n', told)
+        expect(match and (match[3] is None) == ('--pause' in words), 'what a save says', told)
+        return float(match[1]), match[2] is not None, float(match[3] or 0)
+
+    def wait_for_rounds(machine, number):
+        machine.wait_for_count('round ', number)
+        expect('WRONG' not in machine.text(), 'a wrong sum', machine.text())
+
+    with Running(context, flags) as machine:
+        machine.wait_for('mounted.*(round.*){2}')
+        whole, _, first = save(machine, state)
+        for number in range(count):
+            time.sleep(chance.random() * 2)
+            size, is_difference, milliseconds = save(machine, f'--base={state}', state)
+            expect((is_difference and size < whole) or number > 10, 'not a difference', size, whole)
+            still.append(milliseconds)
+            written.append(size)
+            time.sleep(chance.random() * 2)
+            save(machine, '--pause', f'--base={state}', state)
+            shutil.copyfile(image, copy)
+            if number == 0:
+                save(machine, context.path('whole'))
+                memory, differences = memory_of(state)
+                expect(differences == 2, 'differences', differences)
+                expect(memory == memory_of(context.path('whole'))[0], 'a difference is not what memory is')
+                machine.ctl('save', '--live', f'--base={state}', context.path('late'), status=2)
+                # Without the files it shares with others.
+                shutil.rmtree(context.path('whole'))
+            rounds = machine.text().count('round')
+            time.sleep(0.5)
+            expect(machine.text().count('round') == rounds, 'the guest does not stand still')
+            machine.ctl('resume')
+            with Running(context, [f'--restore={state}', f'--disk=storage/0={copy}'], f'restored{number}') as restored:
+                wait_for_rounds(restored, 4)
+                end_load(restored)
+                restored.end(0)
+                text = restored.text()
+            expect('unmounted' in text and 'WRONG' not in text, 'the work did not end', text[-4000:])
+            check_kernel_log(text.split('LOG')[1])
+            checked = subprocess.run(['e2fsck', '-fn', copy], capture_output=True, text=True, check=False)
+            expect(checked.returncode == 0, 'the file system', checked.stdout)
+            wait_for_rounds(machine, rounds + 2)
+            # A whole one, which is the base of the next.
+            if number == 0 and count > 1:
+                save(machine, state)
+        machine.ctl('save', '--live', f'--base={context.path("none")}', state, status=2)
+        machine.ctl('save', '--pause', state, status=2)
+        machine.ctl('stop')
+        machine.end(0)
+    limit = float(os.environ.get('HVSDK_STAND_STILL_MS', '0'))
+    expect(limit == 0 or max(first, *still) <= limit, 'the guest stood still too long', first, still)
+    print(f'  {count} times: {whole:.0f} MiB, then {min(written):.1f} to {max(written):.1f} MiB each; the guest stood still for {first:.1f} ms, '
+          f'then {min(still):.1f} to {max(still):.1f} ms')
+
+
+@case
+def clones(context):
+    """Machines that go on from one state at once, HVSDK_CLONES of them (4 by default): each has an id, random numbers and a disk of its
+    own, the date is right, and little memory is not shared. Needs a guest kernel with a driver for the generation id."""
+    count = int(os.environ.get('HVSDK_CLONES', '4'))
+    image, shared, state = context.path('disk.img'), context.path('shared.img'), context.path('state')
+    for path, size in (image, 16 << 20), (shared, 8 << 20):
+        with open(path, 'wb') as file:
+            file.truncate(size)
+    command = r'''
+        id() { echo "$1 id $(dd if=/dev/mem bs=16 skip=57089 count=1 2>/dev/null | od -An -tx1 | tr -d ' ')"; }  # 0xDF010
+        for d in /sys/block/sd*; do
+          case "$(cat $d/size)" in 32768) own=${d##*/} ;; 16384) shared=${d##*/} ;; esac
+        done
+        id old; head -c 4096 /dev/urandom >/dev/null; echo ready
+        until dmesg | grep -q 'crng reseeded due to virtual machine fork'; do sleep 0.1; done
+        id new; echo "random $(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' ')"
+        write() { [ -b /dev/$2 ] && dd if=/dev/zero of=/dev/$2 bs=4096 count=1 conv=fsync 2>/dev/null && echo "writes $1"; }
+        write own $own; write shared $shared
+        dd if=/dev/$shared of=/dev/null bs=1M iflag=direct 2>/dev/null && echo "reads shared"
+        while :; do
+          [ -e /sys/block/$own ] && echo "own is there" || echo "own is pulled"
+          read -r rtc </sys/class/rtc/rtc0/since_epoch; echo "rtc $rtc"
+          hwclock -s -u; echo "date $(date +%s) end"; sleep 2
+        done'''
+    flags = context.guest_flags(command, disks=2)
+    with Running(context, [*flags, f'--disk={image}', f'--disk={shared},readonly'], 'original') as machine:
+        machine.wait_for('^ready$')
+        machine.ctl('save', state)
+        machine.end(0)
+        ids = {re.search(r'^old id (\w{32})$', machine.text(), re.M)[1]}
+    time.sleep(2)
+    before = int(time.time())
+
+    def clone(number):
+        if number % 2 == 0:
+            disk = context.path(f'copy{number}.img')
+            subprocess.run(['cp', '--sparse=always', image, disk], check=True)
+        else:
+            disk = 'none'
+        return Running(context, [f'--restore={state}', f'--disk=storage/0={disk}'], f'clone{number}')
+
+    machines = [clone(number) for number in range(count)]
+    try:
+        randoms, dates, memory = set(), [], []
+        for number, machine in enumerate(machines):
+            machine.wait_for('(rtc.*){2}' if number % 2 == 0 else 'own is pulled.*(rtc.*){2}')
+            text = machine.text()
+            ids.add(re.search(r'^new id (\w{32})$', text, re.M)[1])
+            randoms.add(re.search(r'^random (\w{32})$', text, re.M)[1])
+            if number % 2 == 0:
+                expect('writes own' in text and 'own is pulled' not in text, 'its own disk', text)
+            expect('reads shared' in text and 'writes shared' not in text, 'the shared disk', text)
+        expect(len(ids) == count + 1 and len(randoms) == count, 'ids or random numbers are not their own', ids, randoms)
+
+        # The clock that has been stopped with its machine, too.
+        machines[0].process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        resumed = int(time.time())
+        machines[0].process.send_signal(signal.SIGCONT)
+        said = len(machines[0].text())
+        machines[0].wait_for('(rtc.*end.*){%d}' % (2 + machines[0].text().count('rtc')))
+        for number, machine in enumerate(machines):
+            times = re.findall(r'^(?:rtc|date) (\d+)', machine.text(), re.M)
+            dates += times
+            expect(all(before - 1 <= int(seconds) <= time.time() + 1 for seconds in times), 'the date is wrong', before, times)
+        late = re.findall(r'^rtc (\d+)', machines[0].text()[said:], re.M)
+        expect(int(late[-1]) >= resumed - 1, 'the date is wrong after SIGSTOP', resumed, late)
+
+        for machine in machines:
+            with open(f'/proc/{machine.process.pid}/smaps_rollup', encoding='utf-8') as file:
+                memory.append(int(re.search(r'^Private_Dirty: +(\d+)', file.read(), re.M)[1]) / 1024)
+        expect(max(memory) <= 24, 'a clone has more than 24 MiB of its own', memory)
+
+        # One disk, two writers.
+        with Running(context, [f'--restore={state}'], 'first') as first:
+            first.wait_for('writes own')
+            second = context.vmm(f'--restore={state}', '--changed-disks=accept', timeout=60).expect_status(2)
+            expect(re.fullmatch(r'mini_vmm: --disk[^\n]*disk.img[^\n]* in use [^\n]*\n', second.err), 'not refused', second.err)
+    finally:
+        for machine in machines:
+            machine.__exit__()
+    print(f'  {count} clones, {len(dates)} dates; each has {min(memory):.1f} to {max(memory):.1f} MiB of its own')
+
+
 @case
 def panic(context):
     result = context.run('echo c >/proc/sysrq-trigger').expect_status(11)
@@ -528,8 +1365,9 @@ def kdump(context):
 
 @case
 def power_offs(context):
-    """Twenty boots and power-offs in a row, with a disk; on the software processor, with one, two and four processors each."""
-    count = max(1, 20 // int(os.environ.get('HVSDK_TEST_SCALE', '1')))
+    """Boots and power-offs in a row, with a disk; on the software processor, with one, two and four processors each. HVSDK_POWER_OFFS of them,
+    5 by default."""
+    count = int(os.environ.get('HVSDK_POWER_OFFS', '5'))
     image = context.path('disk.img')
     first = os.urandom(512)
     with open(image, 'wb') as file:
@@ -745,7 +1583,7 @@ def bad_input(context):
         ([k, f'--disk={folder}'], folder),
         ([k, f'--disk={odd_disk}'], odd_disk),
         ([k, f'--disk={empty}'], empty),
-        ([k, f'--disk={disk_image},format=vhdx'], 'vhdx'),
+        ([k, f'--disk={disk_image},format=vhdx'], 'VHDX'),
         ([k, f'--disk={disk_image},colour=red'], 'colour'),
         ([k, f'--disk={disk_image},format='], 'format='),
         ([k, f'--disk={disk_image},'], '--disk'),
@@ -769,6 +1607,24 @@ def bad_input(context):
             ('', '--smbios'), ('uuid=42', 'uuid'), ('uuid', 'uuid'), ('colour=red', 'colour'), ('serial=a,', '""'),
             ('serial=' + 'x' * 65, 'serial'), ('sku=a\nb', 'sku'), ('product=caf\xe9', 'product'), ('family= a', 'family'),
             ('=', '""'), ('uuid=4c4c4544-0042-3510-8052-b4c04f4a313g', 'uuid'))],
+        *[([k, f'--net={text}'], f'mini_vmm: --net: {name}') for text, name in (
+            ('wifi', '"wifi"'), ('user,colour=red', '"colour=red"'), ('user,restrict=yes', '"restrict=yes"'),
+            ('user,host-loopback=maybe', '"host-loopback=maybe"'), ('user,host_loopback=on', '"host_loopback=on"'),
+            ('user,', '""'), ('name=a', '"name=a"'), ('user,mtu=x', '"mtu=x"'), ('user,mtu=67', 'mtu: 67'), ('user,mtu=9001', 'mtu: 9001'), ('user,mtu=1000', 'mtu: 1000'),
+            ('user,queues=65', 'queues: 65'), ('user,mac=02:15:5d:00:00', 'mac: '), ('user,mac=03:15:5d:00:00:01', 'mac: '),
+            ('user,hostfwd=tcp:1', 'hostfwd: '), ('user,hostfwd=tcp:192.0.2.1:80-:80', 'hostfwd: the host refuses tcp:192.0.2.1:80'),
+            ('user,dns=8.8.8.8', 'dns: '), ('user,dns=a', 'dns: '), ('user,path=x', '"path=x"'),
+            ('user,name=network/0', 'name: '), (f'user,pcap={missing}/net', 'pcap: '), (f'user,pcap={folder}', 'pcap: '),
+            ('tap', 'tap: '), ('tap,device=a-name-far-too-long', 'device: '), ('tap,fd=0', 'fd: '), ('tap,device=a,fd=3', 'tap: '),
+            ('socket', 'socket: '), (f'socket,path={long_name}', 'path: '), (f'socket,path={precious},listen', 'path: '),
+            (f'socket,path={missing}/lan,listen', 'path: '), ('socket,fd=0', 'fd: '), ('socket,fd=999', 'fd: '),
+            (f'socket,path={missing},local={missing},listen', 'listen: '), ('switch,vlan=4095', 'vlan: 4095'))],
+        ([k, '--net=user,name=a', '--net=user,name=a'], '--net: name: '),
+        ([k, '--net=user,mac=02:15:5d:00:00:0A', '--net=user,mac=02:15:5d:00:00:0a'], '--net: mac: '),
+        ([k, *['--net=user'] * 9], '--net: more than 8'),
+        ([k, '--deterministic', '--backend=auto', '--net=user'], '--deterministic'),
+        ([k, f'--net=user,pcap={precious}', f'--trace={precious}'], 'pcap'),
+        ([k, f'--net=user,pcap={kernel}'], 'pcap'),
         ([k, f'--config={missing}'], missing),
         ([f'--config={unknown}'], 'flux_capacitor'),
         ([f'--config={wrong}'], wrong),
@@ -780,6 +1636,7 @@ def bad_input(context):
         *[([f'--config={path}'], path) for path in endless[1:]],
         ([f'--config={config}', '--cpus=0'], 'mini_vmm: --cpus: '),
         ([f'--config={config}', '--backend=quantum'], 'mini_vmm: --backend: '),
+        ([f'--config={config}', '--processor=8086'], 'mini_vmm: --processor'),
         *[([*before_it, f'--{flag}={path}'], f'mini_vmm: --{flag}')
           for flag in ('kernel', 'initrd', 'disk', 'config', 'serial', 'trace')
           for before_it in [[k] if flag != 'kernel' else []]
@@ -1005,90 +1862,99 @@ def unread_outputs(context):
             return os.pipe()
         return [end.detach() for end in socket.socketpair()]
 
-    for kind in 'terminal', 'pipe', 'socket':
-        for everything in False, True:
-            reader, writer = unread(kind)
-            before = fcntl.fcntl(writer, fcntl.F_GETFL)
-            with subprocess.Popen([*flags, f'--kernel={flood}'], stdin=subprocess.DEVNULL, stdout=writer,
-                                  stderr=writer if everything else subprocess.PIPE) as process:
-                time.sleep(0.5)
-                expect(fcntl.fcntl(writer, fcntl.F_GETFL) == before, f'{kind}: its flags have changed for all who share it')
-                seconds, err = ends_on_sigterm(process)
-                expect(process.returncode == 128 + 15, f'{kind}: exit status {process.returncode}', err)
-                expect(everything or err == 'mini_vmm: --serial=stdio: not all of it was taken by its reader\n', kind, err)
-                print(f'  {kind}{", messages as well" if everything else ""}: {seconds:.2f} s', flush=True)
-            os.close(reader)
-            os.close(writer)
+    def flood_of(kind, everything):
+        reader, writer = unread(kind)
+        before = fcntl.fcntl(writer, fcntl.F_GETFL)
+        with subprocess.Popen([*flags, f'--kernel={flood}'], stdin=subprocess.DEVNULL, stdout=writer,
+                              stderr=writer if everything else subprocess.PIPE) as process:
+            time.sleep(0.5)
+            expect(fcntl.fcntl(writer, fcntl.F_GETFL) == before, f'{kind}: its flags have changed for all who share it')
+            seconds, err = ends_on_sigterm(process)
+            expect(process.returncode == 128 + 15, f'{kind}: exit status {process.returncode}', err)
+            expect(everything or err == 'mini_vmm: --serial=stdio: not all of it was taken by its reader\n', kind, err)
+            print(f'  {kind}{", messages as well" if everything else ""}: {seconds:.2f} s', flush=True)
+        os.close(reader)
+        os.close(writer)
 
     # Late is not never: all of it arrives, although the guest has long powered off.
-    reader, writer = os.pipe()
-    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    text = bytes(i % 251 for i in range(40_000))
-    kernel = write('text', tiny_guest(text, 'power_off'))
-    with subprocess.Popen([*flags, f'--kernel={kernel}'], stdin=subprocess.DEVNULL, stdout=writer) as process:
-        os.close(writer)
-        got = b''
-        time.sleep(1)
-        while piece := os.read(reader, 4096):
-            got += piece
-            time.sleep(0.1)
-        process.wait(60)
-    os.close(reader)
-    expect(process.returncode == 0 and got == text, f'exit status {process.returncode}, {len(got)} bytes')
+    def late():
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        text = bytes(i % 251 for i in range(40_000))
+        kernel = write('text', tiny_guest(text, 'power_off'))
+        with subprocess.Popen([*flags, f'--kernel={kernel}'], stdin=subprocess.DEVNULL, stdout=writer) as process:
+            os.close(writer)
+            got = b''
+            time.sleep(1)
+            while piece := os.read(reader, 4096):
+                got += piece
+                time.sleep(0.1)
+            process.wait(60)
+        os.close(reader)
+        expect(process.returncode == 0 and got == text, f'exit status {process.returncode}, {len(got)} bytes')
 
-    # A trace.
-    reader, writer = os.pipe()
-    trace = f'--trace=/dev/fd/{writer}'
-    with subprocess.Popen([*flags, f'--kernel={flood}', trace], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, pass_fds=[writer]) as process:
-        time.sleep(2)
-        with open(f'/proc/{process.pid}/status', encoding='ascii') as file:
-            resident = int(re.search(r'VmRSS:\s+(\d+)', file.read())[1])
-        seconds, err = ends_on_sigterm(process)
-        print(f'  trace: {seconds:.2f} s, {resident} KiB', flush=True)
-        expect(process.returncode == 128 + 15 and err == f'mini_vmm: {trace}: its reader does not read\n', 'trace', err)
-        expect(resident < 100_000, f'{resident} KiB')
-    with subprocess.Popen([*flags, f'--kernel={hello}', trace], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE, pass_fds=[writer]) as process:
-        _, err = process.communicate(timeout=60)
-        expect(process.returncode == 3 and err == f'mini_vmm: {trace}: its reader does not read\n'.encode(), 'trace', err)
-    os.close(reader)
-    os.close(writer)
+    def trace():
+        reader, writer = os.pipe()
+        trace = f'--trace=/dev/fd/{writer}'
+        with subprocess.Popen([*flags, f'--kernel={flood}', trace], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, pass_fds=[writer]) as process:
+            time.sleep(2)
+            with open(f'/proc/{process.pid}/status', encoding='ascii') as file:
+                resident = int(re.search(r'VmRSS:\s+(\d+)', file.read())[1])
+            seconds, err = ends_on_sigterm(process)
+            print(f'  trace: {seconds:.2f} s, {resident} KiB', flush=True)
+            expect(process.returncode == 128 + 15 and err == f'mini_vmm: {trace}: its reader does not read\n', 'trace', err)
+            expect(resident < 100_000, f'{resident} KiB')
+        with subprocess.Popen([*flags, f'--kernel={hello}', trace], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, pass_fds=[writer]) as process:
+            _, err = process.communicate(timeout=60)
+            expect(process.returncode == 3 and err == f'mini_vmm: {trace}: its reader does not read\n'.encode(), 'trace', err)
+        os.close(reader)
+        os.close(writer)
 
     # Input that nobody reads costs nothing, and does not end the program when it ends.
-    with subprocess.Popen(['yes'], stdout=subprocess.PIPE) as typist:
-        with subprocess.Popen([*flags, f'--kernel={write("halt", tiny_guest(b"x", "halt"))}'], stdin=typist.stdout,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            time.sleep(2)
-            with open(f'/proc/{process.pid}/stat', encoding='ascii') as file:
-                fields = file.read().rsplit(')', 1)[1].split()
-            used = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+    def unread_input():
+        with subprocess.Popen(['yes'], stdout=subprocess.PIPE) as typist:
+            with subprocess.Popen([*flags, f'--kernel={write("halt", tiny_guest(b"x", "halt"))}'], stdin=typist.stdout,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+                time.sleep(2)
+                with open(f'/proc/{process.pid}/stat', encoding='ascii') as file:
+                    fields = file.read().rsplit(')', 1)[1].split()
+                used = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+                ends_on_sigterm(process)
+            typist.kill()
+        print(f'  input: {used:.2f} s of processor time in 2', flush=True)
+        expect(used < 1, f'{used} s of processor time')
+        with subprocess.Popen([*flags, f'--kernel={spin}'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE) as process:
+            process.stdin.write(b'\x01x' * 100)
+            process.stdin.close()
+            time.sleep(0.5)
+            expect(process.poll() is None, 'what is piped in is no escape')
+            process.stdin = None
             ends_on_sigterm(process)
-        typist.kill()
-    print(f'  input: {used:.2f} s of processor time in 2', flush=True)
-    expect(used < 1, f'{used} s of processor time')
-    with subprocess.Popen([*flags, f'--kernel={spin}'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE) as process:
-        process.stdin.write(b'\x01x' * 100)
-        process.stdin.close()
-        time.sleep(0.5)
-        expect(process.poll() is None, 'what is piped in is no escape')
-        process.stdin = None
-        ends_on_sigterm(process)
 
     # What is piped in arrives, whatever it is: here the port's other side sends it back.
-    echo = write('echo', tiny_guest(b'', 'echo'))
-    data = os.urandom(20_000)
-    plain = write('plain', data)
-    for source in 'pipe', 'file':
-        with open(plain, 'rb') as file, \
-             subprocess.Popen([*flags, f'--kernel={echo}'], stdin=file if source == 'file' else subprocess.PIPE,
-                              stdout=subprocess.PIPE) as process:
-            if source == 'pipe':
-                threading.Thread(target=lambda: (process.stdin.write(data), process.stdin.flush()), daemon=True).start()
-            got = process.stdout.read(len(data))
-            process.kill()
-        expect(got == data, f'{source}: {len(got)} bytes came back')
+    def echoes():
+        echo = write('echo', tiny_guest(b'', 'echo'))
+        data = os.urandom(20_000)
+        plain = write('plain', data)
+        for source in 'pipe', 'file':
+            with open(plain, 'rb') as file, \
+                 subprocess.Popen([*flags, f'--kernel={echo}'], stdin=file if source == 'file' else subprocess.PIPE,
+                                  stdout=subprocess.PIPE) as process:
+                if source == 'pipe':
+                    threading.Thread(target=lambda: (process.stdin.write(data), process.stdin.flush()), daemon=True).start()
+                got = process.stdout.read(len(data))
+                process.kill()
+            expect(got == data, f'{source}: {len(got)} bytes came back')
+
+    # They mostly wait: all at the same time.
+    parts = [late, trace, unread_input, echoes]
+    parts += [functools.partial(flood_of, kind, everything) for kind in ('terminal', 'pipe', 'socket') for everything in (False, True)]
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+        for part in [pool.submit(part) for part in parts]:
+            part.result()
 
 
 @case
@@ -1171,9 +2037,11 @@ def limits(context):
         if run(what, values[-1], [context.mini_vmm, '--help']).returncode != 0:
             continue  # a sanitizer's needs are beyond measure
         seen = {}
+        starts = False
         for value in values:
-            if run(what, value, [context.mini_vmm, '--help']).returncode != 0:
-                continue  # not even that
+            starts = starts or run(what, value, [context.mini_vmm, '--help']).returncode == 0
+            if not starts:
+                continue
             done = run(what, value, flags)
             seen.setdefault(done.returncode, set()).add(done.stderr.decode())
             if done.returncode == 0 and what == resource.RLIMIT_AS:
@@ -1191,6 +2059,8 @@ def main():
     parser.add_argument('--guest', required=True, metavar='DIR')
     parser.add_argument('--debian-disk', metavar='FILE', help='what scripts/debian-disk made; user_programs and processor need it')
     parser.add_argument('--forgetful-file', metavar='FILE', help='the program forgetful_file; only failing_disk needs it')
+    parser.add_argument('--hvimg', metavar='FILE', help='the program hvimg; only images needs it')
+    parser.add_argument('--shared', metavar='DIR', help='for the part of engines that runs on KVM')
     parser.add_argument('--backend', default='auto')
     parser.add_argument('cases', nargs='+', choices=sorted(CASES))
     arguments = parser.parse_args()

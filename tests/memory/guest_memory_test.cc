@@ -101,6 +101,34 @@ TEST_F(GuestMemoryTest, TracksDirtyPages) {
   EXPECT_EQ(bits, 1u);
 }
 
+TEST_F(GuestMemoryTest, SharedPagesAreDirtyAtEachTake) {
+  const auto take = [&] {
+    uint64_t bits = 0;
+    memory_.TakeDirty(0, 4, absl::MakeSpan(&bits, 1));
+    return bits;
+  };
+  {
+    SharedPages shared(memory_, {kPageSize, 3 * kPageSize, uint64_t{1} << 62});
+    EXPECT_EQ(take(), 0u) << "nobody asked for it yet";
+    memory_.EnableDirtyTracking(true);
+    EXPECT_EQ(take(), 0b1010u);
+    SharedPages moved(std::move(shared));
+    const SharedPages other(memory_, {kPageSize});
+    EXPECT_EQ(take(), 0b1010u);
+    moved = SharedPages();
+    EXPECT_EQ(take(), 0b1010u) << "written until it ended";
+    EXPECT_EQ(take(), 0b0010u);
+  }
+  EXPECT_EQ(take(), 0b0010u);
+  EXPECT_EQ(take(), 0u);
+  {
+    const SharedPages shared(memory_, {0});
+    memory_.EnableDirtyTracking(false);
+    EXPECT_EQ(take(), 0u);
+  }
+  EXPECT_EQ(take(), 0u);
+}
+
 TEST_F(GuestMemoryTest, TellsTheObserverOfWatchedPagesOnly) {
   struct : HostWriteObserver {
     void OnHostWrite(uint64_t gpa, uint64_t) override { pages.push_back(gpa); }

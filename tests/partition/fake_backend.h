@@ -31,9 +31,11 @@ inline hvdef::RegisterValue SegmentValue(uint16_t selector, uint16_t attributes)
 class FakeVp : public backend::Vp {
  public:
   absl::Status SetAutoEoiVector(Sint sint, uint8_t vector) override {
+    if (vector != 0 && vector == refused_auto_eoi_vector) return absl::InternalError("refused");
     auto_eoi_vectors[ToInt(sint)] = vector;
     return absl::OkStatus();
   }
+  uint8_t refused_auto_eoi_vector = 0;
   std::array<uint8_t, hvdef::kSintCount> auto_eoi_vectors{};
   FakeVp(VpIndex index, uint32_t apic_id) : Vp(index, apic_id) {
     if (ToInt(index) != 0) activity = backend::Activity::kWaitForSipi;
@@ -184,7 +186,20 @@ class FakePartition : public backend::Partition {
   }
   void SetIrqLine(uint32_t, bool) override {}
   absl::Status ResetInterruptControllers() override { return absl::OkStatus(); }
-  uint64_t GuestTsc() const override { return clock_.Now100ns() * tsc_per_100ns_; }
+  uint64_t GuestTsc() const override { return tsc_base_ + (clock_.Now100ns() - base_100ns_) * tsc_per_100ns_; }
+  absl::Status SaveState(backend::PartitionState& state) override {
+    state.tsc_frequency_hz = tsc_per_100ns_ * 10'000'000;
+    state.guest_tsc = GuestTsc();
+    return absl::OkStatus();
+  }
+  // The TSC goes on from the saved one; at the saved frequency, unless a test has it that it cannot be scaled.
+  absl::Status RestoreState(const backend::PartitionState& state) override {
+    tsc_base_ = state.guest_tsc;
+    base_100ns_ = clock_.Now100ns();
+    if (scales_tsc) tsc_per_100ns_ = state.tsc_frequency_hz / 10'000'000;
+    return absl::OkStatus();
+  }
+  bool scales_tsc = true;
   void FlushTlb(absl::Span<const VpIndex> vps) override {
     std::lock_guard lock(mutex_);
     flushes_.emplace_back();
@@ -216,7 +231,8 @@ class FakePartition : public backend::Partition {
 
  private:
   const FakeClock& clock_;
-  const uint64_t tsc_per_100ns_;
+  uint64_t tsc_per_100ns_;
+  uint64_t tsc_base_ = 0, base_100ns_ = 0;
   std::mutex mutex_;
   std::vector<Interrupt> interrupts_;
   std::vector<std::pair<uint64_t, uint32_t>> msis_;

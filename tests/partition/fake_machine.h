@@ -45,7 +45,10 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
 
   FakeMachine() : FakeMachine(Options{}) {}
   explicit FakeMachine(Options options)
-      : options(options), host(kMemoryBytes), backend(clock, kTscPer100ns), timers(clock) {
+      : options(options),
+        host(kMemoryBytes),
+        backend(clock, options.caps.tsc_frequency_hz / 10'000'000),
+        timers(clock) {
     if (!memory.AddRange(0, absl::MakeSpan(host)).ok()) std::abort();
     reference_clock = *partition::ReferenceClock::Create(backend, this->options.caps.tsc_frequency_hz);
     const partition::Environment environment{.backend = backend,
@@ -126,9 +129,17 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
     std::memset(&host[MessagePage(vp) + sint * sizeof(hvdef::Message)], 0, sizeof(uint32_t));
   }
 
+  // What a machine restores before its partition: the engine, memory as the guest saw it, and the hands of the clock.
+  void TakeWorldOf(FakeMachine& other) {
+    backend::PartitionState state;
+    clock.Set(other.clock.Now100ns());
+    if (!other.backend.SaveState(state).ok() || !backend.RestoreState(state).ok()) std::abort();
+    std::copy(other.host.begin(), other.host.end(), host.begin());
+  }
+
   void OnResetRequested(VpIndex vp) override { resets.push_back(ToInt(vp)); }
   void OnCrash(const partition::CrashReport& report) override { crashes.push_back(report); }
-  uint64_t VpRuntime100ns(VpIndex vp) override { return 1000 + ToInt(vp); }
+  uint64_t VpRuntime100ns(VpIndex vp) override { return runtime_100ns + ToInt(vp); }
 
   Options options;
   std::vector<uint8_t> host;
@@ -145,6 +156,7 @@ class FakeMachine : public partition::PartitionEvents, public partition::VpRunti
   backend::HypercallOutcome hypercall_outcome{};
   hypercall::CallRecord record;
   int retries = 0;
+  uint64_t runtime_100ns = 1000;
   std::vector<uint32_t> resets;
   std::vector<partition::CrashReport> crashes;
 

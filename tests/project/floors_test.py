@@ -17,26 +17,45 @@ import unittest
 
 FLOORS = {
     'hvdef': 0, 'base': 0,
-    'memory': 1, 'backend': 1,
-    'hypercall': 2, 'vmbus_ring': 2,
-    'partition': 3, 'vmbus': 3, 'chipset': 3,
-    'vsp': 4, 'vsc': 4, 'block_file': 4, 'xen': 4,
-    'backend_kvm': 4, 'backend_software': 4, 'backend_whpx': 4, 'backend_baremetal': 4,
-    'vmm': 5,
+    'memory': 1, 'state': 1,
+    'backend': 2, 'resource': 2,
+    'interrupt': 3, 'os': 3, 'ethernet': 3, 'hypercall': 3, 'vmbus_ring': 3,
+    'partition': 4, 'vmbus': 4, 'chipset': 4, 'scsi': 4, 'image': 4, 'network': 4,
+    'boot': 5, 'vsp': 5, 'vsc': 5, 'xen': 5,
+    'backend_kvm': 5, 'backend_software': 5, 'backend_whpx': 5, 'backend_baremetal': 5,
+    'machine': 6,
+    'vmm': 7,
 }
 
-ENGINE = {'hvdef', 'base', 'memory', 'backend', 'chipset'}
-SERVICE = {'hvdef', 'base', 'memory', 'vmbus_ring', 'vmbus'}
+ENGINE = {'hvdef', 'base', 'state', 'memory', 'backend', 'interrupt'}
+SERVICE = {'hvdef', 'base', 'state', 'memory', 'resource', 'ethernet', 'scsi', 'vmbus_ring', 'vmbus'}
 NARROW = {
+    'state': {'base'},
+    'backend': {'hvdef', 'base', 'state'},
     'hvdef': set(),                                       # constants and structs; not even Abseil
+    'base': {'hvdef'},
+    'resource': {'base', 'memory'},
+    'interrupt': {'base', 'state'},
+    'os': {'base', 'resource'},
+    'ethernet': {'base', 'memory', 'resource'},
     'vmbus_ring': {'hvdef', 'memory'},
-    'vmbus': {'hvdef', 'base', 'memory', 'vmbus_ring'},   # runs without any CPU
+    'partition': {'hvdef', 'base', 'state', 'memory', 'backend', 'hypercall'},
+    'vmbus': {'hvdef', 'base', 'state', 'memory', 'vmbus_ring'},   # runs without any CPU
+    'chipset': {'base', 'state', 'memory', 'resource', 'interrupt'},
+    'scsi': {'hvdef', 'base', 'state', 'memory', 'resource'},      # what SCSI says, whoever carries it
+    'image': {'base', 'state', 'memory', 'resource', 'os'},
+    'network': {'base', 'state', 'memory', 'resource', 'os', 'ethernet'},
+    'boot': {'hvdef', 'base', 'state', 'memory', 'backend', 'interrupt', 'resource', 'chipset'},  # describes them to the guest
     'vsp': SERVICE, 'vsc': SERVICE,                       # never see a backend
-    'block_file': {'base'},
     'backend_kvm': ENGINE, 'backend_software': ENGINE,    # know nothing of VMBus or hypercalls
     'backend_whpx': ENGINE, 'backend_baremetal': ENGINE,
+    'machine': {library for library in FLOORS if not library.startswith('backend_')},  # runs on any engine
 }
+# Rooms within a library: a file may include those of its own room and of lower ones. '' is the library's folder itself.
+ROOMS = {'backend_software': {'processor': 0, 'code': 1, 'integer': 2, 'vector': 2, '': 3}}
 NO_ABSEIL = {'hvdef'}
+# The one arrow within a floor: base's interfaces speak of the wire, HvStatus above all.
+BESIDE = {('base', 'hvdef')}
 
 # In angle brackets, a bare <memory> is the standard library's.
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"|<(?=hvsdk/|absl/))([^">]+)[">]', re.MULTILINE)
@@ -70,6 +89,25 @@ def sources(root):
                     yield os.path.relpath(file, root), library, INCLUDE.findall(source.read())
 
 
+def room_of(path):
+    """The room of a private path within its library: of backend_software/code/decoder.h, code."""
+    return '/'.join(path.split('/')[1:-1])
+
+
+def room_fault(file, library, target):
+    """What is wrong between two rooms of one library, or None."""
+    rooms = ROOMS.get(library)
+    if rooms is None or not file.startswith('src/') or not target.startswith(library + '/'):
+        return None
+    here, there = room_of(file[len('src/'):]), room_of(target)
+    for room in (here, there):
+        if room not in rooms:
+            return f'{library}/{room} has no place among the rooms'
+    if here != there and rooms[there] >= rooms[here]:
+        return f'{library}/{here} may not include {target}'
+    return None
+
+
 def fault(library, target):
     """What is wrong with the library's including the target, or None."""
     if target.startswith('absl/') and library in NO_ABSEIL:
@@ -79,7 +117,7 @@ def fault(library, target):
         return None
     if other not in FLOORS:
         return f'{target} belongs to no library'
-    if FLOORS[other] >= FLOORS[library]:
+    if FLOORS[other] >= FLOORS[library] and (library, other) not in BESIDE:
         way = 'up' if FLOORS[other] > FLOORS[library] else 'sideways'
         return f'{library} (floor {FLOORS[library]}) includes {target} (floor {FLOORS[other]}): {way}'
     if other not in NARROW.get(library, FLOORS):
@@ -92,7 +130,7 @@ def faults(root):
     found = []
     for file, library, targets in sources(root):
         if library in FLOORS:
-            reasons = [fault(library, target) for target in targets]
+            reasons = [fault(library, target) or room_fault(file, library, target) for target in targets]
         else:
             reasons = [f'library {library} has no floor; give it one in docs/architecture.md and here']
         found += [f'{file}: {reason}' for reason in reasons if reason]
@@ -141,6 +179,22 @@ class Floors(unittest.TestCase):
 
     def test_engine_knows_no_hypercalls(self):
         self.assertEqual(1, len(self.faults_of(src__backend_kvm__a='#include "hvsdk/hypercall/b.h"\n')))
+
+    def test_machine_names_no_engine(self):
+        self.assertEqual([], self.faults_of(src__machine__a='#include "hvsdk/backend/b.h"\n'))
+        self.assertEqual(1, len(self.faults_of(src__machine__a='#include "hvsdk/backend_software/b.h"\n')))
+
+    def test_rooms(self):
+        self.assertEqual([], self.faults_of(src__backend_software__code__a='#include "backend_software/processor/b.h"\n'))
+        self.assertEqual([], self.faults_of(src__backend_software__a='#include "backend_software/vector/b.h"\n'))
+        self.assertEqual(1, len(self.faults_of(src__backend_software__processor__a='#include "backend_software/code/b.h"\n')))
+        self.assertEqual(1, len(self.faults_of(src__backend_software__code__a='#include "backend_software/machine.h"\n')))
+        self.assertEqual(1, len(self.faults_of(src__backend_software__integer__a='#include "backend_software/vector/b.h"\n')))
+        self.assertEqual(1, len(self.faults_of(src__backend_software__fresh__a='#include "backend_software/vector/b.h"\n')))
+
+    def test_base_speaks_of_the_wire(self):
+        self.assertEqual([], self.faults_of(include__hvsdk__base__a='#include "hvsdk/hvdef/status.h"\n'))
+        self.assertIn('sideways', self.faults_of(include__hvsdk__hvdef__a='#include "hvsdk/base/ids.h"\n')[0])
 
     def test_wire_knows_no_abseil(self):
         self.assertEqual(1, len(self.faults_of(include__hvsdk__hvdef__a='#include "absl/types/span.h"\n')))

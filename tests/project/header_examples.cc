@@ -32,13 +32,17 @@ struct MyTask : Task {
   void Run() override;
 };
 void BlockDeviceExample(BlockDevice& device, HostBuffer buffer) {
-  //> base/block_device.h
+  //> resource/block_device.h
 }
 void ExecutorExample(Executor& executor) {
   //> base/executor.h
 }
 void FakeClockExample(bool fired) {
   //> base/fake_clock.h
+}
+absl::Status HypervisorExample(Hypervisor& hypervisor, absl::Span<const uint8_t> payload) {
+  //> base/hypervisor.h
+  return absl::OkStatus();
 }
 void QueueExecutorExample(MyTask task) {
   //> base/queue_executor.h
@@ -52,9 +56,33 @@ absl::Status ZeroedArrayExample(size_t count) {
 }
 }  // namespace for_base
 
+namespace for_state {
+using namespace hvsdk::state;
+struct Wire {
+  int32_t volts = 0;
+  template <typename Visitor>
+  void Fields(Visitor& visit) {
+    visit(1, "volts", volts);
+  }
+};
+//> state/fields.h
+absl::Status ReaderExample(absl::string_view bytes) {
+  //> state/reader.h
+  return absl::OkStatus();
+}
+void WriterExample() {
+  //> state/writer.h
+}
+//> state/component.h
+}  // namespace for_state
+
 absl::Status GuestMemoryExample(uint8_t* host, uint64_t gpa) {
   //> memory/guest_memory.h
   return absl::OkStatus();
+}
+
+void PageSetExample(uint64_t memory_bytes, bool (*Copy)(uint64_t offset, uint64_t size_bytes)) {
+  //> memory/page_set.h
 }
 
 absl::Status KvmExample(GuestMemory& memory) {
@@ -67,29 +95,92 @@ absl::Status SoftwareExample() {
   return absl::OkStatus();
 }
 
+absl::Status DeterministicExample(std::unique_ptr<backend::Vp> vp, backend::ExitHandler& handler) {
+  //> backend/deterministic.h
+  return absl::OkStatus();
+}
+
 absl::Status FileEngineExample(int fd, absl::Span<BlockRequest* const> batch) {
-  //> block_file/file_engine.h
+  //> os/file_engine.h
+  return absl::OkStatus();
+}
+
+void MeteredDiskExample(std::shared_ptr<BlockDevice> disk) {
+  //> image/metered_disk.h
+}
+
+absl::Status LostMemoryExample() {
+  //> os/lost_memory.h
   return absl::OkStatus();
 }
 
 absl::Status RawDiskExample() {
-  //> block_file/raw_disk.h
+  //> image/raw_disk.h
   return absl::OkStatus();
 }
 
+absl::Status ImageFileExample(std::shared_ptr<FileEngine> engine) {
+  //> image/image_file.h
+  return absl::OkStatus();
+}
+
+absl::Status DiskImageExample() {
+  //> image/disk_image.h
+  return absl::OkStatus();
+}
+
+namespace for_network {
+using namespace hvsdk::ethernet;
+using namespace hvsdk::network;
+void WaitForOnRoom();
+void Transmit(absl::Span<uint8_t> frame, const FrameOffload& offload);
+void NetworkPortExample(NetworkPort& port, HostBuffer buffer) {
+  //> resource/network_port.h
+}
+void HeadersExample(absl::Span<const uint8_t> frame, absl::Span<const uint8_t> payload) {
+  //> ethernet/headers.h
+}
+void ChecksumExample(absl::Span<uint8_t> frame, FrameOffload offload) {
+  //> ethernet/checksum.h
+}
+void SegmentationExample(absl::Span<const uint8_t> frame, const FrameOffload& offload, absl::Span<uint8_t> out) {
+  //> ethernet/segmentation.h
+}
+void FlowHashExample(const std::array<uint8_t, kFlowKeyBytes>& key, absl::Span<const uint8_t> frame,
+                     absl::Span<const size_t> table) {
+  //> ethernet/flow_hash.h
+}
+void SwitchExample(const Clock& clock) {
+  //> network/switch.h
+}
+void UserPortExample(os::EventLoop& loop) {
+  //> network/user_port.h
+}
+void SocketPortExample(os::EventLoop& loop) {
+  //> network/socket_port.h
+}
+void TapPortExample(os::EventLoop& loop) {
+  //> network/tap_port.h
+}
+void CaptureExample(std::unique_ptr<NetworkPort> port) {
+  //> network/capture.h
+}
+}  // namespace for_network
+
 namespace for_chipset {
 using namespace hvsdk::chipset;
+using namespace hvsdk::interrupt;
 absl::Status BusExample(Uart16550& uart) {
   //> chipset/bus.h
   return absl::OkStatus();
 }
 void DeviceExample(Bus& ports) {
-  //> chipset/device.h
+  //> base/device.h
 }
 class IrqLineExample {
   static constexpr uint32_t kReceived = 1;
   void Run() {
-    //> chipset/irq_line.h
+    //> interrupt/irq_line.h
   }
   std::mutex mutex_;
   uint32_t pending_ = 0, enabled_ = 0;
@@ -102,7 +193,7 @@ struct Processor {
   void LookForInterrupts();
 };
 void PicExample(Bus& ports, Processor& processor) {
-  //> chipset/pic8259.h
+  //> interrupt/pic8259.h
 }
 void RtcExample(Bus& ports, const WallClock& wall_clock, const Clock& clock, TimerQueue& timers,
                 backend::Partition& partition) {
@@ -130,14 +221,10 @@ void DescriptorExample(Dispatcher& dispatcher) {
 namespace for_partition {
 using namespace hvsdk::partition;
 absl::Status PartitionExample(backend::Partition& engine, backend::Backend& backend, GuestMemory& memory,
-                              const ReferenceClock& clock, TimerQueue& timers, PartitionEvents& machine,
+                              ReferenceClock& clock, TimerQueue& timers, PartitionEvents& machine,
                               std::vector<backend::CpuidEntry> cpuid, uint32_t vp_count,
                               std::vector<std::unique_ptr<backend::Vp>> engine_vps) {
   //> partition/partition.h
-  return absl::OkStatus();
-}
-absl::Status PortExample(partition::Partition& partition) {
-  //> partition/port.h
   return absl::OkStatus();
 }
 absl::Status ReferenceClockExample(backend::Partition* backend_partition, const backend::BackendCaps& caps) {
@@ -152,7 +239,6 @@ absl::Status VpExample(partition::Vp& vp, backend::Vp& backend_vp, backend::Exit
 
 namespace for_vmbus {
 using namespace hvsdk::vmbus;
-//> vmbus/channel.h
 absl::Status GpaBufferExample(const Packet& packet, const GuestMemory& memory) {
   std::vector<std::pair<uint8_t*, uint64_t>> pieces;
   //> vmbus/gpa_buffer.h
@@ -162,9 +248,12 @@ absl::Status GpadlExample(Channel& channel, uint32_t id_from_a_packet, uint64_t 
   //> vmbus/gpadl.h
   return absl::OkStatus();
 }
-void HypervisorExample(GuestMemory& memory, uint32_t vp_count, absl::Span<const uint8_t> payload) {
-  //> vmbus/hypervisor.h
+uint64_t ReadFromSomewhere(absl::Span<HostBuffer> pieces);
+absl::Status GuestBuffersExample(Channel& channel, const Packet& packet, const BlockRequest& request) {
+  //> vmbus/guest_buffers.h
+  return absl::OkStatus();
 }
+//> vmbus/packet_pump.h
 void Handle(absl::Span<const uint8_t> payload);
 void LoopbackExample(GuestMemory& memory, absl::Span<const uint8_t> bytes) {
   //> vmbus/loopback_hypervisor.h
@@ -203,56 +292,102 @@ void WriterExample(const MirroredMemory& memory, uint64_t id, uint32_t request) 
 }  // namespace for_vmbus
 
 namespace for_vmm {
+using namespace hvsdk::boot;
+using namespace hvsdk::machine;
+using namespace hvsdk::os;
 using namespace hvsdk::vmm;
 absl::Status BackendsExample() {
   //> vmm/backends.h
   return absl::OkStatus();
 }
 absl::Status BoardExample(backend::Backend* backend, partition::PartitionEvents& events, EventLoop& loop,
-                          chipset::Device& beeper, Runner::Events& runner_events) {
-  //> vmm/board.h
+                          Device& beeper, Runner::Events& runner_events) {
+  //> machine/board.h
   return status;
 }
 absl::Status ByteSourceExample() {
-  //> vmm/byte_source.h
+  //> boot/byte_source.h
   return absl::OkStatus();
 }
 absl::Status ConfigExample() {
   //> vmm/config.h
   return absl::OkStatus();
 }
+absl::Status NetworksExample(os::EventLoop& loop, const MachineConfig& config, machine::MachineOptions& options) {
+  //> vmm/networks.h
+  return absl::OkStatus();
+}
 absl::Status EventLoopExample(int fd) {
-  //> vmm/event_loop.h
+  //> os/event_loop.h
   return status;
 }
-//> vmm/exit_router.h
+//> machine/exit_router.h
 absl::Status KernelLoaderExample(const ByteSource* kernel, const MemoryLayout& layout, GuestMemory& memory,
                                  backend::Vp* bootstrap_vp) {
-  //> vmm/kernel_loader.h
+  //> boot/kernel_loader.h
   return absl::OkStatus();
 }
-//> vmm/part.h
+//> machine/part.h
 absl::Status MachineExample(backend::Backend* backend, const ByteSource* kernel, EventLoop& loop) {
-  //> vmm/machine.h
+  //> machine/machine.h
   return absl::OkStatus();
+}
+absl::Status HostExample(backend::Backend* engine, const ByteSource* kernel, absl::StatusOr<PartitionId> b) {
+  //> machine/host.h
+  return status;
+}
+absl::Status PartitionPortsExample() {
+  //> machine/partition_ports.h
+  return status;
 }
 void MachineChannelExample(Machine* machine, vmbus::ChannelHandler& provider, EventLoop& loop) {
-  //> vmm/machine.h
+  //> machine/machine.h
+}
+void ControllerExample(Machine& machine) {
+  //> machine/controller.h
+}
+absl::Status DirtyLogExample(Board& board, const PageSet& everything, void (*Copy)(const PageSet&)) {
+  //> machine/dirty_log.h
+  return absl::OkStatus();
+}
+absl::Status SavedMachineExample(Machine* machine, Machine* twin) {
+  //> machine/saved_machine.h
+  return status;
+}
+absl::Status ControlServerExample(EventLoop& loop, ControlHandler& handler) {
+  //> vmm/control_server.h
+  return absl::OkStatus();
+}
+void MachineControlExample(Machine& machine, EventLoop& loop, std::string text) {
+  //> vmm/machine_control.h
+}
+void MachineStatsExample(Machine& machine) {
+  //> vmm/machine_stats.h
+}
+void MachineSaverExample(Machine& machine, std::string configuration) {
+  //> vmm/machine_saver.h
+}
+absl::Status NewStateExample(SavedMachine& machine, absl::Span<const uint8_t> memory) {
+  //> vmm/new_state.h
+}
+absl::Status StateDirectoryExample(const std::string& path, MachineOptions& options) {
+  //> vmm/state_directory.h
+  return absl::OkStatus();
 }
 absl::Status OutputWriterExample(EventLoop& loop, Task& more, std::string text) {
-  //> vmm/output_writer.h
+  //> os/output_writer.h
   return absl::OkStatus();
 }
 absl::Status RunnerExample(EventLoop& loop, const Clock& clock, backend::Vp* backend_vp, partition::Vp* partition_vp,
                            ExitRouter& router, Runner::Events& events) {
-  //> vmm/runner.h
+  //> machine/runner.h
   return absl::OkStatus();
 }
 void SmbiosExample(const MemoryLayout& layout) {
-  //> vmm/smbios_tables.h
+  //> boot/smbios_tables.h
 }
 absl::Status TracerExample(int fd) {
-  //> vmm/tracer.h
+  //> machine/tracer.h
   return absl::OkStatus();
 }
 }  // namespace for_vmm
@@ -268,6 +403,10 @@ void LoopbackChildExample(GuestMemory& memory) {
 void StorageClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings, uint64_t pfn) {
   //> vsc/storage_client.h
 }
+void NetworkClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings, uint8_t* receive, PageList pages,
+                          uint8_t* send, PageList more_pages, const uint8_t* data, uint32_t size) {
+  //> vsc/network_client.h
+}
 void VmbusClientExample(Hypercalls calls, ClientHandlers handlers, Channel& channel,
                         const hvdef::vmbus::OfferChannel& offer, const RingPages& ring) {
   //> vsc/vmbus_client.h
@@ -275,13 +414,19 @@ void VmbusClientExample(Hypercalls calls, ClientHandlers handlers, Channel& chan
 }  // namespace for_vsc
 
 namespace for_vsp {
+using namespace hvsdk::scsi;
 using namespace hvsdk::vsp;
 void ScsiDiskExample(ScsiDisk& disk, ScsiCommand& command, BlockStatus status) {
-  //> vsp/scsi_disk.h
+  //> scsi/scsi_disk.h
 }
 absl::Status StorageExample(vmbus::Server& server, Executor& executor, const hvdef::Guid& id,
                             std::shared_ptr<BlockDevice> disk) {
   //> vsp/storage.h
   return status;
+}
+absl::Status NetworkExample(vmbus::Server& server, Executor& executor, const hvdef::Guid& id, const MacAddress& mac,
+                            std::shared_ptr<NetworkPort> port) {
+  //> vsp/network.h
+  return absl::OkStatus();
 }
 }  // namespace for_vsp

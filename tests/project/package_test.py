@@ -16,10 +16,10 @@ import tempfile
 # What each component brings, itself included, and nothing else.
 BELOW = {
     'hvdef': {'hvdef'},
-    'base': {'base'},
-    'vmbus': {'vmbus', 'vmbus_ring', 'hvdef', 'base', 'memory'},
-    'vsc': {'vsc', 'vmbus', 'vmbus_ring', 'hvdef', 'base', 'memory'},
-    'block_file': {'block_file', 'base'},
+    'base': {'base', 'hvdef'},
+    'vmbus': {'vmbus', 'vmbus_ring', 'hvdef', 'base', 'memory', 'state'},
+    'vsc': {'vsc', 'vmbus', 'vmbus_ring', 'hvdef', 'base', 'memory', 'state'},
+    'image': {'image', 'os', 'resource', 'memory', 'hvdef', 'base'},
     'vsc_freestanding': {'vsc_freestanding'},
 }
 
@@ -74,7 +74,7 @@ def each_component_alone(package):
         includes = ''.join(f'#include "{header}"\n' for header in package.headers.get(name, []))
         package.write(f'alone/{name}/main.cc', includes + 'int main() {}\n')
         expected = ' '.join(sorted(BELOW[name])) if name in BELOW else ''
-        whole = '' if name in ('hvdef', 'base', 'backend', 'vmbus_ring', 'vsc_freestanding') else name
+        whole = '' if name in ('hvdef', 'base', 'backend', 'resource', 'vmbus_ring', 'vsc_freestanding') else name
         package.write(f'alone/{name}/CMakeLists.txt', f'''
 find_package(hvsdk REQUIRED COMPONENTS {name})
 foreach(other IN ITEMS {names.replace('|', ' ')})

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Follows docs/tutorial.md: writes the files it shows into an empty folder, builds them against the installed SDK alone, and
-compares what the programs print, the guest in its virtual machine among them, with what the tutorial says.
+compares what the programs print, the guest in its virtual machine among them, with what the tutorial says. The provider
+of docs/vmbus.md is compiled along.
 
 Usage: tutorial_test.py TUTORIAL BUILD_DIR COMPILER
 """
@@ -35,23 +36,26 @@ def main():
     with open(tutorial, encoding='utf-8') as file:
         text = file.read()
     files = FILE.findall(text)
+    with open(os.path.join(os.path.dirname(tutorial), 'vmbus.md'), encoding='utf-8') as file:
+        provider = FILE.findall(file.read())
+    assert [name for name, _ in provider] == ['disk_reader.h'], 'docs/vmbus.md has lost its provider'
     inserts = INSERT.findall(text)
     appends = APPEND.findall(text)
     outputs = OUTPUT.findall(text)
-    assert len(files) >= 10 and len(inserts) == 1 and len(appends) == 1 and len(outputs) == 2, 'the tutorial has lost its files'
+    assert len(files) >= 10 and len(inserts) == 1 and len(appends) == 2 and len(outputs) == 4, 'the tutorial has lost its files'
     check_readme(os.path.dirname(os.path.dirname(os.path.abspath(tutorial))))
     with tempfile.TemporaryDirectory() as work:
         prefix = os.path.join(work, 'prefix')
         source = os.path.join(work, 'checksum')
         os.mkdir(source)
-        for name, contents in files:
+        for name, contents in files + provider:
             with open(os.path.join(source, name), 'w', encoding='utf-8') as file:
                 file.write(contents)
         for name, contents in appends:
             with open(os.path.join(source, name), 'a', encoding='utf-8') as file:
                 file.write('\n' + contents)
         # The program once more, with the lines that a reader may add.
-        variant = '#include "hvsdk/vmbus/transcript.h"\n' + dict(files)['main.cc']
+        variant = '#include "hvsdk/vmbus/transcript.h"\n#include "disk_reader.h"\n' + dict(files)['main.cc']
         for place, lines in inserts:
             assert variant.count(place) == 1, place
             variant = variant.replace(place, lines + place)

@@ -25,9 +25,9 @@ namespace {
 using std::chrono::steady_clock;
 
 #if defined(HVSDK_RING_TSAN)
-constexpr int kRounds = 20'000;
+constexpr int kRounds = 10'000;
 #else
-constexpr int kRounds = 100'000;
+constexpr int kRounds = 25'000;
 #endif
 
 struct UnfencedOrder {
@@ -72,7 +72,7 @@ Outcome Race(int rounds, bool stop_at_first, const MirroredMemory& memory, Write
   Gate gate;
   std::atomic<bool> stop{false};
   bool writer_lost = false;
-  const auto deadline = steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = steady_clock::now() + std::chrono::seconds(3);
   const auto take_line = [&] {
     gate.Pass();
     (void)internal::LoadIndex(memory.control()->write_index);

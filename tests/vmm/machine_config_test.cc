@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <set>
+#include <string>
+#include <vector>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "hvsdk/vmm/config.h"
+#include "hvsdk/vmm/networks.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -62,6 +67,7 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" cpus: 0", "cpus:"},
       {"kernel: \"k\" cpus: 1025", "cpus:"},
       {"kernel: \"k\" backend: \"xen\"", "backend:"},
+      {"kernel: \"k\" processor: \"8086\"", "processor:"},
       {"kernel: \"k\" disks {}", "disk:"},
       {"kernel: \"k\" disks { path: \"a\" format: \"qcow2\" }", "qcow2"},
       {"kernel: \"k\" cmdline: \"a\\000b\"", "cmdline: contains a zero byte"},
@@ -70,6 +76,16 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" disks { path: \"a\\000b\" }", "disk: contains a zero byte"},
       {"kernel: \"k\" serial { file: \"a\\000b\" }", "serial: contains a zero byte"},
       {"kernel: \"k\" trace: \"a\\000b\"", "trace: contains a zero byte"},
+      {"kernel: \"k\" networks {}", "net: none of user"},
+      {"kernel: \"k\" networks { user {} mac: \"02:15:5d:00:00:0g\" }", "net: mac:"},
+      {"kernel: \"k\" networks { user { hostfwd: \"tcp:1\" } }", "net: hostfwd:"},
+      {"kernel: \"k\" networks { user { dns: \"1.2.3\" } }", "net: dns:"},
+      {"kernel: \"k\" networks { tap {} }", "net: tap:"},
+      {"kernel: \"k\" networks { socket { path: \"a\\000b\" } }", "net: path: contains a zero byte"},
+      {"kernel: \"k\" networks { user {} pcap: \"a\\000b\" }", "net: pcap: contains a zero byte"},
+      {"kernel: \"k\" networks { switch { vlan: 4095 } }", "net: vlan:"},
+      {"kernel: \"k\" networks { user {} name: \"a\" } disks { path: \"d\" name: \"a\" }", "name:"},
+      {"kernel: \"k\" deterministic: true networks { user {} }", "deterministic:"},
       {"kernel: \"k\" smbios { uuid: \"42\" }", "smbios: uuid:"},
       {"kernel: \"k\" smbios { serial: \"a\\nb\" }", "smbios: serial:"},
   };
@@ -96,6 +112,27 @@ TEST(MachineConfigTest, IdentityWithItsDefaults) {
   EXPECT_EQ(identity->serial, "S");
   EXPECT_EQ(identity->asset_tag, "A");
   EXPECT_EQ(SmbiosOf(MachineConfig())->product, "Virtual Machine");
+}
+
+// The same at every start, no two alike, and another one at the other end of a socket.
+TEST(MachineConfigTest, AddressesFollowFromTheRest) {
+  const auto macs_of = [](const char* text) {
+    MachineConfig config = *ParseMachineConfig(text);
+    ChooseMacs(config);
+    EXPECT_TRUE(config.kernel().empty());
+    std::vector<std::string> macs;
+    for (const NetworkConfig& network : config.networks()) {
+      EXPECT_TRUE(ParseMac(network.mac()).ok()) << network.mac();
+      macs.push_back(network.mac());
+    }
+    return macs;
+  };
+  const auto three = macs_of("networks { user {} } networks { user {} } networks { socket { path: \"a\" } }");
+  EXPECT_EQ(three, macs_of("networks { user {} } networks { user {} } networks { socket { path: \"a\" } }"));
+  EXPECT_EQ(std::set<std::string>(three.begin(), three.end()).size(), 3u);
+  EXPECT_NE(macs_of("networks { socket { path: \"a\" } }"),
+            macs_of("networks { socket { path: \"a\" listen: true } }"));
+  EXPECT_EQ(macs_of("networks { user {} mac: \"02:00:00:00:00:01\" }")[0], "02:00:00:00:00:01");
 }
 
 TEST(MachineConfigTest, MemorySizes) {

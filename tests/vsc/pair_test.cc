@@ -85,9 +85,8 @@ TEST_F(PairTest, NoVersionInCommon) {
 TEST_F(PairTest, StartFailsWhenTheConnectionsAreTaken) {
   for (const uint32_t connection : {1, 2, 4}) {
     vmbus::LoopbackHypervisor hypervisor(1);
-    struct Port : vmbus::PortHandler {
+    struct Port : PortHandler {
       hvdef::HvStatus OnMessage(uint32_t, absl::Span<const uint8_t>) override { return hvdef::HvStatus::kSuccess; }
-      void OnEvent(uint16_t) override {}
     } port;
     ASSERT_TRUE(hypervisor.RegisterPort(ConnectionId{connection}, &port).ok());
     {
@@ -98,6 +97,21 @@ TEST_F(PairTest, StartFailsWhenTheConnectionsAreTaken) {
     vmbus::Server server(memory_, hypervisor, {});
     EXPECT_TRUE(server.Start().ok());
   }
+}
+
+TEST_F(PairTest, APortTakesWhatItIsFor) {
+  Echo echo;
+  auto channel = *server_->OfferChannel(EchoOffer(1), echo, executor_);
+  Boot();
+  auto client = Open(1);
+  ASSERT_EQ(client->channel.state(), Channel::State::kOpen);
+  const ConnectionId messages{1}, events{2}, of_channel{0x2001};  // SINT 2, channel 1
+  for (const ConnectionId connection : {events, of_channel}) {
+    EXPECT_EQ(hypervisor_.ChildSignalEvent(connection), hvdef::HvStatus::kSuccess);
+    EXPECT_EQ(hypervisor_.ChildSignalEvent(connection, 1), hvdef::HvStatus::kInvalidParameter) << "it has one flag";
+    EXPECT_EQ(hypervisor_.ChildPostMessage(connection, 1, {}), hvdef::HvStatus::kInvalidPortId);
+  }
+  EXPECT_EQ(hypervisor_.ChildSignalEvent(messages), hvdef::HvStatus::kInvalidPortId);
 }
 
 TEST_F(PairTest, ProviderRefuses) {

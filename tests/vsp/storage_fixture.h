@@ -12,15 +12,11 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "hvsdk/base/fake_clock.h"
-#include "hvsdk/base/queue_executor.h"
+#include "hvsdk/image/memory_disk.h"
 #include "hvsdk/memory/guest_memory.h"
-#include "hvsdk/vmbus/loopback_hypervisor.h"
-#include "hvsdk/vmbus/server.h"
-#include "hvsdk/vsc/loopback_child.h"
 #include "hvsdk/vsc/storage_client.h"
-#include "hvsdk/vsp/memory_disk.h"
 #include "hvsdk/vsp/storage.h"
+#include "tests/vsp/provider_fixture.h"
 
 namespace hvsdk::vsp {
 
@@ -64,67 +60,26 @@ struct GuestBuffer {
   vmbus::GpaBuffer gpa_buffer() const { return {size_bytes, offset, pfns.data()}; }
 };
 
-class StorageFixture : public testing::Test {
+class StorageFixture : public ProviderFixture<vsc::StorageClient> {
  protected:
   static constexpr size_t kMemoryBytes = 64 << 20;
-  static constexpr hvdef::Guid kInstance = hvdef::MakeGuid("01234567-89ab-cdef-0123-456789abcdef");
 
   void Make(StorageOptions options = {}, hvdef::vmbus::Version bus = hvdef::vmbus::kNewestVersion) {
     options.instance_id = kInstance;
-    bytes_.reset(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free);
-    std::memset(bytes_.get(), 0, kMemoryBytes);
-    ASSERT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_.get(), kMemoryBytes)).ok());
-    hypervisor_ = std::make_unique<vmbus::LoopbackHypervisor>(4);
-    server_ = std::make_unique<vmbus::Server>(
-        memory_, *hypervisor_, vmbus::ServerOptions{},
-        vmbus::ServerResources{.executor = &executor_, .timers = &timers_, .clock = &clock_});
-    ASSERT_TRUE(server_->Start().ok());
+    MakeServer(kMemoryBytes);
     auto storage = StorageController::Create(*server_, executor_, options);
     ASSERT_TRUE(storage.ok()) << storage.status();
     storage_ = *std::move(storage);
-    child_ = std::make_unique<vsc::LoopbackChild>(*hypervisor_, memory_, bus);
-    child_->client().Connect();
-    Pump();
-    child_->client().RequestOffers();
-    Pump();
+    MakeChild(bus);
   }
 
   void TearDown() override {
     storage_.reset();
-    server_.reset();
+    ProviderFixture::TearDown();
   }
 
-  // Lets both ends run until neither has anything to do.
-  void Pump() {
-    do {
-      executor_.RunUntilIdle();
-    } while (child_->Poll());
-  }
-
-  // A channel that the guest has opened, with a client on it.
-  struct Opened {
-    vsc::Channel channel;
-    vsc::RingPages ring;
-    vsc::ClientRings rings;
-    std::unique_ptr<vsc::StorageClient> client;
-  };
   std::unique_ptr<Opened> Open(uint16_t subchannel = 0, uint32_t ring_pages = 33) {
-    auto opened = std::make_unique<Opened>();
-    const auto* offer = child_->FindOffer(kInstance, subchannel);
-    EXPECT_NE(offer, nullptr);
-    if (offer == nullptr) return nullptr;
-    const uint64_t gpa = child_->AllocatePages(2 * ring_pages);
-    opened->ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * ring_pages},
-                    .outgoing_pages = ring_pages};
-    Reopen(*opened, subchannel);
-    return opened;
-  }
-  void Reopen(Opened& opened, uint16_t subchannel = 0) {
-    opened.rings = vsc::ClientRings::Create(child_->host(opened.ring.pages.first_pfn * kPageSize), opened.ring);
-    opened.client = std::make_unique<vsc::StorageClient>(child_->client(), opened.channel, opened.rings);
-    EXPECT_TRUE(child_->client().Open(opened.channel, *child_->FindOffer(kInstance, subchannel), opened.ring));
-    Pump();
-    EXPECT_EQ(opened.channel.state(), vsc::Channel::State::kOpen);
+    return ProviderFixture::Open(subchannel, ring_pages);
   }
   std::unique_ptr<Opened> OpenReady() {
     auto opened = Open();
@@ -164,15 +119,7 @@ class StorageFixture : public testing::Test {
     Visit(buffer, [&](size_t at, uint8_t* page, size_t size) { std::memcpy(page, &bytes[at], size); });
   }
 
-  std::shared_ptr<uint8_t> bytes_;
-  GuestMemory memory_;
-  QueueExecutor executor_;
-  FakeClock clock_;
-  FakeTimerQueue timers_{clock_};
-  std::unique_ptr<vmbus::LoopbackHypervisor> hypervisor_;
-  std::unique_ptr<vmbus::Server> server_;
   std::unique_ptr<StorageController> storage_;
-  std::unique_ptr<vsc::LoopbackChild> child_;
 
  private:
   template <typename F>

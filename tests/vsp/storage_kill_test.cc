@@ -2,7 +2,7 @@
 // What a guest was told is on its disk, is there: whenever the process is killed, and whatever the medium forgets then.
 //
 // A program of its own is the guest's client, the provider and the disk, and writes to a file on a medium that forgets
-// (tests/block_file/forgetful_file.h). It is killed at a random moment, the medium loses power, and each block must be
+// (tests/image/forgetful_file.h). It is killed at a random moment, the medium loses power, and each block must be
 // what the last acknowledged flush covered, or written later. HVSDK_KILLS is how often; 50 without it.
 
 #include <fcntl.h>
@@ -24,8 +24,8 @@
 #include <thread>
 
 #include "gtest/gtest.h"
-#include "hvsdk/block_file/raw_disk.h"
-#include "tests/block_file/forgetful_file.h"
+#include "hvsdk/image/raw_disk.h"
+#include "tests/image/forgetful_file.h"
 #include "tests/random_seed.h"
 #include "tests/test_scale.h"
 #include "tests/vsp/storage_fixture.h"

@@ -16,7 +16,6 @@
 namespace hvsdk::vsp {
 namespace {
 
-namespace scsi = hvdef::scsi;
 namespace storvsc = hvdef::storvsc;
 using storvsc::Operation;
 using storvsc::SrbStatus;
@@ -308,7 +307,7 @@ TEST_F(StorageTest, LunsAreToldApart) {
     capacity.SetReadCapacity16();
     capacity.data = buffer.gpa_buffer();
     ASSERT_TRUE(Run(*opened->client, capacity).ok());
-    EXPECT_EQ(scsi::LoadBigEndian<uint64_t>(Get(buffer).data()), (lun + 1) * 8u - 1);
+    EXPECT_EQ(hvdef::scsi::LoadBigEndian<uint64_t>(Get(buffer).data()), (lun + 1) * 8u - 1);
   }
   EXPECT_EQ(serials.size(), 3u) << "each disk has an identity of its own";
   vsc::StorageRequest elsewhere;
@@ -652,6 +651,22 @@ TEST_F(ResetTest, WaitsForADiskThatWasPulledOutAndForOtherChannels) {
   Release(0);
   EXPECT_TRUE(Came(*sub, read));
   EXPECT_TRUE(Came(*opened_, reset));
+}
+
+TEST_F(ResetTest, OfALunWaitsForTheDiskThatWasPulledOutOfIt) {
+  const uint64_t read = Read(*opened_, 0), other = Read(*opened_, 1);
+  ASSERT_TRUE(storage_->Detach(0).ok());
+  Pump();
+  alignas(8) uint8_t notice[256];
+  vmbus::Packet packet;
+  ASSERT_EQ(opened_->rings.incoming.Read(notice, sizeof(notice), packet), vmbus::RingStatus::kOk);  // disks changed
+  const uint64_t reset = Reset(*opened_, Operation::kResetLun, 0);
+  EXPECT_FALSE(Came(*opened_, 0)) << "a command for that LUN is under way";
+  Release(0);
+  EXPECT_TRUE(Came(*opened_, read));
+  EXPECT_TRUE(Came(*opened_, reset));
+  Release(1);
+  EXPECT_TRUE(Came(*opened_, other));
 }
 
 // A channel that closes takes its resets along, whatever other channels' commands do.

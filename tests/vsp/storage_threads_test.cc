@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "gtest/gtest.h"
-#include "hvsdk/block_file/raw_disk.h"
+#include "hvsdk/image/raw_disk.h"
 #include "tests/random_seed.h"
 #include "tests/vsp/storage_fixture.h"
 

@@ -30,6 +30,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "hvsdk/backend/state.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/hvdef/register.h"
 
@@ -192,6 +193,20 @@ class Vp {
   // Internal: the engine failed; the VP cannot go on.
   virtual absl::Status Reset() = 0;
 
+  // All that the VP is (state.h), and a VP that has not run made into that. For use while no Run is under way, hence not
+  // from an exit: what an exit does to the VP is complete by then. The partition's state is restored first. A Kick that no Run has
+  // taken is not of it.
+  // Restore: InvalidArgument names a register or feature that this VP cannot have; then nothing has changed.
+  // Internal: the engine failed; the VP cannot go on.
+  virtual absl::Status SaveState(VpState& state) {
+    (void)state;
+    return absl::UnimplementedError("this engine's processors cannot be saved");
+  }
+  virtual absl::Status RestoreState(const VpState& state) {
+    (void)state;
+    return absl::UnimplementedError("this engine's processors cannot be restored");
+  }
+
   virtual void InjectException(const Exception& exception) = 0;
 
   // With caps.auto_eoi: from now on RequestInterrupt may ask for `vector` of this VP with auto_eoi, on behalf of `sint`; 0 ends that.
@@ -261,6 +276,19 @@ class Partition {
 
   // The guest's TSC now, the same on all VPs that did not write theirs.
   virtual uint64_t GuestTsc() const = 0;
+
+  // The interrupt controllers that the VPs share, and the TSC. No VP runs. Restore, before the VPs' and before the first Run: the TSC
+  // goes on from the saved one, and at its frequency where the engine can do that; else at the engine's, which is what SaveState says
+  // then. A VP that waits for a moment of the old one (`VpState::tsc_deadline`) is refused there.
+  // Restore: InvalidArgument: it makes no sense. FailedPrecondition: the guest's TSC would go back. Then nothing has changed.
+  virtual absl::Status SaveState(PartitionState& state) {
+    (void)state;
+    return absl::UnimplementedError("this engine's partitions cannot be saved");
+  }
+  virtual absl::Status RestoreState(const PartitionState& state) {
+    (void)state;
+    return absl::UnimplementedError("this engine's partitions cannot be restored");
+  }
 
   // Returns when no VP of `vps` can use a translation that it had cached before the call. Callable from an exit; two
   // VPs may flush each other at once.

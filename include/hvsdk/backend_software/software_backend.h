@@ -5,11 +5,11 @@
 // x86-64 host with SSE4.2.
 //
 // Two modes. Usually each VP runs on the thread that calls Vp::Run, the guest's TSC is the host's monotonic clock at
-// 1 GHz, and locked instructions are host atomics. With an InstructionTime, time is a count of instructions and all
-// VPs run on the thread that calls DeterministicMachine::Run, in turn: the same input gives the same execution to the
-// last instruction.
+// 1 GHz (in a partition whose state was restored, at the frequency that it had), and locked instructions are host
+// atomics. With a SoftwareTime the partition is deterministic (backend/deterministic.h): time is a count of
+// instructions, and all VPs run in turn on one thread.
 //
-// Thread class: as backend.h says; InstructionTime and DeterministicMachine belong to one thread.
+// Thread class: as backend.h says.
 //
 //   const absl::StatusOr<std::unique_ptr<backend::Backend>> engine = backend::CreateSoftwareBackend({});
 //   if (!engine.ok()) return engine.status();
@@ -24,24 +24,26 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "hvsdk/backend/backend.h"
+#include "hvsdk/backend/deterministic.h"
 #include "hvsdk/base/clock.h"
 
 namespace hvsdk::backend {
 
-// Time that passes as instructions are executed: one nanosecond each, and up to the next timer when every VP sleeps.
-// It is a clock and a timer queue for everything in the machine.
-class InstructionTime {
+// The deterministic mode's time (backend/deterministic.h).
+class SoftwareTime final : public InstructionTime {
  public:
-  InstructionTime();
-  ~InstructionTime();
+  SoftwareTime();
+  ~SoftwareTime() override;
 
-  uint64_t now_ns() const { return now_ns_; }
-  const Clock& clock() const;
-  TimerQueue& timers();
+  uint64_t now_ns() const override { return now_ns_; }
+  const Clock& clock() const override;
+  TimerQueue& timers() override;
+  std::unique_ptr<DeterministicMachine> CreateMachine(absl::Span<const DeterministicMachine::Processor> processors,
+                                                      uint64_t slice_instructions = 20'000) override;
 
  private:
-  friend class DeterministicMachine;
   class Impl;
+  class Machine;
   uint64_t now_ns_ = 0;
   std::unique_ptr<Impl> impl_;
 };
@@ -53,7 +55,7 @@ inline constexpr size_t kMaxCodeCacheBytes = 1 << 30;
 struct SoftwareOptions {
   // Not null: the deterministic mode, on this time, which outlives the backend's partitions. Vp::Run must not
   // be called.
-  InstructionTime* instruction_time = nullptr;
+  SoftwareTime* instruction_time = nullptr;
 
   // Host memory for the decoded code of each VP, in bytes. It is reserved when the VP is made (CreateVp: ResourceExhausted),
   // taken as the guest runs new code, and never grows: a VP that comes to its end forgets all of it and decodes anew
@@ -63,42 +65,6 @@ struct SoftwareOptions {
 
 // Unavailable: the host's processor lacks SSE4.2. InvalidArgument: an option is beyond its limits.
 absl::StatusOr<std::unique_ptr<Backend>> CreateSoftwareBackend(const SoftwareOptions& options);
-
-// Runs the VPs of one partition in turn on the calling thread. A round gives each VP the same number of instructions;
-// the time of a round passes for all of them at once.
-class DeterministicMachine {
- public:
-  struct Processor {
-    Vp* vp;
-    ExitHandler* handler;
-  };
-
-  // The VPs are of one partition, made by a backend with `time`. Limits: slice from 1.
-  DeterministicMachine(InstructionTime& time, absl::Span<const Processor> processors,
-                       uint64_t slice_instructions = 20'000);
-  ~DeterministicMachine();
-
-  // Between runs: what answers the exits of all VPs from now on.
-  void SetHandler(ExitHandler& handler);
-
-  enum class Result : uint8_t {
-    kBudget,  // so many nanoseconds of the guest's time have passed
-    kKicked,  // a VP was kicked
-    kTripleFault,
-    kIdle,  // every VP sleeps and no timer is armed
-  };
-  // Goes on where it stopped, for `budget_ns` of the guest's time: the instructions a VP that never sleeps would
-  // execute. It may go beyond by one block of code.
-  Result Run(uint64_t budget_ns);
-
-  // Instructions executed so far by all VPs, and by one of them.
-  uint64_t instructions() const;
-  uint64_t instructions(VpIndex vp) const;
-
- private:
-  class Impl;
-  std::unique_ptr<Impl> impl_;
-};
 
 }  // namespace hvsdk::backend
 

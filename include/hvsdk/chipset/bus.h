@@ -2,7 +2,7 @@
 // A bus: which device answers at which address. One class serves I/O ports and MMIO.
 //
 // Thread-safe. Read and Write take no lock; Map and Unmap may be called while VPs run. Whoever unmapped a device
-// destroys it only once no access that was under way can still be inside; on a vmm::Board, Board::Unmap sees to that.
+// destroys it only once no access that was under way can still be inside; on a machine::Board, Board::Unmap sees to that.
 // Nothing a guest addresses is an error: bytes that no device answers read as ones, and writes to them are dropped.
 //
 //   Bus ports;
@@ -22,7 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "hvsdk/chipset/device.h"
+#include "hvsdk/base/device.h"
 
 namespace hvsdk::chipset {
 

@@ -17,15 +17,20 @@
 #include <atomic>
 #include <cstdint>
 
-#include "hvsdk/chipset/device.h"
+#include "hvsdk/base/device.h"
+#include "hvsdk/state/component.h"
 
 namespace hvsdk::chipset {
 
-class PciConfigPorts final : public Device {
+class PciConfigPorts final : public Device, public state::Component {
  public:
   static constexpr uint64_t kPorts = 8;
 
   absl::string_view Name() const override { return "PCI configuration ports"; }
+  std::string StateName() const override { return "pci-config"; }
+  absl::Status Save(state::StateWriter& writer) const override;
+  absl::Status Restore(state::StateReader& reader) override;
+  void Reset() override;
   void Read(uint64_t offset, absl::Span<uint8_t> data) override;
   void Write(uint64_t offset, absl::Span<const uint8_t> data) override;
 

@@ -21,20 +21,14 @@
 
 #include "absl/functional/any_invocable.h"
 #include "hvsdk/base/clock.h"
-#include "hvsdk/chipset/device.h"
-#include "hvsdk/chipset/irq_line.h"
+#include "hvsdk/base/device.h"
+#include "hvsdk/interrupt/irq_line.h"
+#include "hvsdk/resource/wall_clock.h"
+#include "hvsdk/state/component.h"
 
 namespace hvsdk::chipset {
 
-// Civil time. Thread-safe.
-class WallClock {
- public:
-  virtual ~WallClock() = default;
-  // Nanoseconds since 1970-01-01 00:00 UTC.
-  virtual int64_t NowNs() const = 0;
-};
-
-class Rtc final : public ByteDevice {
+class Rtc final : public ByteDevice, public state::Component {
  public:
   static constexpr uint64_t kPorts = 2;  // the index (0x70 on a PC) and the data
   static constexpr uint8_t kCenturyIndex = 0x32;
@@ -44,12 +38,17 @@ class Rtc final : public ByteDevice {
   ~Rtc() override;
 
   absl::string_view Name() const override { return "real-time clock"; }
+  std::string StateName() const override { return "rtc"; }
+  absl::Status Save(state::StateWriter& writer) const override;
+  absl::Status Restore(state::StateReader& reader) override;
+  void Reset() override;
 
  protected:
   uint8_t ReadByte(uint64_t offset) override;
   void WriteByte(uint64_t offset, uint8_t value) override;
 
  private:
+  void SetPowerOn();
   int64_t GuestNs() const { return wall_clock_.NowNs() + offset_ns_; }
   int64_t PeriodNs() const;
   uint8_t Encode(unsigned value) const;
@@ -69,9 +68,9 @@ class Rtc final : public ByteDevice {
 
   const WallClock& wall_clock_;
   const Clock& clock_;
-  IrqLine irq_;
+  interrupt::IrqLine irq_;
 
-  std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards what follows
   uint8_t index_ = 0;
   std::array<uint8_t, 128> cmos_{};
   int64_t offset_ns_ = 0;

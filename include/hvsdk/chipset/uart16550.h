@@ -24,12 +24,13 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/types/span.h"
-#include "hvsdk/chipset/device.h"
-#include "hvsdk/chipset/irq_line.h"
+#include "hvsdk/base/device.h"
+#include "hvsdk/interrupt/irq_line.h"
+#include "hvsdk/state/component.h"
 
 namespace hvsdk::chipset {
 
-class Uart16550 final : public ByteDevice {
+class Uart16550 final : public ByteDevice, public state::Component {
  public:
   static constexpr uint64_t kPorts = 8;
   static constexpr size_t kFifoSize = 16;
@@ -48,6 +49,11 @@ class Uart16550 final : public ByteDevice {
   explicit Uart16550(Hooks hooks);
 
   absl::string_view Name() const override { return "serial port"; }
+  // What the guest sent and nobody has taken yet is of the state, and outlives a reset: it was said.
+  std::string StateName() const override { return "uart/0"; }
+  absl::Status Save(state::StateWriter& writer) const override;
+  absl::Status Restore(state::StateReader& reader) override;
+  void Reset() override;
 
   // Takes up to data.size() bytes that the guest sent; returns how many.
   size_t TakeOutput(absl::Span<uint8_t> data);
@@ -84,7 +90,7 @@ class Uart16550 final : public ByteDevice {
   void UpdateIrq(Actions& actions);
 
   Hooks hooks_;
-  IrqLine irq_;
+  interrupt::IrqLine irq_;
 
   mutable std::mutex mutex_;  // guards what follows
   uint8_t interrupt_enable_ = 0;

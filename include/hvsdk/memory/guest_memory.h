@@ -23,7 +23,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <memory>
+#include <mutex>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -41,6 +43,31 @@ class HostWriteObserver {
  public:
   virtual ~HostWriteObserver() = default;
   virtual void OnHostWrite(uint64_t gpa, uint64_t size_bytes) = 0;
+};
+
+class GuestMemory;
+
+// Pages that the host writes at any time without saying so, as the rings of a channel are: a word to the dirty log for each
+// packet would cost more than the pages are worth. As long as this lives, they count as written each time they are taken,
+// and once more when it ends.
+//
+// Movable; the memory outlives it. Made and destroyed on any thread, which does not write the pages then.
+class SharedPages {
+ public:
+  SharedPages() = default;
+  // Addresses of pages of the memory; others are of no effect.
+  SharedPages(GuestMemory& memory, std::vector<uint64_t> gpas);
+  SharedPages(SharedPages&& other) noexcept { *this = std::move(other); }
+  SharedPages& operator=(SharedPages&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(pages_, other.pages_);
+    return *this;
+  }
+  ~SharedPages();
+
+ private:
+  GuestMemory* memory_ = nullptr;
+  std::list<std::vector<uint64_t>>::iterator pages_;
 };
 
 class GuestMemory {
@@ -106,9 +133,10 @@ class GuestMemory {
   // Says that the host wrote [gpa, gpa + size) through a pointer: marks the pages dirty and tells the observer.
   void MarkWritten(uint64_t gpa, uint64_t size_bytes);
 
-  // Dirty tracking of host writes; an engine's own log covers the guest's writes. While enabled, each page written
-  // since it was last taken is one bit. `bitmap` holds one bit a page from `gpa`, least significant first, and is
-  // ORed into.
+  // Dirty tracking of host writes; an engine's own log covers the guest's writes (machine/dirty_log.h has both). While
+  // enabled, each page written since it was last taken is one bit, and so is each page of a SharedPages whenever it is
+  // taken. `bitmap` holds one bit a page from `gpa`, least significant first, and is ORed into. What was written before
+  // a bit was taken is seen by a copy that is made afterwards; what is written meanwhile sets it anew.
   void EnableDirtyTracking(bool enable);
   void TakeDirty(uint64_t gpa, uint64_t pages, absl::Span<uint64_t> bitmap);
 
@@ -117,6 +145,8 @@ class GuestMemory {
   void SetWatched(uint64_t gpa, bool watched);
 
  private:
+  friend class SharedPages;
+
   // One byte a page, so that the common case of a host write (nobody cares) is one load a page.
   enum PageFlag : uint8_t { kWatched = 1, kTracked = 2, kDirty = 4 };
 
@@ -129,6 +159,10 @@ class GuestMemory {
   uint64_t size_bytes_ = 0;
   std::shared_ptr<const void> owner_;
   HostWriteObserver* observer_ = nullptr;
+
+  std::mutex shared_mutex_;  // guards what follows
+  bool tracking_ = false;
+  std::list<std::vector<uint64_t>> shared_;  // of each SharedPages
 };
 
 }  // namespace hvsdk

@@ -7,8 +7,14 @@
 // Life: Create -> AddVp for each VP, hypercalls().Add, RegisterPort -> VPs run (vp.h) -> all VP threads have ended ->
 // destroy, or Reset and run again.
 //
-// Thread class: thread-safe, but for what Life orders. Guest input never makes any of this fail, hang or allocate
-// without bound.
+// State: components() are what the guest can tell from a fresh partition. Before a VP runs there are restored, in this
+// order: the engine's partition (its TSC goes on) and its VPs; guest memory as the guest saw it, with the overlays in
+// place; and then components(), which find in memory the bytes of the overlays that are seen, and have what lies
+// beneath.
+// docs/hypervisor-interface.md says more, and what becomes of time.
+//
+// Thread class: thread-safe, but for what Life and State order. Guest input never makes any of this fail, hang or
+// allocate without bound.
 //
 //   const partition::Environment environment{.backend = engine, .caps = backend.caps(), .memory = memory,
 //                                            .clock = clock, .timers = timers, .events = machine};
@@ -39,13 +45,14 @@
 #include "absl/types/span.h"
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/clock.h"
+#include "hvsdk/base/hypervisor.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/hvdef/status.h"
 #include "hvsdk/hypercall/dispatcher.h"
 #include "hvsdk/memory/guest_memory.h"
-#include "hvsdk/partition/port.h"
 #include "hvsdk/partition/reference_clock.h"
 #include "hvsdk/partition/vp.h"
+#include "hvsdk/state/component.h"
 
 namespace hvsdk::partition {
 
@@ -89,17 +96,17 @@ struct Environment {
   backend::Partition& backend;
   const backend::BackendCaps& caps;
   GuestMemory& memory;
-  const ReferenceClock& clock;
-  TimerQueue& timers;  // on `clock`'s time
+  ReferenceClock& clock;  // Partition::Restore makes it go on from the saved time
+  TimerQueue& timers;     // on `clock`'s time
   PartitionEvents& events;
   VpRuntimeSource* vp_runtime = nullptr;  // without it VP_RUNTIME is not offered
 };
 
-class Partition {
+class Partition final : public state::Component, public Hypervisor {
  public:
   // InvalidArgument: the engine's hypercall code does not fit.
   static absl::StatusOr<std::unique_ptr<Partition>> Create(const Config& config, const Environment& environment);
-  ~Partition();
+  ~Partition() override;
 
   // The effective privileges.
   uint64_t privileges() const { return privileges_; }
@@ -116,19 +123,19 @@ class Partition {
   // Where hypercalls are answered; calls of one's own are added here before the first VP runs.
   hypercall::Dispatcher& hypercalls() { return dispatcher_; }
 
-  // Puts a message of up to 240 bytes into the slot of `sint` on `vp`, or queues it (16 of them) behind one that the
-  // guest has not taken yet. A masked SINT takes messages without interrupt.
-  // kInsufficientBuffers: the queue is full; the observer will be told. kInvalidVpIndex.
-  // kInvalidParameter: the payload is too long or the type is zero. kInvalidSynicState: SynIC or message page
-  // is disabled.
-  hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload);
-  // At most one; set before the first VP runs, or nullptr after the last has ended.
-  void SetMessageSlotObserver(MessageSlotObserver* observer) { slot_observer_ = observer; }
-
-  // Sets one of the 2048 event flags of `sint` on `vp`, and interrupts the VP if the flag was clear.
+  // As Hypervisor says; 16 messages wait behind a slot.
+  hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type,
+                              absl::Span<const uint8_t> payload) override {
+    return PostMessage(vp, sint, message_type, payload, /*origin=*/0);
+  }
+  // The same with the id of the port by which it came, which the guest finds in the message's header.
+  hvdef::HvStatus PostMessage(VpIndex vp, Sint sint, uint32_t message_type, absl::Span<const uint8_t> payload,
+                              uint64_t origin);
+  void SetMessageSlotObserver(MessageSlotObserver* observer) override { slot_observer_ = observer; }
   // Cost: one lock of the VP's own SynIC, held for a few instructions.
-  // kInvalidVpIndex, kInvalidParameter (flag); kInvalidSynicState: SynIC or flags page is disabled, or the SINT masked.
-  hvdef::HvStatus SignalEvent(VpIndex vp, Sint sint, uint16_t flag);
+  hvdef::HvStatus SignalEvent(VpIndex vp, Sint sint, uint16_t flag) override;
+  absl::Status RegisterPort(ConnectionId connection, PortHandler* handler) override;
+  void UnregisterPort(ConnectionId connection) override;
 
   // Requests the interrupt of `sint` on `vp` and nothing else: no message, no event flag. For a protocol of one's own
   // whose state lies elsewhere, in memory that root and guest share. As a line it is an edge: what is requested while
@@ -137,10 +144,6 @@ class Partition {
   // polled.
   hvdef::HvStatus AssertSint(VpIndex vp, Sint sint);
 
-  // Routes a connection to a handler. AlreadyExists: the id is taken. InvalidArgument: more than 24 bits.
-  absl::Status RegisterPort(ConnectionId connection, PortHandler* handler);
-  // Afterwards the handler is not running and will not be called; hence never from within that handler.
-  void UnregisterPort(ConnectionId connection);
   // What HvCallSignalEvent does, for an engine's shortcut that took the call on another thread.
   hvdef::HvStatus SignalPort(ConnectionId connection, uint16_t flag);
 
@@ -151,9 +154,18 @@ class Partition {
   // The device's interrupt, where the guest wants it by now.
   void SignalDeviceInterrupt(uint64_t device_id, uint64_t msi_address, uint32_t msi_data);
 
-  // Back to the state after creation: MSRs, SynIC, timers, overlay pages (the guest's own contents return). Ports,
-  // devices and reference time stay. No VP runs meanwhile.
-  void Reset();
+  // This partition and its VPs, in the order in which they are restored.
+  std::vector<state::Component*> components();
+
+  // "hypervisor": the partition's registers, overlay pages (its VPs', too), retargeted interrupts and reference time.
+  std::string StateName() const override { return "hypervisor"; }
+  absl::Status Save(state::StateWriter& writer) const override;
+  // InvalidArgument also: another number of VPs, a device that is not registered, or a privilege that the guest was
+  // given and this engine cannot give.
+  absl::Status Restore(state::StateReader& reader) override;
+  // Back to the state after creation: MSRs, SynIC, timers, overlay pages (the guest's own contents return), of all VPs,
+  // too. Ports, devices and reference time stay. No VP runs meanwhile.
+  void Reset() override;
 
   const Environment& environment() const { return environment_; }
 
@@ -170,6 +182,10 @@ class Partition {
   backend::MsrOutcome WriteReferenceTsc(uint64_t value);
   backend::MsrOutcome WriteTscInvariantControl(uint64_t value);
   void WriteCrashControl(Vp& vp, uint64_t value);
+  void WriteHypercallCode();
+  void WriteTscPage();
+  std::vector<Overlay*> overlays() const;
+  uint64_t EngineTscFrequency() const;
 
   const Environment environment_;
   const uint64_t privileges_;
@@ -181,12 +197,13 @@ class Partition {
   const std::unique_ptr<HypercallHandlers> handlers_;
   MessageSlotObserver* slot_observer_ = nullptr;
 
-  std::mutex mutex_;  // the partition-wide registers; a leaf but for the overlay pages
+  mutable std::mutex mutex_;  // the partition-wide registers; a leaf but for the overlay pages
   const std::unique_ptr<Overlay> hypercall_page_;
   const std::unique_ptr<Overlay> tsc_page_;
   std::atomic<uint64_t> hypercall_{0};  // read without the lock by every hypercall
   uint64_t guest_os_id_ = 0;
   uint64_t reference_tsc_ = 0;
+  uint32_t tsc_sequence_ = 1;  // counts changes of scale and offset; never zero
   uint64_t tsc_invariant_control_ = 0;
   std::array<uint64_t, 5> crash_parameters_{};
 };

@@ -12,19 +12,26 @@
 //     vp.RunPendingWork();               // why it was kicked, perhaps
 //   }
 //
-// Thread class: On... and RunPendingWork are *VP thread only*; the rest is thread-safe.
+// As a component, "hypervisor/vp/N", it has its SynIC with the messages that wait, its timers and the registers of its
+// own; its overlay pages are the partition's to save, so it is restored after the partition and after the engine's VP.
+//
+// Thread class: On... and RunPendingWork are *VP thread only*; Save, Restore and Reset as state::Component has it; the
+// rest is thread-safe.
 
 #ifndef HVSDK_PARTITION_VP_H_
 #define HVSDK_PARTITION_VP_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/functional/function_ref.h"
 #include "hvsdk/backend/backend.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/hypercall/dispatcher.h"
+#include "hvsdk/state/component.h"
 
 namespace hvsdk::partition {
 
@@ -34,10 +41,10 @@ class Partition;
 class Stimers;
 class Synic;
 
-class Vp {
+class Vp final : public state::Component {
  public:
   Vp(Partition& partition, backend::Vp& backend);
-  ~Vp();
+  ~Vp() override;
   Vp(const Vp&) = delete;
   Vp& operator=(const Vp&) = delete;
 
@@ -73,13 +80,28 @@ class Vp {
   // and must not call RunOn itself.
   void RunOn(Vp* caller, absl::FunctionRef<void()> work);
 
+  // Since the VP was made, resets notwithstanding. Thread-safe.
+  struct Counts {
+    uint64_t messages = 0;           // put into its slots
+    uint64_t events = 0;             // flags set that were clear
+    uint64_t timer_expirations = 0;  // signalled
+  };
+  Counts counts() const;
+
+  std::string StateName() const override;
+  absl::Status Save(state::StateWriter& writer) const override;
+  absl::Status Restore(state::StateReader& reader) override;
+  // SynIC, timers and assist page as after creation.
+  void Reset() override;
+
  private:
   friend class HypercallHandlers;
   friend class Partition;
 
   backend::MsrOutcome ReadMsr(uint32_t msr, uint64_t& value);
   backend::MsrOutcome WriteMsr(uint32_t msr, uint64_t value);
-  void Reset();
+  // SIM, SIEF and assist page, in that order.
+  std::array<Overlay*, 3> overlays() const;
 
   Partition& partition_;
   backend::Vp& backend_;
@@ -88,6 +110,10 @@ class Vp {
   const std::unique_ptr<Mailbox> mailbox_;
   const std::unique_ptr<Overlay> assist_page_;
   uint64_t vp_assist_page_ = 0;
+  // A guest never sees VP_RUNTIME go back: where it was restored and the host counts from zero again, the base makes up
+  // for that. VP thread only.
+  uint64_t runtime_base_100ns_ = 0;
+  uint64_t runtime_seen_100ns_ = 0;
 };
 
 }  // namespace hvsdk::partition

@@ -19,29 +19,7 @@
 // What a guest may do to a provider: fill one ring and not empty the other, refill the ring while it is read, write
 // what is no packet or too long a one. So a provider reads no request that it has no room to answer, gives others a
 // turn after some packets, and leaves a ring alone that is broken (RingStatus::kCorrupt) or whose packets are too long,
-// until the guest closes it.
-//
-//   class Echo : public ChannelHandler {
-//     bool OnOpen(Channel&) override { return true; }
-//     void OnClose(Channel& channel) override { channel.FinishClose(); }
-//     void OnSignal(Channel& channel) override {
-//       alignas(8) uint8_t buffer[2048];
-//       Packet packet;
-//       for (int turn = 0; turn < 256; ++turn) {
-//         if (!channel.WaitForRoom(PacketSize(sizeof(buffer)))) return;  // OnSignal comes when there is room
-//         const RingStatus status = channel.incoming().Read(buffer, sizeof(buffer), packet);
-//         if (status == RingStatus::kOk) {
-//           (void)channel.outgoing().StageInBand(PacketHeader::Completion(packet.transaction_id), packet.payload,
-//                                                packet.payload_size);  // fits
-//           continue;
-//         }
-//         channel.Publish();
-//         if (status != RingStatus::kEmpty || channel.Arm()) return;
-//       }
-//       channel.Publish();
-//       channel.Wake();  // the rest in a turn of its own
-//     }
-//   };
+// until the guest closes it. PacketPump (packet_pump.h) is a handler that does all that; most providers derive from it.
 
 #ifndef HVSDK_VMBUS_CHANNEL_H_
 #define HVSDK_VMBUS_CHANNEL_H_
@@ -55,9 +33,9 @@
 #include "absl/status/statusor.h"
 #include "hvsdk/base/clock.h"
 #include "hvsdk/base/executor.h"
+#include "hvsdk/base/hypervisor.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/gpadl.h"
-#include "hvsdk/vmbus/hypervisor.h"
 #include "hvsdk/vmbus/offer.h"
 #include "hvsdk/vmbus/ring/memory.h"
 #include "hvsdk/vmbus/ring/reader.h"
@@ -77,9 +55,17 @@ class ChannelHandler {
   // The guest opens the channel; its rings are in place. False refuses, and the channel stays closed.
   virtual bool OnOpen(Channel& channel) = 0;
 
+  // As after OnOpen, but the guest has it open already: this is a machine that was restored, and the channel takes over
+  // from the one that was saved (vmbus::Server::Restore). The provider attaches what it restored itself before; leases
+  // have to be acquired anew. OnSignal follows once the machine goes on.
+  virtual void OnRestored(Channel& channel) { (void)channel; }
+
   // The guest closed the channel, or vanished. No OnSignal follows. The provider calls FinishClose, from in here or
   // later.
   virtual void OnClose(Channel& channel) = 0;
+
+  // After OnClose, until FinishClose: Wake was called. May come without reason. For a provider that waits for transfers.
+  virtual void OnClosing(Channel& channel) { (void)channel; }
 
   // The guest signalled, Wake was called, or the channel has just been opened: look at the ring. May come without
   // reason.
@@ -131,6 +117,8 @@ class Channel : private PortHandler, private Task {
   const Offer& offer() const { return offer_; }
   Executor& executor() const { return executor_; }
   GuestMemory& memory() const { return memory_; }
+  // The server's (ServerResources), or nullptr.
+  const Clock* clock() const;
 
   // From OnOpen until FinishClose.
   bool is_open() const { return ring_ != nullptr; }
@@ -164,7 +152,7 @@ class Channel : private PortHandler, private Task {
     return armed.may_sleep;
   }
 
-  // Makes OnSignal run soon. Thread-safe; nothing happens unless the channel is open by then.
+  // Makes OnSignal run soon, or OnClosing. Thread-safe; nothing happens unless the channel is open by then.
   void Wake() { executor_.Schedule(*this); }
 
   // Borrows a GPADL that the guest made for this channel. Empty: there is none by that number, or it is being torn
@@ -187,16 +175,20 @@ class Channel : private PortHandler, private Task {
   Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler& handler, Executor& executor);
 
   // PortHandler: the guest signals the channel's connection.
-  hvdef::HvStatus OnMessage(uint32_t message_type, absl::Span<const uint8_t> payload) override;
-  void OnEvent(uint16_t flag) override;
+  hvdef::HvStatus OnEvent(uint16_t flag) override;
   // Task.
   void Run() override;
 
   bool AskForRoom(uint32_t packet_size);
   void LookForRoomLater();
   void HandleNotice(const Notice& notice);
+  void HandleNotices();
   bool Open(const Notice& notice);
+  void MakeRings(const Gpadl& ring, uint32_t downstream_page_offset);
+  void TakeOpen(const OpenParams& open, std::shared_ptr<const Gpadl> ring);
   void DropRings();
+  void DropRingMemory();
+  void TellClosed();
 
   Server& server_;
   Hypervisor& hypervisor_;
@@ -206,6 +198,9 @@ class Channel : private PortHandler, private Task {
   ChannelHandler& handler_;
   Executor& executor_;
 
+  std::atomic<uint64_t> signals_{0};     // on the line that a signal writes anyhow, the task's
+  std::atomic<uint64_t> interrupts_{0};  // the executor's to count
+
   // Notices from the server that Run has not seen; guarded by the server's lock.
   std::vector<Notice> notices_;
   std::atomic<bool> has_notices_{false};
@@ -213,6 +208,7 @@ class Channel : private PortHandler, private Task {
   // The executor's own.
   OpenParams open_;
   std::shared_ptr<const Gpadl> ring_;  // set while open or closing
+  SharedPages ring_pages_;             // those of it that this end writes
   IncomingRing incoming_;
   OutgoingRing outgoing_;
   uint8_t* interrupt_bits_ = nullptr;  // before version 2.4: the root-to-child half of the interrupt page

@@ -34,12 +34,17 @@ class Gpadl {
   Gpadl(const Gpadl&) = delete;
   Gpadl& operator=(const Gpadl&) = delete;
 
+  GuestMemory& memory() const { return memory_; }
   absl::Span<const GpaBuffer> ranges() const { return ranges_; }
   // All ranges together.
   uint64_t size_bytes() const { return size_bytes_; }
 
   // The host addresses of its pages, if it is whole pages from end to end, as rings must be; else empty.
   absl::Span<uint8_t* const> pages() const { return pages_; }
+
+  // What Create was given.
+  absl::Span<const uint64_t> words() const { return absl::MakeConstSpan(words_).subspan(1); }
+  uint32_t range_count() const { return static_cast<uint32_t>(words_[0] >> 32); }
 
   // Copies between private memory and [offset, offset + size) of the ranges laid end to end. False: out of bounds.
   [[nodiscard]] bool Read(uint64_t offset, void* to, uint64_t size_bytes) const;

@@ -27,7 +27,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "hvsdk/vmbus/hypervisor.h"
+#include "hvsdk/base/hypervisor.h"
 
 namespace hvsdk::vmbus {
 

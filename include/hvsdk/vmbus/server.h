@@ -27,6 +27,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -36,9 +37,10 @@
 #include "absl/types/span.h"
 #include "hvsdk/base/clock.h"
 #include "hvsdk/base/executor.h"
+#include "hvsdk/base/hypervisor.h"
 #include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/state/component.h"
 #include "hvsdk/vmbus/channel.h"
-#include "hvsdk/vmbus/hypervisor.h"
 #include "hvsdk/vmbus/offer.h"
 #include "hvsdk/vmbus/server_core.h"
 
@@ -54,7 +56,18 @@ struct ServerResources {
   const Clock* clock = nullptr;
 };
 
-class Server : private MessageSlotObserver {
+// Told what becomes of the bus. On whichever thread it happens, without a lock of the server's; it must not wait, nor call the server.
+class ServerObserver {
+ public:
+  virtual ~ServerObserver() = default;
+  virtual void OnConnected(hvdef::vmbus::Version version) = 0;
+  virtual void OnDisconnected() = 0;
+  virtual void OnChannelOpened(const Offer& offer, uint32_t channel_id) = 0;
+  // By the guest, or because the offer goes.
+  virtual void OnChannelClosed(const Offer& offer, uint32_t channel_id) = 0;
+};
+
+class Server : public state::Component, private MessageSlotObserver {
  public:
   Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions& options,
          const ServerResources& resources = {});
@@ -72,13 +85,39 @@ class Server : private MessageSlotObserver {
   absl::StatusOr<std::unique_ptr<Channel>> OfferChannel(const Offer& offer, ChannelHandler& handler,
                                                         Executor& executor);
 
-  // The guest was reset: every channel is closed, and it is as if no guest had ever connected. VPs are stopped.
-  void Reset();
+  // state::Component. The executors have nothing left to do; what providers have to do is done on the caller's thread.
+  std::string StateName() const override { return "vmbus"; }
+  // FailedPrecondition: a channel is closing, a provider owes an answer or a GPADL, or something is left to do.
+  absl::Status Save(state::StateWriter& writer) const override;
+  // The same offers have been put up as when it was saved, subchannels too, in an order that decides which channel ids
+  // later connections give out; a guest's provider restores its own state before, and puts up its subchannels then.
+  // Memory is restored. Channels that were open are open: ChannelHandler::OnRestored. InvalidArgument names an offer
+  // that is missing on either side.
+  absl::Status Restore(state::StateReader& reader) override;
+  // The guest was reset: every channel is closed, and it is as if no guest had ever connected.
+  void Reset() override;
 
   // The version of the connection, or nothing while no guest is connected.
   absl::optional<hvdef::vmbus::Version> version() const;
 
-  // Shown every channel message in the order in which they were decided; at most one observer, before the guest runs.
+  // As ServerCore::CheckInvariants. For tests.
+  void CheckInvariants() const;
+
+  // What has gone over the channels, each since it was offered. Thread-safe.
+  struct ChannelCounts {
+    Offer offer;
+    uint32_t channel_id = 0;  // 0 while the guest does not see it
+    bool is_open = false;
+    uint64_t signals = 0;     // of the guest's
+    uint64_t interrupts = 0;  // asked for, for the guest
+  };
+  std::vector<ChannelCounts> channel_counts() const;
+
+  // At most one, before the guest runs; it outlives the channels.
+  void SetObserver(ServerObserver* observer) { observer_ = observer; }
+
+  // Shown every channel message in the order in which they were decided; at most one observer. nullptr takes it away: when this
+  // returns, it is not called any more. Not from within an observer.
   // Up to 1024 messages wait for it. Behind an observer that is slower than the guest others are lost, and `losses` is
   // told how many.
   enum class Direction : uint8_t { kToRoot, kToChild };
@@ -101,7 +140,6 @@ class Server : private MessageSlotObserver {
    public:
     explicit MessagePort(Server& server) : server_(server) {}
     hvdef::HvStatus OnMessage(uint32_t message_type, absl::Span<const uint8_t> payload) override;
-    void OnEvent(uint16_t) override {}
 
    private:
     Server& server_;
@@ -110,10 +148,7 @@ class Server : private MessageSlotObserver {
   class EventPort : public PortHandler {
    public:
     explicit EventPort(Server& server) : server_(server) {}
-    hvdef::HvStatus OnMessage(uint32_t, absl::Span<const uint8_t>) override {
-      return hvdef::HvStatus::kInvalidConnectionId;
-    }
-    void OnEvent(uint16_t) override;
+    hvdef::HvStatus OnEvent(uint16_t flag) override;
 
    private:
     Server& server_;
@@ -140,6 +175,7 @@ class Server : private MessageSlotObserver {
   // some steps and leaves the rest to the executor, where one turn after another does the same.
   void Act();
   bool ActOnce(std::unique_lock<std::mutex>& lock);
+  void Show(std::unique_lock<std::mutex>& lock);
   bool ActOnNotice(std::unique_lock<std::mutex>& lock);
   bool ActOnMessage(std::unique_lock<std::mutex>& lock);
   void WakeChannel(Channel& channel, std::unique_lock<std::mutex>& lock);
@@ -154,6 +190,7 @@ class Server : private MessageSlotObserver {
   }
 
   void Remove(Channel& channel);
+  absl::Status CheckSettled() const;
   void TakeNotices(Channel& channel, std::vector<Notice>& notices);
 
   GuestMemory& memory_;
@@ -166,24 +203,28 @@ class Server : private MessageSlotObserver {
   bool started_ = false;
 
   // Set before the guest runs.
+  ServerObserver* observer_ = nullptr;
+  TlConnectHandler tl_connect_handler_;
+
+  // Changed under mutex_ while nobody calls them.
   MessageObserver message_observer_;
   LossObserver loss_observer_;
-  TlConnectHandler tl_connect_handler_;
-  std::unique_ptr<Recorder> recorder_;
 
   mutable std::mutex mutex_;
-  std::condition_variable acted_;  // acting_on_ has changed
+  std::condition_variable acted_;  // acting_on_ or showing_ has changed
   // Guarded by mutex_:
   ServerCore core_;
   std::map<OfferId, Channel*> channels_;
-  std::set<OfferId> wakes_;       // signalled through the interrupt page
-  std::deque<Record> records_;    // for the message observer
-  uint64_t records_lost_ = 0;     // of them
-  bool acting_ = false;           // a thread is in Act
-  Channel* acting_on_ = nullptr;  // what it touches without the lock
-  bool blocked_ = false;          // the guest's message slot is full ...
-  uint64_t blocked_epoch_ = 0;    // ... of this epoch's messages
-  uint64_t slots_freed_ = 0;      // how often there was room again
+  std::set<OfferId> wakes_;             // signalled through the interrupt page
+  std::unique_ptr<Recorder> recorder_;  // while there is a message observer
+  std::deque<Record> records_;          // for it
+  uint64_t records_lost_ = 0;           // of them
+  bool showing_ = false;                // a message observer is being called
+  bool acting_ = false;                 // a thread is in Act
+  Channel* acting_on_ = nullptr;        // what it touches without the lock
+  bool blocked_ = false;                // the guest's message slot is full ...
+  uint64_t blocked_epoch_ = 0;          // ... of this epoch's messages
+  uint64_t slots_freed_ = 0;            // how often there was room again
 };
 
 }  // namespace hvsdk::vmbus

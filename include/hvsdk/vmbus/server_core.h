@@ -38,6 +38,7 @@
 #include "hvsdk/base/ids.h"
 #include "hvsdk/hvdef/vmbus.h"
 #include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/state/reader.h"
 #include "hvsdk/vmbus/gpadl.h"
 #include "hvsdk/vmbus/offer.h"
 
@@ -85,6 +86,8 @@ struct Notice {
   std::shared_ptr<const Gpadl> ring;
   std::array<hvdef::Guid, 3> guids{};
 };
+
+struct ServerState;
 
 // What the host did to a ServerCore.
 struct HostAct {
@@ -171,6 +174,30 @@ class ServerCore {
   uint64_t gpadl_bytes() const { return gpadl_bytes_; }
   size_t pending_messages() const { return messages_.size(); }
   uint64_t ignored_messages() const { return ignored_messages_; }
+
+  // The connection that a guest signals for a channel; as Hyper-V forms it: SINT in bits 12-15, channel id below.
+  static constexpr uint32_t ChannelConnectionId(uint32_t channel_id) {
+    return uint32_t{hvdef::vmbus::kMessageSint} << 12 | channel_id;
+  }
+
+  // --- For saving; see Server. ---
+
+  // Whether all is carried out that the host has to do, and no channel is between two states: else FailedPrecondition.
+  absl::Status CheckSettled() const;
+  // Fills in all but the rings.
+  void Save(ServerState& state) const;
+  // What `state` means here, for Restore: its channels' ids here and its GPADLs.
+  struct Restoration {
+    std::vector<absl::optional<OfferId>> ids;          // of each of its channels; nothing for one that was rescinded
+    std::vector<std::shared_ptr<const Gpadl>> gpadls;  // of each of its GPADLs; nullptr for one that is not complete
+    std::vector<size_t> rings;                         // of each of its channels: its ring among the GPADLs
+  };
+  // No guest has connected since this was made or reset. InvalidArgument: the state is at fault.
+  absl::StatusOr<Restoration> CheckState(const ServerState& state, const state::StateReader& reader) const;
+  void Restore(const ServerState& state, const Restoration& restoration);
+  OpenParams open_params(OfferId id) const { return channels_.at(id).open; }
+  std::shared_ptr<const Gpadl> ring(OfferId id) const { return channels_.at(id).ring; }
+  bool has_notices() const { return !notices_.empty(); }
 
   // Ends the program if the tables disagree. For tests; takes time in proportion to their size.
   void CheckInvariants() const;
@@ -262,6 +289,7 @@ class ServerCore {
   void PostOpenResult(uint32_t channel_id, uint32_t open_id, int32_t status);
   void PostModifyResponse(uint32_t channel_id, int32_t status);
 
+  OpenParams RestoredOpen(const ServerState& state, size_t channel) const;
   Channel* Find(OfferId id);
   const Channel* Find(OfferId id) const;
   Channel* FindByChannelId(uint32_t channel_id);
@@ -284,11 +312,6 @@ class ServerCore {
   void DropNotices(Predicate predicate);
   void Tell(const HostAct& act) {
     if (listener_ != nullptr) listener_->OnHostAct(act);
-  }
-
-  // The connection that a guest signals for a channel; as Hyper-V forms it: SINT in bits 12-15, channel id below.
-  static constexpr uint32_t ChannelConnectionId(uint32_t channel_id) {
-    return uint32_t{hvdef::vmbus::kMessageSint} << 12 | channel_id;
   }
 
   GuestMemory& memory_;

@@ -16,15 +16,16 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "hvsdk/boot/smbios_tables.h"
 #include "hvsdk/vmm/machine.pb.h"
-#include "hvsdk/vmm/smbios_tables.h"
 
 namespace hvsdk::vmm {
 
 inline constexpr uint32_t kDefaultMemoryMib = 512;
 inline constexpr uint32_t kDefaultCpus = 2;
 inline constexpr uint32_t kMaxCpus = 1024;
-inline constexpr int kMaxDisks = 64;  // one SCSI controller's
+inline constexpr uint32_t kMaxDisks = 64;  // one SCSI controller's
+inline constexpr uint32_t kMaxNetworks = 8;
 
 // Parses protobuf text. InvalidArgument: "line:column: what"; an unknown field is an error.
 absl::StatusOr<MachineConfig> ParseMachineConfig(const std::string& text);
@@ -36,7 +37,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config);
 absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text);
 
 // What its `smbios` says, and the defaults for the rest. InvalidArgument: "smbios: serial: ...", as one that is not valid.
-absl::StatusOr<SmbiosIdentity> SmbiosOf(const MachineConfig& config);
+absl::StatusOr<boot::SmbiosIdentity> SmbiosOf(const MachineConfig& config);
 
 inline uint32_t MemoryMib(const MachineConfig& config) {
   return config.has_memory_mib() ? config.memory_mib() : kDefaultMemoryMib;

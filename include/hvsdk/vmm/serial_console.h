@@ -17,26 +17,15 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "hvsdk/base/executor.h"
 #include "hvsdk/chipset/uart16550.h"
-#include "hvsdk/vmm/event_loop.h"
-#include "hvsdk/vmm/output_writer.h"
+#include "hvsdk/machine/serial_endpoint.h"
+#include "hvsdk/os/event_loop.h"
+#include "hvsdk/os/output_writer.h"
 
 namespace hvsdk::vmm {
 
-// What a machine connects its serial port to. It outlives the machine and then serves the next.
-class SerialEndpoint : public Task {
- public:
-  // `uart` has output from now on until Detach. ResourceExhausted: the host refuses what that needs.
-  virtual absl::Status Attach(chipset::Uart16550& uart) = 0;
-  // Hands on what is left in the port, and waits for a slow receiver no longer than half a second.
-  virtual void Detach() = 0;
-  // Has output that it cannot hand on yet.
-  virtual bool waiting() const = 0;
-};
-
 // Writes to a descriptor and reads from another, of any kind. A receiver that fails or is gone gets nothing more.
-class SerialConsole final : public SerialEndpoint {
+class SerialConsole final : public machine::SerialEndpoint {
  public:
   struct Options {
     int output_fd = -1;
@@ -46,7 +35,7 @@ class SerialConsole final : public SerialEndpoint {
     absl::AnyInvocable<void()> on_quit = nullptr;
   };
   // The descriptors outlive the console; the loop, too.
-  SerialConsole(EventLoop& loop, Options options);
+  SerialConsole(os::EventLoop& loop, Options options);
   ~SerialConsole() override;
 
   absl::Status Attach(chipset::Uart16550& uart) override;
@@ -71,14 +60,14 @@ class SerialConsole final : public SerialEndpoint {
 
   static constexpr size_t kMaxPendingInput = 65536;
 
-  EventLoop& loop_;
+  os::EventLoop& loop_;
   Options options_;
   chipset::Uart16550* uart_ = nullptr;
 
-  std::unique_ptr<OutputWriter> writer_;  // since the first Attach
-  std::string output_;                    // taken from the port, refused by the writer
-  bool waiting_ = false;                  // for the writer
-  uint64_t lost_bytes_ = 0;               // left in ports that are gone
+  std::unique_ptr<os::OutputWriter> writer_;  // since the first Attach
+  std::string output_;                        // taken from the port, refused by the writer
+  bool waiting_ = false;                      // for the writer
+  uint64_t lost_bytes_ = 0;                   // left in ports that are gone
 
   enum class Input : uint8_t { kNone, kWatched, kAlwaysReady };
   Input input_ = Input::kNone;

@@ -17,7 +17,7 @@
 // channel waits until the disks have let go of the guest's pages, and a reset until they have returned what they had
 // when it came.
 //
-// Source: hvdef/storvsc.h, vsp/scsi_disk.h; docs/storage.md.
+// Source: hvdef/storvsc.h, scsi/scsi_disk.h; docs/storage.md.
 //
 //   const vsp::StorageOptions options{.instance_id = id, .max_subchannels = 3};
 //   const auto storage = vsp::StorageController::Create(server, executor, options);
@@ -29,15 +29,17 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "hvsdk/base/block_device.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/hvdef/guid.h"
 #include "hvsdk/hvdef/storvsc.h"
+#include "hvsdk/resource/block_device.h"
+#include "hvsdk/state/component.h"
 #include "hvsdk/vmbus/server.h"
 
 namespace hvsdk::vsp {
@@ -48,9 +50,10 @@ struct StorageOptions {
   uint32_t max_transfer_bytes = 1 << 20;  // of one command: whole pages, 64 KiB to 8 MiB
   uint32_t queue_depth = 256;             // commands in flight on each channel, 1 to 4096
   hvdef::storvsc::Version newest_version = hvdef::storvsc::Version::kWin10;
+  uint32_t number = 0;  // of several in one machine: "storage/0" in its saved state
 };
 
-class StorageController {
+class StorageController : public state::Component {
  public:
   static constexpr uint8_t kMaxDisks = 64;
   static constexpr uint16_t kMaxSubchannels = 256;
@@ -66,12 +69,25 @@ class StorageController {
   // answer holds it up without end. After Stop, and if guest memory has an owner (GuestMemory::SetOwner), it does not
   // wait: requests that are still under way keep what they write to until they return. A disk that was given up so
   // stays open as long as the process lives.
-  ~StorageController();
+  ~StorageController() override;
 
   // Ends all work because the guest runs no more: nothing is read from its rings or written to them, and no
   // command takes another step. Calls `on_idle` once on the executor, when no disk has a request any more. Once,
   // on the executor.
   void Stop(absl::AnyInvocable<void()> on_idle);
+  // Takes no more packets, which wait in their rings, and finishes what is under way, however long that takes; channels stay
+  // open. Calls `on_paused` once on the executor when no command is left. Resume takes packets again. On the executor.
+  void Pause(absl::AnyInvocable<void()> on_paused);
+  void Resume();
+
+  // state::Component, while paused. Besides what guest and controller agreed on, answers that found no room in a ring are
+  // saved, and which disks there are: a restore with other ones is refused, naming the LUN (but see LeaveOut). Restored before vmbus::Server,
+  // for it puts the guest's subchannels up again, which the server then opens. After a reset the server is reset too.
+  std::string StateName() const override;
+  absl::Status Save(state::StateWriter& writer) const override;
+  absl::Status Restore(state::StateReader& reader) override;
+  void Reset() override;
+
   // The LUNs of disks that have commands under way. On the executor, or once it has stopped.
   std::vector<uint8_t> BusyDisks() const;
 
@@ -82,6 +98,10 @@ class StorageController {
   // Pulls a disk out. Commands for it that are in flight end in the ordinary way, on the executor, before the
   // controller lets go of the device; later ones find no logical unit. NotFound: there is none.
   absl::Status Detach(uint8_t lun);
+
+  // Before Restore: the state's disk at this LUN, if it has one there, is pulled out while the guest is away. It learns so by a
+  // notice when it goes on. Below 64.
+  void LeaveOut(uint8_t lun);
 
  private:
   class Core;

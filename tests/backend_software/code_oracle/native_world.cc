@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "tests/backend_software/host_segment.h"
+
 namespace hvsdk::code_oracle {
 namespace {
 
@@ -74,7 +76,7 @@ class NativeWorld final : public World {
       return false;
     }
     why = "this kernel has no local descriptor tables";
-    if (!SetSegment(0, {0, 0})) return false;
+    if (!SetSegment(0, {0, 0}) || !HostHasCodeSegment(7)) return false;
     // Outside 64-bit mode accesses need data segments.
     asm volatile("mov %0, %%ds\n mov %0, %%es" ::"r"(static_cast<uint32_t>(kUserData)));
     stack_of_signals_ = std::malloc(kSignalStackSize);

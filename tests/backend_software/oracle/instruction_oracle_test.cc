@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "tests/backend_software/host_maker.h"
+#include "tests/backend_software/host_segment.h"
 #include "tests/backend_software/oracle/engine.h"
 #include "tests/backend_software/oracle/engine_executor.h"
 #include "tests/backend_software/oracle/generator.h"
@@ -168,6 +169,8 @@ void Compare(bool is_64bit, Draw draw, uint64_t instructions_wanted) {
   ASSERT_NE(guest, nullptr);
   const std::unique_ptr<Executor> host = CreateNativeExecutor();
   if (host == nullptr) GTEST_SKIP() << "the fixed addresses are taken in this process";
+  constexpr uint32_t kUserCode32 = 0x23;  // as Linux has it
+  if (!is_64bit && !HostHasCodeSegment(kUserCode32)) GTEST_SKIP() << "this host runs no 32-bit code";
 
   GuestMemory none;
   const auto partition = engine->CreatePartition(none);
@@ -192,33 +195,38 @@ void Compare(bool is_64bit, Draw draw, uint64_t instructions_wanted) {
     } else {
       generator.Next(sequence, data);
     }
-    host->Run(sequence.code, sequence.state, data, native);
-    guest->Run(sequence.code, sequence.state, data, ours);
-    if (testing::Test::HasFatalFailure()) FAIL() << Disassemble(sequence);
-    const uint64_t end = native.state.rip - kCodeAddress;
     ZydisMnemonic last = ZYDIS_MNEMONIC_INVALID;
-    for (size_t i = 0; i < sequence.starts.size(); ++i) {
-      if (sequence.starts[i] > end) break;
-      ++instructions;
-      ++counts[last = sequence.mnemonics[i]];
-    }
-    MxcsrOfTheHostAlone(sequence, last, ours, native);
-    if (GoesOnWhereWeFault(sequence, ours, native)) continue;
-    OrdersOfTheHostAlone(sequence, ours, native);
-    TopOfTheHostAlone(ours, native);
-    // A sequence that stopped early leaves open what any of its instructions may.
-    const bool whole = native.fault.vector == 6 && end == sequence.code.size() - 2;
-    // So does a comparison that faulted between two iterations, on AMD's processors.
-    const bool repeats =
-        HostMaker() == Maker::kAmd &&
-        In(last, {ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD, ZYDIS_MNEMONIC_SCASQ,
-                  ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ});
-    const uint64_t open = whole                                   ? sequence.undefined_flags
-                          : repeats || sequence.starts.size() > 1 ? uint64_t{0x8D5}
-                                                                  : sequence.undefined_flags;
-    const bool wide = last == ZYDIS_MNEMONIC_FLDENV || last == ZYDIS_MNEMONIC_FRSTOR ||
-                      last == ZYDIS_MNEMONIC_MASKMOVQ || last == ZYDIS_MNEMONIC_MASKMOVDQU;
-    const std::string difference = Difference(native, ours, kComparedFlags & ~open, wide);
+    size_t begun = 0;  // of its instructions
+    const auto run = [&]() -> std::string {
+      host->Run(sequence.code, sequence.state, data, native);
+      guest->Run(sequence.code, sequence.state, data, ours);
+      const uint64_t end = native.state.rip - kCodeAddress;
+      for (begun = 0; begun < sequence.starts.size() && sequence.starts[begun] <= end;)
+        last = sequence.mnemonics[begun++];
+      MxcsrOfTheHostAlone(sequence, last, ours, native);
+      if (GoesOnWhereWeFault(sequence, ours, native)) return "";
+      OrdersOfTheHostAlone(sequence, ours, native);
+      TopOfTheHostAlone(ours, native);
+      // A sequence that stopped early leaves open what any of its instructions may.
+      const bool whole = native.fault.vector == 6 && end == sequence.code.size() - 2;
+      // So does a comparison that faulted between two iterations, on AMD's processors.
+      const bool repeats =
+          HostMaker() == Maker::kAmd &&
+          In(last, {ZYDIS_MNEMONIC_SCASB, ZYDIS_MNEMONIC_SCASW, ZYDIS_MNEMONIC_SCASD, ZYDIS_MNEMONIC_SCASQ,
+                    ZYDIS_MNEMONIC_CMPSB, ZYDIS_MNEMONIC_CMPSW, ZYDIS_MNEMONIC_CMPSD, ZYDIS_MNEMONIC_CMPSQ});
+      const uint64_t open = whole                                   ? sequence.undefined_flags
+                            : repeats || sequence.starts.size() > 1 ? uint64_t{0x8D5}
+                                                                    : sequence.undefined_flags;
+      const bool wide = last == ZYDIS_MNEMONIC_FLDENV || last == ZYDIS_MNEMONIC_FRSTOR ||
+                        last == ZYDIS_MNEMONIC_MASKMOVQ || last == ZYDIS_MNEMONIC_MASKMOVDQU;
+      return Difference(native, ours, kComparedFlags & ~open, wide);
+    };
+    std::string difference = run();
+    if (testing::Test::HasFatalFailure()) FAIL() << Disassemble(sequence);
+    instructions += begun;
+    for (size_t i = 0; i < begun; ++i) ++counts[sequence.mnemonics[i]];
+    // Where a hypervisor emulates what the host does, it may now and then say something else of the same: what it says again counts.
+    if (!difference.empty()) difference = run();
     if (difference.empty()) continue;
     ++mismatches;
     // A few of each kind tell more than many of one.

@@ -4,23 +4,23 @@
 
 #include <iostream>
 
+#include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/backends.h"
-#include "hvsdk/vmm/machine.h"
 #include "hvsdk/vmm/serial_console.h"
 
 int main(int argc, char** argv) {
-  const auto kernel = hvsdk::vmm::OpenFileSource(argc > 1 ? argv[1] : "vmlinuz");
+  const auto kernel = hvsdk::boot::OpenFileSource(argc > 1 ? argv[1] : "vmlinuz");
   const auto backend = hvsdk::vmm::CreateBackend(argc > 2 ? argv[2] : "auto");
-  const auto loop = hvsdk::vmm::EventLoop::Create();
+  const auto loop = hvsdk::os::EventLoop::Create();
   for (const absl::Status& status : {kernel.status(), backend.status(), loop.status()}) {
     if (!status.ok()) return std::cerr << status << '\n', 3;
   }
   hvsdk::vmm::SerialConsole console(**loop, {.output_fd = STDOUT_FILENO});
-  hvsdk::vmm::LoadInput blame;
-  const auto machine = hvsdk::vmm::Machine::Create(
+  hvsdk::boot::LoadInput blame;
+  const auto machine = hvsdk::machine::Machine::Create(
       {.backend = backend->get(), .kernel = kernel->get(), .command_line = "console=ttyS0", .serial = &console}, **loop,
       blame);
   if (!machine.ok()) return std::cerr << machine.status() << '\n', 2;
-  const hvsdk::vmm::MachineResult result = (*machine)->Run();
-  return result.outcome == hvsdk::vmm::Outcome::kPoweredOff ? 0 : 10;
+  const hvsdk::machine::MachineResult result = (*machine)->Run();
+  return result.outcome == hvsdk::machine::Outcome::kPoweredOff ? 0 : 10;
 }

@@ -46,6 +46,7 @@ class PacketView {
   uint64_t transaction_id() const { return transaction_id_; }
   uint32_t extension_size() const { return data_offset_ - kDescriptorSize; }
   uint32_t payload_size() const { return length_ - data_offset_; }
+  uint32_t size() const { return length_ - kDescriptorSize; }  // extension and payload
 
   // The bytes in the ring, or nullptr if they are not one piece (never with MirroredMemory).
   const uint8_t* payload() const { return start_.Run(data_offset_, payload_size()); }
@@ -53,10 +54,21 @@ class PacketView {
   // Copies part of it; [at, at + size) must lie inside.
   void CopyPayload(uint32_t at, void* to, uint32_t size) const { start_.CopyOut(data_offset_ + at, to, size); }
   void CopyExtension(uint32_t at, void* to, uint32_t size) const { start_.CopyOut(kDescriptorSize + at, to, size); }
+  // Copies all of it into `buffer`, aligned to 8 bytes and size() long.
+  [[gnu::always_inline]] Packet Copy(void* buffer) const {
+    start_.CopyOut(kDescriptorSize, buffer, size());
+    // Who reads the copy reads the copy: the compiler may not take it from the ring again.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    return Describe(buffer);
+  }
 
  private:
   template <RingMemory, typename>
   friend class RingReader;
+  [[gnu::always_inline]] Packet Describe(void* buffer) const {
+    auto* bytes = static_cast<uint8_t*>(buffer);
+    return {type(), flags(), transaction_id_, bytes, extension_size(), bytes + extension_size(), payload_size()};
+  }
   static constexpr uint32_t kDescriptorSize = sizeof(hvdef::PacketDescriptor);
 
   typename Memory::Position start_;  // of the descriptor
@@ -90,6 +102,24 @@ class RingReader {
     read_ = committed_ = internal::LoadIndex(memory_.control()->read_index);
     if (!internal::IsValidIndex(read_, memory_.size())) return Fail(RingFault::kBadReadIndex);
     return Refresh();
+  }
+
+  // What a reader knows besides the ring's memory, to be taken over by another one over the same bytes.
+  struct State {
+    uint32_t read = 0, committed = 0;
+    RingFault fault = RingFault::kNone;
+  };
+  State state() const { return {read_, committed_, fault_}; }
+  static bool IsValidState(const State& state, uint32_t size) {
+    return internal::IsValidRingSize(size) && internal::IsValidIndex(state.read, size) &&
+           internal::IsValidIndex(state.committed, size) && state.fault <= RingFault::kBadPacketOffset;
+  }
+  // In place of Attach, with a valid state. Touches no memory.
+  void Resume(const State& state) {
+    read_ = state.read;
+    committed_ = state.committed;
+    fault_ = state.fault;
+    available_ = 0;
   }
 
   // The next packet, in place. It stays until released.
@@ -133,12 +163,8 @@ class RingReader {
   [[gnu::always_inline]] RingStatus Read(void* buffer, uint32_t capacity, Packet& packet) {
     View view;
     if (const RingStatus status = Peek(view); status != RingStatus::kOk) return status;
-    const uint32_t size = view.length_ - kDescriptorSize;
-    auto* bytes = static_cast<uint8_t*>(buffer);
-    packet = Packet{view.type(),           view.flags(),
-                    view.transaction_id_,  bytes,
-                    view.extension_size(), bytes + view.extension_size(),
-                    view.payload_size()};
+    const uint32_t size = view.size();
+    packet = view.Describe(buffer);
     if (size > capacity) [[unlikely]]
       return RingStatus::kTooBig;
     view.start_.CopyOut(kDescriptorSize, buffer, size);

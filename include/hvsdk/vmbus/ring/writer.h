@@ -71,6 +71,25 @@ class RingWriter {
     return Refresh();
   }
 
+  // As RingReader::State.
+  struct State {
+    uint32_t write = 0, published = 0;
+    RingFault fault = RingFault::kNone;
+    bool waiting = false;
+  };
+  State state() const { return {write_, published_, fault_, waiting_}; }
+  static bool IsValidState(const State& state, uint32_t size) {
+    return internal::IsValidRingSize(size) && internal::IsValidIndex(state.write, size) &&
+           internal::IsValidIndex(state.published, size) && state.fault <= RingFault::kBadPacketOffset;
+  }
+  void Resume(const State& state) {
+    write_ = state.write;
+    published_ = state.published;
+    fault_ = state.fault;
+    waiting_ = state.waiting;
+    free_ = 0;  // the first packet looks
+  }
+
   // Stages a packet that carries `size` bytes of payload; the last word is padded with zeros.
   [[gnu::always_inline]] RingStatus StageInBand(const PacketHeader& header, const void* payload, uint32_t size) {
     const uint32_t total = PacketSize(size);

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+// hvimg: makes, describes, converts, compares, checks and resizes disk images.
+//
+// Exit status: 0; 1: images differ, or one has faults; 2: a mistake of the user's, or a host that refuses; each with
+// one line on standard error.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "convert.h"
+#include "hvsdk/image/disk_image.h"
+
+namespace hvimg {
+namespace {
+
+using hvsdk::ImageFormat;
+
+constexpr char kUsage[] = R"(hvimg makes, describes and converts disk images: raw, VHD and VHDX.
+
+usage:
+  hvimg info    [--format=FORMAT] IMAGE
+  hvimg create  --size=BYTES [--format=FORMAT] [--fixed] [--block=BYTES] [--sector=BYTES] IMAGE
+  hvimg create  --parent=IMAGE [--size=BYTES] [--format=FORMAT] [--block=BYTES] IMAGE
+  hvimg convert [--from=FORMAT] [--format=FORMAT] [--fixed] [--block=BYTES] [--sector=BYTES] IMAGE NEW
+  hvimg compare IMAGE IMAGE
+  hvimg check   [--format=FORMAT] [--repair] IMAGE
+  hvimg resize  --size=BYTES [--format=FORMAT] IMAGE
+
+  FORMAT   raw, vhd or vhdx; without it an image's is found out, and a new one's is vhdx
+  BYTES    a number, with K, M, G or T behind it for powers of 1024
+  --repair replays the log of an image that was not closed
+)";
+
+struct Arguments {
+  std::map<std::string, std::string> flags;
+  std::vector<std::string> paths;
+  std::shared_ptr<hvsdk::FileEngine> engine;
+
+  absl::StatusOr<ImageFormat> Format(const std::string& flag, ImageFormat otherwise) const {
+    const auto found = flags.find(flag);
+    if (found == flags.end()) return otherwise;
+    auto format = hvsdk::ParseImageFormat(found->second);
+    if (!format.ok()) return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", format.status().message()));
+    return format;
+  }
+  // 0: it is not given.
+  absl::StatusOr<uint64_t> Bytes(const std::string& flag) const {
+    const auto found = flags.find(flag);
+    if (found == flags.end()) return 0;
+    std::string text = found->second;
+    int shift = 0;
+    if (!text.empty() && std::isalpha(static_cast<unsigned char>(text.back())) != 0) {
+      const size_t unit =
+          std::string("KMGT").find(static_cast<char>(std::toupper(static_cast<unsigned char>(text.back()))));
+      if (unit == std::string::npos) text = "";
+      shift = 10 * static_cast<int>(unit + 1);
+      if (!text.empty()) text.pop_back();
+    }
+    uint64_t value = 0;
+    if (!absl::SimpleAtoi(text, &value) || value == 0 || value > ~uint64_t{0} >> 1 >> shift) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", flag, "=", found->second, ": is no number of bytes, as 512, 64K or 20G"));
+    }
+    return value << shift;
+  }
+  bool Has(const std::string& flag) const { return flags.contains(flag); }
+};
+
+#define HVIMG_ASSIGN(declaration, expression)                              \
+  auto declaration##_or = (expression);                                    \
+  if (!declaration##_or.ok()) return std::move(declaration##_or).status(); \
+  auto declaration = *std::move(declaration##_or)
+
+std::string Size(uint64_t bytes) {
+  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  int unit = 0;
+  double value = static_cast<double>(bytes);
+  for (; unit < 4 && value >= 1024; ++unit) value /= 1024;
+  return unit == 0 ? absl::StrCat(bytes, " bytes") : absl::StrFormat("%d bytes (%.4g %s)", bytes, value, kUnits[unit]);
+}
+
+// Percent on a terminal, and nothing elsewhere.
+class Progress {
+ public:
+  explicit Progress(uint64_t all) : all_(all), is_terminal_(isatty(STDERR_FILENO) != 0) {}
+  ~Progress() {
+    if (shown_ >= 0) std::fprintf(stderr, "\r     \r");
+  }
+  void operator()(uint64_t done) {
+    const int percent = static_cast<int>(static_cast<double>(done) * 100 / static_cast<double>(all_));
+    if (!is_terminal_ || percent == shown_) return;
+    shown_ = percent;
+    std::fprintf(stderr, "\r%3d %%", percent);
+    std::fflush(stderr);
+  }
+
+ private:
+  const uint64_t all_;
+  const bool is_terminal_;
+  int shown_ = -1;
+};
+
+absl::Status Info(const Arguments& arguments) {
+  HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
+  HVIMG_ASSIGN(image, hvsdk::DescribeImage(arguments.paths[0], format, arguments.engine));
+  std::printf("format:   %s\n", std::string(hvsdk::ImageFormatName(image.format)).c_str());
+  std::printf("kind:     %s\n", image.kind.c_str());
+  std::printf("disk:     %s\n", Size(image.disk_bytes).c_str());
+  std::printf("file:     %s\n", Size(image.file_bytes).c_str());
+  if (image.block_bytes != 0) std::printf("blocks:   %s\n", Size(image.block_bytes).c_str());
+  std::printf("sectors:  %u bytes logical, %u physical\n", image.logical_sector_bytes, image.physical_sector_bytes);
+  if (!image.id.empty()) std::printf("id:       %s\n", image.id.c_str());
+  if (!image.creator.empty()) std::printf("creator:  %s\n", image.creator.c_str());
+  for (const std::string& parent : image.parents) std::printf("parent:   %s\n", parent.c_str());
+  if (image.needs_replay) std::printf("log:      must be replayed\n");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<hvsdk::ImageCreateOptions> CreateOptions(const Arguments& arguments) {
+  hvsdk::ImageCreateOptions options;
+  HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kVhdx));
+  HVIMG_ASSIGN(size, arguments.Bytes("size"));
+  HVIMG_ASSIGN(block, arguments.Bytes("block"));
+  HVIMG_ASSIGN(sector, arguments.Bytes("sector"));
+  if ((block | sector) >> 32 != 0) return absl::InvalidArgumentError("--block, --sector: too large");
+  options.format = format;
+  options.disk_bytes = size;
+  options.is_fixed = arguments.Has("fixed");
+  options.block_bytes = static_cast<uint32_t>(block);
+  options.logical_sector_bytes = static_cast<uint32_t>(sector);
+  if (arguments.Has("parent")) options.parent = arguments.flags.at("parent");
+  return options;
+}
+
+absl::Status Create(const Arguments& arguments) {
+  HVIMG_ASSIGN(options, CreateOptions(arguments));
+  if (options.disk_bytes == 0 && options.parent.empty()) {
+    return absl::InvalidArgumentError("create needs --size or --parent");
+  }
+  return hvsdk::CreateImage(arguments.paths[0], options, arguments.engine);
+}
+
+absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenForReading(const std::string& path, ImageFormat format,
+                                                                 const Arguments& arguments) {
+  hvsdk::ImageOptions options;
+  options.format = format;
+  options.read_only = true;
+  options.follow_parents = true;
+  return hvsdk::OpenImage(path, options, arguments.engine);
+}
+
+absl::Status Convert(const Arguments& arguments) {
+  HVIMG_ASSIGN(from, arguments.Format("from", ImageFormat::kDetect));
+  HVIMG_ASSIGN(source, OpenForReading(arguments.paths[0], from, arguments));
+  HVIMG_ASSIGN(options, CreateOptions(arguments));
+  options.disk_bytes = source->info().size_bytes;
+  if (options.logical_sector_bytes == 0 && options.format == ImageFormat::kVhdx) {
+    options.logical_sector_bytes = source->info().logical_block_bytes;
+  }
+  if (absl::Status status = hvsdk::CreateImage(arguments.paths[1], options, arguments.engine); !status.ok())
+    return status;
+  absl::Status status;
+  {
+    hvsdk::ImageOptions written;
+    written.format = options.format;
+    auto target = hvsdk::OpenImage(arguments.paths[1], written, arguments.engine);
+    Progress progress(source->info().size_bytes);
+    status = target.ok() ? Copy(*source, **target, [&](uint64_t done) { progress(done); }) : target.status();
+  }
+  if (status.ok()) return status;
+  unlink(arguments.paths[1].c_str());
+  return absl::Status(status.code(),
+                      absl::StrCat(arguments.paths[0], " to ", arguments.paths[1], ": ", status.message()));
+}
+
+absl::Status CompareImages(const Arguments& arguments) {
+  HVIMG_ASSIGN(a, OpenForReading(arguments.paths[0], ImageFormat::kDetect, arguments));
+  HVIMG_ASSIGN(b, OpenForReading(arguments.paths[1], ImageFormat::kDetect, arguments));
+  Progress progress(std::max(a->info().size_bytes, b->info().size_bytes));
+  const absl::Status status = Compare(*a, *b, [&](uint64_t done) { progress(done); });
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(arguments.paths[0], ", ", arguments.paths[1], ": ", status.message()));
+}
+
+absl::Status Check(const Arguments& arguments) {
+  HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
+  HVIMG_ASSIGN(check, hvsdk::CheckImage(arguments.paths[0], format, arguments.Has("repair"), arguments.engine));
+  if (check.was_replayed) std::printf("its log was replayed\n");
+  for (const std::string& fault : check.faults) std::printf("%s\n", fault.c_str());
+  if (check.blocks != 0) {
+    std::printf("%llu of %llu blocks are present; %s of the file are unused\n",
+                static_cast<unsigned long long>(check.present_blocks), static_cast<unsigned long long>(check.blocks),
+                Size(check.unused_bytes).c_str());
+  }
+  if (check.faults.empty()) return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat("disk '", arguments.paths[0], "': has faults"));
+}
+
+absl::Status Resize(const Arguments& arguments) {
+  HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
+  HVIMG_ASSIGN(size, arguments.Bytes("size"));
+  if (size == 0) return absl::InvalidArgumentError("resize needs --size");
+  return hvsdk::ResizeImage(arguments.paths[0], format, size, arguments.engine);
+}
+
+struct Command {
+  const char* name;
+  size_t paths;
+  std::vector<std::string> flags;
+  absl::Status (*run)(const Arguments&);
+};
+
+const Command kCommands[] = {
+    {"info", 1, {"format"}, Info},
+    {"create", 1, {"size", "format", "fixed", "block", "sector", "parent"}, Create},
+    {"convert", 2, {"from", "format", "fixed", "block", "sector"}, Convert},
+    {"compare", 2, {}, CompareImages},
+    {"check", 1, {"format", "repair"}, Check},
+    {"resize", 1, {"format", "size"}, Resize},
+};
+
+absl::Status Run(int argc, char** argv) {
+  const std::string name = argc < 2 ? "" : argv[1];
+  if (name == "--help" || name == "help") {
+    std::fputs(kUsage, stdout);
+    return absl::OkStatus();
+  }
+  for (const Command& command : kCommands) {
+    if (name != command.name) continue;
+    Arguments arguments;
+    for (int i = 2; i < argc; ++i) {
+      const std::string text = argv[i];
+      if (text.substr(0, 2) != "--") {
+        arguments.paths.push_back(text);
+        continue;
+      }
+      const size_t equals = text.find('=');
+      const std::string flag = text.substr(2, equals == std::string::npos ? equals : equals - 2);
+      const bool is_known = std::find(command.flags.begin(), command.flags.end(), flag) != command.flags.end();
+      const bool is_switch = flag == "fixed" || flag == "repair";
+      if (!is_known)
+        return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", name, " has no such flag; see --help"));
+      if (is_switch != (equals == std::string::npos)) {
+        return absl::InvalidArgumentError(absl::StrCat("--", flag, is_switch ? ": takes no value" : ": needs a value"));
+      }
+      arguments.flags[flag] = is_switch ? "" : text.substr(equals + 1);
+    }
+    if (arguments.paths.size() != command.paths) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " takes ", command.paths, command.paths == 1 ? " image" : " images", "; see --help"));
+    }
+    HVIMG_ASSIGN(engine, hvsdk::FileEngine::Create(hvsdk::FileEngineKind::kAuto));
+    arguments.engine = engine;
+    return command.run(arguments);
+  }
+  return absl::InvalidArgumentError(name.empty() ? "needs a command; see --help"
+                                                 : absl::StrCat("\"", name, "\" is no command; see --help"));
+}
+
+}  // namespace
+}  // namespace hvimg
+
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error as others are
+  const absl::Status status = hvimg::Run(argc, argv);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "hvimg: %s\n", std::string(status.message()).c_str());
+  return absl::IsOutOfRange(status) ? 1 : 2;
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ctl.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/types/span.h"
+#include "flags.h"
+#include "hvsdk/vmm/control_server.h"
+#include "hvsdk/vmm/machine_stats.h"
+#include "messages.h"
+
+namespace mini_vmm {
+namespace {
+
+using hvsdk::vmm::ControlClient;
+using hvsdk::vmm::ControlCommand;
+using hvsdk::vmm::ControlReply;
+using hvsdk::vmm::ControlRequest;
+
+constexpr int kMistake = 2;
+constexpr int kNoMachine = 3;
+
+struct Command {
+  absl::string_view name;
+  absl::string_view arguments;
+  ControlCommand command;
+  absl::string_view help;
+};
+
+constexpr Command kCommands[] = {
+    {"status", "[--json] [--watch]", hvsdk::vmm::STATUS, "what the machine is and does"},
+    {"stats", "[--json|--prometheus]", hvsdk::vmm::STATS,
+     "what was counted since its start; for people, or in Prometheus' text format"},
+    {"pause", "", hvsdk::vmm::PAUSE, "stop the guest; its disks are quiet then"},
+    {"resume", "", hvsdk::vmm::RESUME, "let it go on"},
+    {"reset", "", hvsdk::vmm::RESET, "the reset button"},
+    {"power-button", "", hvsdk::vmm::POWER_BUTTON, "ask the guest to turn itself off"},
+    {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
+    {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
+    {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
+    {"save", "[--live [--pause]] [--base=DIR] DIR", hvsdk::vmm::SAVE,
+     "save the machine and end it, or with --live let it go on, or with --pause stand still until you resume it; "
+     "--base names its last "
+     "live state: write what changed"},
+    {"attach", "--disk=PATH[,readonly][,name=TEXT]", hvsdk::vmm::ATTACH,
+     "plug a disk in; prints what it is there: storage/N"},
+    {"detach", "storage/N|NAME", hvsdk::vmm::DETACH, "pull a disk out, and wait until it is let go of"},
+    {"trace", "on FILE|off", hvsdk::vmm::TRACE_ON, "trace what happens between guest and host to a file; end that"},
+    {"events", "[--json]", hvsdk::vmm::EVENTS,
+     "print what has happened and what happens, line by line, until the machine ends"},
+};
+
+int Mistake(absl::string_view message) {
+  Say(absl::StrCat("ctl: ", message));
+  return kMistake;
+}
+
+int Fail(int exit_status, const absl::Status& status, absl::string_view path) {
+  Say(absl::StrCat("ctl ", path, ": ", status.message()));
+  return exit_status;
+}
+
+// The machine may run in another folder.
+std::string Absolute(absl::string_view path) {
+  char here[PATH_MAX];
+  if (path[0] == '/' || getcwd(here, sizeof(here)) == nullptr) return std::string(path);
+  return absl::StrCat(here, "/", path);
+}
+
+void Help() {
+  absl::PrintF("usage: mini_vmm ctl PATH COMMAND\n\nPATH is what the machine was given as --control.\n\n");
+  for (const Command& command : kCommands) {
+    absl::PrintF("  %-30s%s\n", absl::StrCat(command.name, " ", command.arguments), command.help);
+  }
+  absl::PrintF("\nexit status: 0 done, 2 a mistake or what the machine refuses, 3 no machine listens at PATH\n");
+}
+
+void PrintJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string text;
+  (void)google::protobuf::util::MessageToJsonString(message, &text, options);
+  absl::PrintF("%s", text);
+}
+
+void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
+  absl::PrintF(
+      "state      %s\nbackend    %s\nprocessors %d\nmemory     %d MiB\nresets     %d\ntime       %.3f s\nprocess    "
+      "%d\n",
+      status.state(), status.backend(), status.cpus(), status.memory_mib(), status.resets(),
+      static_cast<double>(status.reference_time_ns()) / 1e9, status.process());
+  for (const hvsdk::vmm::DiskStatus& disk : status.disks()) {
+    absl::PrintF("%-10s %s%s%s, %d bytes%s\n", disk.device(), disk.name(), disk.name().empty() ? "" : ": ",
+                 absl::CHexEscape(disk.path()), disk.size_bytes(), disk.read_only() ? ", read-only" : "");
+  }
+}
+
+void PrintStats(const hvsdk::vmm::MachineStats& stats, bool prometheus) {
+  absl::PrintF("%s", prometheus ? hvsdk::vmm::PrometheusText(stats) : hvsdk::vmm::StatsTable(stats));
+}
+
+void PrintEvent(const hvsdk::vmm::Event& event, bool json) {
+  if (json) {
+    std::string text;
+    google::protobuf::util::JsonPrintOptions options;
+    options.preserve_proto_field_names = true;
+    (void)google::protobuf::util::MessageToJsonString(event, &text, options);
+    absl::PrintF("%s\n", text);
+    return;
+  }
+  const std::map<std::string, std::string> details(event.details().begin(), event.details().end());
+  absl::PrintF("%.6f %s", static_cast<double>(event.reference_time_ns()) / 1e9, event.name());
+  for (const auto& [key, value] : details) absl::PrintF(" %s=\"%s\"", key, value);
+  absl::PrintF("\n");
+}
+
+// A line that goes on by itself, where somebody looks on.
+void PrintProgress(const hvsdk::vmm::Progress& progress) {
+  if (isatty(STDERR_FILENO) == 0) return;
+  const bool is_end = progress.done_bytes() == progress.total_bytes();
+  absl::FPrintF(stderr, "\r%d of %d MiB%s", progress.done_bytes() >> 20, progress.total_bytes() >> 20,
+                is_end ? "\n" : "");
+}
+
+void PrintSaved(const hvsdk::vmm::SaveResult& saved, bool is_paused) {
+  absl::PrintF("%.1f MiB of memory%s, in %d rounds; ", static_cast<double>(saved.written_bytes()) / (1 << 20),
+               saved.difference() ? " that changed" : "", saved.rounds());
+  if (is_paused) {
+    absl::PrintF("the guest stands still until \"resume\"\n");
+  } else {
+    absl::PrintF("the guest stood still for %.1f ms\n", static_cast<double>(saved.stood_still_ns()) / 1e6);
+  }
+}
+
+int Follow(ControlClient& client, bool json) {
+  for (;;) {
+    const absl::StatusOr<ControlReply> reply = client.Receive();
+    if (!reply.ok()) return 0;
+    PrintEvent(reply->event(), json);
+    // Nobody reads on.
+    if (std::fflush(stdout) != 0) return 0;
+  }
+}
+
+}  // namespace
+
+int RunCtl(int count, char** arguments) {
+  const std::vector<std::string> words(arguments, arguments + count);
+  if (words.empty() || words[0] == "--help" || words[0] == "-h") return Help(), words.empty() ? kMistake : 0;
+  if (words.size() < 2) return Mistake("PATH and COMMAND are needed; --help lists the commands");
+  const Command* command = nullptr;
+  for (const Command& each : kCommands) {
+    if (each.name == words[1]) command = &each;
+  }
+  if (command == nullptr) return Mistake(absl::StrCat(words[1], ": no such command; --help lists them"));
+
+  ControlRequest request;
+  request.set_command(command->command);
+  bool json = false, watch = false, prometheus = false, has_address = false;
+  std::vector<std::string> trace;
+  for (const std::string& word : absl::MakeSpan(words).subspan(2)) {
+    if (word == "--json" && !prometheus &&
+        (command->command == hvsdk::vmm::STATUS || command->command == hvsdk::vmm::STATS ||
+         command->command == hvsdk::vmm::EVENTS)) {
+      json = true;
+    } else if (word == "--prometheus" && !json && command->command == hvsdk::vmm::STATS) {
+      prometheus = true;
+    } else if (word == "--watch" && command->command == hvsdk::vmm::STATUS) {
+      watch = true;
+    } else if (absl::StartsWith(word, "--vp=") && command->command == hvsdk::vmm::NMI) {
+      const absl::string_view number = absl::string_view(word).substr(5);
+      uint32_t vp = 0;
+      if (number.empty() || !absl::c_all_of(number, absl::ascii_isdigit) || !absl::SimpleAtoi(number, &vp)) {
+        return Mistake(absl::StrCat("nmi: --vp: \"", number, "\" is no processor's number"));
+      }
+      request.set_vp(vp);
+    } else if (command->command == hvsdk::vmm::LOSE_PAGE && !has_address) {
+      uint64_t gpa = 0;
+      if (!absl::StartsWith(word, "0x") || !absl::SimpleHexAtoi(word, &gpa)) {
+        return Mistake(absl::StrCat("lose-page: \"", word, "\" is no address, as in 0x12345000"));
+      }
+      request.set_gpa(gpa);
+      has_address = true;
+    } else if (word == "--live" && command->command == hvsdk::vmm::SAVE) {
+      request.set_live(true);
+    } else if (word == "--pause" && command->command == hvsdk::vmm::SAVE) {
+      request.set_pause(true);
+    } else if (command->command == hvsdk::vmm::SAVE && request.base().empty() && absl::StartsWith(word, "--base=") &&
+               word.size() > 7) {
+      request.set_base(Absolute(word.substr(7)));
+    } else if (command->command == hvsdk::vmm::SAVE && request.directory().empty() && !word.empty() && word[0] != '-') {
+      request.set_directory(Absolute(word));
+    } else if (command->command == hvsdk::vmm::ATTACH && !request.has_disk() && absl::StartsWith(word, "--disk=")) {
+      absl::StatusOr<hvsdk::vmm::DiskConfig> disk = ParseDisk(absl::string_view(word).substr(7));
+      if (!disk.ok()) return Mistake(absl::StrCat("attach: --disk: ", disk.status().message()));
+      if (disk->path().empty()) return Mistake("attach: --disk: a path is needed");
+      disk->set_path(Absolute(disk->path()));
+      *request.mutable_disk() = *std::move(disk);
+    } else if (command->command == hvsdk::vmm::TRACE_ON && trace.size() < 2 && !word.empty() && word[0] != '-') {
+      trace.push_back(word);
+    } else if (command->command == hvsdk::vmm::DETACH && request.device().empty() && !word.empty() && word[0] != '-') {
+      request.set_device(word);
+    } else {
+      return Mistake(absl::StrCat(command->name, ": \"", word, "\" is not expected; it takes ",
+                                  command->arguments.empty() ? "nothing" : command->arguments));
+    }
+  }
+  if (command->command == hvsdk::vmm::LOSE_PAGE && !has_address) return Mistake("lose-page: an address is needed");
+  if (request.pause() && !request.live()) return Mistake("save: --pause is for --live");
+  if (command->command == hvsdk::vmm::SAVE && request.directory().empty())
+    return Mistake("save: a directory is needed");
+  if (command->command == hvsdk::vmm::TRACE_ON) {
+    if (trace.size() == 2 && trace[0] == "on") {
+      request.set_path(Absolute(trace[1]));
+    } else if (trace.size() == 1 && trace[0] == "off") {
+      request.set_command(hvsdk::vmm::TRACE_OFF);
+    } else {
+      return Mistake("trace: it takes on FILE, or off");
+    }
+  }
+  if (command->command == hvsdk::vmm::ATTACH && !request.has_disk()) return Mistake("attach: --disk=PATH is needed");
+  if (command->command == hvsdk::vmm::DETACH && request.device().empty())
+    return Mistake("detach: storage/N or a name is needed; status lists them");
+
+  absl::StatusOr<ControlClient> client = ControlClient::Connect(words[0]);
+  if (!client.ok()) {
+    const bool is_none = absl::IsUnavailable(client.status()) || absl::IsNotFound(client.status());
+    return Fail(is_none ? kNoMachine : kMistake, client.status(), words[0]);
+  }
+  for (;;) {
+    const absl::StatusOr<ControlReply> reply = client->Ask(request, PrintProgress);
+    if (!reply.ok()) {
+      return Fail(absl::IsUnavailable(reply.status()) ? kNoMachine : kMistake, reply.status(), words[0]);
+    }
+    if (reply->has_status()) json ? PrintJson(reply->status()) : PrintStatus(reply->status());
+    if (!reply->device().empty()) absl::PrintF("%s\n", reply->device());
+    if (reply->has_stats()) json ? PrintJson(reply->stats()) : PrintStats(reply->stats(), prometheus);
+    if (reply->has_saved() && request.live()) PrintSaved(reply->saved(), request.pause());
+    std::fflush(stdout);
+    if (command->command == hvsdk::vmm::EVENTS) return Follow(*client, json);
+    if (!watch) return 0;
+    sleep(1);
+    absl::PrintF("\n");
+  }
+}
+
+}  // namespace mini_vmm

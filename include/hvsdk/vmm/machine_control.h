@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// MachineControl: what a control socket's clients may ask of one machine.
+//
+// Thread class: the loop's thread, or while it does not run.
+//
+//   MachineControl control(machine, {.backend = "software", .configuration = [&] { return text; }});
+//   auto server = ControlServer::Listen(loop, "vm.sock", control);
+
+#ifndef HVSDK_VMM_MACHINE_CONTROL_H_
+#define HVSDK_VMM_MACHINE_CONTROL_H_
+
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "hvsdk/machine/machine.h"
+#include "hvsdk/vmm/control_server.h"
+#include "hvsdk/vmm/machine_saver.h"
+
+namespace hvsdk::vmm {
+
+// The disks of a machine, which the program that runs it opens. On the loop's thread; both changes from within Controller::InTurn.
+class DiskOwner {
+ public:
+  virtual ~DiskOwner() = default;
+  // Those that are attached.
+  virtual std::vector<DiskStatus> disks() const = 0;
+  // Opens a disk and puts it into the machine; what states carry has it from then on. Answers its LUN. Errors are one
+  // line for the user, and have changed nothing.
+  virtual absl::StatusOr<uint8_t> Attach(const DiskConfig& disk) = 0;
+  // As machine::Machine::DetachDisk, and closes it then.
+  virtual absl::Status Detach(uint8_t lun, absl::AnyInvocable<void()> gone) = 0;
+};
+
+class MachineControl final : public ControlHandler {
+ public:
+  struct Options {
+    std::string backend;                         // its name, for the status
+    std::function<std::string()> configuration;  // what a state that is saved now carries; may be null
+    // Told of what clients have had done that is no event of the machine's. May be null.
+    std::function<void(const Event&)> tell;
+    DiskOwner* disks = nullptr;  // null: none can be attached
+    // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.
+    std::function<absl::Status(const std::string& path)> start_trace;
+    std::function<absl::Status()> stop_trace;
+  };
+  // The machine outlives it. Destroyed before Machine::Run, or after it.
+  MachineControl(machine::Machine& machine, Options options)
+      : machine_(machine), options_(std::move(options)), saver_(machine, options_.configuration) {}
+
+  void OnRequest(const ControlRequest& request, Reply reply) override;
+
+ private:
+  MachineStatus Status() const;
+  MachineStats Stats() const;
+  void Tell(absl::string_view name, absl::string_view key, absl::string_view value);
+  void Trace(const ControlRequest& request, Reply reply);
+  void Attach(const DiskConfig& disk, Reply reply);
+  void Detach(const std::string& device, Reply reply);
+  void Save(const ControlRequest& request, Reply reply);
+  static machine::Controller::Done Answer(Reply reply);
+
+  machine::Machine& machine_;
+  const Options options_;
+  MachineSaver saver_;
+};
+
+// For ControlServer::Tell.
+Event ToControlEvent(const machine::MachineEvent& event);
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_VMM_MACHINE_CONTROL_H_

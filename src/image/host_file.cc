@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/host_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "os/linux/file_lock.h"
+
+namespace hvsdk::internal {
+
+absl::Status DiskError(const std::string& path, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("disk '", path, "': ", what));
+}
+
+absl::Status DiskSystemError(const std::string& path, int error) {
+  if (error == ELOOP) return DiskError(path, std::strerror(error));
+  return absl::ErrnoToStatus(error, absl::StrCat("disk '", path, "'"));
+}
+
+absl::StatusOr<std::unique_ptr<HostFile>> HostFile::Open(const std::string& path, const HostFileOptions& options,
+                                                         std::shared_ptr<FileEngine> engine) {
+  // A FIFO must not make us wait.
+  const int flags =
+      (options.read_only ? O_RDONLY : O_RDWR) | (options.create ? O_CREAT | O_EXCL : 0) | O_CLOEXEC | O_NONBLOCK;
+  const int fd = open(path.c_str(), flags, 0666);
+  if (fd < 0) return DiskSystemError(path, errno);
+  auto host = std::unique_ptr<HostFile>(new HostFile(path, fd));
+  // Before anything is judged: who has it locked may be about to change its size.
+  if (const absl::Status locked = LockFile(fd, options.read_only); !locked.ok()) {
+    return absl::Status(locked.code(), absl::StrCat("disk '", path, "': ", locked.message()));
+  }
+  if (fstat(fd, &host->status_) != 0) return DiskSystemError(path, errno);
+  // On a file it would keep io_uring from waiting where the file system cannot tell beforehand that it must.
+  if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) != 0) return DiskSystemError(path, errno);
+  if (!S_ISREG(host->status_.st_mode) && !S_ISBLK(host->status_.st_mode)) {
+    return DiskError(path, "is neither a file nor a block device");
+  }
+  FileEngine::SyncFailure on_sync_failure;
+  if (options.on_writes_lost != nullptr) {
+    on_sync_failure = [path, tell = options.on_writes_lost](int error) {
+      tell(absl::DataLossError(absl::StrCat(
+          "disk '", path, "': cannot be flushed: ", std::strerror(error),
+          "; what was written since the last flush may be lost, and no flush succeeds until it is opened again")));
+    };
+  }
+  ASSIGN_OR_RETURN(host->file_, engine->Serve(fd, std::move(on_sync_failure)));
+  host->engine_ = std::move(engine);
+  return host;
+}
+
+HostFile::~HostFile() {
+  file_.reset();
+  close(fd_);
+}
+
+bool HostFile::WaitUntilIdle(std::chrono::milliseconds timeout) const {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  while (file_->in_flight() != 0) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
+}  // namespace hvsdk::internal

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// Images made larger, so that power may be lost at any moment: the image has the old size or the new one.
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "image/blocking.h"
+#include "image/image_format.h"
+#include "image/metadata_cache.h"
+#include "image/vhd_file.h"
+#include "image/vhdx_file.h"
+#include "image/vhdx_log.h"
+
+namespace hvsdk::internal {
+namespace {
+
+using vhdx::kMiB;
+
+constexpr uint64_t kStep = 1 << 20;  // of a table at a time
+
+absl::Status TooSmall(uint64_t wanted, uint64_t now) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("a disk of ", wanted, " bytes: it has ", now, " already, and can only be made larger"));
+}
+
+// The entries of new blocks, in a table that has room for them, at `bat_offset`: what stood there of old is not theirs.
+absl::Status PrepareEntries(ImageFile& file, const vhdx::Geometry& before, const vhdx::Geometry& after,
+                            uint64_t first_block) {
+  const uint64_t group = after.chunk_ratio() + 1;
+  const uint64_t bitmaps_before = before.has_parent ? before.bitmap_count() : 0;
+  const uint64_t start = after.BlockEntry(before.block_count()) - after.bat_offset, end = after.entry_count() * 8;
+  for (uint64_t at = start; at < end; at += kStep) {
+    std::vector<uint64_t> entries(std::min(kStep, end - at) / 8);
+    const absl::Span<uint8_t> bytes(reinterpret_cast<uint8_t*>(entries.data()), entries.size() * 8);
+    RETURN_IF_ERROR(ToStatus(Read(file, after.bat_offset + at, bytes), "its allocation table"));
+    bool is_changed = false;
+    for (size_t i = 0; i < entries.size(); ++i) {
+      const uint64_t index = at / 8 + i;
+      uint64_t entry = 0;
+      if (index % group == group - 1) {
+        if (index / group < bitmaps_before) entry = entries[i];
+      } else if (after.leave_blocks_allocated) {
+        const uint64_t block = index - index / group;
+        entry = vhdx::MakeEntry(vhdx::BlockState::kFullyPresent,
+                                first_block + (block - before.block_count()) * after.block_bytes);
+      }
+      is_changed |= std::exchange(entries[i], entry) != entry;
+    }
+    if (is_changed) RETURN_IF_ERROR(ToStatus(Write(file, after.bat_offset + at, bytes), "its allocation table"));
+  }
+  return absl::OkStatus();
+}
+
+// The part of the last block that the disk did not have.
+absl::Status ClearTail(ImageFile& file, const vhdx::Geometry& before) {
+  const uint64_t used = before.disk_bytes % before.block_bytes;
+  if (used == 0) return absl::OkStatus();
+  uint64_t entry;
+  RETURN_IF_ERROR(ToStatus(
+      Read(file, before.BlockEntry(before.block_count() - 1), absl::MakeSpan(reinterpret_cast<uint8_t*>(&entry), 8)),
+      "its allocation table"));
+  const vhdx::BlockState state = vhdx::StateOf(entry);
+  if (state != vhdx::BlockState::kFullyPresent && state != vhdx::BlockState::kPartiallyPresent) return absl::OkStatus();
+  return ToStatus(Zero(file, vhdx::OffsetOf(entry) + used, before.block_bytes - used), "its last block");
+}
+
+}  // namespace
+
+absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes) {
+  ASSIGN_OR_RETURN(vhdx::CurrentHeader header, vhdx::ReadHeader(file));
+  RETURN_IF_ERROR(vhdx::ReplayLog(file, header));
+  ASSIGN_OR_RETURN(const vhdx::Geometry before, vhdx::ReadGeometry(file, header.header));
+  if (header.header.log_length == 0) return absl::InvalidArgumentError("VHDX: it has no log");
+  if (disk_bytes < before.disk_bytes) return TooSmall(disk_bytes, before.disk_bytes);
+  if (disk_bytes > vhdx::kMaxDiskBytes || disk_bytes % before.logical_sector_bytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a disk of ", disk_bytes, " bytes: VHDX has whole sectors up to 64 TiB"));
+  }
+  if (disk_bytes == before.disk_bytes) return absl::OkStatus();
+  header.header.file_write_guid = NewGuid();
+  header.header.data_write_guid = NewGuid();
+  RETURN_IF_ERROR(ToStatus(vhdx::UpdateHeader(file, header), "its header"));
+  vhdx::Geometry after = before;
+  after.disk_bytes = disk_bytes;
+  uint64_t end = (file.size_bytes() + kMiB - 1) / kMiB * kMiB;
+  const bool moves = after.entry_count() * 8 > before.bat_bytes;
+  if (moves) {
+    after.bat_offset = end;
+    after.bat_bytes = (after.entry_count() * 8 + kMiB - 1) / kMiB * kMiB;
+    end += after.bat_bytes;
+    RETURN_IF_ERROR(ToStatus(file.Resize(end), "its allocation table"));
+    const uint64_t old_bytes = before.entry_count() * 8;
+    for (uint64_t at = 0; at < old_bytes; at += kStep) {
+      std::vector<uint8_t> bytes(std::min(kStep, old_bytes - at));
+      RETURN_IF_ERROR(ToStatus(Read(file, before.bat_offset + at, absl::MakeSpan(bytes)), "its allocation table"));
+      RETURN_IF_ERROR(ToStatus(Write(file, after.bat_offset + at, bytes), "its allocation table"));
+    }
+  }
+  if (after.leave_blocks_allocated) {
+    RETURN_IF_ERROR(ToStatus(
+        file.Resize(end + (after.block_count() - before.block_count()) * uint64_t{after.block_bytes}), "its room"));
+  }
+  RETURN_IF_ERROR(PrepareEntries(file, before, after, end));
+  RETURN_IF_ERROR(ClearTail(file, before));
+  // All of that is there before any of what names it, which changes as a whole.
+  RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+  std::mutex mutex;
+  MetadataCache cache(file, mutex);
+  const auto change = [&](uint64_t offset, absl::Span<const uint8_t> bytes) {
+    for (uint64_t at = 0; at < bytes.size(); at += MetadataCache::kPageBytes) {
+      if (const BlockStatus status = cache.Load({offset + at}); status != BlockStatus::kOk) return status;
+      cache.Change(offset + at, bytes.subspan(at, MetadataCache::kPageBytes));
+    }
+    return BlockStatus::kOk;
+  };
+  RETURN_IF_ERROR(
+      ToStatus(change(after.disk_size_offset, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&disk_bytes), 8)),
+               "its size"));
+  if (moves) {
+    // Regions that nobody here knows and nobody needs are not kept.
+    const std::vector<uint8_t> table =
+        vhdx::EncodeRegionTable(after.bat_offset, static_cast<uint32_t>(after.bat_bytes), after.metadata_offset,
+                                static_cast<uint32_t>(after.metadata_bytes));
+    for (const uint64_t offset : vhdx::kRegionTableOffsets) {
+      RETURN_IF_ERROR(ToStatus(change(offset, table), "its region table"));
+    }
+  }
+  vhdx::LogWriter log(file);
+  RETURN_IF_ERROR(ToStatus(log.Append(header, cache.changed()), "its log"));
+  RETURN_IF_ERROR(ToStatus(cache.WriteChanged(), "its metadata"));
+  RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+  return ToStatus(log.Empty(header), "its header");
+}
+
+absl::Status ResizeVhd(ImageFile& file, uint64_t disk_bytes) {
+  ASSIGN_OR_RETURN(vhd::Geometry geometry, vhd::ReadGeometry(file));
+  if (geometry.has_parent()) return absl::InvalidArgumentError("a differencing VHD has its parent's size");
+  if (disk_bytes < geometry.disk_bytes) return TooSmall(disk_bytes, geometry.disk_bytes);
+  if (disk_bytes > vhd::kMaxDiskBytes || disk_bytes % vhd::kSector != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a disk of ", disk_bytes, " bytes: VHD has whole sectors up to 2040 GiB"));
+  }
+  vhd::Footer footer = geometry.footer;
+  SetVhdSize(disk_bytes, footer);
+  const auto bytes_of = [](const auto& structure) {
+    return absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&structure), sizeof(structure));
+  };
+  if (geometry.type == vhd::DiskType::kFixed) {
+    if (disk_bytes == geometry.disk_bytes) return absl::OkStatus();
+    const uint64_t old_end = file.size_bytes();
+    RETURN_IF_ERROR(ToStatus(file.Resize(disk_bytes + vhd::kSector), "its room"));
+    RETURN_IF_ERROR(ToStatus(Write(file, disk_bytes, bytes_of(footer)), "its footer"));
+    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+    RETURN_IF_ERROR(
+        ToStatus(Zero(file, geometry.disk_bytes, std::min(old_end, disk_bytes) - geometry.disk_bytes), "its end"));
+    return ToStatus(Flush(file), "its file");
+  }
+  const uint64_t blocks_before = geometry.block_count();
+  const uint64_t disk_before = std::exchange(geometry.disk_bytes, disk_bytes);
+  const uint64_t blocks = geometry.block_count();
+  if (disk_bytes == disk_before) return absl::OkStatus();
+  if (blocks > blocks_before) {
+    // A table behind all blocks, and the old footer behind that.
+    const uint64_t place = geometry.end;
+    std::vector<uint8_t> table((blocks * 4 + vhd::kSector - 1) / vhd::kSector * vhd::kSector, 0xFF);
+    RETURN_IF_ERROR(
+        ToStatus(Read(file, geometry.table_offset, absl::MakeSpan(table).first(blocks_before * 4)), "its table"));
+    geometry.end = place + table.size();
+    RETURN_IF_ERROR(ToStatus(file.Resize(geometry.end + vhd::kSector), "its table"));
+    RETURN_IF_ERROR(ToStatus(Write(file, geometry.end, bytes_of(geometry.footer)), "its footer"));
+    RETURN_IF_ERROR(ToStatus(Write(file, place, table), "its table"));
+    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+    vhd::DynamicHeader header;
+    const uint64_t header_at = geometry.footer.data_offset;
+    RETURN_IF_ERROR(ToStatus(Read(file, header_at, absl::MakeSpan(reinterpret_cast<uint8_t*>(&header), sizeof(header))),
+                             "its header"));
+    header.table_offset = place;
+    header.max_entries = static_cast<uint32_t>(blocks);
+    header.checksum = vhd::Checksum(header, offsetof(vhd::DynamicHeader, checksum));
+    // All that changes is in its first sector.
+    RETURN_IF_ERROR(ToStatus(Write(file, header_at, bytes_of(header).first(vhd::kSector)), "its header"));
+    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+  }
+  RETURN_IF_ERROR(ToStatus(Write(file, 0, bytes_of(footer)), "its footer"));
+  RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+  if (file.size_bytes() < geometry.end + vhd::kSector)
+    RETURN_IF_ERROR(ToStatus(file.Resize(geometry.end + vhd::kSector), "its footer"));
+  RETURN_IF_ERROR(ToStatus(Write(file, geometry.end, bytes_of(footer)), "its footer"));
+  return ToStatus(Flush(file), "its file");
+}
+
+}  // namespace hvsdk::internal

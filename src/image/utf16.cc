@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/utf16.h"
+
+namespace hvsdk::internal {
+namespace {
+
+constexpr uint32_t kReplacement = 0xFFFD;
+
+void AppendUtf8(uint32_t character, std::string& text) {
+  const auto tail = [&](int shift) { text += static_cast<char>(0x80 | (character >> shift & 0x3F)); };
+  if (character < 0x80) {
+    text += static_cast<char>(character);
+  } else if (character < 0x800) {
+    text += static_cast<char>(0xC0 | character >> 6);
+    tail(0);
+  } else if (character < 0x10000) {
+    text += static_cast<char>(0xE0 | character >> 12);
+    tail(6);
+    tail(0);
+  } else {
+    text += static_cast<char>(0xF0 | character >> 18);
+    tail(12);
+    tail(6);
+    tail(0);
+  }
+}
+
+}  // namespace
+
+std::string FromUtf16(absl::Span<const uint8_t> bytes, bool big_endian) {
+  const size_t count = bytes.size() / 2;
+  const auto unit = [&](size_t i) -> uint32_t {
+    return big_endian ? bytes[2 * i] << 8 | bytes[2 * i + 1] : bytes[2 * i + 1] << 8 | bytes[2 * i];
+  };
+  std::string text;
+  for (size_t i = 0; i < count && unit(i) != 0; ++i) {
+    uint32_t character = unit(i);
+    if (character >= 0xD800 && character < 0xE000) {
+      const uint32_t low = character < 0xDC00 && i + 1 < count ? unit(i + 1) : 0;
+      if (low >= 0xDC00 && low < 0xE000) {
+        character = 0x10000 + ((character - 0xD800) << 10) + (low - 0xDC00);
+        ++i;
+      } else {
+        character = kReplacement;
+      }
+    }
+    AppendUtf8(character, text);
+  }
+  return text;
+}
+
+std::vector<uint8_t> ToUtf16(absl::string_view text, bool big_endian) {
+  std::vector<uint8_t> bytes;
+  const auto put = [&](uint32_t unit) {
+    const uint8_t high = static_cast<uint8_t>(unit >> 8), low = static_cast<uint8_t>(unit);
+    bytes.push_back(big_endian ? high : low);
+    bytes.push_back(big_endian ? low : high);
+  };
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = [&](size_t at) { return static_cast<uint8_t>(text[at]); };
+    const uint8_t first = byte(i++);
+    const int tails = first < 0x80 ? 0 : first >= 0xF0 && first < 0xF5 ? 3 : first >= 0xE0 ? 2 : 1;
+    uint32_t character = first < 0x80 ? first : first & (0x3F >> tails);
+    bool good = first < 0x80 || (first >= 0xC2 && first < 0xF5);
+    for (int j = 0; good && j < tails; ++j) {
+      good = i < text.size() && (byte(i) & 0xC0) == 0x80;
+      if (good) character = character << 6 | (byte(i++) & 0x3F);
+    }
+    if (!good || character > 0x10FFFF || (character >= 0xD800 && character < 0xE000)) character = kReplacement;
+    if (character >= 0x10000) {
+      put(0xD800 + ((character - 0x10000) >> 10));
+      put(0xDC00 + ((character - 0x10000) & 0x3FF));
+    } else {
+      put(character);
+    }
+  }
+  return bytes;
+}
+
+}  // namespace hvsdk::internal

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the footer and the header of a VHD file say, read and checked. Messages do not name the file.
+
+#ifndef HVSDK_SRC_IMAGE_VHD_FILE_H_
+#define HVSDK_SRC_IMAGE_VHD_FILE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "hvsdk/image/image_file.h"
+#include "image/guid.h"
+#include "image/vhd_layout.h"
+
+namespace hvsdk::internal::vhd {
+
+struct Geometry {
+  Footer footer{};
+  DiskType type = DiskType::kFixed;
+  uint64_t disk_bytes = 0;
+  uint64_t end = 0;  // where the next block goes: at the footer, or at the end of a file that has lost it
+  // Not of a fixed disk.
+  uint64_t table_offset = 0;
+  uint32_t block_bytes = 0;
+  Guid parent_id{};
+  std::vector<std::string> parent_paths;
+
+  bool has_parent() const { return type == DiskType::kDifferencing; }
+  uint64_t block_count() const { return (disk_bytes + block_bytes - 1) / block_bytes; }
+  // A bit for each sector in front of each block, in whole sectors.
+  uint64_t bitmap_bytes() const { return (block_bytes / kSector / 8 + kSector - 1) / kSector * kSector; }
+  // Room that a block takes.
+  uint64_t room_bytes() const { return bitmap_bytes() + block_bytes; }
+};
+
+// Whether it begins or ends as a VHD file does.
+bool IsVhd(ImageFile& file);
+// InvalidArgument: it is none, damaged, or of a kind that is not supported.
+absl::StatusOr<Geometry> ReadGeometry(ImageFile& file);
+
+}  // namespace hvsdk::internal::vhd
+
+#endif  // HVSDK_SRC_IMAGE_VHD_FILE_H_

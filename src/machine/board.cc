@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/machine/board.h"
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "hvsdk/hvdef/hypercall.h"
+#include "hvsdk/hvdef/privilege.h"
+#include "hvsdk/interrupt/pic8259.h"
+#include "hvsdk/machine/cpuid.h"
+#include "machine/engine_components.h"
+
+namespace hvsdk::machine {
+
+absl::StatusOr<std::unique_ptr<Board>> Board::Create(const BoardOptions& options, os::EventLoop& loop,
+                                                     boot::LoadInput& blame) {
+  std::unique_ptr<Board> board(new Board(options, loop));
+  RETURN_IF_ERROR(board->Build(blame));
+  return board;
+}
+
+Board::~Board() = default;
+
+// What no processor of this engine could have is refused before anything is allocated for it.
+absl::Status Board::Build(boot::LoadInput& blame) {
+  blame = boot::LoadInput::kCpus;
+  if (options_.cpus < 1 || options_.cpus > caps().max_vps) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s runs 1 to %d processors", options_.backend->name(), caps().max_vps));
+  }
+  blame = boot::LoadInput::kMemory;
+  ASSIGN_OR_RETURN(layout_, boot::MemoryLayout::ForSize(options_.memory_bytes));
+  blame = boot::LoadInput::kNone;
+  ASSIGN_OR_RETURN(engine_, options_.backend->CreatePartition(memory_));
+  ASSIGN_OR_RETURN(processor_cpuid_, engine_->SupportedCpuid());
+  if (options_.processor == Processor::kPortable) {
+    blame = boot::LoadInput::kProcessor;
+    ASSIGN_OR_RETURN(processor_cpuid_, PortableCpuid(processor_cpuid_));
+  }
+  blame = boot::LoadInput::kMemory;
+  if (const uint32_t bits = PhysicalAddressBits(processor_cpuid_); bits < 64 && layout_.end() > uint64_t{1} << bits) {
+    return absl::InvalidArgumentError(absl::StrFormat("%d MiB are more than the processor's %d address bits reach",
+                                                      options_.memory_bytes >> 20, bits));
+  }
+  RETURN_IF_ERROR(BuildMemory());
+  blame = boot::LoadInput::kNone;
+  return BuildPartition();
+}
+
+absl::Status Board::BuildMemory() {
+  ASSIGN_OR_RETURN(os::HostMemory reserved, os::HostMemory::Reserve(options_.memory_bytes));
+  host_memory_ = std::make_shared<os::HostMemory>(std::move(reserved));
+  memory_.SetOwner(host_memory_);
+  absl::Span<uint8_t> rest = host_memory_->bytes();
+  for (const boot::GpaRange& range : layout_.memory) {
+    const absl::Span<uint8_t> host = rest.subspan(0, range.size_bytes);
+    RETURN_IF_ERROR(engine_->AddMemory(range.gpa, host));
+    rest.remove_prefix(range.size_bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Board::BuildPartition() {
+  ASSIGN_OR_RETURN(clock_, partition::ReferenceClock::Create(*engine_, caps().tsc_frequency_hz));
+  if (options_.instruction_time != nullptr) {
+    runner_ = CreateInTurnRunner(loop_, *options_.instruction_time);
+  } else {
+    ASSIGN_OR_RETURN(runner_, CreateThreadRunner(loop_, *clock_));
+  }
+  partition::Config wanted = options_.partition;
+  // The portable processor has no invariant TSC that a guest could ask for: its time is that of the reference TSC page.
+  if (options_.processor == Processor::kPortable) {
+    wanted.privileges &= ~hvdef::privilege::kAccessTscInvariantControls;
+  }
+  ASSIGN_OR_RETURN(partition_, partition::Partition::Create(wanted, {.backend = *engine_,
+                                                                     .caps = caps(),
+                                                                     .memory = memory_,
+                                                                     .clock = *clock_,
+                                                                     .timers = timers(),
+                                                                     .events = *options_.events,
+                                                                     .vp_runtime = runner_.get()}));
+  hypervisor_ = std::make_unique<PartitionHypervisor>(*partition_, loop_);
+  vmbus_ = std::make_unique<vmbus::Server>(
+      memory_, *hypervisor_, vmbus::ServerOptions{.vp_count = options_.cpus},
+      vmbus::ServerResources{.executor = &loop_, .timers = &timers(), .clock = clock_.get()});
+  return vmbus_->Start();
+}
+
+absl::Status Board::AddProcessors() {
+  CpuidTable cpuid = ComposeCpuid(processor_cpuid_, partition_->Cpuid(), options_.cpus);
+  for (auto& edit : cpuid_edits_) edit(cpuid);
+  vps_.resize(options_.cpus);
+  exits_.Resize(options_.cpus);
+  for (uint32_t i = 0; i < options_.cpus; ++i) {
+    ASSIGN_OR_RETURN(vps_[i].engine, engine_->CreateVp(VpIndex{i}, i, cpuid));
+    ASSIGN_OR_RETURN(vps_[i].partition, partition_->AddVp(*vps_[i].engine));
+    runner_->AddProcessor({.backend = vps_[i].engine.get(), .partition = vps_[i].partition});
+  }
+  own_components_.push_back(std::make_unique<EngineComponent>(*engine_));
+  for (const VpState& vp : vps_) own_components_.push_back(std::make_unique<VpComponent>(*vp.engine));
+  return absl::OkStatus();
+}
+
+std::vector<state::Component*> Board::components() {
+  std::vector<state::Component*> all;
+  if (state::Component* const time = runner_->component(); time != nullptr) all.push_back(time);
+  for (const auto& component : own_components_) all.push_back(component.get());
+  for (state::Component* const component : partition_->components()) all.push_back(component);
+  return all;
+}
+
+absl::Status Board::Reset() {
+  vmbus_->Reset();
+  partition_->Reset();
+  RETURN_IF_ERROR(host_memory_->Clear());
+  for (const GuestMemory::Range& range : memory_.ranges()) memory_.MarkWritten(range.gpa, range.size_bytes);
+  RETURN_IF_ERROR(engine_->ResetInterruptControllers());
+  for (const VpState& vp : vps_) RETURN_IF_ERROR(vp.engine->Reset());
+  return absl::OkStatus();
+}
+
+absl::Status Board::MapPorts(uint16_t first, uint32_t count, Device& device, uint64_t offset) {
+  if (count > 0x10000u - first) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: ports %#x+%#x go beyond 0xffff", device.Name(), first, count));
+  }
+  for (uint32_t port = first; port < first + count; ++port) {
+    if (interrupt::Pic8259Pair::OffsetOf(static_cast<uint16_t>(port)) < 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: ports %#x+%#x overlap the 8259s at %#x", device.Name(), first, count, port));
+  }
+  return ports_.Map(first, count, &device, offset);
+}
+
+absl::Status Board::MapMmio(uint64_t gpa, uint64_t size_bytes, Device& device, uint64_t offset) {
+  const uint64_t last = gpa + (size_bytes - 1);
+  const auto clash = [&](const boot::GpaRange& range, absl::string_view what) {
+    // What is empty or wraps around, the bus refuses.
+    if (last < gpa || gpa >= range.end() || range.gpa > last) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrFormat("%s at %#x+%#x overlaps %s at %#x+%#x", device.Name(), gpa,
+                                                      size_bytes, what, range.gpa, range.size_bytes));
+  };
+  for (const boot::GpaRange& range : layout_.memory) RETURN_IF_ERROR(clash(range, "memory"));
+  RETURN_IF_ERROR(clash({boot::kIoApicGpa, kPageSize}, "the I/O APIC"));
+  RETURN_IF_ERROR(clash({boot::kLocalApicGpa, kPageSize}, "the local APICs"));
+  return mmio_.Map(gpa, size_bytes, &device, offset);
+}
+
+void Board::Unmap(Device& device) {
+  const uint64_t ports = ports_.Unmap(&device);
+  const uint64_t mmio = mmio_.Unmap(&device);
+  runner_->Quiesce();
+  ports_.Reclaim(ports);
+  mmio_.Reclaim(mmio);
+}
+
+std::function<void(bool)> Board::IrqLine(uint32_t irq) {
+  return [engine = engine_.get(), irq](bool level) { engine->SetIrqLine(irq, level); };
+}
+
+absl::Status Board::InjectNmi(VpIndex vp) {
+  // A message to one local APIC by its id, bits 31:8 of which are in the address's upper half (Intel SDM volume 3, 11.11; Linux
+  // Documentation/virt/kvm/api.rst, KVM_SIGNAL_MSI).
+  constexpr uint64_t kMsiBase = 0xFEE00000;
+  constexpr uint32_t kMsiModeShift = 8;
+  if (ToInt(vp) >= options_.cpus) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("there is no processor %u; the last one is %u", ToInt(vp), options_.cpus - 1));
+  }
+  const uint64_t apic_id = ToInt(vp);
+  engine_->SignalMsi(kMsiBase | (apic_id & 0xFF) << 12 | (apic_id & ~uint64_t{0xFF}) << 32,
+                     static_cast<uint32_t>(hvdef::InterruptType::kNmi) << kMsiModeShift);
+  return absl::OkStatus();
+}
+
+void Board::AddLayer(ExitLayer& layer) {
+  router_.Push(layer);
+  runner_->Quiesce();
+}
+
+void Board::RemoveLayer(ExitLayer& layer) {
+  router_.Remove(layer);
+  runner_->Quiesce();
+}
+
+}  // namespace hvsdk::machine

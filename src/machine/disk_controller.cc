@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine/disk_controller.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+
+namespace hvsdk::machine {
+namespace {
+
+// The same at every start, so that a guest finds its disks under the same names.
+constexpr hvdef::Guid kInstance = {0x3E7F6C1A, 0x52D4, 0x4B8E, {0x9A, 0x07, 0x68, 0xC1, 0xD2, 0x0F, 0x5B, 0x31}};
+
+}  // namespace
+
+absl::Status DiskController::Attach(Board& board) {
+  if (board.is_deterministic()) return absl::UnimplementedError("a deterministic machine has no disks");
+  constexpr uint32_t kMost = vsp::StorageController::kMaxSubchannels;
+  ASSIGN_OR_RETURN(storage_, vsp::StorageController::Create(
+                                 board.vmbus(), board.loop(),
+                                 {.instance_id = kInstance,
+                                  .max_subchannels = static_cast<uint16_t>(std::min(board.cpus() - 1, kMost))}));
+  for (MachineDisk& disk : std::exchange(first_disks_, {})) {
+    if (disk.device == nullptr) {
+      if (disk.lun.has_value()) storage_->LeaveOut(*disk.lun);
+      continue;
+    }
+    RETURN_IF_ERROR(Plug(std::move(disk)).status());
+  }
+  return absl::OkStatus();
+}
+
+// The next one behind the last that was taken, all around.
+absl::StatusOr<uint8_t> DiskController::FreeLun() const {
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const size_t lun = (next_lun_ + i) % slots_.size();
+    if (slots_[lun].held.expired()) return static_cast<uint8_t>(lun);
+  }
+  return absl::ResourceExhaustedError(absl::StrCat("all ", slots_.size(), " places for disks are taken"));
+}
+
+absl::StatusOr<uint8_t> DiskController::Plug(MachineDisk disk) {
+  if (!disk.lun.has_value()) {
+    ASSIGN_OR_RETURN(disk.lun, FreeLun());
+  }
+  const uint8_t lun = *disk.lun;
+  const auto held = std::make_shared<Held>();
+  const auto on_failure = [failures = failures_, lun](BlockStatus status) {
+    std::lock_guard lock(failures->mutex);
+    if (failures->tell) failures->tell(lun, status);
+  };
+  held->disk = std::make_shared<MeteredDisk>(std::move(disk.device), on_failure);
+  RETURN_IF_ERROR(storage_->Attach(lun, std::shared_ptr<BlockDevice>(held, held->disk.get())));
+  slots_[lun] = {std::move(disk.name), held};
+  next_lun_ = static_cast<uint8_t>((lun + 1) % slots_.size());
+  return lun;
+}
+
+absl::Status DiskController::Pull(uint8_t lun, absl::AnyInvocable<void()> gone) {
+  const std::shared_ptr<Held> held = lun < slots_.size() ? slots_[lun].held.lock() : nullptr;
+  RETURN_IF_ERROR(storage_->Detach(lun));
+  held->gone = std::move(gone);
+  return absl::OkStatus();
+}
+
+void DiskController::Detach() {
+  {
+    std::lock_guard lock(failures_->mutex);
+    failures_->tell = nullptr;
+  }
+  storage_.reset();
+}
+
+std::vector<MachineDiskCounts> DiskController::counts() const {
+  std::vector<MachineDiskCounts> all;
+  for (size_t lun = 0; lun < slots_.size(); ++lun) {
+    const std::shared_ptr<Held> held = slots_[lun].held.lock();
+    if (held == nullptr) continue;
+    MachineDiskCounts& counts = all.emplace_back();
+    counts.lun = static_cast<uint8_t>(lun);
+    for (size_t op = 0; op < counts.ops.size(); ++op) counts.ops[op] = held->disk->counts(static_cast<BlockOp>(op));
+  }
+  return all;
+}
+
+std::string DiskController::WaitsFor() const {
+  return absl::StrJoin(storage_->BusyDisks(), ", ", [this](std::string* text, uint8_t lun) {
+    if (slots_[lun].name.empty()) {
+      absl::StrAppend(text, "disk ", lun);
+    } else {
+      absl::StrAppend(text, "disk '", slots_[lun].name, "'");
+    }
+  });
+}
+
+}  // namespace hvsdk::machine

@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Guests of mini_vmm and their networks: on the loopback of a network namespace of the test's own, where that is allowed.
+
+networks.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
+
+HVSDK_NETWORK_MIB is what is carried each way; if it is not set 16 between host and guest, and 4 between guests, of which each
+makes digests.
+"""
+
+import ctypes
+import fcntl
+import functools
+import hashlib
+import http.server
+import os
+import random
+import re
+import shutil
+import socket
+import socketserver
+import struct
+import subprocess
+import threading
+import time
+import urllib.request
+
+import e2e
+from e2e import Failure, Running, case, check_kernel_log, expect
+
+MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '16'))
+GUESTS_MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '4'))
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
+# The guest's own: an address by DHCP, and what it prints of the lease.
+DHCP = r'''
+cat >/tmp/lease <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add "$ip/$mask" dev "$interface"
+ip route add default via "$router"
+echo "nameserver $dns" >/etc/resolv.conf
+echo "lease $ip $router $dns"
+END
+chmod +x /tmp/lease
+ip link set lo up; ip link set eth0 up
+udhcpc -i eth0 -n -q -t 20 -T 1 -s /tmp/lease 2>/dev/null
+'''
+
+
+def own_network(function):
+    """Runs a case on a thread in a network and mount namespace of its own, with a name server for the host in it. Where that is not
+    allowed it runs on the host's loopback, and context.has_dns is false."""
+
+    @functools.wraps(function)
+    def run(context):
+        failures = []
+
+        def body():
+            context.has_dns = enter_own_network(context)
+            if not context.has_dns:
+                print('  no namespaces of its own are allowed: on the loopback of the host, without a name server')
+            try:
+                function(context)
+            except BaseException as failure:  # pylint: disable=broad-except
+                failures.append(failure)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+    return run
+
+
+def enter_own_network(context):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWNET) != 0:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        IFF_UP, SIOCSIFFLAGS = 1, 0x8914
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack('16sh14x', b'lo', IFF_UP))
+    resolv = context.path('resolv.conf')
+    with open(resolv, 'w', encoding='ascii') as file:
+        file.write('nameserver 127.0.0.1\n')
+    if libc.mount(b'none', b'/', None, MS_REC | MS_PRIVATE, None) != 0:
+        return False
+    if libc.mount(resolv.encode(), os.path.realpath('/etc/resolv.conf').encode(), None, MS_BIND, None) != 0:
+        return False
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(('127.0.0.1', 53))
+    threading.Thread(target=serve_names, args=(server,), daemon=True).start()
+    return True
+
+
+def serve_names(server):
+    """Every name has the address 192.0.2.7 (RFC 1035)."""
+    while True:
+        query, client = server.recvfrom(512)
+        end = query.index(b'\0', 12) + 5
+        wants_address = query[end - 4:end - 2] == b'\0\1'
+        reply = query[:2] + b'\x81\x80\0\1' + (b'\0\1' if wants_address else b'\0\0') + b'\0\0\0\0' + query[12:end]
+        if wants_address:
+            reply += b'\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4' + bytes([192, 0, 2, 7])
+        server.sendto(reply, client)
+
+
+class Servers:
+    """On the loopback: a web server that gives `blob`, and one that keeps the digests of what it is sent."""
+
+    def __init__(self, blob):
+        class Web(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):  # pylint: disable=invalid-name
+                self.send_response(200)
+                self.send_header('Content-Length', str(len(blob)))
+                self.end_headers()
+                self.wfile.write(blob)
+
+            def log_message(self, *_):  # pylint: disable=arguments-differ
+                pass
+
+        digests = self.digests = []
+
+        class Upload(socketserver.StreamRequestHandler):
+            def handle(self):
+                digest = hashlib.sha256()
+                while block := self.rfile.read(1 << 16):
+                    digest.update(block)
+                digests.append(digest.hexdigest())
+
+        self.servers = [http.server.ThreadingHTTPServer(('127.0.0.1', 0), Web),
+                        socketserver.ThreadingTCPServer(('127.0.0.1', 0), Upload)]
+        self.web_port, self.upload_port = (server.server_address[1] for server in self.servers)
+        for server in self.servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
+
+
+def free_port():
+    with socket.socket() as any_socket:
+        any_socket.bind(('127.0.0.1', 0))
+        return any_socket.getsockname()[1]
+
+
+def fetch(url, seconds=120):
+    """What a server in a guest gives, once it is there."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=seconds) as reply:
+                return reply.read()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise Failure(f'{url}: {error}') from None
+            time.sleep(0.1)
+
+
+def frames_of(path):
+    """The frames of a pcap file with nanoseconds."""
+    with open(path, 'rb') as file:
+        data = file.read()
+    magic, major, minor, _, _, _, link = struct.unpack_from('<IHHIIII', data)
+    expect((magic, major, minor, link) == (0xA1B23C4D, 2, 4, 1), 'not the header of a pcap file', data[:24].hex())
+    frames, at = [], 24
+    while at < len(data):
+        _, nanoseconds, kept, size = struct.unpack_from('<IIII', data, at)
+        expect(nanoseconds < 10**9 and kept == size and at + 16 + size <= len(data), f'a record at {at} is damaged')
+        frames.append(data[at + 16:at + 16 + size])
+        at += 16 + size
+    return frames
+
+
+def is_tcp(frame):
+    return frame[12:14] == b'\x08\x00' and frame[23] == 6
+
+
+def has_right_checksums(frame):
+    """Whether IPv4's and TCP's are (RFC 1071)."""
+    def is_right(data):
+        total = sum(struct.unpack(f'>{(len(data) + 1) // 2}H', data + b'\0' * (len(data) % 2)))
+        while total >> 16:
+            total = (total & 0xFFFF) + (total >> 16)
+        return total == 0xFFFF
+
+    header = (frame[14] & 15) * 4
+    segment = frame[14 + header:14 + struct.unpack('>H', frame[16:18])[0]]
+    return is_right(frame[14:14 + header]) and is_right(frame[26:34] + struct.pack('>HH', 6, len(segment)) + segment)
+
+
+@case
+@own_network
+def user_network(context):
+    """NAT in user space: DHCP, DNS, a download and an upload, a host forward into the guest."""
+    blob = random.Random(1).randbytes(MIB << 20)
+    digest, forward, pcap = hashlib.sha256(blob).hexdigest(), free_port(), context.path('net.pcap')
+    with Servers(blob) as server:
+        url = f'http://10.0.2.2:{server.web_port}/'
+        command = DHCP + f'''
+        nslookup host.hvsdk.test 2>&1 | tail -n 4
+        wget -q -O /tmp/blob {url} && echo "digest $(sha256sum </tmp/blob)"
+        nc 10.0.2.2 {server.upload_port} </tmp/blob && echo uploaded
+        mkdir /tmp/www && echo "from the guest" >/tmp/www/text && httpd -p 80 -h /tmp/www && mv /tmp/blob /tmp/www/
+        nc -l -p 81 >/dev/null
+        dmesg -r'''
+        flags = [*context.guest_flags(command), '--cpus=2', '--memory=512M',
+                 f'--net=user,host-loopback=on,hostfwd=tcp:127.0.0.1:{forward}-:80,hostfwd=tcp:127.0.0.1:{forward + 1}-:81,pcap={pcap}']
+        with Running(context, flags) as vm:
+            vm.wait_for(r'^uploaded')
+            expect(fetch(f'http://127.0.0.1:{forward}/text') == b'from the guest\n', 'another text')
+            back = fetch(f'http://127.0.0.1:{forward}/blob')
+            expect(back == blob, f'{len(back)} bytes came back from the guest, and not those that it was given')
+            carried = [int(count) for count in re.findall(r'^hvsdk_network_bytes_total.*} (\d+)$', vm.ctl('stats', '--prometheus'), re.M)]
+            expect(len(carried) == 2 and min(carried) > len(blob), 'it counts other bytes than it carried', carried)
+            with socket.create_connection(('127.0.0.1', forward + 1)):
+                pass
+            vm.end(0)
+            text = vm.text()
+        expect('lease 10.0.2.15 10.0.2.2 10.0.2.3' in text, 'no lease', text)
+        expect(not context.has_dns or '192.0.2.7' in text, 'no name found', text)
+        expect(f'digest {digest}' in text, 'another digest', text)
+        expect(server.digests == [digest], 'another digest of what was sent', server.digests)
+        check_kernel_log(text)
+    frames = frames_of(pcap)
+    arrived = [frame for frame in frames if is_tcp(frame) and frame[34:36] == struct.pack('>H', server.web_port)]
+    expect(len(arrived) > 100, f'{len(frames)} frames are recorded, {len(arrived)} from the server')
+    for frame in arrived[:500]:
+        expect(has_right_checksums(frame), 'a wrong checksum', frame.hex())
+
+
+@case
+@own_network
+def closed_network(context):
+    """The host's loopback is closed to a guest, and a restricted one reaches nobody."""
+    with Servers(b'secret') as server:
+        for options in ('user', 'user,restrict,host-loopback=on'):
+            tries = ''.join(f'wget -q -T 3 -O - http://{host}:{server.web_port}/ ; echo "[{host}] $?"\n'
+                            for host in ('10.0.2.2', '127.0.0.1', '0.0.0.0'))
+            # The guest's own loopback is not in the way.
+            command = DHCP + 'ip addr flush dev lo; ip link set lo down; ip route add 127.0.0.0/8 via 10.0.2.2; ' + tries
+            result = context.run(command, f'--net={options}').expect_status(0)
+            expect('lease 10.0.2.15' in result.out, 'no lease', result.out)
+            expect('secret' not in result.out, f'{options}: the guest reaches the host', result.out)
+            expect(len(re.findall(r'^\[[0-9.]+\] [1-9]', result.out, re.M)) == 3, 'a download ended well', result.out)
+
+
+def talk(context, first, second):
+    """Two guests: the first serves a file, the second fetches it and sends it back."""
+    serve = f'''
+    ip link set lo up; ip link set eth0 up; ip addr add 192.168.5.1/24 dev eth0
+    mkdir /tmp/www; head -c {GUESTS_MIB << 20} /dev/urandom >/tmp/www/blob; echo "served $(sha256sum </tmp/www/blob)"
+    httpd -p 80 -h /tmp/www
+    nc -l -p 81 >/tmp/back; echo "back $(sha256sum </tmp/back)"
+    dmesg -r'''
+    ask = '''
+    ip link set lo up; ip link set eth0 up; ip addr add 192.168.5.2/24 dev eth0
+    until ping -c 1 -W 1 192.168.5.1 >/dev/null; do sleep 0.2; done
+    until wget -q -O /tmp/blob http://192.168.5.1/blob; do sleep 0.2; done
+    echo "fetched $(sha256sum </tmp/blob)"
+    nc 192.168.5.1 81 </tmp/blob
+    dmesg -r'''
+    with Running(context, [*context.guest_flags(serve), f'--net={first}', '--cpus=1'], 'first') as server, \
+            Running(context, [*context.guest_flags(ask), f'--net={second}', '--cpus=1'], 'second') as client:
+        client.process.wait(timeout=300)
+        server.process.wait(timeout=60)
+        text = server.text() + client.text()
+        digests = dict(re.findall(r'^(served|fetched|back) ([0-9a-f]{64})', text, re.M))
+        expect(len(digests) == 3 and len(set(digests.values())) == 1, 'digests differ', text)
+        client.end(0)
+        server.end(0)
+        check_kernel_log(text)
+
+
+@case
+def socket_network(context):
+    """Two machines over a Unix socket, as a stream and as datagrams."""
+    path = context.path('lan')
+    talk(context, f'socket,path={path},listen', f'socket,path={path}')
+    one, other = context.path('one'), context.path('other')
+    talk(context, f'socket,path={other},local={one}', f'socket,path={one},local={other}')
+
+
+@case
+@own_network
+def qemu_network(context):
+    """QEMU at the other end of a socket: its own network in user space gives the guest an address and answers it."""
+    if shutil.which('qemu-system-x86_64') is None:
+        print('  skipped: no QEMU here')
+        return
+    path, one, other = context.path('lan'), context.path('one'), context.path('other')
+    for ours, theirs in ((f'socket,path={path}', f'stream,id=s,server=on,addr.type=unix,addr.path={path}'),
+                         (f'socket,path={other},local={one}',
+                          f'dgram,id=s,local.type=unix,local.path={other},remote.type=unix,remote.path={one}')):
+        qemu = subprocess.Popen(['qemu-system-x86_64', '-machine', 'none', '-nodefaults', '-display', 'none',
+                                 '-netdev', 'user,id=u,restrict=on', '-netdev', 'hubport,id=a,hubid=0,netdev=u',
+                                 '-netdev', theirs, '-netdev', 'hubport,id=b,hubid=0,netdev=s'],
+                                stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            result = context.run(DHCP + 'ping -c 3 -i 0.2 -s 1400 10.0.2.2', f'--net={ours}', '--cpus=1').expect_status(0)
+            expect('lease 10.0.2.15' in result.out, 'no lease', result.out, qemu.poll())
+            expect('3 packets received' in result.out, 'not all answers', result.out)
+        finally:
+            qemu.kill()
+            qemu.wait()
+
+
+@case
+@own_network
+def saved_network(context):
+    """A guest that is saved and restored goes on with its adapter, its address and a new port."""
+    blob = random.Random(2).randbytes(1 << 20)
+    with Servers(blob) as servers:
+        command = DHCP + f'''
+        while :; do wget -q -O - http://10.0.2.2:{servers.web_port}/ | sha256sum; sleep 0.1; done'''
+        flags = [*context.guest_flags(command), '--net=user,host-loopback=on', '--cpus=1', '--memory=256M']
+        line = f'{hashlib.sha256(blob).hexdigest()}  -'
+        state = context.path('state')
+        with Running(context, flags, 'before') as vm:
+            vm.wait_for(f'lease 10.0.2.15.*{line}')
+            vm.ctl('save', state)
+            vm.end(0)
+        with Running(context, [f'--restore={state}', f'--backend={context.backend}'], 'after') as vm:
+            vm.wait_for(f'{line}.*{line}')
+            vm.ctl('stop')
+
+
+@case
+def switch_network(context):
+    """Two adapters of one machine on a switch, each in a network namespace of the guest's, and one in another VLAN."""
+    command = f'''
+    ip link set lo up
+    unshare -n sleep 1000 & other=$!
+    sleep 0.3
+    ip link set eth1 netns $other
+    in_other() {{ nsenter -t $other -n "$@"; }}
+    ip link set eth0 up; ip addr add 192.168.5.1/24 dev eth0
+    in_other ip link set eth1 up; in_other ip addr add 192.168.5.2/24 dev eth1
+    ip link set eth2 up; ip addr add 192.168.6.1/24 dev eth2
+    mkdir /tmp/www; head -c {GUESTS_MIB << 20} /dev/urandom >/tmp/www/blob; echo "served $(sha256sum </tmp/www/blob)"
+    in_other httpd -p 80 -h /tmp/www
+    ping -c 3 -i 0.2 -W 2 192.168.5.2 | grep transmitted
+    wget -q -O /tmp/blob http://192.168.5.2/blob; echo "fetched $(sha256sum </tmp/blob)"
+    ping -c 1 -W 1 -I eth2 192.168.5.2 | grep transmitted
+    dmesg -r'''
+    result = context.run(command, '--net=switch,vlan=5', '--net=switch,vlan=5', '--net=switch,vlan=6').expect_status(0)
+    digests = dict(re.findall(r'^(served|fetched) ([0-9a-f]{64})', result.out, re.M))
+    expect(len(digests) == 2 and digests['served'] == digests['fetched'], 'digests differ', result.out)
+    expect('3 packets received' in result.out and '0 packets received' in result.out, 'not the answers', result.out)
+    check_kernel_log(result.out.split('HVSDK-EXIT')[0])
+
+
+if __name__ == '__main__':
+    e2e.main()

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""hvimg on real files, and what it makes and writes before qemu-img, which reads and writes both formats, too.
+
+Usage: hvimg_test.py HVIMG
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HVIMG = sys.argv[1]
+QEMU = shutil.which('qemu-img')
+MIB = 1 << 20
+
+
+def run(*command, status=0):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == status, (command, done)
+    if status != 0 and command[0] == HVIMG:
+        assert done.stderr.count('\n') == 1 and done.stderr.startswith('hvimg: '), done.stderr
+        return done.stderr
+    return done.stdout
+
+
+def hvimg(*arguments, status=0):
+    return run(HVIMG, *arguments, status=status)
+
+
+def make_raw(path, size, rng):
+    with open(path, 'wb') as raw:
+        raw.truncate(size)
+        for _ in range(12):
+            offset = rng.randrange(size // 512) * 512
+            raw.seek(offset)
+            raw.write(rng.randbytes(min(size - offset, 512 * rng.randrange(1, 3000))))
+
+
+def kinds():
+    yield 'vhdx', ()
+    yield 'vhdx', ('--block=1M',)
+    yield 'vhdx', ('--sector=4096',)
+    yield 'vhdx', ('--fixed', '--block=2M')
+    yield 'vhd', ()
+    yield 'vhd', ('--block=512K',)
+    yield 'vhd', ('--fixed',)
+
+
+def test_conversions(rng):
+    make_raw('raw', 41 * MIB + 4096, rng)
+    for number, (kind, options) in enumerate(kinds()):
+        image, back = f'{number}.{kind}', f'{number}.raw'
+        hvimg('convert', f'--format={kind}', *options, 'raw', image)
+        assert f'format:   {kind}\n' in hvimg('info', image)
+        hvimg('compare', 'raw', image)
+        hvimg('convert', '--format=raw', image, back)
+        run('cmp', 'raw', back)
+        hvimg('check', image)
+        if QEMU and '--sector=4096' not in options:  # which QEMU does not read
+            run(QEMU, 'compare', '-f', 'raw', '-F', 'vpc' if kind == 'vhd' else kind, 'raw', image)
+            if kind == 'vhdx':
+                run(QEMU, 'check', '-f', 'vhdx', image)
+    message = hvimg('compare', 'raw', '0.vhdx', status=0)
+    assert message == ''
+    with open('raw', 'r+b') as raw:
+        raw.seek(5 * MIB)
+        raw.write(b'another')
+    assert 'differ at byte' in hvimg('compare', 'raw', '0.vhdx', status=1)
+
+
+def test_images_of_qemu(rng):
+    if not QEMU:
+        return
+    # QEMU's VHD sizes follow cylinders; 41 MiB of force_size stays.
+    make_raw('q', 41 * MIB, rng)
+    for number, (kind, options) in enumerate((('vhdx', 'subformat=dynamic,block_size=1M'), ('vhdx', 'subformat=dynamic'),
+                                              ('vhdx', 'subformat=fixed'), ('vpc', 'subformat=dynamic,force_size=on'),
+                                              ('vpc', 'subformat=fixed,force_size=on'))):
+        image = f'q{number}'
+        run(QEMU, 'convert', '-f', 'raw', '-O', kind, '-o', options, 'q', image)
+        hvimg('compare', 'q', image)
+        hvimg('check', image)
+        # What it wrote there goes on in ours.
+        hvimg('convert', '--format=vhdx', image, image + '.vhdx')
+        run(QEMU, 'compare', '-f', kind, '-F', 'vhdx', image, image + '.vhdx')
+
+
+def test_differencing(rng):
+    os.mkdir('bases')
+    for kind in ('vhdx', 'vhd'):
+        base, child, grandchild = f'bases/base.{kind}', f'child.{kind}', f'bases/grandchild.{kind}'
+        hvimg('convert', f'--format={kind}', 'raw', base)
+        hvimg('create', f'--format={kind}', f'--parent={base}', child)
+        hvimg('create', f'--format={kind}', f'--parent={child}', grandchild)
+        assert 'kind:     differencing' in hvimg('info', child)
+        hvimg('compare', base, child)
+        hvimg('compare', base, grandchild)
+        # In another place together they find each other, and apart not.
+        os.makedirs(f'moved-{kind}/bases')
+        for name in (base, child, grandchild):
+            shutil.copy(name, f'moved-{kind}/{name}')
+        os.rename(base, base + '.away')
+        hvimg('compare', base + '.away', f'moved-{kind}/{grandchild}')
+        message = hvimg('compare', 'raw', grandchild, status=2)
+        assert grandchild in message and child in message and base in message, message
+        # Not the one.
+        hvimg('convert', f'--format={kind}', 'raw', base)
+        message = hvimg('compare', 'raw', child, status=2)
+        assert child in message and base in message and 'is not the one' in message, message
+        # Itself.
+        shutil.copy(child, base + '.copy')
+        os.remove(base)
+        os.symlink('../' + child, base)
+        message = hvimg('compare', 'raw', child, status=2)
+        assert child in message and base in message and 'for a parent, too' in message, message
+
+
+def test_large():
+    hvimg('create', '--size=64T', '--block=1M', 'large.vhdx')
+    assert '64 TiB' in hvimg('info', 'large.vhdx')
+    assert os.stat('large.vhdx').st_blocks * 512 < 4 * MIB
+    hvimg('create', '--size=2040G', '--format=vhd', 'large.vhd')
+    if QEMU:
+        # QEMU reads the whole table of blocks, which is 512 MiB with blocks of 1 MiB.
+        hvimg('create', '--size=64T', '--block=256M', 'larger.vhdx')
+        assert str(64 << 40) in run(QEMU, 'info', '--output=json', 'larger.vhdx')
+        assert str(2040 << 30) in run(QEMU, 'info', '--output=json', '-f', 'vpc', 'large.vhd')
+
+
+def test_mistakes():
+    for arguments in (('fly',), (), ('info',), ('info', 'nowhere'), ('create', 'x'), ('create', '--size=1Q', 'x'),
+                      ('create', '--size=65T', 'x'), ('create', '--size=1000', 'x'), ('create', '--size=1M', 'raw'),
+                      ('create', '--size=1M', '--sector=4096', '--format=vhd', 'x'), ('info', '--speed=1', 'raw'),
+                      ('create', '--size=1M', '--format=qcow2', 'x'), ('info', '--format=vhdx', 'raw'),
+                      ('create', '--size=1M', '--block=3M', 'x'), ('info', '--format', 'raw')):
+        hvimg(*arguments, status=2)
+    assert not os.path.exists('x')
+
+
+def main():
+    seed = int(os.environ.get('HVSDK_TEST_SEED', random.randrange(1 << 32)))
+    print(f'HVSDK_TEST_SEED={seed}', flush=True)
+    rng = random.Random(seed)
+    # In memory, for a disk is waited for at each sync; HVSDK_TEST_FILES=DIR has it elsewhere.
+    where = os.environ.get('HVSDK_TEST_FILES') or ('/dev/shm' if os.access('/dev/shm', os.W_OK) else None)
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        os.chdir(folder)
+        test_conversions(rng)
+        test_images_of_qemu(rng)
+        test_differencing(rng)
+        test_large()
+        test_mistakes()
+        os.chdir('/')
+
+
+if __name__ == '__main__':
+    main()
