@@ -10,11 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "backend/machine_check.h"
-#include "backend_kvm/hypercall_page.h"
 #include "backend_kvm/kick_signal.h"
 #include "backend_kvm/kvm_api.h"
 #include "backend_kvm/kvm_partition.h"
 #include "base/status_macros.h"
+#include "hvsdk/backend/port_hypercall.h"
 
 namespace hvsdk::backend {
 namespace kvm {
@@ -126,7 +126,7 @@ absl::StatusOr<HostFeatures> Probe(const KvmOptions& options) {
     return entry.function == 0x80000007 && (entry.edx & 1u << 8) != 0;
   });
   caps.apic_frequency_hz = kApicFrequencyHz;
-  caps.hypercall_code.assign(std::begin(kHypercallCode), std::end(kHypercallCode));
+  caps.hypercall_code.assign(std::begin(kPortHypercallCode), std::end(kPortHypercallCode));
   // The kernel serves these three only to a guest whose CPUID allows it, if it can be told to look there.
   caps.apic_msrs = CheckExtension(device, KVM_CAP_HYPERV_VAPIC) != 0 && host.enforce_hyperv_cpuid;
   // Of the kernel's SynIC this alone is used (kvm_vp.h). Guests are advised against it: it turns off the delivery of interrupts by

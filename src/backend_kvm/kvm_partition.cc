@@ -11,10 +11,10 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_format.h"
 #include "backend/machine_check.h"
-#include "backend_kvm/hypercall_page.h"
 #include "backend_kvm/kvm_vp.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "hvsdk/backend/port_hypercall.h"
 #include "hvsdk/memory/guest_memory.h"
 
 namespace hvsdk::backend::kvm {

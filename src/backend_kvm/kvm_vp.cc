@@ -11,12 +11,12 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
-#include "backend_kvm/hypercall_page.h"
 #include "backend_kvm/kvm_registers.h"
 #include "backend_kvm/page_walk.h"
 #include "backend_kvm/vp_state.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "hvsdk/backend/port_hypercall.h"
 #include "hvsdk/hvdef/msr.h"
 
 namespace hvsdk::backend::kvm {
@@ -395,7 +395,7 @@ absl::Status KvmVp::OnHypercall(ExitHandler& handler, bool from_signal_port) {
   }
   // Depending on how KVM came to the exit, RIP is at the OUT or already behind it; after completion it is behind it.
   RETURN_IF_ERROR(CompleteExit(handler));
-  ChangeRegs().rip -= kOutLength;
+  ChangeRegs().rip -= kPortHypercallOutBytes;
   if (outcome == HypercallOutcome::kUndefinedOpcode) InjectException({6, absl::nullopt});
   return absl::OkStatus();
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "hvsdk/backend/port_hypercall.h"
 #include "hvsdk/hvdef/hypercall.h"
 #include "hvsdk/hvdef/privilege.h"
 #include "hvsdk/interrupt/pic8259.h"
@@ -69,12 +70,15 @@ absl::Status Board::BuildPartition() {
     ASSIGN_OR_RETURN(runner_, CreateThreadRunner(loop_, *clock_));
   }
   partition::Config wanted = options_.partition;
-  // The portable processor has no invariant TSC that a guest could ask for: its time is that of the reference TSC page.
+  offered_ = caps();
   if (options_.processor == Processor::kPortable) {
+    // The portable processor has no invariant TSC that a guest could ask for: its time is that of the reference TSC page.
     wanted.privileges &= ~hvdef::privilege::kAccessTscInvariantControls;
+    // It may be saved within the hypercall page, and goes on there.
+    offered_.hypercall_code.assign(std::begin(backend::kPortHypercallCode), std::end(backend::kPortHypercallCode));
   }
   ASSIGN_OR_RETURN(partition_, partition::Partition::Create(wanted, {.backend = *engine_,
-                                                                     .caps = caps(),
+                                                                     .caps = offered_,
                                                                      .memory = memory_,
                                                                      .clock = *clock_,
                                                                      .timers = timers(),

@@ -106,6 +106,13 @@ absl::Status Partition::Restore(state::StateReader& reader) {
     }
   }
 
+  // The guest may be within it, or return there.
+  if (state.overlays.overlays[kHypercallPage].placed && state.hypercall_code != environment_.caps.hypercall_code) {
+    return reader.Invalid(
+        "hypercall_code",
+        "this engine's hypercall page is another one; only a guest of the portable processor goes on here");
+  }
+
   // Whoever counts the TSC by itself would go wrong with another frequency.
   const uint64_t frequency_hz = EngineTscFrequency();
   const absl::StatusOr<uint64_t> engine_scale = ReferenceClock::ScaleOf(frequency_hz);
@@ -128,8 +135,6 @@ absl::Status Partition::Restore(state::StateReader& reader) {
   tsc_sequence_ = state.tsc_sequence;
   tsc_invariant_control_ = state.tsc_invariant_control;
   crash_parameters_ = state.crash_parameters;
-  // This engine may make hypercalls by another instruction.
-  if (hypercall_page_->placed() && state.hypercall_code != environment_.caps.hypercall_code) WriteHypercallCode();
   if (environment_.clock.scale() != state.clock_scale) {
     tsc_sequence_ = NextSequence(tsc_sequence_);
     if (tsc_page_->placed()) WriteTscPage();

@@ -1009,11 +1009,13 @@ class BothEngines:
         """Returns the first of these files that the other process has made."""
         until = time.monotonic() + 600
         while True:
+            # What it made as its last is there when it has ended.
+            has_ended = self.other is not None and self.other.poll() is not None
             for name in names:
                 if os.path.exists(self.path(name)):
                     return name
             expect(time.monotonic() < until, f'none of {names}')
-            expect(self.other is None or self.other.poll() is None, 'the part on KVM has ended')
+            expect(not has_ended, 'the part on KVM has ended')
             time.sleep(0.1)
 
     def end(self):
@@ -1046,11 +1048,13 @@ def engines_kernel(context):
                 machine.wait_for('.' if number else 'TAP')
                 time.sleep(chance.random() * (3 if both.on_kvm else 0.3))
                 save = subprocess.run([context.mini_vmm, 'ctl', machine.socket, 'save', both.path(f'kernel{number}')],
-                                      stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
+                                      stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
                 machine.end(0)
                 if save.returncode != 0:
-                    with open(both.path('ended'), 'w', encoding='ascii') as file:
+                    expect(re.search(r'\n1\.\.\d+\n$', machine.text()), 'not saved', number, save.stderr, machine.text()[-400:])
+                    with open(both.path('ended.new'), 'w', encoding='ascii') as file:
                         file.write(str(number))
+                    os.rename(both.path('ended.new'), both.path('ended'))
             number += 2
         both.end()
     if not both.on_kvm:

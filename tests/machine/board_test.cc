@@ -16,7 +16,9 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "hvsdk/backend/port_hypercall.h"
 #include "hvsdk/backend_software/software_backend.h"
+#include "hvsdk/hvdef/msr.h"
 #include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/serial_console.h"
@@ -98,6 +100,7 @@ class BoardTest : public ::testing::TestWithParam<std::string> {
     return Machine::Create({.backend = backend_.get(),
                             .memory_bytes = 16 << 20,
                             .cpus = cpus,
+                            .processor = processor_,
                             .parts = std::move(parts),
                             .loader = loader_.get(),
                             .instruction_time = GetParam() == "deterministic" ? &time_ : nullptr},
@@ -117,6 +120,7 @@ class BoardTest : public ::testing::TestWithParam<std::string> {
   static std::string ResultAl() { return Out(kResultPort, 0).substr(0, 4) + '\xEE'; }
 
   boot::InitialState::Mode mode_ = boot::InitialState::Mode::kProtected;
+  Processor processor_ = Processor::kHost;
   backend::SoftwareTime time_;
   std::unique_ptr<backend::Backend> backend_;
   std::unique_ptr<os::EventLoop> loop_;
@@ -236,6 +240,20 @@ TEST_P(BoardTest, CpuidAndTables) {
   uint8_t sum = 0;
   for (const char c : text) sum += static_cast<uint8_t>(c);
   EXPECT_EQ(sum, 0);
+}
+
+// A guest of the portable processor may be saved within the hypercall page, so it finds the same bytes on every engine.
+TEST_P(BoardTest, ThePortableHypercallPageIsTheSameEverywhere) {
+  constexpr uint32_t kPage = 0x200000;
+  processor_ = Processor::kPortable;
+  if (const auto machine = Make(kHalt, {}); absl::IsFailedPrecondition(machine.status())) {
+    GTEST_SKIP() << machine.status();
+  }
+  std::string code = WriteMsr(hvdef::msr::kGuestOsId, 1) + WriteMsr(hvdef::msr::kHypercall, kPage | 1);
+  for (uint32_t i = 0; i <= sizeof(backend::kPortHypercallCode); ++i) code += Load(kPage + i) + ResultAl();
+  std::vector<uint8_t> expected(std::begin(backend::kPortHypercallCode), std::end(backend::kPortHypercallCode));
+  expected.push_back(0xCC);
+  EXPECT_EQ(RunCode(code, {}), expected);
 }
 
 TEST_P(BoardTest, PartsAreDetachedInReverse) {

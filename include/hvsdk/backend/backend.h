@@ -134,7 +134,7 @@ class ExitHandler {
   virtual MsrOutcome OnMsrRead(Vp& vp, uint32_t msr, uint64_t& value) = 0;
   virtual MsrOutcome OnMsrWrite(Vp& vp, uint32_t msr, uint64_t value) = 0;
 
-  // The guest ran BackendCaps::hypercall_code.
+  // The guest ran BackendCaps::hypercall_code, or wrote to one of the ports of port_hypercall.h.
   virtual HypercallOutcome OnHypercall(Vp& vp) = 0;
 };
 

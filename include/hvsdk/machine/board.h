@@ -225,6 +225,7 @@ class Board final : private backend::ExitHandler {
   std::unique_ptr<Runner> runner_;
   std::vector<VpState> vps_;
   std::vector<std::unique_ptr<state::Component>> own_components_;  // of the engine's
+  backend::BackendCaps offered_;                                   // to the guest; for partition_
   std::unique_ptr<partition::Partition> partition_;
   std::unique_ptr<PartitionHypervisor> hypervisor_;
   std::unique_ptr<vmbus::Server> vmbus_;

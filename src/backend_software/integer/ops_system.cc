@@ -4,6 +4,7 @@
 
 #include "backend_software/code/decoder.h"
 #include "backend_software/processor/memory_access.h"
+#include "hvsdk/backend/port_hypercall.h"
 
 namespace hvsdk::software {
 namespace {
@@ -38,11 +39,19 @@ const Op* In(Cpu& c, const Op* op) {
   c.Set<T>(SlotOffset(kRax), value);
   return AfterInstruction(c, op);
 }
+const Op* Hypercall(Cpu& c, const Op* op);
+const Op* SignalByPort(Cpu& c, const Op* op);
+
 template <typename T, bool kImm>
 const Op* Out(Cpu& c, const Op* op) {
   c.op = op;
   const auto port = static_cast<uint16_t>(kImm ? op->imm : c.r[kRdx]);
   c.CheckPort(port, sizeof(T));
+  if constexpr (sizeof(T) == 1) {
+    if (port == backend::kHypercallPort) return Hypercall(c, op);
+  } else if constexpr (sizeof(T) == 4) {
+    if (port == backend::kSignalPort) return SignalByPort(c, op);
+  }
   AtInstruction(c, op);
   const T value = c.Get<T>(SlotOffset(kRax));
   c.PortWrite(port, reinterpret_cast<const uint8_t*>(&value), sizeof(T));
@@ -586,13 +595,15 @@ bool TranslateSwapgs(Insn& in, Op& op) {
 
 // ---- hypercalls ----
 
-const Op* Hypercall(Cpu& c, const Op* op) {
+template <bool kBySignalPort>
+const Op* CallHypervisor(Cpu& c, const Op* op) {
   AtInstruction(c, op);
   c.BeginExit();
   const backend::HypercallOutcome outcome = c.exits->OnHypercall(*c.vp);
   c.EndExit();
   switch (outcome) {
     case backend::HypercallOutcome::kDone:
+      if (kBySignalPort) c.r[kRax] += c.r[kRdx];  // the page subtracts it
       return AfterInstruction(c, op);
     case backend::HypercallOutcome::kRetry:
       c.redirected = false;
@@ -602,6 +613,8 @@ const Op* Hypercall(Cpu& c, const Op* op) {
       c.Raise(kInvalidOpcode);
   }
 }
+const Op* Hypercall(Cpu& c, const Op* op) { return CallHypervisor<false>(c, op); }
+const Op* SignalByPort(Cpu& c, const Op* op) { return CallHypervisor<true>(c, op); }
 
 template <Handler kHandler, bool kEnds = false>
 bool TranslateSystem(Insn& in, Op& op) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the hypercall page contains on KVM.
+// A hypercall by the write to a port: what every engine takes, beside its own BackendCaps::hypercall_code.
 //
-// vmcall would go to the kernel, which answers in its own way or not at all. A write to a port that no PC has comes to
+// It is the code of the hypercall page on KVM, and on every engine in a guest that is to go on elsewhere. A guest is saved at any
+// instruction, also within that page or with an address in it on one of its stacks, so wherever it goes on the page has to be the same, byte by byte.
+//
+// On KVM vmcall would go to the kernel, which answers in its own way or not at all. A write to a port that no PC has comes to
 // user space with every register intact, in any mode, with or without hardware virtualisation.
 //
 // A second port serves HvCallSignalEvent: with the connection id as the data of a 32-bit write, the kernel matches
@@ -34,19 +37,19 @@
 //   undefined:
 //   0F 0B                 ud2
 
-#ifndef HVSDK_SRC_BACKEND_KVM_HYPERCALL_PAGE_H_
-#define HVSDK_SRC_BACKEND_KVM_HYPERCALL_PAGE_H_
+#ifndef HVSDK_BACKEND_PORT_HYPERCALL_H_
+#define HVSDK_BACKEND_PORT_HYPERCALL_H_
 
 #include <cstdint>
 
-namespace hvsdk::backend::kvm {
+namespace hvsdk::backend {
 
 inline constexpr uint16_t kHypercallPort = 0xE4;  // 8-bit writes
 inline constexpr uint16_t kSignalPort = 0xE5;     // 32-bit writes
 // The bytes of either OUT instruction; a call that is repeated or faults goes back by as much.
-inline constexpr uint64_t kOutLength = 2;
+inline constexpr uint64_t kPortHypercallOutBytes = 2;
 
-inline constexpr uint8_t kHypercallCode[] = {
+inline constexpr uint8_t kPortHypercallCode[] = {
     0x50, 0x8C, 0xC8, 0xA8, 0x03, 0x58, 0x75, 0x1F,        // CPL
     0x41, 0x49, 0x39, 0xC9, 0x74, 0x16,                    // mode
     0x48, 0x81, 0xF9, 0x5D, 0x00, 0x01, 0x00, 0x75, 0x0D,  // control word
@@ -55,10 +58,10 @@ inline constexpr uint8_t kHypercallCode[] = {
     0xE6, 0xE4, 0xC3,                                      // slow
     0x0F, 0x0B,                                            // undefined
 };
-static_assert(sizeof(kHypercallCode) <= 64);
-static_assert(kHypercallCode[0x08 + 0x1F] == 0x0F && kHypercallCode[0x0E + 0x16] == 0xE6 &&
-              kHypercallCode[0x17 + 0x0D] == 0xE6 && kHypercallCode[0x1E + 0x06] == 0xE6);
+static_assert(sizeof(kPortHypercallCode) <= 64);
+static_assert(kPortHypercallCode[0x08 + 0x1F] == 0x0F && kPortHypercallCode[0x0E + 0x16] == 0xE6 &&
+              kPortHypercallCode[0x17 + 0x0D] == 0xE6 && kPortHypercallCode[0x1E + 0x06] == 0xE6);
 
-}  // namespace hvsdk::backend::kvm
+}  // namespace hvsdk::backend
 
-#endif  // HVSDK_SRC_BACKEND_KVM_HYPERCALL_PAGE_H_
+#endif  // HVSDK_BACKEND_PORT_HYPERCALL_H_
