@@ -1062,8 +1062,9 @@ def engines_kernel(context):
             legs = int(file.read()) + 1
         report = ''
         for number in range(legs):
-            with open(both.path(f'report{number}.log'), encoding='utf-8') as file:
-                report += file.read().replace('\r\n', '\n')
+            with open(both.path(f'report{number}.log'), encoding='utf-8', newline='') as file:
+                report += file.read()
+        report = report.replace('\r\n', '\n')  # which a state may part
         with open(f'{here}/../guest_kernel/expected.tap', encoding='utf-8') as file:
             wanted = file.read()
         print(f'  {legs} legs', flush=True)
