@@ -5,11 +5,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <random>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "hvsdk/backend_software/software_backend.h"
 #include "hvsdk/memory/guest_memory.h"
+#include "tests/random_seed.h"
+#include "tests/test_scale.h"
 
 namespace hvsdk {
 namespace {
@@ -301,6 +304,30 @@ TEST(DeterminismTest, AMachineThatWasSavedEndsAsOneThatWasNot) {
     uint32_t interrupts;
     std::memcpy(&interrupts, whole->host + 0x3018, sizeof(interrupts));
     EXPECT_GT(interrupts, 5u);
+  }
+}
+
+// At random moments of random runs.
+TEST(DeterminismTest, AMachineThatIsSavedAtRandomEndsAsOneThatWasNot) {
+  const uint32_t seed = TestSeed();
+  std::mt19937 random(seed);
+  for (uint32_t i = 0; i < ScaledCount(20); ++i) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ", machine " << i);
+    auto whole = std::make_unique<TimedMachine>();
+    auto moved = std::make_unique<TimedMachine>();
+    whole->Load();
+    moved->Load();
+    for (uint32_t saves = 1 + random() % 5; saves > 0; --saves) {
+      const uint64_t budget = random() % 300'000;
+      ASSERT_EQ(whole->machine->Run(budget), DeterministicMachine::Result::kBudget);
+      ASSERT_EQ(moved->machine->Run(budget), DeterministicMachine::Result::kBudget);
+      auto fresh = std::make_unique<TimedMachine>();
+      ASSERT_NO_FATAL_FAILURE(fresh->GoOnFrom(*moved));
+      moved = std::move(fresh);
+    }
+    ASSERT_EQ(whole->machine->Run(100'000), DeterministicMachine::Result::kBudget);
+    ASSERT_EQ(moved->machine->Run(100'000), DeterministicMachine::Result::kBudget);
+    ASSERT_EQ(whole->HashOf(), moved->HashOf());
   }
 }
 

@@ -5,7 +5,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -481,6 +483,51 @@ TEST_F(StateDirectoryTest, AFullDiskLeavesTheOld) {
     EXPECT_EQ(Number(), 3) << most;
     EXPECT_EQ(std::distance(fs::directory_iterator(root_), fs::directory_iterator()), 1);
   }
+}
+
+// Wherever in a save it becomes full.
+TEST_F(ManyStatesTest, AFullFileSystemLeavesTheOldOrHasTheNew) {
+  const uint32_t seed = TestSeed();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  const std::string medium = root_ + "/medium", filler = medium + "/filler";
+  fs::create_directory(medium);
+  if (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      mount("tmpfs", medium.c_str(), "tmpfs", 0, "size=16M") != 0) {
+    GTEST_SKIP() << "a file system of its own: " << strerror(errno);
+  }
+  const struct Mounted {
+    const std::string& path;
+    ~Mounted() { umount2(path.c_str(), MNT_DETACH); }
+  } mounted{medium};
+  path_ = medium + "/state";
+  const uint64_t before = fs::space(medium).available;
+  ASSERT_TRUE(Write(0).ok());
+  const uint64_t taken = before - fs::space(medium).available;
+  int last = 0;
+  uint32_t full = 0;
+  const uint32_t saves = ScaledCount(200);
+  for (uint32_t i = 0; i < saves; ++i) {
+    SCOPED_TRACE(testing::Message() << "save " << i);
+    const bool whole = random() % 2 == 0;
+    const uint64_t room = random() % (whole ? taken * 5 / 4 : taken / 8);
+    const int fd = open(filler.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    ASSERT_EQ(posix_fallocate(fd, 0, static_cast<off_t>(fs::space(medium).available - room)), 0);
+    close(fd);
+    const int next = (last + 1) % 100;
+    const absl::Status status = whole ? Write(next) : WriteDifference(next, path_);
+    if (status.ok()) {
+      last = next;
+    } else {
+      ++full;
+      EXPECT_TRUE(absl::StrContains(status.message(), path_)) << status;
+    }
+    fs::remove(filler);
+    ASSERT_EQ(Number(), last) << status;
+    ASSERT_EQ(std::distance(fs::directory_iterator(medium), fs::directory_iterator()), 1) << status;
+  }
+  std::printf("%u of %u saves found the file system full\n", full, saves);
+  EXPECT_TRUE(saves < 20 || (full > saves / 10 && full < saves)) << full;
 }
 
 }  // namespace
