@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "bench/vmbus_ring/minimal_ring.h"
-#include "hvsdk/vmbus/ring/mapping.h"
+#include "hvsdk/vmbus/ring/owned_ring.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
 

@@ -13,7 +13,7 @@
 
 #include "bench/vmbus_ring/minimal_ring.h"
 #include "benchmark/benchmark.h"
-#include "hvsdk/vmbus/ring/mapping.h"
+#include "hvsdk/vmbus/ring/owned_ring.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
 
@@ -51,20 +51,30 @@ struct Buffers {
   AlignedBytes to;
 };
 
+// Pages of which none follows another: a guest's ring that is not one piece.
+class ScatteredMemory : public PagedMemory {
+ public:
+  using PagedMemory::PagedMemory;
+};
+
 // The same pages, reached in each way that hvsdk/vmbus/ring/memory.h has.
 struct Pages {
-  Pages() : ring(kDataPages) {
+  Pages() : ring(kDataPages), in_one_piece(kDataPages + 1), scattered(kDataPages + 1) {
     if (!ring.is_valid()) std::abort();
     for (uint32_t i = 0; i <= kDataPages; ++i) list.push_back(ring.base() + i * hvdef::kRingPageSize);
+    DescribeRingPages(list.data(), kDataPages + 1, in_one_piece.data());
+    for (uint32_t i = 0; i <= kDataPages; ++i) scattered[i] = {list[i], hvdef::kRingPageSize};
   }
   template <typename Memory>
   Memory As() const {
     if constexpr (std::is_same_v<Memory, MirroredMemory>) return ring.memory();
     if constexpr (std::is_same_v<Memory, FlatMemory>) return {list[0], list[1], kRingBytes};
-    if constexpr (std::is_same_v<Memory, PagedMemory>) return {list.data(), kDataPages};
+    if constexpr (std::is_same_v<Memory, PagedMemory>) return {in_one_piece.data(), kDataPages};
+    if constexpr (std::is_same_v<Memory, ScatteredMemory>) return {scattered.data(), kDataPages};
   }
   OwnedRing ring;
   std::vector<uint8_t*> list;
+  std::vector<RingPage> in_one_piece, scattered;
 };
 
 template <typename Memory>
@@ -164,11 +174,13 @@ void RingIn(benchmark::State& state) {
 void Ring(benchmark::State& state) { RingIn<MirroredMemory>(state); }
 void RingFlat(benchmark::State& state) { RingIn<FlatMemory>(state); }
 void RingPaged(benchmark::State& state) { RingIn<PagedMemory>(state); }  // what a channel of vmbus::Server has
+void RingScattered(benchmark::State& state) { RingIn<ScatteredMemory>(state); }
 
-void RingBatch(benchmark::State& state) {
+template <typename Memory>
+void RingBatchIn(benchmark::State& state) {
   const auto size = static_cast<uint32_t>(state.range(0));
   Buffers buffers(size);
-  Pair pair;
+  PairOf<Memory> pair;
   Packet packet;
   uint64_t signals = 0, id = 0;
   for (auto _ : state) {
@@ -190,6 +202,9 @@ void RingBatch(benchmark::State& state) {
   benchmark::DoNotOptimize(signals);
   Count(state, size, kBatch);
 }
+
+void RingBatch(benchmark::State& state) { RingBatchIn<MirroredMemory>(state); }
+void RingPagedBatch(benchmark::State& state) { RingBatchIn<PagedMemory>(state); }
 
 // Written by copy; the reader looks at the packet where it is, one load for every 64 bytes, and lets it go.
 void RingReadInPlace(benchmark::State& state) {
@@ -303,10 +318,12 @@ BENCHMARK(Minimal)->Apply(Sizes);
 BENCHMARK(Ring)->Apply(Sizes);
 BENCHMARK(RingFlat)->Apply(Sizes);
 BENCHMARK(RingPaged)->Apply(Sizes);
+BENCHMARK(RingScattered)->Apply(Sizes);
 BENCHMARK(RingReadInPlace)->Apply(Sizes);
 BENCHMARK(RingInPlace)->Apply(Sizes);
 BENCHMARK(MinimalBatch)->Apply(BatchSizes);
 BENCHMARK(RingBatch)->Apply(BatchSizes);
+BENCHMARK(RingPagedBatch)->Apply(BatchSizes);
 BENCHMARK(MemcpyPageList)->Arg(1)->Arg(8)->Arg(32);
 BENCHMARK(MinimalPageList)->Arg(1)->Arg(8)->Arg(32);
 BENCHMARK(RingPageList)->Arg(1)->Arg(8)->Arg(32);

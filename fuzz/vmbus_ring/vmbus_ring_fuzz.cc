@@ -121,9 +121,11 @@ void Use(Memory memory, const uint8_t* steps) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 16 + kSteps) return 0;
   uint8_t* const pages[] = {bytes, bytes + 2 * kPage, bytes + kPage};
+  RingPage described[std::size(pages)];
+  DescribeRingPages(pages, std::size(pages), described);
   Fill(data, size);
   Use(FlatMemory(bytes, bytes + kPage, kSize), data + 16);
   Fill(data, size);
-  Use(PagedMemory(pages, 2), data + 16);
+  Use(PagedMemory(described, 2), data + 16);
   return 0;
 }

@@ -161,9 +161,13 @@ void Channel::HandleNotice(const Notice& notice) {
 
 void Channel::MakeRings(const Gpadl& ring, uint32_t downstream_page_offset) {
   const auto pages = ring.pages();
-  incoming_ = IncomingRing(PagedMemory(pages.data(), downstream_page_offset - 1));
   const auto outgoing_pages = static_cast<uint32_t>(pages.size()) - downstream_page_offset;
-  outgoing_ = OutgoingRing(PagedMemory(pages.data() + downstream_page_offset, outgoing_pages - 1));
+  page_runs_.resize(pages.size());
+  RingPage* const outgoing = page_runs_.data() + downstream_page_offset;
+  DescribeRingPages(pages.data(), downstream_page_offset, page_runs_.data());
+  DescribeRingPages(pages.data() + downstream_page_offset, outgoing_pages, outgoing);
+  incoming_ = IncomingRing(PagedMemory(page_runs_.data(), downstream_page_offset - 1));
+  outgoing_ = OutgoingRing(PagedMemory(outgoing, outgoing_pages - 1));
   // The control page of the one, and all of the other.
   std::vector<uint64_t> written;
   uint32_t page = 0;

@@ -270,8 +270,8 @@ absl::Status ServerCoreExample(GuestMemory& memory, const Offer& offer, absl::Sp
   //> vmbus/server_core.h
   return absl::OkStatus();
 }
-void MappingExample(std::vector<uint8_t*> pages) {
-  //> vmbus/ring/mapping.h
+void OwnedRingExample() {
+  //> vmbus/ring/owned_ring.h
 }
 void MemoryExample() {
   //> vmbus/ring/memory.h

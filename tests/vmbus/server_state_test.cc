@@ -147,7 +147,7 @@ struct World {
     Send(wire::MessageType::kOpenChannel, open);
   }
   PagedMemory Ring(uint32_t first_page) {
-    for (uint32_t i = 0; i < 4; ++i) pages[i] = bytes.data() + (first_page + i) * kPageSize;
+    for (uint32_t i = 0; i < 4; ++i) pages[i] = {bytes.data() + (first_page + i) * kPageSize, kPageSize};
     return PagedMemory(pages, 3);
   }
   std::string SendAndReceive(uint32_t channel, uint32_t first_page, uint64_t id) {
@@ -266,7 +266,7 @@ struct World {
   Echo echo;
   Server server{memory, hypervisor, {.vp_count = 2}, {.executor = &executor, .timers = nullptr, .clock = nullptr}};
   std::vector<std::unique_ptr<Channel>> channels;
-  uint8_t* pages[4] = {};
+  RingPage pages[4] = {};
 };
 
 TEST(ServerStateTest, KeepsWhatAGuestDid) {

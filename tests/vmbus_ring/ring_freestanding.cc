@@ -9,10 +9,8 @@ namespace hvsdk::vmbus {
 template class RingWriter<MirroredMemory>;
 template class RingWriter<FlatMemory>;
 template class RingWriter<PagedMemory>;
-template class RingWriter<EitherMemory>;
 template class RingReader<MirroredMemory>;
 template class RingReader<FlatMemory>;
 template class RingReader<PagedMemory>;
-template class RingReader<EitherMemory>;
 
 }  // namespace hvsdk::vmbus

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "hvsdk/vmbus/ring/mapping.h"
+#include "hvsdk/vmbus/ring/owned_ring.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
 #include "tests/random_seed.h"
@@ -30,7 +30,7 @@ class HeapPages {
   HeapPages() {
     for (uint32_t i = 0; i <= kDataPages; ++i) {
       owned_.emplace_back(new (std::align_val_t(4096)) uint8_t[hvdef::kRingPageSize]());
-      pages_.push_back(owned_.back().get());
+      pages_.push_back({owned_.back().get(), hvdef::kRingPageSize});
     }
   }
   PagedMemory memory() const { return {pages_.data(), kDataPages}; }
@@ -40,7 +40,7 @@ class HeapPages {
     void operator()(uint8_t* bytes) const { operator delete[](bytes, std::align_val_t(4096)); }
   };
   std::vector<std::unique_ptr<uint8_t[], Delete>> owned_;
-  std::vector<uint8_t*> pages_;
+  std::vector<RingPage> pages_;
 };
 
 // At least kSteps steps, and more until the run has seen what it is there for; a busy machine may let one thread run

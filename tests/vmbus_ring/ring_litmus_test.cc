@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "hvsdk/vmbus/ring/mapping.h"
+#include "hvsdk/vmbus/ring/owned_ring.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
 #include "tests/test_scale.h"

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "hvsdk/vmbus/ring/mapping.h"
+#include "hvsdk/vmbus/ring/owned_ring.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
 #include "tests/random_seed.h"
@@ -365,7 +365,9 @@ TEST(RingModelTest, Paged) {
   ASSERT_TRUE(ring.is_valid());
   uint8_t* const pages[] = {ring.base(), ring.base() + 2 * hvdef::kRingPageSize, ring.base() + 3 * hvdef::kRingPageSize,
                             ring.base() + hvdef::kRingPageSize};
-  RunModel(PagedMemory(pages, kDataPages));
+  RingPage described[std::size(pages)];
+  DescribeRingPages(pages, std::size(pages), described);
+  RunModel(PagedMemory(described, kDataPages));
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "hvsdk/vmbus/ring/mapping.h"
+#include "hvsdk/vmbus/ring/owned_ring.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
 
@@ -36,6 +36,12 @@ class ScatteredPages {
   std::vector<uint8_t*> pages_;
 };
 
+std::vector<RingPage> Describe(const std::vector<uint8_t*>& pages) {
+  std::vector<RingPage> described(pages.size());
+  DescribeRingPages(pages.data(), static_cast<uint32_t>(pages.size()), described.data());
+  return described;
+}
+
 // Each policy, with the memory behind it.
 struct Mirrored {
   using Memory = MirroredMemory;
@@ -51,31 +57,25 @@ struct Flat {
 };
 struct Paged {
   using Memory = PagedMemory;
-  explicit Paged(uint32_t data_pages) : scattered(data_pages) {}
-  Memory memory() const { return {scattered.pages().data(), static_cast<uint32_t>(scattered.pages().size() - 1)}; }
+  explicit Paged(uint32_t data_pages) : scattered(data_pages), pages(Describe(scattered.pages())) {}
+  Memory memory() const { return {pages.data(), static_cast<uint32_t>(pages.size() - 1)}; }
   ScatteredPages scattered;
+  std::vector<RingPage> pages;
 };
-struct EitherPaged {
-  using Memory = EitherMemory;
-  explicit EitherPaged(uint32_t data_pages) : scattered(data_pages), mapping(scattered.pages(), /*mirror=*/false) {}
-  Memory memory() const { return mapping.memory(); }
-  ScatteredPages scattered;
-  RingMapping mapping;
-};
-struct EitherMirrored {
-  using Memory = EitherMemory;
-  explicit EitherMirrored(uint32_t data_pages) : ring(data_pages), mapping(Pages(ring, data_pages)) {}
-  static std::vector<uint8_t*> Pages(const OwnedRing& ring, uint32_t data_pages) {
-    std::vector<uint8_t*> pages;
-    for (uint32_t i = 0; i <= data_pages; ++i) pages.push_back(ring.base() + i * kPage);
-    if (data_pages > 2) std::swap(pages[1], pages[data_pages]);  // so that several runs have to be mapped
-    return pages;
+// Pages that follow each other, but for one.
+struct PagedInRuns {
+  using Memory = PagedMemory;
+  explicit PagedInRuns(uint32_t data_pages) : ring(data_pages), pages(Describe(List(ring, data_pages))) {}
+  static std::vector<uint8_t*> List(const OwnedRing& ring, uint32_t data_pages) {
+    std::vector<uint8_t*> list;
+    for (uint32_t i = 0; i <= data_pages; ++i) list.push_back(ring.base() + i * kPage);
+    if (data_pages > 2) std::swap(list[1], list[data_pages]);
+    return list;
   }
-  Memory memory() const { return mapping.memory(); }
+  Memory memory() const { return {pages.data(), static_cast<uint32_t>(pages.size() - 1)}; }
   OwnedRing ring;
-  RingMapping mapping;
+  std::vector<RingPage> pages;
 };
-
 std::vector<uint8_t> Pattern(uint32_t size, uint8_t first) {
   std::vector<uint8_t> bytes(size);
   std::iota(bytes.begin(), bytes.end(), first);
@@ -102,7 +102,7 @@ class RingTest : public ::testing::Test {
   alignas(8) uint8_t buffer_[4 * kPage];
 };
 
-using Policies = ::testing::Types<Mirrored, Flat, Paged, EitherPaged, EitherMirrored>;
+using Policies = ::testing::Types<Mirrored, Flat, Paged, PagedInRuns>;
 TYPED_TEST_SUITE(RingTest, Policies);
 
 TYPED_TEST(RingTest, InBandPacketIsTheseBytes) {
@@ -447,27 +447,19 @@ TEST(RingMemoryTest, RefusesOddSizes) {
     RingWriter<FlatMemory> writer(FlatMemory(bytes, bytes + kPage, size));
     EXPECT_EQ(writer.Attach(), RingStatus::kCorrupt);
   }
-  EXPECT_FALSE(RingMapping({bytes}).is_valid());
-  EXPECT_EQ(RingReader<EitherMemory>(RingMapping({bytes}).memory()).Attach(), RingStatus::kCorrupt);
 }
 
-TEST(RingMemoryTest, MirrorsSharedPagesInAnyOrderAndOnlyThose) {
-  OwnedRing ring(3);
-  ASSERT_TRUE(ring.is_valid());
-  std::vector<uint8_t*> pages = {ring.base(), ring.base() + 3 * kPage, ring.base() + kPage, ring.base() + 2 * kPage};
-  RingMapping mapping(pages);
-  ASSERT_TRUE(mapping.is_mirrored());
-  RingMapping moved = std::move(mapping);
-  const EitherMemory memory = moved.memory();
-  uint8_t* data = memory.At(0).Run(0, 6 * kPage);
-  ASSERT_NE(data, nullptr);
-  for (uint32_t page = 0; page < 3; ++page) {
-    pages[1 + page][5] = static_cast<uint8_t>(page + 1);
-    EXPECT_EQ(data[page * kPage + 5], page + 1);
-    EXPECT_EQ(data[(page + 3) * kPage + 5], page + 1);
-  }
-  ScatteredPages scattered(3);  // private memory
-  EXPECT_FALSE(RingMapping(scattered.pages()).is_mirrored());
+TEST(RingMemoryTest, PagesThatFollowEachOtherAreOneRun) {
+  static uint8_t bytes[9 * kPage];
+  const auto page = [](int index) { return bytes + index * kPage; };
+  const auto runs = Describe({page(0), page(1), page(2), page(4), page(5), page(6), page(3)});
+  const uint32_t expected[] = {1, 2, 1, 3, 2, 1, 1};  // the control page stands alone
+  for (size_t i = 0; i < runs.size(); ++i) EXPECT_EQ(runs[i].run_bytes, expected[i] * kPage) << i;
+  const PagedMemory memory(runs.data(), 6);
+  EXPECT_EQ(memory.At(kPage - 8).Run(0, 16), page(2) - 8);
+  EXPECT_EQ(memory.At(2 * kPage - 8).Run(0, 16), nullptr);
+  EXPECT_EQ(memory.At(2 * kPage - 8).Run(8, 3 * kPage), page(4));
+  EXPECT_EQ(memory.At(6 * kPage - 8).Run(8, 8), page(1));  // around the end
 }
 
 // A peer that goes back on its word between two steps of ours.

@@ -103,7 +103,8 @@ class GpadlLease {
 
 class Channel : private PortHandler, private Task {
  public:
-  // What the guest writes, and what it reads. The pages are guest memory, wherever they are.
+  // What the guest writes, and what it reads. The pages are guest memory, wherever they are: it is mapped once, in huge
+  // pages where the host has them, which memory that can be mapped twice seldom gets.
   using IncomingRing = RingReader<PagedMemory>;
   using OutgoingRing = RingWriter<PagedMemory>;
 
@@ -208,6 +209,7 @@ class Channel : private PortHandler, private Task {
   // The executor's own.
   OpenParams open_;
   std::shared_ptr<const Gpadl> ring_;  // set while open or closing
+  std::vector<RingPage> page_runs_;    // of the one ring, then of the other
   SharedPages ring_pages_;             // those of it that this end writes
   IncomingRing incoming_;
   OutgoingRing outgoing_;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a ring's bytes are: four ways to reach them, one interface for the reader and the writer.
+// Where a ring's bytes are: three ways to reach them, one interface for the reader and the writer.
 //
 //   MirroredMemory   the data is mapped twice, back to back: any packet is one piece, and wrapping costs nothing
 //   FlatMemory       one mapping: a packet across the end is copied in two pieces
-//   PagedMemory      a list of pages anywhere: a copy goes page by page
-//   EitherMemory     mirrored when a mirror could be made, else paged; for a host that learns which at run time
+//   PagedMemory      a list of pages anywhere, as a guest lends them: a packet is looked up once, and copied in as many
+//                    pieces as it lies in. Pages that follow each other on the host are one piece
 //
-// All four borrow the bytes: trivially copyable, freestanding, no heap. At(offset), with an offset below the data's
+// All three borrow the bytes: trivially copyable, freestanding, no heap. At(offset), with an offset below the data's
 // size, gives a Position: whoever walks a packet counts from there and need not wrap. Bounds are the caller's; reader
 // and writer check every index first.
 //
@@ -29,6 +29,7 @@ namespace hvsdk::vmbus {
 template <typename P>
 concept RingPosition = requires(const P& position, uint32_t at, uint32_t size, void* to, const void* from) {
   { position.Run(at, size) } -> std::same_as<uint8_t*>;  // the bytes if they are one piece, else nullptr
+  position.Prefetch(at);
   position.CopyIn(at, from, size);
   position.CopyOut(at, to, size);
   position.Store64(at, uint64_t{});  // position and `at` are multiples of 8
@@ -59,10 +60,12 @@ class MirroredMemory {
   class Position {
    public:
     Position() = default;
+    explicit Position(uint8_t* bytes) : bytes_(bytes) {}
     uint8_t* Run(uint32_t at, uint32_t) const {
       if (bytes_ == nullptr) __builtin_unreachable();  // the caller's path for memory in pieces is dead code
       return bytes_ + at;
     }
+    void Prefetch(uint32_t at) const { __builtin_prefetch(bytes_ + at); }
     [[gnu::always_inline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
       internal::CopyBytes(bytes_ + at, from, size);
     }
@@ -74,7 +77,6 @@ class MirroredMemory {
 
    private:
     friend class MirroredMemory;
-    explicit Position(uint8_t* bytes) : bytes_(bytes) {}
     uint8_t* bytes_ = nullptr;
   };
 
@@ -102,6 +104,7 @@ class FlatMemory {
       const uint32_t offset = Wrap(at);
       return size <= size_ - offset ? data_ + offset : nullptr;
     }
+    void Prefetch(uint32_t at) const { __builtin_prefetch(data_ + Wrap(at)); }
     [[gnu::always_inline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
       const uint32_t offset = Wrap(at);
       if (size > size_ - offset) [[unlikely]]
@@ -154,125 +157,130 @@ class FlatMemory {
   uint32_t size_ = 0;
 };
 
+// A page of a ring, and how many bytes of the ring are one piece on the host from the page's first byte on: at least the
+// page, and at most up to the last one.
+struct RingPage {
+  uint8_t* bytes;
+  uint32_t run_bytes;
+};
+
+// Describes `count` pages in the ring's order, the control page first, for PagedMemory.
+inline void DescribeRingPages(uint8_t* const* pages, uint32_t count, RingPage* described) {
+  for (uint32_t i = count; i-- > 0;) {
+    // The control page is no part of the data.
+    const bool goes_on = i != 0 && i + 1 < count && pages[i + 1] == pages[i] + hvdef::kRingPageSize;
+    described[i] = {pages[i], hvdef::kRingPageSize + (goes_on ? described[i + 1].run_bytes : 0)};
+  }
+}
+
 class PagedMemory {
  public:
+  // Knows the piece that it lies in. The rest is for packets that lie in several, whose functions are out of line and
+  // get it member by member: an object whose address is taken does not stay in registers.
   class Position {
    public:
     Position() = default;
     uint8_t* Run(uint32_t at, uint32_t size) const {
-      const uint32_t offset = start_ + at;
-      return size <= hvdef::kRingPageSize - offset % hvdef::kRingPageSize ? Byte(offset) : nullptr;
+      if (at + size <= run_bytes_) [[likely]]
+        return bytes_ + at;
+      return FarRun(pages_, size_, start_ + at, size);
     }
+    void Prefetch(uint32_t at) const { __builtin_prefetch(bytes_ + at); }
     [[gnu::always_inline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
-      uint8_t* const run = Run(at, size);
-      if (run == nullptr) [[unlikely]]
-        return CopyInPieces(at, from, size);
-      internal::CopyBytes(run, from, size);
+      if (at + size > run_bytes_) [[unlikely]]
+        return CopyInPieces(pages_, size_, start_ + at, from, size);
+      internal::CopyBytes(bytes_ + at, from, size);
     }
     [[gnu::always_inline]] void CopyOut(uint32_t at, void* to, uint32_t size) const {
-      const uint8_t* const run = Run(at, size);
-      if (run == nullptr) [[unlikely]]
-        return CopyOutPieces(at, to, size);
-      internal::CopyBytes(to, run, size);
+      if (at + size > run_bytes_) [[unlikely]]
+        return CopyOutPieces(pages_, size_, start_ + at, to, size);
+      internal::CopyBytes(to, bytes_ + at, size);
     }
-    void Store64(uint32_t at, uint64_t value) const { internal::StoreWord(Byte(start_ + at), value); }
-    uint64_t Load64(uint32_t at) const { return internal::LoadWord(Byte(start_ + at)); }
+    void Store64(uint32_t at, uint64_t value) const { internal::StoreWord(Word(at), value); }
+    uint64_t Load64(uint32_t at) const { return internal::LoadWord(Word(at)); }
 
    private:
     friend class PagedMemory;
-    Position(uint8_t* const* pages, uint32_t size, uint32_t start) : pages_(pages), size_(size), start_(start) {}
-    [[gnu::noinline]] void CopyInPieces(uint32_t at, const void* from, uint32_t size) const {
-      auto* in = static_cast<const uint8_t*>(from);
-      ForEachPiece(at, size, [&](uint8_t* bytes, uint32_t piece) {
-        internal::CopyBytes(bytes, in, piece);
-        in += piece;
-      });
-    }
-    [[gnu::noinline]] void CopyOutPieces(uint32_t at, void* to, uint32_t size) const {
-      auto* out = static_cast<uint8_t*>(to);
-      ForEachPiece(at, size, [&](uint8_t* bytes, uint32_t piece) {
-        internal::CopyBytes(out, bytes, piece);
-        out += piece;
-      });
-    }
-    uint8_t* Byte(uint32_t offset) const {
-      offset = offset >= size_ ? offset - size_ : offset;
-      return pages_[1 + offset / hvdef::kRingPageSize] + offset % hvdef::kRingPageSize;
-    }
-    template <typename Visit>
-    void ForEachPiece(uint32_t at, uint32_t size, Visit visit) const {
-      for (uint32_t offset = start_ + at; size != 0;) {
-        const uint32_t room = hvdef::kRingPageSize - offset % hvdef::kRingPageSize;
-        const uint32_t piece = size < room ? size : room;
-        visit(Byte(offset), piece);
-        offset += piece;
-        size -= piece;
-      }
-    }
+    uint8_t* Word(uint32_t at) const { return at == 0 ? bytes_ : Run(at, 8); }  // a piece has whole words
 
-    uint8_t* const* pages_ = nullptr;
+    Position(uint8_t* bytes, uint32_t run_bytes, const RingPage* pages, uint32_t size, uint32_t start)
+        : bytes_(bytes), run_bytes_(run_bytes), size_(size), start_(start), pages_(pages) {}
+
+    uint8_t* bytes_ = nullptr;  // here
+    uint32_t run_bytes_ = 0;    // in one piece from here on
     uint32_t size_ = 0;
     uint32_t start_ = 0;
+    const RingPage* pages_ = nullptr;
   };
 
   PagedMemory() = default;
-  // `pages` is the ring in order: the control page, then `data_pages` pages. The list is borrowed, as the pages are.
-  PagedMemory(uint8_t* const* pages, uint32_t data_pages) : pages_(pages), size_(data_pages * hvdef::kRingPageSize) {}
+  // `pages` is the ring in order: the control page, then `data_pages` pages (DescribeRingPages). The list is borrowed,
+  // as the pages are.
+  PagedMemory(const RingPage* pages, uint32_t data_pages) : pages_(pages), size_(data_pages * hvdef::kRingPageSize) {}
 
-  hvdef::RingControl* control() const { return reinterpret_cast<hvdef::RingControl*>(pages_[0]); }
+  hvdef::RingControl* control() const { return reinterpret_cast<hvdef::RingControl*>(pages_[0].bytes); }
   uint32_t size() const { return size_; }
-  Position At(uint32_t offset) const { return Position(pages_, size_, offset); }
-
- private:
-  uint8_t* const* pages_ = nullptr;
-  uint32_t size_ = 0;
-};
-
-class EitherMemory {
- public:
-  class Position {
-   public:
-    Position() = default;
-    uint8_t* Run(uint32_t at, uint32_t size) const {
-      return is_mirrored_ ? mirrored_.Run(at, size) : paged_.Run(at, size);
-    }
-    [[gnu::always_inline]] void CopyIn(uint32_t at, const void* from, uint32_t size) const {
-      is_mirrored_ ? mirrored_.CopyIn(at, from, size) : paged_.CopyIn(at, from, size);
-    }
-    [[gnu::always_inline]] void CopyOut(uint32_t at, void* to, uint32_t size) const {
-      is_mirrored_ ? mirrored_.CopyOut(at, to, size) : paged_.CopyOut(at, to, size);
-    }
-    void Store64(uint32_t at, uint64_t value) const {
-      is_mirrored_ ? mirrored_.Store64(at, value) : paged_.Store64(at, value);
-    }
-    uint64_t Load64(uint32_t at) const { return is_mirrored_ ? mirrored_.Load64(at) : paged_.Load64(at); }
-
-   private:
-    friend class EitherMemory;
-    Position(MirroredMemory::Position mirrored, PagedMemory::Position paged, bool is_mirrored)
-        : mirrored_(mirrored), paged_(paged), is_mirrored_(is_mirrored) {}
-    MirroredMemory::Position mirrored_;
-    PagedMemory::Position paged_;
-    bool is_mirrored_ = false;
-  };
-
-  EitherMemory() = default;
-  explicit EitherMemory(const MirroredMemory& mirrored) : mirrored_(mirrored), is_mirrored_(true) {}
-  explicit EitherMemory(const PagedMemory& paged) : paged_(paged), is_mirrored_(false) {}
-
-  hvdef::RingControl* control() const { return is_mirrored_ ? mirrored_.control() : paged_.control(); }
-  uint32_t size() const { return is_mirrored_ ? mirrored_.size() : paged_.size(); }
-  Position At(uint32_t offset) const {
-    // The other one has no bytes to point into.
-    if (is_mirrored_) return {mirrored_.At(offset), {}, true};
-    return {{}, paged_.At(offset), false};
+  // Looks a page up only when the piece at hand is left.
+  [[gnu::always_inline]] Position At(uint32_t offset) const {
+    if (offset < run_begin_ || offset >= run_end_) [[unlikely]]
+      FindRun(offset);
+    return Position(reinterpret_cast<uint8_t*>(run_ + offset), run_end_ - offset, pages_, size_, offset);
   }
-  bool is_mirrored() const { return is_mirrored_; }
 
  private:
-  MirroredMemory mirrored_;
-  PagedMemory paged_;
-  bool is_mirrored_ = false;
+  // The piece at an offset, which may have gone around once.
+  struct Piece {
+    uint8_t* bytes;
+    uint32_t run_bytes;
+  };
+  static Piece PieceAt(const RingPage* pages, uint32_t ring_bytes, uint32_t offset) {
+    if (offset >= ring_bytes) offset -= ring_bytes;
+    const RingPage& page = pages[1 + offset / hvdef::kRingPageSize];
+    return {page.bytes + offset % hvdef::kRingPageSize, page.run_bytes - offset % hvdef::kRingPageSize};
+  }
+  [[gnu::noinline]] static uint8_t* FarRun(const RingPage* pages, uint32_t ring_bytes, uint32_t offset, uint32_t size) {
+    const Piece piece = PieceAt(pages, ring_bytes, offset);
+    return size <= piece.run_bytes ? piece.bytes : nullptr;
+  }
+  template <typename Visit>
+  static void ForEachPiece(const RingPage* pages, uint32_t ring_bytes, uint32_t offset, uint32_t size, Visit visit) {
+    while (size != 0) {
+      const Piece run = PieceAt(pages, ring_bytes, offset);
+      const uint32_t piece = size < run.run_bytes ? size : run.run_bytes;
+      visit(run.bytes, piece);
+      offset += piece;
+      size -= piece;
+    }
+  }
+  [[gnu::noinline]] static void CopyInPieces(const RingPage* pages, uint32_t ring_bytes, uint32_t offset,
+                                             const void* from, uint32_t size) {
+    auto* in = static_cast<const uint8_t*>(from);
+    ForEachPiece(pages, ring_bytes, offset, size, [&](uint8_t* bytes, uint32_t piece) {
+      internal::CopyBytes(bytes, in, piece);
+      in += piece;
+    });
+  }
+  [[gnu::noinline]] static void CopyOutPieces(const RingPage* pages, uint32_t ring_bytes, uint32_t offset, void* to,
+                                              uint32_t size) {
+    auto* out = static_cast<uint8_t*>(to);
+    ForEachPiece(pages, ring_bytes, offset, size, [&](uint8_t* bytes, uint32_t piece) {
+      internal::CopyBytes(out, bytes, piece);
+      out += piece;
+    });
+  }
+  [[gnu::noinline]] void FindRun(uint32_t offset) const {
+    const RingPage& page = pages_[1 + offset / hvdef::kRingPageSize];
+    run_begin_ = offset - offset % hvdef::kRingPageSize;
+    run_end_ = run_begin_ + page.run_bytes;
+    run_ = reinterpret_cast<uintptr_t>(page.bytes) - run_begin_;
+  }
+
+  const RingPage* pages_ = nullptr;
+  uint32_t size_ = 0;
+  // What At has found last: the ring's bytes from `run_begin_` to `run_end_`, in one piece.
+  mutable uint32_t run_begin_ = 0;
+  mutable uint32_t run_end_ = 0;
+  mutable uintptr_t run_ = 0;  // where the ring would begin, were all of it in this piece
 };
 
 }  // namespace hvsdk::vmbus

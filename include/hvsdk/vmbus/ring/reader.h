@@ -131,7 +131,7 @@ class RingReader {
     }
     const auto start = memory_.At(read_);
     // Another processor wrote what follows; it comes while this packet is dealt with.
-    if (available_ > kReadAhead) __builtin_prefetch(start.Run(kReadAhead, 1));
+    if (available_ > kReadAhead) start.Prefetch(kReadAhead);
     const uint64_t head = start.Load64(0);
     const auto data_offset = static_cast<uint32_t>(head >> 16 & 0xFFFF) * 8;
     const auto length = static_cast<uint32_t>(head >> 32 & 0xFFFF) * 8;
