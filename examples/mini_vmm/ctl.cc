@@ -57,9 +57,9 @@ constexpr Command kCommands[] = {
      "save the machine and end it, or with --live let it go on, or with --pause stand still until you resume it; "
      "--base names its last "
      "live state: write what changed"},
-    {"attach", "--disk=PATH[,readonly][,name=TEXT]", hvsdk::vmm::ATTACH,
-     "plug a disk in; prints what it is there: storage/N"},
-    {"detach", "storage/N|NAME", hvsdk::vmm::DETACH, "pull a disk out, and wait until it is let go of"},
+    {"attach", "--disk=PATH[,readonly][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...", hvsdk::vmm::ATTACH,
+     "plug a disk or a network adapter in; prints what it is there: storage/N, network/N"},
+    {"detach", "storage/N|network/N|NAME", hvsdk::vmm::DETACH, "pull it out, and wait until it is let go of"},
     {"trace", "on FILE|off", hvsdk::vmm::TRACE_ON, "trace what happens between guest and host to a file; end that"},
     {"events", "[--json]", hvsdk::vmm::EVENTS,
      "print what has happened and what happens, line by line, until the machine ends"},
@@ -80,6 +80,15 @@ std::string Absolute(absl::string_view path) {
   char here[PATH_MAX];
   if (path[0] == '/' || getcwd(here, sizeof(here)) == nullptr) return std::string(path);
   return absl::StrCat(here, "/", path);
+}
+
+// Those that a network names.
+std::vector<std::string*> PathsOf(hvsdk::vmm::NetworkConfig& network) {
+  std::vector<std::string*> paths;
+  if (!network.pcap().empty()) paths.push_back(network.mutable_pcap());
+  if (!network.socket().path().empty()) paths.push_back(network.mutable_socket()->mutable_path());
+  if (!network.socket().local().empty()) paths.push_back(network.mutable_socket()->mutable_local());
+  return paths;
 }
 
 void Help() {
@@ -106,6 +115,16 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
       "%d\n",
       status.state(), status.backend(), status.cpus(), status.memory_mib(), status.resets(),
       static_cast<double>(status.reference_time_ns()) / 1e9, status.process());
+  for (const hvsdk::vmm::NetworkStatus& network : status.networks()) {
+    absl::PrintF("%-10s %s%s%s, %s, link %s", network.device(), network.name(), network.name().empty() ? "" : ": ",
+                 network.port(), network.mac(), network.link_up() ? "up" : "down");
+    if (network.leaving()) absl::PrintF(", is being pulled out");
+    if (!network.version().empty()) {
+      absl::PrintF("; guest: NVSP %s, MTU %d, %d channels, %s", network.version(), network.mtu(), network.channels(),
+                   network.up() ? "up" : "down");
+    }
+    absl::PrintF("\n");
+  }
   for (const hvsdk::vmm::DiskStatus& disk : status.disks()) {
     absl::PrintF("%-10s %s%s%s, %d bytes%s\n", disk.device(), disk.name(), disk.name().empty() ? "" : ": ",
                  absl::CHexEscape(disk.path()), disk.size_bytes(), disk.read_only() ? ", read-only" : "");
@@ -173,7 +192,7 @@ int RunCtl(int count, char** arguments) {
 
   ControlRequest request;
   request.set_command(command->command);
-  bool json = false, watch = false, prometheus = false, has_address = false;
+  bool json = false, watch = false, prometheus = false, has_address = false, has_device = false;
   std::vector<std::string> trace;
   for (const std::string& word : absl::MakeSpan(words).subspan(2)) {
     if (word == "--json" && !prometheus &&
@@ -207,7 +226,17 @@ int RunCtl(int count, char** arguments) {
       request.set_base(Absolute(word.substr(7)));
     } else if (command->command == hvsdk::vmm::SAVE && request.directory().empty() && !word.empty() && word[0] != '-') {
       request.set_directory(Absolute(word));
-    } else if (command->command == hvsdk::vmm::ATTACH && !request.has_disk() && absl::StartsWith(word, "--disk=")) {
+    } else if (command->command == hvsdk::vmm::ATTACH && !has_device && absl::StartsWith(word, "--net=")) {
+      has_device = true;
+      absl::StatusOr<hvsdk::vmm::NetworkConfig> network = ParseNetwork(absl::string_view(word).substr(6));
+      if (!network.ok()) return Mistake(absl::StrCat("attach: --net: ", network.status().message()));
+      if (network->tap().fd_size() != 0 || network->socket().has_fd()) {
+        return Mistake("attach: --net: fd: a descriptor is the machine's when it starts, or never");
+      }
+      for (std::string* const path : PathsOf(*network)) *path = Absolute(*path);
+      *request.mutable_network() = *std::move(network);
+    } else if (command->command == hvsdk::vmm::ATTACH && !has_device && absl::StartsWith(word, "--disk=")) {
+      has_device = true;
       absl::StatusOr<hvsdk::vmm::DiskConfig> disk = ParseDisk(absl::string_view(word).substr(7));
       if (!disk.ok()) return Mistake(absl::StrCat("attach: --disk: ", disk.status().message()));
       if (disk->path().empty()) return Mistake("attach: --disk: a path is needed");
@@ -235,9 +264,10 @@ int RunCtl(int count, char** arguments) {
       return Mistake("trace: it takes on FILE, or off");
     }
   }
-  if (command->command == hvsdk::vmm::ATTACH && !request.has_disk()) return Mistake("attach: --disk=PATH is needed");
+  if (command->command == hvsdk::vmm::ATTACH && !has_device)
+    return Mistake("attach: --disk=PATH or --net=KIND is needed");
   if (command->command == hvsdk::vmm::DETACH && request.device().empty())
-    return Mistake("detach: storage/N or a name is needed; status lists them");
+    return Mistake("detach: storage/N, network/N or a name is needed; status lists them");
 
   absl::StatusOr<ControlClient> client = ControlClient::Connect(words[0]);
   if (!client.ok()) {

@@ -20,34 +20,6 @@ struct Role {
   bool written;
 };
 
-// A file that is written has no other role: a trace would destroy the disk or the kernel that it is.
-absl::Status CheckRoles(const std::string& config_path, const MachineConfig& config) {
-  std::vector<Role> roles;
-  absl::Status status;
-  const auto add = [&](absl::string_view name, const std::string& path, bool written) {
-    struct stat info;
-    if (path.empty() || stat(path.c_str(), &info) != 0 || !(S_ISREG(info.st_mode) || S_ISBLK(info.st_mode))) return;
-    // A block device may have several names.
-    const bool is_device = S_ISBLK(info.st_mode);
-    Role role{absl::StrCat("--", name, "=", path), is_device ? info.st_rdev : info.st_dev, is_device ? 0 : info.st_ino,
-              written};
-    for (const Role& other : roles) {
-      if (role.device == other.device && role.inode == other.inode && (role.written || other.written)) {
-        status.Update(absl::InvalidArgumentError(absl::StrCat(role.flag, ": the same file as ", other.flag)));
-      }
-    }
-    roles.push_back(std::move(role));
-  };
-  add("config", config_path, false);
-  add("kernel", config.kernel(), false);
-  add("initrd", config.initrd(), false);
-  for (const hvsdk::vmm::DiskConfig& disk : config.disks()) add("disk", disk.path(), !disk.read_only());
-  add("serial", config.serial().file(), true);
-  add("trace", config.trace(), true);
-  for (const hvsdk::vmm::NetworkConfig& network : config.networks()) add("net: pcap", network.pcap(), true);
-  return status;
-}
-
 // A line for the user, from a disk's thread: not at the price of the disk, should nobody read standard error.
 void Tell(const absl::Status& status) {
   pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
@@ -107,6 +79,33 @@ absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenDisk(const hvsdk::vmm::Dis
 }
 
 }  // namespace
+
+absl::Status CheckRoles(const std::string& config_path, const MachineConfig& config) {
+  std::vector<Role> roles;
+  absl::Status status;
+  const auto add = [&](absl::string_view name, const std::string& path, bool written) {
+    struct stat info;
+    if (path.empty() || stat(path.c_str(), &info) != 0 || !(S_ISREG(info.st_mode) || S_ISBLK(info.st_mode))) return;
+    // A block device may have several names.
+    const bool is_device = S_ISBLK(info.st_mode);
+    Role role{absl::StrCat("--", name, "=", path), is_device ? info.st_rdev : info.st_dev, is_device ? 0 : info.st_ino,
+              written};
+    for (const Role& other : roles) {
+      if (role.device == other.device && role.inode == other.inode && (role.written || other.written)) {
+        status.Update(absl::InvalidArgumentError(absl::StrCat(role.flag, ": the same file as ", other.flag)));
+      }
+    }
+    roles.push_back(std::move(role));
+  };
+  add("config", config_path, false);
+  add("kernel", config.kernel(), false);
+  add("initrd", config.initrd(), false);
+  for (const hvsdk::vmm::DiskConfig& disk : config.disks()) add("disk", disk.path(), !disk.read_only());
+  add("serial", config.serial().file(), true);
+  add("trace", config.trace(), true);
+  for (const hvsdk::vmm::NetworkConfig& network : config.networks()) add("net: pcap", network.pcap(), true);
+  return status;
+}
 
 absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenLastDisk(const std::string& config_path,
                                                                const MachineConfig& config, Files& files) {

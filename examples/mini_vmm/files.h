@@ -34,6 +34,10 @@ absl::Status OpenFiles(const Flags& flags, Files& files);
 absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenLastDisk(const std::string& config_path,
                                                                const hvsdk::vmm::MachineConfig& config, Files& files);
 
+// A file that is written has no other role among what `config` names: a trace would destroy the disk or the kernel that it is.
+// InvalidArgument.
+absl::Status CheckRoles(const std::string& config_path, const hvsdk::vmm::MachineConfig& config);
+
 // Opens a file for a trace of the running machine, which it commits to.
 absl::Status OpenTrace(const std::string& config_path, const hvsdk::vmm::MachineConfig& config, const std::string& path,
                        OutputFile& file);

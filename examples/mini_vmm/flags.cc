@@ -265,18 +265,28 @@ bool MayChangeOnRestore(absl::string_view flag) {
          flag == "kernel" || flag == "initrd" || flag == "no-reboot" || flag == "on-crash";
 }
 
-// Gives each disk its LUN, where the configuration leaves it open: the next free one behind the disk before it.
-void ChooseLuns(MachineConfig& config) {
+// Gives each device of a kind its number, where the configuration leaves it open: the next free one behind the device before it.
+template <typename Device>
+void ChooseNumbers(google::protobuf::RepeatedPtrField<Device>& devices, uint32_t count, bool (Device::*has)() const,
+                   uint32_t (Device::*get)() const, void (Device::*set)(uint32_t)) {
   std::set<uint32_t> taken;
-  for (const hvsdk::vmm::DiskConfig& disk : config.disks()) {
-    if (disk.has_lun()) taken.insert(disk.lun());
+  for (const Device& device : devices) {
+    if ((device.*has)()) taken.insert((device.*get)());
   }
   uint32_t next = 0;
-  for (hvsdk::vmm::DiskConfig& disk : *config.mutable_disks()) {
-    while (!disk.has_lun() && !taken.insert(next).second) next = (next + 1) % hvsdk::vmm::kMaxDisks;
-    if (!disk.has_lun()) disk.set_lun(next);
-    next = (disk.lun() + 1) % hvsdk::vmm::kMaxDisks;
+  for (Device& device : devices) {
+    while (!(device.*has)() && !taken.insert(next).second) next = (next + 1) % count;
+    if (!(device.*has)()) (device.*set)(next);
+    next = ((device.*get)() + 1) % count;
   }
+}
+
+void ChooseNumbers(MachineConfig& config) {
+  using hvsdk::vmm::DiskConfig, hvsdk::vmm::NetworkConfig;
+  ChooseNumbers(*config.mutable_disks(), hvsdk::vmm::kMaxDisks, &DiskConfig::has_lun, &DiskConfig::lun,
+                &DiskConfig::set_lun);
+  ChooseNumbers(*config.mutable_networks(), hvsdk::vmm::kMaxNetworks, &NetworkConfig::has_number,
+                &NetworkConfig::number, &NetworkConfig::set_number);
 }
 
 // "storage/0=NEWPATH": the disk of that number; "storage/0=none" leaves it out.
@@ -321,7 +331,7 @@ absl::Status ReadState(Flags& flags) {
     return Invalid(shown, "the state is of another program");
   }
   flags.config = flags.saved.machine();
-  ChooseLuns(flags.config);
+  ChooseNumbers(flags.config);
   return absl::OkStatus();
 }
 
@@ -409,7 +419,7 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
   if (!flags.config.has_serial()) flags.config.mutable_serial()->set_stdio(true);
   const absl::Status status = hvsdk::vmm::ValidateMachineConfig(flags.config);
   if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
-  ChooseLuns(flags.config);
+  ChooseNumbers(flags.config);
   hvsdk::vmm::ChooseMacs(flags.config);
   return flags;
 }

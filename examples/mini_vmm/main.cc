@@ -34,6 +34,7 @@
 #include "hvsdk/vmm/networks.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "messages.h"
+#include "networks.h"
 
 namespace mini_vmm {
 namespace {
@@ -207,7 +208,10 @@ int RunMachine(const Flags& flags) {
   hvsdk::vmm::NetworkPorts ports(**loop);
   for (const hvsdk::vmm::NetworkConfig& network : config.networks()) {
     auto adapter = ports.Make(network);
-    if (!adapter.ok()) return FailBy(adapter.status(), "--net");
+    if (!adapter.ok()) {
+      return FailBy(adapter.status(),
+                    flags.state == nullptr ? "--net" : absl::StrCat("--net=network/", network.number()));
+    }
     options.networks.push_back(*std::move(adapter));
   }
   Machine* current = nullptr;
@@ -301,6 +305,7 @@ int RunMachine(const Flags& flags) {
       return FileError(absl::StrCat("trace: ", trace_path), written);
     };
     Disks disks(flags.config_path, config, files, *current);
+    Networks networks(flags.config_path, config, ports, *current);
     absl::optional<hvsdk::vmm::MachineControl> control;
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
     if (!config.control().empty()) {
@@ -309,6 +314,7 @@ int RunMachine(const Flags& flags) {
                                     .configuration = [&] { return Configuration(config, files); },
                                     .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
                                     .disks = &disks,
+                                    .networks = &networks,
                                     .start_trace = start_trace,
                                     .stop_trace = stop_trace});
       auto listening = hvsdk::vmm::ControlServer::Listen(**loop, config.control(), *control);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "machine/next_number.h"
 
 namespace hvsdk::machine {
 namespace {
@@ -33,18 +34,10 @@ absl::Status DiskController::Attach(Board& board) {
   return absl::OkStatus();
 }
 
-// The next one behind the last that was taken, all around.
-absl::StatusOr<uint8_t> DiskController::FreeLun() const {
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    const size_t lun = (next_lun_ + i) % slots_.size();
-    if (slots_[lun].held.expired()) return static_cast<uint8_t>(lun);
-  }
-  return absl::ResourceExhaustedError(absl::StrCat("all ", slots_.size(), " places for disks are taken"));
-}
-
 absl::StatusOr<uint8_t> DiskController::Plug(MachineDisk disk) {
   if (!disk.lun.has_value()) {
-    ASSIGN_OR_RETURN(disk.lun, FreeLun());
+    ASSIGN_OR_RETURN(disk.lun, NextNumber("disks", next_lun_, slots_.size(),
+                                          [this](uint8_t lun) { return slots_[lun].held.expired(); }));
   }
   const uint8_t lun = *disk.lun;
   const auto held = std::make_shared<Held>();

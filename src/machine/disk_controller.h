@@ -69,8 +69,6 @@ class DiskController final : public Part {
     std::weak_ptr<Held> held;  // of the disk in it
   };
 
-  absl::StatusOr<uint8_t> FreeLun() const;
-
   std::vector<MachineDisk> first_disks_;  // until Attach
   std::shared_ptr<Failures> failures_;
   std::unique_ptr<vsp::StorageController> storage_;

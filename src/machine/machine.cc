@@ -29,7 +29,7 @@
 #include "machine/crash_watch.h"
 #include "machine/disk_controller.h"
 #include "machine/event_queue.h"
-#include "machine/network_part.h"
+#include "machine/network_adapters.h"
 #include "machine/pc_chipset.h"
 #include "machine/tracing_exit_handler.h"
 
@@ -132,7 +132,11 @@ class PcMachine final : public Machine,
   std::vector<MachineDiskCounts> disk_counts() const override {
     return disks_ == nullptr ? std::vector<MachineDiskCounts>{} : disks_->counts();
   }
-  std::vector<MachineNetworkCounts> network_counts() const override;
+  absl::StatusOr<uint8_t> AttachNetwork(MachineNetwork network) override;
+  absl::Status DetachNetwork(uint8_t number, absl::AnyInvocable<void()> gone) override;
+  std::vector<MachineNetworkStatus> networks() const override {
+    return networks_ == nullptr ? std::vector<MachineNetworkStatus>{} : networks_->status();
+  }
   absl::Status StartTrace(Tracer& tracer) override;
   absl::Status StopTrace() override;
   Controller& controller() override { return *controller_; }
@@ -142,6 +146,9 @@ class PcMachine final : public Machine,
  private:
   absl::Status AttachParts();
   absl::Status AttachPart(Part& part);
+  // A part that devices of a kind come to, made with the first that comes while the machine runs.
+  template <typename OfPart, typename Make>
+  absl::StatusOr<OfPart*> PartFor(OfPart*& part, Make make);
   bool HasDiskController() const;
   // What a PC's firmware leaves, and the guest on top of it.
   absl::Status LoadGuest(boot::LoadInput& blame);
@@ -206,9 +213,9 @@ class PcMachine final : public Machine,
   // Destroyed in the reverse order.
   std::unique_ptr<Board> board_;
   absl::optional<EventQueue> events_;
-  PcChipset* chipset_ = nullptr;        // the first of the next
-  DiskController* disks_ = nullptr;     // one of them, from the first disk on
-  std::vector<NetworkPart*> networks_;  // others of them
+  PcChipset* chipset_ = nullptr;         // the first of the next
+  DiskController* disks_ = nullptr;      // one of them, from the first disk on
+  NetworkAdapters* networks_ = nullptr;  // likewise, from the first adapter on
   std::vector<std::unique_ptr<Part>> own_parts_;
   std::vector<Part*> attached_;
   std::shared_ptr<PartsAsked> asked_;
@@ -301,10 +308,13 @@ absl::Status PcMachine::AttachParts() {
     disks_ = disks.get();
     own_parts_.push_back(std::move(disks));
   }
-  for (MachineNetwork& network : std::exchange(options_.networks, {})) {
-    auto part = std::make_unique<NetworkPart>(std::move(network), static_cast<uint32_t>(networks_.size()));
-    networks_.push_back(part.get());
-    own_parts_.push_back(std::move(part));
+  if (options_.saved == nullptr) {
+    std::erase_if(options_.networks, [](const MachineNetwork& network) { return network.port == nullptr; });
+  }
+  if (!options_.networks.empty()) {
+    auto networks = std::make_unique<NetworkAdapters>(std::exchange(options_.networks, {}));
+    networks_ = networks.get();
+    own_parts_.push_back(std::move(networks));
   }
   for (const auto& part : own_parts_) RETURN_IF_ERROR(AttachPart(*part));
   for (Part* const part : options_.parts) RETURN_IF_ERROR(AttachPart(*part));
@@ -333,26 +343,36 @@ bool PcMachine::HasDiskController() const {
                      [](const SavedComponent& component) { return component.name == DiskController::kStateName; });
 }
 
-std::vector<MachineNetworkCounts> PcMachine::network_counts() const {
-  std::vector<MachineNetworkCounts> all;
-  for (const NetworkPart* const network : networks_) all.push_back(network->counts());
-  return all;
+template <typename OfPart, typename Make>
+absl::StatusOr<OfPart*> PcMachine::PartFor(OfPart*& part, Make make) {
+  if (part != nullptr) return part;
+  std::unique_ptr<OfPart> made = make();
+  RETURN_IF_ERROR(AttachPart(*made));
+  part = made.get();
+  own_parts_.push_back(std::move(made));
+  if (controller_->state() == Controller::State::kPaused) part->Pause([] {});
+  return part;
 }
 
 absl::StatusOr<uint8_t> PcMachine::AttachDisk(MachineDisk disk) {
-  if (disks_ == nullptr) {
-    std::unique_ptr<DiskController> disks = MakeDiskController({});
-    RETURN_IF_ERROR(AttachPart(*disks));
-    disks_ = disks.get();
-    own_parts_.push_back(std::move(disks));
-    if (controller_->state() == Controller::State::kPaused) disks_->Pause([] {});
-  }
-  return disks_->Plug(std::move(disk));
+  ASSIGN_OR_RETURN(DiskController* const disks, PartFor(disks_, [this] { return MakeDiskController({}); }));
+  return disks->Plug(std::move(disk));
 }
 
 absl::Status PcMachine::DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) {
   if (disks_ == nullptr) return absl::NotFoundError("the machine has no disks");
   return disks_->Pull(lun, std::move(gone));
+}
+
+absl::StatusOr<uint8_t> PcMachine::AttachNetwork(MachineNetwork network) {
+  const auto make = [] { return std::make_unique<NetworkAdapters>(std::vector<MachineNetwork>{}); };
+  ASSIGN_OR_RETURN(NetworkAdapters* const networks, PartFor(networks_, make));
+  return networks->Plug(std::move(network));
+}
+
+absl::Status PcMachine::DetachNetwork(uint8_t number, absl::AnyInvocable<void()> gone) {
+  if (networks_ == nullptr) return absl::NotFoundError("the machine has no network adapters");
+  return networks_->Pull(number, std::move(gone));
 }
 
 absl::Status PcMachine::WriteFirmware() {

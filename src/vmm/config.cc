@@ -38,16 +38,16 @@ absl::Status CheckNoZeroByte(absl::string_view field, const std::string& text) {
   return absl::InvalidArgumentError(absl::StrCat(field, ": contains a zero byte"));
 }
 
-// A device's name, of which `names` has those of its kind so far.
-absl::Status CheckName(absl::string_view kind, absl::string_view number, const std::string& name,
-                       std::set<std::string>& names) {
+// A device's name, of which `names` has those so far.
+absl::Status CheckName(absl::string_view kind, const std::string& name, std::set<std::string>& names) {
   if (name.size() > 64 || !std::all_of(name.begin(), name.end(), absl::ascii_isgraph)) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: name: \"%s\" is not 1 to 64 printable ASCII characters without spaces", kind, absl::CEscape(name)));
   }
-  if (absl::StartsWith(name, number)) {
-    return absl::InvalidArgumentError(absl::StrFormat("%s: name: \"%s\" would be a %s's number", kind, name,
-                                                      kind == "net" ? "network adapter" : kind));
+  for (const auto& [number, device] : {std::pair("storage/", "disk"), std::pair("network/", "network adapter")}) {
+    if (absl::StartsWith(name, number)) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s: name: \"%s\" would be a %s's number", kind, name, device));
+    }
   }
   if (!name.empty() && !names.insert(name).second) {
     return absl::InvalidArgumentError(absl::StrFormat("%s: name: two are called \"%s\"", kind, name));
@@ -89,7 +89,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   std::set<std::string> names;
   std::set<uint32_t> luns;
   for (const DiskConfig& disk : config.disks()) {
-    RETURN_IF_ERROR(CheckName("disk", "storage/", disk.name(), names));
+    RETURN_IF_ERROR(CheckName("disk", disk.name(), names));
     if (disk.has_lun() && (disk.lun() >= kMaxDisks || !luns.insert(disk.lun()).second)) {
       return absl::InvalidArgumentError(
           absl::StrFormat("disk: lun: %d is not below 64, or another disk's", disk.lun()));
@@ -105,8 +105,13 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     return absl::InvalidArgumentError(absl::StrFormat("net: more than %d", kMaxNetworks));
   }
   std::set<std::string> macs;
+  std::set<uint32_t> numbers;
   for (const NetworkConfig& network : config.networks()) {
-    RETURN_IF_ERROR(CheckName("net", "network/", network.name(), names));
+    RETURN_IF_ERROR(CheckName("net", network.name(), names));
+    if (network.has_number() && (network.number() >= kMaxNetworks || !numbers.insert(network.number()).second)) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("net: number: %d is not below %d, or another adapter's", network.number(), kMaxNetworks));
+    }
     if (absl::Status valid = ValidateNetwork(network); !valid.ok()) {
       return absl::InvalidArgumentError(absl::StrCat("net: ", valid.message()));
     }

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -27,7 +28,27 @@ ControlReply ReplyOf(const absl::Status& status) {
   return reply;
 }
 
-std::string DeviceOf(uint32_t lun) { return absl::StrCat("storage/", lun); }
+std::string DeviceOf(const DiskStatus& disk) { return absl::StrCat("storage/", disk.lun()); }
+std::string DeviceOf(const NetworkStatus& network) { return absl::StrCat("network/", network.number()); }
+
+// Of several devices the one by that number or name, if there is one.
+template <typename Status>
+const Status* Find(const std::vector<Status>& devices, const std::string& device) {
+  const auto is_meant = [&](const Status& each) {
+    return device == DeviceOf(each) || (!device.empty() && device == each.name());
+  };
+  const auto found = std::find_if(devices.begin(), devices.end(), is_meant);
+  return found == devices.end() ? nullptr : &*found;
+}
+
+// 0.2 and 3.2, the first two, are called 1 and 2.
+std::string TextOf(hvdef::netvsp::Version version) {
+  const auto number = static_cast<uint32_t>(version);
+  if (number == 0) return "";
+  if (version == hvdef::netvsp::Version::k1) return "1";
+  if (version == hvdef::netvsp::Version::k2) return "2";
+  return (number & 0xFFFF) == 0 ? absl::StrCat(number >> 16) : absl::StrCat(number >> 16, ".", number & 0xFFFF);
+}
 
 }  // namespace
 
@@ -72,7 +93,7 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
     case TRACE_OFF:
       return Trace(request, std::move(reply));
     case ATTACH:
-      return Attach(request.disk(), std::move(reply));
+      return Attach(request, std::move(reply));
     case DETACH:
       return Detach(request.device(), std::move(reply));
     default:
@@ -113,13 +134,11 @@ void MachineControl::Trace(const ControlRequest& request, Reply reply) {
   reply(ReplyOf(status));
 }
 
-void MachineControl::Attach(const DiskConfig& disk, Reply reply) {
+void MachineControl::Attach(const ControlRequest& request, Reply reply) {
   auto device = std::make_shared<std::string>();
   machine_.controller().InTurn(
-      [this, disk, device]() -> absl::Status {
-        if (options_.disks == nullptr) return absl::UnimplementedError("disks cannot be attached here");
-        ASSIGN_OR_RETURN(const uint8_t lun, options_.disks->Attach(disk));
-        *device = DeviceOf(lun);
+      [this, request, device]() -> absl::Status {
+        ASSIGN_OR_RETURN(*device, AttachNow(request));
         return absl::OkStatus();
       },
       [this, device, reply = std::move(reply)](const absl::Status& status) mutable {
@@ -130,8 +149,23 @@ void MachineControl::Attach(const DiskConfig& disk, Reply reply) {
       });
 }
 
+absl::StatusOr<std::string> MachineControl::AttachNow(const ControlRequest& request) {
+  if (request.has_network()) {
+    if (options_.networks == nullptr) return absl::UnimplementedError("networks cannot be attached here");
+    NetworkStatus attached;
+    ASSIGN_OR_RETURN(const uint8_t number, options_.networks->Attach(request.network()));
+    attached.set_number(number);
+    return DeviceOf(attached);
+  }
+  if (options_.disks == nullptr) return absl::UnimplementedError("disks cannot be attached here");
+  DiskStatus attached;
+  ASSIGN_OR_RETURN(const uint8_t lun, options_.disks->Attach(request.disk()));
+  attached.set_lun(lun);
+  return DeviceOf(attached);
+}
+
 void MachineControl::Detach(const std::string& device, Reply reply) {
-  // Answered by whichever comes last: the request, or the disk's end. Nobody is left to be told of one that comes at the machine's.
+  // Answered by whichever comes last: the request, or the device's end. Nobody is left to be told of one that comes at the machine's.
   struct Detaching {
     ~Detaching() { reply(ReplyOf(status)); }
     Reply reply;
@@ -139,21 +173,34 @@ void MachineControl::Detach(const std::string& device, Reply reply) {
   };
   auto detaching = std::make_shared<Detaching>();
   detaching->reply = std::move(reply);
-  auto found = std::make_shared<uint32_t>();
+  auto found = std::make_shared<std::string>();
   machine_.controller().InTurn(
       [this, device, detaching, found]() -> absl::Status {
-        if (options_.disks == nullptr) return absl::UnimplementedError("disks cannot be detached here");
-        for (const DiskStatus& disk : options_.disks->disks()) {
-          if (device != DeviceOf(disk.lun()) && (device.empty() || device != disk.name())) continue;
-          *found = disk.lun();
-          return options_.disks->Detach(static_cast<uint8_t>(disk.lun()), [detaching] {});
-        }
-        return absl::NotFoundError(absl::StrCat("detach: there is no disk \"", absl::CEscape(device), "\""));
+        ASSIGN_OR_RETURN(*found, DetachNow(device, [detaching] {}));
+        return absl::OkStatus();
       },
       [this, detaching, found](const absl::Status& status) {
         detaching->status = status;
-        if (status.ok()) Tell("detached", "device", DeviceOf(*found));
+        if (status.ok()) Tell("detached", "device", *found);
       });
+}
+
+absl::StatusOr<std::string> MachineControl::DetachNow(const std::string& device, absl::AnyInvocable<void()> gone) {
+  if (options_.disks != nullptr) {
+    const std::vector<DiskStatus> disks = options_.disks->disks();
+    if (const DiskStatus* const disk = Find(disks, device); disk != nullptr) {
+      RETURN_IF_ERROR(options_.disks->Detach(static_cast<uint8_t>(disk->lun()), std::move(gone)));
+      return DeviceOf(*disk);
+    }
+  }
+  if (options_.networks != nullptr) {
+    const std::vector<NetworkStatus> networks = options_.networks->networks();
+    if (const NetworkStatus* const network = Find(networks, device); network != nullptr) {
+      RETURN_IF_ERROR(options_.networks->Detach(static_cast<uint8_t>(network->number()), std::move(gone)));
+      return DeviceOf(*network);
+    }
+  }
+  return absl::NotFoundError(absl::StrCat("detach: there is no \"", absl::CEscape(device), "\""));
 }
 
 void MachineControl::Save(const ControlRequest& request, Reply reply) {
@@ -196,13 +243,29 @@ MachineStatus MachineControl::Status() const {
   status.set_process(static_cast<uint32_t>(getpid()));
   if (options_.disks != nullptr) {
     for (DiskStatus& disk : options_.disks->disks()) {
-      disk.set_device(DeviceOf(disk.lun()));
+      disk.set_device(DeviceOf(disk));
       *status.add_disks() = std::move(disk);
+    }
+  }
+  if (options_.networks != nullptr) {
+    const std::vector<machine::MachineNetworkStatus> of_machine = machine_.networks();
+    for (NetworkStatus& network : options_.networks->networks()) {
+      network.set_device(DeviceOf(network));
+      for (const machine::MachineNetworkStatus& each : of_machine) {
+        if (each.number != network.number()) continue;
+        network.set_link_up(each.agreement.is_link_up);
+        network.set_leaving(each.agreement.is_unplugged);
+        network.set_version(TextOf(each.agreement.version));
+        network.set_mtu(each.agreement.mtu_bytes);
+        network.set_channels(each.agreement.channels);
+        network.set_up(each.agreement.takes_frames);
+      }
+      *status.add_networks() = std::move(network);
     }
   }
   return status;
 }
 
-MachineStats MachineControl::Stats() const { return CollectStats(machine_, options_.disks); }
+MachineStats MachineControl::Stats() const { return CollectStats(machine_, options_.disks, options_.networks); }
 
 }  // namespace hvsdk::vmm

@@ -123,17 +123,23 @@ void CollectDisks(machine::Machine& machine, const DiskOwner* owner, Collector& 
       &MeteredDisk::Counts::latency_ns);
 }
 
-void CollectNetworks(machine::Machine& machine, Collector& to) {
-  const std::vector<machine::MachineNetworkCounts> networks = machine.network_counts();
+void CollectNetworks(machine::Machine& machine, const NetworkOwner* owner, Collector& to) {
+  const std::vector<machine::MachineNetworkStatus> networks = machine.networks();
   if (networks.empty()) return;
+  std::map<uint32_t, std::string> names;
+  if (owner != nullptr) {
+    for (const NetworkStatus& network : owner->networks()) names[network.number()] = network.name();
+  }
   // `of` answers the guest's outgoing count, then the incoming one.
   const auto add = [&](absl::string_view name, absl::string_view help, auto of) {
     to.Begin(name, help);
-    for (const machine::MachineNetworkCounts& network : networks) {
+    for (const machine::MachineNetworkStatus& network : networks) {
       const auto [transmitted, received] = of(network.counts);
-      const std::string device = absl::StrCat("network/", network.number);
-      to.Add(transmitted, {{"device", device}, {"direction", "transmit"}});
-      to.Add(received, {{"device", device}, {"direction", "receive"}});
+      for (const auto& [direction, count] : {std::pair("transmit", transmitted), std::pair("receive", received)}) {
+        Labels labels = {{"device", absl::StrCat("network/", network.number)}, {"direction", direction}};
+        if (const std::string& called = names[network.number]; !called.empty()) labels.push_back({"name", called});
+        to.Add(count, labels);
+      }
     }
   };
   using Counts = vsp::NetworkCounts;
@@ -167,13 +173,13 @@ std::string EscapeLabel(absl::string_view text) {
 
 }  // namespace
 
-MachineStats CollectStats(machine::Machine& machine, const DiskOwner* disks) {
+MachineStats CollectStats(machine::Machine& machine, const DiskOwner* disks, const NetworkOwner* networks) {
   Collector to;
   CollectExits(machine.board(), to);
   CollectSynic(machine.board(), to);
   CollectChannels(machine.board(), to);
   CollectDisks(machine, disks, to);
-  CollectNetworks(machine, to);
+  CollectNetworks(machine, networks, to);
   CollectTimes(machine, to);
   return to.Take();
 }

@@ -16,6 +16,7 @@
 #include "hvsdk/network/tap_port.h"
 #include "hvsdk/network/user_port.h"
 #include "hvsdk/os/host_clock.h"
+#include "hvsdk/vmm/config.h"
 #include "hvsdk/vsp/network.h"
 
 namespace hvsdk::vmm {
@@ -23,6 +24,7 @@ namespace {
 
 constexpr uint32_t kMinMtu = 68, kMaxMtu = vsp::NetworkAdapter::kMaxMtuBytes;
 constexpr uint32_t kMaxQueues = 64;
+static_assert(kMaxNetworks == machine::kMaxNetworks);
 
 absl::Status Invalid(absl::string_view key, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat(key, ": ", why));
@@ -106,6 +108,10 @@ absl::Status ValidateNetwork(const NetworkConfig& network) {
   return absl::InvalidArgumentError("none of user, tap, socket and switch");
 }
 
+absl::string_view PortKind(const NetworkConfig& network) {
+  return network.GetDescriptor()->FindFieldByNumber(static_cast<int>(network.to_case()))->name();
+}
+
 void ChooseMacs(MachineConfig& config) {
   std::set<std::string> taken;
   for (const NetworkConfig& network : config.networks()) taken.insert(absl::AsciiStrToLower(network.mac()));
@@ -171,6 +177,7 @@ absl::StatusOr<machine::MachineNetwork> NetworkPorts::Make(const NetworkConfig& 
   ASSIGN_OR_RETURN(made.mac_address, ParseMac(network.mac()));
   made.name = network.name();
   made.queues = network.queues();
+  if (network.has_number()) made.number = static_cast<uint8_t>(network.number());
   ASSIGN_OR_RETURN(std::unique_ptr<NetworkPort> port, MakePort(network));
   if (!network.pcap().empty()) {
     ASSIGN_OR_RETURN(port, network::Capture(std::move(port), network.pcap()));

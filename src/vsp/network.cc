@@ -176,6 +176,32 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     executor_.Schedule(*this);
   }
 
+  void Unplug() {
+    is_unplugged_ = true;
+    OnLink();
+  }
+
+  bool is_quiet() const {
+    if (!answer_.empty() || (rndis_.is_initialized() && link_told_ != is_link_up())) return false;
+    if (!primary_->is_quiet() || !std::all_of(subchannels_.begin(), subchannels_.end(),
+                                              [](const Subchannel& sub) { return sub.handler->is_quiet(); })) {
+      return false;
+    }
+    // No frame waits here, so those that are not free are the guest's.
+    return receive_buffer_ == nullptr || receive_buffer_->free_sections() == receive_buffer_->sections();
+  }
+
+  NetworkAgreement agreement() const {
+    const auto is_open = [](const Subchannel& sub) { return sub.handler->is_open(); };
+    const auto open = std::count_if(subchannels_.begin(), subchannels_.end(), is_open) + (primary_->is_open() ? 1 : 0);
+    return {.version = version_,
+            .mtu_bytes = mtu_bytes_,
+            .channels = static_cast<uint16_t>(open),
+            .takes_frames = rndis_.wants_frames(),
+            .is_unplugged = is_unplugged_,
+            .is_link_up = is_link_up()};
+  }
+
   std::string StateName() const { return absl::StrCat("network/", options_.number); }
 
   absl::Status Save(state::StateWriter& writer) const {
@@ -265,6 +291,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     return std::make_unique<NetworkChannel>(host, index);
   }
 
+  bool is_link_up() const { return !is_unplugged_ && port_->link_is_up(); }
   uint16_t channels() const { return static_cast<uint16_t>(1 + subchannels_.size()); }
   template <typename Visit>
   void ForEachChannel(Visit visit) {
@@ -552,9 +579,9 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     std::vector<uint8_t> message(size_bytes);
     if (CopyFromBuffers(pieces, 0, message.data(), size_bytes) != size_bytes) return false;
     const bool was_initialized = rndis_.is_initialized();
-    if (!rndis_.Handle(message, counts(), port_->link_is_up(), channels(), answer_)) return false;
+    if (!rndis_.Handle(message, counts(), is_link_up(), channels(), answer_)) return false;
     HVSDK_CHECK(answer_.size() <= RndisDevice::kMaxAnswerBytes);
-    if (!was_initialized) link_told_ = port_->link_is_up();  // it asks for that itself
+    if (!was_initialized) link_told_ = is_link_up();  // it asks for that itself
     if (rndis_.wants_frames()) executor_.Schedule(*this);
     return true;
   }
@@ -564,7 +591,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
       if (!SendControl(primary, answer_)) return false;
       answer_.clear();
     }
-    if (rndis_.is_initialized() && link_told_ != port_->link_is_up()) {
+    if (rndis_.is_initialized() && link_told_ != is_link_up()) {
       if (!SendControl(primary, RndisDevice::LinkIndication(!link_told_))) return false;
       link_told_ = !link_told_;
     }
@@ -624,7 +651,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   void ReceiveFrames() {
     size_t received = 0;
     while (received < kFramesPerRun) {
-      if (!rndis_.wants_frames() || receive_buffer_ == nullptr || !primary_->is_open()) return;
+      if (!rndis_.wants_frames() || receive_buffer_ == nullptr || !primary_->is_open() || is_unplugged_) return;
       const uint64_t waiting = frames_waiting_.load(std::memory_order_acquire);
       if (waiting == 0) return;
       if (!HasFrameRoom()) {
@@ -801,6 +828,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   bool is_waiting_ = false;  // for sections, or for room in a ring
   bool is_paused_ = false;
   bool is_stopped_ = false;
+  bool is_unplugged_ = false;
   absl::AnyInvocable<void()> on_idle_;  // Pause's or Stop's
 
   DirectionCounters transmitted_, received_;
@@ -828,6 +856,10 @@ NetworkAdapter::~NetworkAdapter() = default;
 void NetworkAdapter::Stop(absl::AnyInvocable<void()> on_idle) { core_->Stop(std::move(on_idle)); }
 void NetworkAdapter::Pause(absl::AnyInvocable<void()> on_paused) { core_->Pause(std::move(on_paused)); }
 void NetworkAdapter::Resume() { core_->Resume(); }
+
+void NetworkAdapter::Unplug() { core_->Unplug(); }
+bool NetworkAdapter::is_quiet() const { return core_->is_quiet(); }
+NetworkAgreement NetworkAdapter::agreement() const { return core_->agreement(); }
 
 std::string NetworkAdapter::StateName() const { return core_->StateName(); }
 absl::Status NetworkAdapter::Save(state::StateWriter& writer) const { return core_->Save(writer); }

@@ -106,6 +106,8 @@ class NetworkChannel : public vmbus::PacketPump {
   size_t queued_frames() const { return frames_.size(); }
   // The port is full, and packets wait for it.
   bool is_blocked() const { return !batch_.is_empty(); }
+  // Nothing waits for the port or for room in the ring.
+  bool is_quiet() const { return batch_.is_empty() && completions_.empty() && frames_.empty(); }
 
   // A message of so many bytes, in a section of ours, is for this channel. At most kMaxFrames of them wait.
   void QueueFrame(uint32_t section, uint32_t size_bytes) { frames_.push_back({section, size_bytes}); }

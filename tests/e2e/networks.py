@@ -241,7 +241,7 @@ def closed_network(context):
     """The host's loopback is closed to a guest, and a restricted one reaches nobody."""
     with Servers(b'secret') as server:
         for options in ('user', 'user,restrict,host-loopback=on'):
-            tries = ''.join(f'wget -q -T 3 -O - http://{host}:{server.web_port}/ ; echo "[{host}] $?"\n'
+            tries = ''.join(f'timeout 3 wget -q -O - http://{host}:{server.web_port}/ ; echo "[{host}] $?"\n'
                             for host in ('10.0.2.2', '127.0.0.1', '0.0.0.0'))
             # The guest's own loopback is not in the way.
             command = DHCP + 'ip addr flush dev lo; ip link set lo down; ip route add 127.0.0.0/8 via 10.0.2.2; ' + tries
@@ -354,6 +354,94 @@ def switch_network(context):
     expect(len(digests) == 2 and digests['served'] == digests['fetched'], 'digests differ', result.out)
     expect('3 packets received' in result.out and '0 packets received' in result.out, 'not the answers', result.out)
     check_kernel_log(result.out.split('HVSDK-EXIT')[0])
+
+
+@case
+@own_network
+def hot_plug_network(context):
+    """Adapters come and go while the guest runs: in use, many in turn, in the middle of a stream, and paused."""
+    rounds = 3 if os.environ.get('HVSDK_NESTED') else 8
+    command = r'''
+    up() { while :; do for n in /sys/class/net/eth*; do [ -e $n ] && n=${n##*/} && ip link set $n up && return; done; sleep 0.05; done; }
+    gone() { while [ -e /sys/class/net/$n ]; do sleep 0.05; done; }
+    dmesg -n 1; ip link set lo up; echo ready
+    for i in $(seq ROUNDS); do
+      up; ip addr add 10.0.2.15/24 dev $n
+      until timeout 5 wget -q -O /tmp/blob http://10.0.2.2:PORT/; do sleep 0.1; done
+      echo "round $i $(sha256sum </tmp/blob) $(cat /sys/class/net/$n/address) <$(cat /sys/class/net/$n/ifalias)>"; gone; echo "gone $i"
+    done
+    up; ip addr add 10.0.2.15/24 dev $n
+    cat /dev/zero | nc 10.0.2.2 SINK >/dev/null 2>&1 & echo busy; gone; kill %1; echo ended
+    up; ip addr add 10.0.2.15/24 dev $n; echo paused; gone; echo "out of a pause"
+    dmesg -r
+    echo done; sleep 1000'''.replace('ROUNDS', str(rounds))
+    blob = random.Random(3).randbytes(1 << 20)
+    digest = hashlib.sha256(blob).hexdigest()
+    with Servers(blob) as servers, socket.create_server(('127.0.0.1', 0)) as sink:
+        received = [0]
+
+        def swallow():
+            connection = sink.accept()[0]
+            while data := connection.recv(1 << 16):
+                received[0] += len(data)
+
+        threading.Thread(target=swallow, daemon=True).start()
+        command = command.replace('PORT', str(servers.web_port)).replace('SINK', str(sink.getsockname()[1]))
+        with Running(context, [*context.guest_flags(command), '--cpus=2', '--memory=256M']) as machine:
+            machine.wait_for('^ready$')
+            for words, error in [(['--net=nothing'], 'none of user'), (['--net=tap'], 'tap'), (['--net=user,mac=01:00:00:00:00:01'], 'group'),
+                                 (['--net=socket,fd=0'], 'fd'), (['--net=user', '--net=user'], '--net=user'),
+                                 ([f'--net=user,pcap={context.guest}/vmlinuz'], 'the same file as --kernel='),
+                                 (['--net=user,name=network/1'], 'number')]:
+                expect(error in machine.ctl('attach', *words, status=2), f'attach {words}')
+            expect('there is no' in machine.ctl('detach', 'network/0', status=2), 'detached')
+            descriptors = []
+            for number in range(1, rounds + 1):
+                device = machine.ctl('attach', f'--net=user,host-loopback=on,name=n{number}').strip()
+                expect(device == f'network/{(number - 1) % 8}', 'another place', device)
+                machine.wait_for(f'^round {number} ')
+                status = machine.ctl('status')
+                mac, alias = re.search(f'^round {number} {digest}  - ([0-9a-f:]+) <(.*)>$', machine.text(), re.M).groups()
+                expect(alias == f'n{number}', 'the guest knows no name', alias)
+                expect(re.search(f'^{device} +n{number}: user, {mac}, link up; guest: NVSP 6.1, MTU 1500, 2 channels, up$', status, re.M),
+                       'status', status)
+                expect(f'device="{device}",direction="receive",name="n{number}"' in machine.ctl('stats', '--prometheus'), 'no counts')
+                machine.ctl('detach', f'n{number}')
+                machine.wait_for(f'^gone {number}$')
+                descriptors.append(len(os.listdir(f'/proc/{machine.process.pid}/fd')))
+            expect(max(descriptors) <= descriptors[0] + 1, 'descriptors grow', descriptors)
+
+            device = machine.ctl('attach', '--net=user,host-loopback=on').strip()
+            machine.wait_for('^busy$')
+            end = time.monotonic() + 60
+            while received[0] < 1 << 20:
+                expect(time.monotonic() < end, 'nothing is sent', received, machine.text()[-2000:])
+                time.sleep(0.1)
+            begin = time.monotonic()
+            machine.ctl('detach', device)
+            print(f'  a busy adapter is gone after {time.monotonic() - begin:.1f} s')
+            machine.wait_for('^ended$')
+
+            # Until it runs again a paused machine has the adapter.
+            device = machine.ctl('attach', '--net=user').strip()
+            machine.wait_for('^paused$')
+            machine.ctl('pause')
+            detach = subprocess.Popen([context.mini_vmm, 'ctl', machine.socket, 'detach', device])
+            end = time.monotonic() + 60
+            while 'is being pulled out' not in machine.ctl('status'):
+                expect(time.monotonic() < end, 'not pulled out', machine.ctl('status'))
+                time.sleep(0.1)
+            expect('already' in machine.ctl('detach', device, status=2), 'detached twice')
+            time.sleep(1)
+            expect(detach.poll() is None, 'gone without the guest')
+            machine.ctl('resume')
+            expect(detach.wait(timeout=60) == 0, 'not detached')
+            machine.wait_for('^out of a pause$')
+            machine.wait_for('^done$')
+            expect('network/' not in machine.ctl('status'), 'still there', machine.ctl('status'))
+            machine.ctl('stop')
+            machine.end(0)
+            check_kernel_log(machine.text())
 
 
 if __name__ == '__main__':

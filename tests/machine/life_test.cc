@@ -14,8 +14,10 @@
 
 #include "gtest/gtest.h"
 #include "hvsdk/backend_software/software_backend.h"
+#include "hvsdk/base/fake_clock.h"
 #include "hvsdk/image/memory_disk.h"
 #include "hvsdk/machine/machine.h"
+#include "hvsdk/network/switch.h"
 #include "tests/boot/kernel_images.h"
 #include "tests/machine/small_guest.h"
 #include "tests/random_seed.h"
@@ -34,6 +36,8 @@ std::string CountAndReset() {
 // What was asked of one machine, and what came of it.
 struct Tally {
   std::atomic<uint32_t> asked{0}, answered{0}, attached{0}, gone{0};
+  FakeClock clock;
+  network::Switch lan{clock};
   std::mutex mutex;  // guards errors
   std::set<std::string> errors;
 
@@ -51,7 +55,7 @@ struct Tally {
 
 void AskAnything(Machine& machine, Tally& tally, std::mt19937& random) {
   Controller& controller = machine.controller();
-  switch (random() % 7) {
+  switch (random() % 9) {
     case 0:
       return controller.Pause(tally.Answer());
     case 1:
@@ -69,6 +73,23 @@ void AskAnything(Machine& machine, Tally& tally, std::mt19937& random) {
                 machine.AttachDisk(std::make_shared<MemoryDisk>(std::vector<uint8_t>(4096)));
             if (lun.ok()) ++tally.attached;
             return lun.status();
+          },
+          tally.Answer());
+    case 6:
+      return controller.InTurn(
+          [&machine, &tally, address = static_cast<uint8_t>(1 + random() % 255)]() -> absl::Status {
+            auto port = tally.lan.AddPort({});
+            if (!port.ok()) return port.status();
+            const absl::StatusOr<uint8_t> number =
+                machine.AttachNetwork({.port = *std::move(port), .mac_address = {2, 0, 0, 0, 0, address}});
+            if (number.ok()) ++tally.attached;
+            return number.status();
+          },
+          tally.Answer());
+    case 7:
+      return controller.InTurn(
+          [&machine, &tally, number = static_cast<uint8_t>(random() % 8)] {
+            return machine.DetachNetwork(number, [&tally] { ++tally.gone; });
           },
           tally.Answer());
     default:
@@ -128,11 +149,12 @@ TEST(LifeTest, WhateverIsAskedIsAnswered) {
     runner.join();
     machine->reset();
     EXPECT_EQ(tally.answered.load(), tally.asked.load());
-    // A disk that was pulled out is let go of by the machine's end; the others were never pulled.
+    // What was pulled out is let go of by the machine's end; the others were never pulled.
     EXPECT_LE(tally.gone.load(), tally.attached.load());
     for (const std::string& error : tally.errors) {
       EXPECT_TRUE(error == "the machine has ended" || error == "the machine has no disks" ||
-                  error.substr(0, 19) == "no disk at SCSI LUN" || error.substr(0, 3) == "all")
+                  error == "the machine has no network adapters" || error.substr(0, 19) == "no disk at SCSI LUN" ||
+                  error.substr(0, 27) == "there is no network adapter" || error.substr(0, 3) == "all")
           << error;
     }
     ASSERT_FALSE(events.empty());
@@ -192,6 +214,63 @@ TEST(LifeTest, DisksAreLetGoOf) {
   made->reset();
   EXPECT_EQ(disks[1].use_count(), 1);
   EXPECT_EQ(gone, 2);
+}
+
+// Likewise network adapters, each with a number of its own.
+TEST(LifeTest, NetworkAdaptersAreLetGoOf) {
+  const std::vector<uint8_t> image = [] {
+    std::vector<uint8_t> elf = boot::MakePvhElf(true);
+    std::copy(kLoop.begin(), kLoop.end(), elf.begin() + 0x1010);
+    return elf;
+  }();
+  const boot::MemorySource kernel(image);
+  const auto backend = backend::CreateSoftwareBackend({});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  const auto loop = os::EventLoop::Create();
+  ASSERT_TRUE(loop.ok());
+  FakeClock clock;
+  network::Switch lan(clock);
+  const auto network = [&](uint8_t address) {
+    return MachineNetwork{.port = *lan.AddPort({}), .mac_address = {2, 0, 0, 0, 0, address}};
+  };
+  MachineNetwork first = network(1);
+  const std::weak_ptr<NetworkPort> port = first.port;
+  MachineOptions options{
+      .backend = backend->get(), .kernel = &kernel, .memory_bytes = 8 << 20, .cpus = 1, .networks = {std::move(first)}};
+  // Of a state alone one is left out.
+  options.networks.push_back({.mac_address = {2, 0, 0, 0, 0, 9}, .number = 5});
+  boot::LoadInput blame;
+  auto made = Machine::Create(options, **loop, blame);
+  ASSERT_TRUE(made.ok()) << made.status();
+  options.networks.clear();
+  Machine& machine = **made;
+  int gone = 0;
+  machine.controller().Pause();
+  machine.controller().InTurn([&]() -> absl::Status {
+    EXPECT_EQ(machine.networks().size(), 1u);
+    EXPECT_EQ(machine.AttachNetwork(network(2)).value_or(99), 1);
+    EXPECT_TRUE(machine.DetachNetwork(0, [&] { ++gone; }).ok());
+    EXPECT_EQ(gone, 1);
+    EXPECT_TRUE(port.expired());
+    EXPECT_EQ(machine.DetachNetwork(0, [] {}).code(), absl::StatusCode::kNotFound);
+    EXPECT_EQ(machine.DetachNetwork(200, [] {}).code(), absl::StatusCode::kNotFound);
+    MachineNetwork taken = network(3);
+    taken.number = 1;
+    EXPECT_EQ(machine.AttachNetwork(std::move(taken)).status().code(), absl::StatusCode::kAlreadyExists);
+    MachineNetwork beyond = network(3);
+    beyond.number = kMaxNetworks;
+    EXPECT_EQ(machine.AttachNetwork(std::move(beyond)).status().code(), absl::StatusCode::kOutOfRange);
+    EXPECT_EQ(machine.AttachNetwork({.port = *lan.AddPort({})}).status().code(), absl::StatusCode::kInvalidArgument);
+    for (uint8_t number = 2; number < kMaxNetworks; ++number) {
+      EXPECT_EQ(machine.AttachNetwork(network(number)).value_or(99), number);
+    }
+    EXPECT_EQ(machine.AttachNetwork(network(20)).value_or(99), 0);
+    EXPECT_EQ(machine.AttachNetwork(network(21)).status().code(), absl::StatusCode::kResourceExhausted);
+    machine.Stop();
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(machine.Run().outcome, Outcome::kStopped);
+  EXPECT_EQ(gone, 1);
 }
 
 }  // namespace

@@ -413,6 +413,49 @@ TEST_F(NetworkTest, TellsOfTheLink) {
   EXPECT_EQ(Ask(*opened->client, Oid::kGenMediaConnectStatus), 1u);
 }
 
+TEST_F(NetworkTest, IsUnplugged) {
+  Make();
+  EXPECT_EQ(network_->agreement().channels, 0);
+  EXPECT_EQ(network_->agreement().version, hvdef::netvsp::Version{});
+  auto opened = OpenReady();
+  NetworkAgreement agreement = network_->agreement();
+  EXPECT_EQ(agreement.version, hvdef::netvsp::Version::k61);
+  EXPECT_EQ(agreement.channels, 1);
+  EXPECT_EQ(agreement.mtu_bytes, 1500u);
+  EXPECT_TRUE(agreement.takes_frames && agreement.is_link_up && !agreement.is_unplugged);
+  EXPECT_TRUE(network_->is_quiet());
+
+  port_->room = 1;
+  Send(*opened->client, MakeFrame(FromGuest()));
+  Send(*opened->client, MakeFrame(FromGuest()));
+  EXPECT_FALSE(network_->is_quiet()) << "a frame waits for the port";
+  port_->Give({MakeFrame(ToGuest())});
+  executor_.RunUntilIdle();
+  EXPECT_FALSE(network_->is_quiet());
+  network_->Unplug();
+  executor_.RunUntilIdle();
+  port_->MakeRoom(SIZE_MAX);
+  executor_.RunUntilIdle();
+  EXPECT_FALSE(network_->is_quiet()) << "the guest has not given back what it was lent";
+  Pump();
+  EXPECT_TRUE(network_->is_quiet());
+  EXPECT_FALSE(opened->client->link_is_up());
+  EXPECT_THAT(received_, SizeIs(1));
+
+  // The cable is out, whatever the port says.
+  port_->SetLink(true);
+  port_->Give({MakeFrame(ToGuest())});
+  Pump();
+  EXPECT_FALSE(opened->client->link_is_up());
+  EXPECT_EQ(Ask(*opened->client, Oid::kGenMediaConnectStatus), 1u);
+  EXPECT_THAT(received_, SizeIs(1));
+  agreement = network_->agreement();
+  EXPECT_TRUE(agreement.is_unplugged && !agreement.is_link_up);
+  // What the guest sends nevertheless is completed.
+  Send(*opened->client, MakeFrame(FromGuest()));
+  EXPECT_EQ(opened->client->in_flight(), 0u);
+}
+
 TEST_F(NetworkTest, WaitsForThePort) {
   Make();
   auto opened = OpenReady();

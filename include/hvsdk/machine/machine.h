@@ -97,11 +97,15 @@ struct MachineNetwork {
   MacAddress mac_address{};           // not a group's; another one than those beside it
   std::string name;                   // for messages and for the guest; may be empty
   uint32_t queues = 0;                // channels at most, never more than VPs; 0: as many
+  absl::optional<uint8_t> number;     // its place, below kMaxNetworks; without one the machine gives it one
 };
+inline constexpr uint8_t kMaxNetworks = 8;  // as many as Hyper-V's machines have
 
-// What an adapter has carried.
-struct MachineNetworkCounts {
-  uint32_t number = 0;
+// What an adapter is to the guest, and what it has carried since it was attached.
+struct MachineNetworkStatus {
+  uint8_t number = 0;
+  MacAddress mac_address{};
+  vsp::NetworkAgreement agreement;
   vsp::NetworkCounts counts;
 };
 
@@ -116,12 +120,14 @@ struct MachineOptions {
   // LUNs 0, 1, ... of one SCSI controller, unless they say otherwise; let go of by DetachDisk. Null: none there, and a guest that
   // goes on from a state with one finds it pulled out.
   std::vector<MachineDisk> disks;
-  std::vector<MachineNetwork> networks;  // numbers 0, 1, ...
-  SerialEndpoint* serial = nullptr;      // null: what the guest sends is dropped
-  Tracer* tracer = nullptr;              // null: nothing is traced
-  bool loopback_ports = false;           // see loopback_ports.h
-  boot::SmbiosIdentity smbios;           // what the machine says it is
-  std::vector<Part*> parts;              // of one's own, attached behind the PC's in this order
+  // Numbers 0, 1, ..., unless they say otherwise; let go of by DetachNetwork. Without a port: none there, and a guest that goes on
+  // from a state with one finds it pulled out.
+  std::vector<MachineNetwork> networks;
+  SerialEndpoint* serial = nullptr;  // null: what the guest sends is dropped
+  Tracer* tracer = nullptr;          // null: nothing is traced
+  bool loopback_ports = false;       // see loopback_ports.h
+  boot::SmbiosIdentity smbios;       // what the machine says it is
+  std::vector<Part*> parts;          // of one's own, attached behind the PC's in this order
   CrashAction on_crash = CrashAction::kReport;
   ResetAction on_reset = ResetAction::kEnd;
   // Told a crash when it happens, on the loop's thread. Once: a crash kernel's own crash is not told.
@@ -217,9 +223,18 @@ class Machine {
   virtual absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) = 0;
   virtual absl::Status DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) = 0;
 
+  // The same for network adapters, of which kMaxNetworks may be there, each of them a device of its own that the guest is told of.
+  // Errors are those, and vsp::NetworkAdapter::Create's.
+  //
+  // The guest of one that is pulled out first finds its link down, so that it ends what it has under way, and then that the adapter is
+  // gone: some tenths of a second later, or five seconds if it goes on sending, in which it runs. The port is let go of then; until
+  // then the machine and its states have the adapter. FailedPrecondition: it is being pulled out already.
+  virtual absl::StatusOr<uint8_t> AttachNetwork(MachineNetwork network) = 0;
+  virtual absl::Status DetachNetwork(uint8_t number, absl::AnyInvocable<void()> gone) = 0;
+
   // On the loop's thread, or before Run.
   virtual std::vector<MachineDiskCounts> disk_counts() const = 0;
-  virtual std::vector<MachineNetworkCounts> network_counts() const = 0;
+  virtual std::vector<MachineNetworkStatus> networks() const = 0;
 
   // Traces what happens from now on, until StopTrace or the machine's end; MachineOptions::tracer does so from the first
   // instruction on. FailedPrecondition: it is traced already. On the loop's thread, or before Run; `tracer`, which has been

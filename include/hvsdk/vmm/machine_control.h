@@ -37,6 +37,17 @@ class DiskOwner {
   virtual absl::Status Detach(uint8_t lun, absl::AnyInvocable<void()> gone) = 0;
 };
 
+// Likewise its network adapters.
+class NetworkOwner {
+ public:
+  virtual ~NetworkOwner() = default;
+  // `number`, `name`, `mac` and `port` of those that are attached.
+  virtual std::vector<NetworkStatus> networks() const = 0;
+  virtual absl::StatusOr<uint8_t> Attach(const NetworkConfig& network) = 0;
+  // As machine::Machine::DetachNetwork; states have it until it is gone.
+  virtual absl::Status Detach(uint8_t number, absl::AnyInvocable<void()> gone) = 0;
+};
+
 class MachineControl final : public ControlHandler {
  public:
   struct Options {
@@ -44,7 +55,8 @@ class MachineControl final : public ControlHandler {
     std::function<std::string()> configuration;  // what a state that is saved now carries; may be null
     // Told of what clients have had done that is no event of the machine's. May be null.
     std::function<void(const Event&)> tell;
-    DiskOwner* disks = nullptr;  // null: none can be attached
+    DiskOwner* disks = nullptr;        // null: none can be attached
+    NetworkOwner* networks = nullptr;  // likewise
     // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.
     std::function<absl::Status(const std::string& path)> start_trace;
     std::function<absl::Status()> stop_trace;
@@ -60,8 +72,11 @@ class MachineControl final : public ControlHandler {
   MachineStats Stats() const;
   void Tell(absl::string_view name, absl::string_view key, absl::string_view value);
   void Trace(const ControlRequest& request, Reply reply);
-  void Attach(const DiskConfig& disk, Reply reply);
+  void Attach(const ControlRequest& request, Reply reply);
+  absl::StatusOr<std::string> AttachNow(const ControlRequest& request);
   void Detach(const std::string& device, Reply reply);
+  // Answers which it was.
+  absl::StatusOr<std::string> DetachNow(const std::string& device, absl::AnyInvocable<void()> gone);
   void Save(const ControlRequest& request, Reply reply);
   static machine::Controller::Done Answer(Reply reply);
 

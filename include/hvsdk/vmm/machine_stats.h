@@ -3,7 +3,7 @@
 //
 // Source: "Exposition formats", Prometheus, text format 0.0.4.
 //
-//   const MachineStats stats = CollectStats(machine, nullptr);
+//   const MachineStats stats = CollectStats(machine, nullptr, nullptr);
 //   std::cout << PrometheusText(stats);
 
 #ifndef HVSDK_VMM_MACHINE_STATS_H_
@@ -17,9 +17,10 @@
 namespace hvsdk::vmm {
 
 class DiskOwner;
+class NetworkOwner;
 
-// On the loop's thread. `disks` knows their names; may be null. Of more than 256 channels the first are told.
-MachineStats CollectStats(machine::Machine& machine, const DiskOwner* disks);
+// On the loop's thread. `disks` and `networks` know their names; may be null. Of more than 256 channels the first are told.
+MachineStats CollectStats(machine::Machine& machine, const DiskOwner* disks, const NetworkOwner* networks);
 
 std::string PrometheusText(const MachineStats& stats);
 // Zeroes are left out.

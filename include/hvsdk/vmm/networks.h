@@ -37,6 +37,9 @@ absl::StatusOr<MacAddress> ParseMac(absl::string_view text);
 // its place, so that it is the same at every start and another one at a socket's other end.
 void ChooseMacs(MachineConfig& config);
 
+// What an adapter is plugged into: "user", "tap", "socket" or "switch"; of a valid network.
+absl::string_view PortKind(const NetworkConfig& network);
+
 class NetworkPorts {
  public:
   explicit NetworkPorts(os::EventLoop& loop) : loop_(loop) {}

@@ -66,6 +66,16 @@ struct NetworkCounts {
   uint64_t receive_errors = 0;  // frames that did not fit into what the guest takes
 };
 
+// What the guest's driver has agreed on with the adapter so far.
+struct NetworkAgreement {
+  hvdef::netvsp::Version version{};  // 0: no driver has asked yet
+  uint32_t mtu_bytes = 0;
+  uint16_t channels = 0;      // that are open
+  bool takes_frames = false;  // the guest has its interface up
+  bool is_unplugged = false;  // see NetworkAdapter::Unplug
+  bool is_link_up = false;    // as the guest sees it, or would if it asked
+};
+
 class NetworkAdapter : public state::Component {
  public:
   static constexpr uint16_t kMaxSubchannels = 63;
@@ -87,6 +97,16 @@ class NetworkAdapter : public state::Component {
   // Calls `on_paused` once on the executor. Resume goes on. On the executor.
   void Pause(absl::AnyInvocable<void()> on_paused);
   void Resume();
+
+  // Before an adapter is taken from a guest that runs: its link is down from now on, so that the guest ends what it has under way.
+  // A driver that is told of the adapter's end in the middle of that may wait for it for ever (Linux' rndis_filter_halt_device waits
+  // for completions of all that it has sent, and looks at no ring of an offer that was rescinded). On the executor.
+  void Unplug();
+  // The adapter has nothing under way, and the guest has given back all that it was lent. On the executor.
+  bool is_quiet() const;
+
+  // On the executor.
+  NetworkAgreement agreement() const;
 
   // state::Component, while paused. Saved is what guest and adapter agreed on, what the guest has set, the buffers that it lent by
   // their GPADLs, which of their sections are the guest's, and what found no room in a ring. Restored before vmbus::Server, for it
