@@ -50,6 +50,8 @@ constexpr Command kCommands[] = {
     {"resume", "", hvsdk::vmm::RESUME, "let it go on"},
     {"reset", "", hvsdk::vmm::RESET, "the reset button"},
     {"power-button", "", hvsdk::vmm::POWER_BUTTON, "ask the guest to turn itself off"},
+    {"shutdown", "[--restart|--hibernate] [--force] [--reason=TEXT]", hvsdk::vmm::SHUTDOWN,
+     "ask the guest's integration driver to shut it down; says whether it begins"},
     {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
     {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
     {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
@@ -112,9 +114,9 @@ void PrintJson(const google::protobuf::Message& message) {
 void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
   absl::PrintF(
       "state      %s\nbackend    %s\nprocessors %d\nmemory     %d MiB\nresets     %d\ntime       %.3f s\nprocess    "
-      "%d\n",
+      "%d\nheartbeat  %s\n",
       status.state(), status.backend(), status.cpus(), status.memory_mib(), status.resets(),
-      static_cast<double>(status.reference_time_ns()) / 1e9, status.process());
+      static_cast<double>(status.reference_time_ns()) / 1e9, status.process(), status.contact());
   for (const hvsdk::vmm::NetworkStatus& network : status.networks()) {
     absl::PrintF("%-10s %s%s%s, %s, link %s", network.device(), network.name(), network.name().empty() ? "" : ": ",
                  network.port(), network.mac(), network.link_up() ? "up" : "down");
@@ -210,6 +212,14 @@ int RunCtl(int count, char** arguments) {
         return Mistake(absl::StrCat("nmi: --vp: \"", number, "\" is no processor's number"));
       }
       request.set_vp(vp);
+    } else if (command->command == hvsdk::vmm::SHUTDOWN && word == "--force") {
+      request.mutable_shutdown()->set_force(true);
+    } else if (command->command == hvsdk::vmm::SHUTDOWN && (word == "--restart" || word == "--hibernate") &&
+               request.shutdown().action() == hvsdk::vmm::ShutdownConfig::POWER_OFF) {
+      request.mutable_shutdown()->set_action(word == "--restart" ? hvsdk::vmm::ShutdownConfig::RESTART
+                                                                 : hvsdk::vmm::ShutdownConfig::HIBERNATE);
+    } else if (command->command == hvsdk::vmm::SHUTDOWN && absl::StartsWith(word, "--reason=")) {
+      request.mutable_shutdown()->set_reason(word.substr(9));
     } else if (command->command == hvsdk::vmm::LOSE_PAGE && !has_address) {
       uint64_t gpa = 0;
       if (!absl::StartsWith(word, "0x") || !absl::SimpleHexAtoi(word, &gpa)) {

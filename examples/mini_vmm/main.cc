@@ -190,6 +190,7 @@ int RunMachine(const Flags& flags) {
   for (const uint8_t lun : flags.left_out) options.disks.push_back({std::shared_ptr<hvsdk::BlockDevice>(), "", lun});
   options.loopback_ports = config.loopback_ports();
   options.smbios = *hvsdk::vmm::SmbiosOf(config);  // the flags are valid
+  options.integration = *hvsdk::vmm::IntegrationOf(config);
 
   std::string note;
   hvsdk::backend::SoftwareTime instruction_time;

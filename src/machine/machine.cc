@@ -29,6 +29,7 @@
 #include "machine/crash_watch.h"
 #include "machine/disk_controller.h"
 #include "machine/event_queue.h"
+#include "machine/integration_part.h"
 #include "machine/network_adapters.h"
 #include "machine/pc_chipset.h"
 #include "machine/tracing_exit_handler.h"
@@ -126,6 +127,8 @@ class PcMachine final : public Machine,
   absl::Status Start(Done done) override;
   void Stop() override { End({.outcome = Outcome::kStopped}); }
   void PressPowerButton() override { chipset_->PressPowerButton(); }
+  void RequestShutdown(const vsp::ShutdownRequest& request, vsp::Shutdown::Done done) override;
+  vsp::GuestContact guest_contact() const override;
   absl::Status InjectNmi(VpIndex vp) override { return board_->InjectNmi(vp); }
   absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) override;
   absl::Status DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) override;
@@ -213,7 +216,8 @@ class PcMachine final : public Machine,
   // Destroyed in the reverse order.
   std::unique_ptr<Board> board_;
   absl::optional<EventQueue> events_;
-  PcChipset* chipset_ = nullptr;         // the first of the next
+  PcChipset* chipset_ = nullptr;  // the first of the next
+  IntegrationPart* integration_ = nullptr;
   DiskController* disks_ = nullptr;      // one of them, from the first disk on
   NetworkAdapters* networks_ = nullptr;  // likewise, from the first adapter on
   std::vector<std::unique_ptr<Part>> own_parts_;
@@ -303,6 +307,11 @@ absl::Status PcMachine::AttachParts() {
   chipset_ = chipset.get();
   own_parts_.push_back(std::move(chipset));
   if (options_.loopback_ports) own_parts_.push_back(std::make_unique<LoopbackPart>());
+  auto integration = std::make_unique<IntegrationPart>(options_.integration, [this](vsp::GuestContact contact) {
+    events_->Put({.name = "guest-contact", .details = {{"state", std::string(TextOf(contact))}}});
+  });
+  integration_ = integration.get();
+  own_parts_.push_back(std::move(integration));
   if (HasDiskController()) {
     std::unique_ptr<DiskController> disks = MakeDiskController(std::exchange(options_.disks, {}));
     disks_ = disks.get();
@@ -352,6 +361,16 @@ absl::StatusOr<OfPart*> PcMachine::PartFor(OfPart*& part, Make make) {
   own_parts_.push_back(std::move(made));
   if (controller_->state() == Controller::State::kPaused) part->Pause([] {});
   return part;
+}
+
+void PcMachine::RequestShutdown(const vsp::ShutdownRequest& request, vsp::Shutdown::Done done) {
+  if (integration_->shutdown() == nullptr)
+    return done(absl::FailedPreconditionError("the machine has no such component"));
+  integration_->shutdown()->Request(request, std::move(done));
+}
+
+vsp::GuestContact PcMachine::guest_contact() const {
+  return integration_->heartbeat() == nullptr ? vsp::GuestContact::kNone : integration_->heartbeat()->contact();
 }
 
 absl::StatusOr<uint8_t> PcMachine::AttachDisk(MachineDisk disk) {

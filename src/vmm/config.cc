@@ -15,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "base/status_macros.h"
 #include "hvsdk/boot/memory_layout.h"
@@ -134,6 +135,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     return absl::InvalidArgumentError(absl::StrFormat("on_crash: \"%s\" is not report or end", on_crash));
   }
   if (const auto smbios = SmbiosOf(config); !smbios.ok()) return smbios.status();
+  if (const auto integration = IntegrationOf(config); !integration.ok()) return integration.status();
   for (const DiskConfig& disk : config.disks()) RETURN_IF_ERROR(CheckNoZeroByte("disk", disk.path()));
   RETURN_IF_ERROR(CheckNoZeroByte("kernel", config.kernel()));
   RETURN_IF_ERROR(CheckNoZeroByte("initrd", config.initrd()));
@@ -165,6 +167,29 @@ absl::StatusOr<boot::SmbiosIdentity> SmbiosOf(const MachineConfig& config) {
   const absl::Status valid = boot::ValidateSmbiosIdentity(identity);
   if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("smbios: ", valid.message()));
   return identity;
+}
+
+absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& config) {
+  const std::string& text = config.integration();
+  if (text.empty() || text == "all") return machine::MachineIntegration{};
+  machine::MachineIntegration wanted{.shutdown = false, .heartbeat = false, .time_sync = false};
+  if (text == "none") return wanted;
+  for (const absl::string_view name : absl::StrSplit(text, ',')) {
+    if (name == "shutdown") {
+      wanted.shutdown = true;
+    } else if (name == "heartbeat") {
+      wanted.heartbeat = true;
+    } else if (name == "time-sync") {
+      wanted.time_sync = true;
+    } else if (name == "time-samples") {
+      wanted.time_sync = wanted.time_samples_only = true;
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("integration: \"%s\" is none of all, none, shutdown, heartbeat, time-sync and time-samples",
+                          absl::CEscape(name)));
+    }
+  }
+  return wanted;
 }
 
 absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text) {

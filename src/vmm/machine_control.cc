@@ -75,6 +75,14 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return reply(std::move(done));
     case NMI:
       return Answer(std::move(reply))(machine_.InjectNmi(VpIndex{request.vp()}));
+    case SHUTDOWN:
+      if (!ShutdownConfig::Action_IsValid(request.shutdown().action())) {
+        return reply(ReplyOf(absl::InvalidArgumentError("shutdown: no such action")));
+      }
+      return machine_.RequestShutdown({.action = static_cast<vsp::ShutdownAction>(request.shutdown().action()),
+                                       .force = request.shutdown().force(),
+                                       .reason = request.shutdown().reason()},
+                                      Answer(std::move(reply)));
     case LOSE_PAGE: {
       const uint64_t gpa = request.gpa() & ~(kPageSize - 1);
       uint8_t* const page = machine_.board().memory().Pointer(gpa, kPageSize);
@@ -241,6 +249,7 @@ MachineStatus MachineControl::Status() const {
   status.set_resets(static_cast<uint32_t>(machine_.resets()));
   status.set_reference_time_ns(board.clock().Now100ns() * 100);
   status.set_process(static_cast<uint32_t>(getpid()));
+  status.set_contact(std::string(vsp::TextOf(machine_.guest_contact())));
   if (options_.disks != nullptr) {
     for (DiskStatus& disk : options_.disks->disks()) {
       disk.set_device(DeviceOf(disk));

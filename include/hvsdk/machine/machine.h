@@ -48,7 +48,9 @@
 #include "hvsdk/resource/block_device.h"
 #include "hvsdk/resource/network_port.h"
 #include "hvsdk/vmbus/server.h"
+#include "hvsdk/vsp/heartbeat.h"
 #include "hvsdk/vsp/network.h"
+#include "hvsdk/vsp/shutdown.h"
 
 namespace hvsdk::backend {
 class InstructionTime;
@@ -109,6 +111,14 @@ struct MachineNetworkStatus {
   vsp::NetworkCounts counts;
 };
 
+// Which integration components the guest finds.
+struct MachineIntegration {
+  bool shutdown = true;            // RequestShutdown
+  bool heartbeat = true;           // guest_contact
+  bool time_sync = true;           // the guest's clock follows the host's
+  bool time_samples_only = false;  // vsp::TimeSyncOptions
+};
+
 struct MachineOptions {
   backend::Backend* backend = nullptr;
   const boot::ByteSource* kernel = nullptr;
@@ -123,6 +133,7 @@ struct MachineOptions {
   // Numbers 0, 1, ..., unless they say otherwise; let go of by DetachNetwork. Without a port: none there, and a guest that goes on
   // from a state with one finds it pulled out.
   std::vector<MachineNetwork> networks;
+  MachineIntegration integration;
   SerialEndpoint* serial = nullptr;  // null: what the guest sends is dropped
   Tracer* tracer = nullptr;          // null: nothing is traced
   bool loopback_ports = false;       // see loopback_ports.h
@@ -253,6 +264,12 @@ class Machine {
   // guest does is its own affair: one without an operating system that listens does nothing. Thread-safe, before, during
   // and after Run.
   virtual void PressPowerButton() = 0;
+
+  // Asks the guest to turn itself off, to restart or to hibernate, by its integration driver; `done` as vsp::Shutdown::Request. Unlike the
+  // power button's, the answer says whether it begins. On the loop's thread.
+  virtual void RequestShutdown(const vsp::ShutdownRequest& request, vsp::Shutdown::Done done) = 0;
+  // Whether the guest answers the heartbeat. kNone: also where there is none. On the loop's thread.
+  virtual vsp::GuestContact guest_contact() const = 0;
 
   // A non-maskable interrupt, which operating systems take as the wish to stop and dump (Linux with unknown_nmi_panic). To the first VP
   // alone, as Hyper-V does it for Debug-VM -InjectNonMaskableInterrupt since Windows Server 2016, unless the caller wants it elsewhere;

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hvsdk/boot/smbios_tables.h"
+#include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/machine.pb.h"
 
 namespace hvsdk::vmm {
@@ -38,6 +39,9 @@ absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text);
 
 // What its `smbios` says, and the defaults for the rest. InvalidArgument: "smbios: serial: ...", as one that is not valid.
 absl::StatusOr<boot::SmbiosIdentity> SmbiosOf(const MachineConfig& config);
+
+// What its `integration` says. InvalidArgument: "integration: ...", likewise.
+absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& config);
 
 inline uint32_t MemoryMib(const MachineConfig& config) {
   return config.has_memory_mib() ? config.memory_mib() : kDefaultMemoryMib;

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// The integration components by the suite that every component passes. Their guest is nothing but memory: it opens and closes the
+// channel, reads what comes or does not, and answers it, wrongly now and then.
+
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "hvsdk/base/fake_clock.h"
+#include "hvsdk/base/queue_executor.h"
+#include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/resource/wall_clock.h"
+#include "hvsdk/vmbus/loopback_hypervisor.h"
+#include "hvsdk/vmbus/ring/memory.h"
+#include "hvsdk/vmbus/ring/reader.h"
+#include "hvsdk/vmbus/ring/writer.h"
+#include "hvsdk/vmbus/server.h"
+#include "hvsdk/vsp/heartbeat.h"
+#include "hvsdk/vsp/shutdown.h"
+#include "hvsdk/vsp/time_sync.h"
+#include "tests/state/component_suite.h"
+#include "tests/vsp/child_messages.h"
+
+namespace hvsdk::vsp {
+namespace {
+
+class ClockOfTime final : public WallClock {
+ public:
+  explicit ClockOfTime(const Clock& clock) : clock_(clock) {}
+  int64_t NowNs() const override { return static_cast<int64_t>(clock_.Now100ns() * 100); }
+
+ private:
+  const Clock& clock_;
+};
+
+// How each is made, and what its owner does.
+struct HeartbeatKind {
+  using Component = Heartbeat;
+  static auto Make(vmbus::Server& server, const IntegrationResources& resources, const WallClock&) {
+    return *Heartbeat::Create(server, resources, {});
+  }
+  static std::string Use(Heartbeat& heartbeat, std::mt19937_64&) {
+    return absl::StrCat(TextOf(heartbeat.contact()), " ", static_cast<uint32_t>(heartbeat.health()), "\n");
+  }
+};
+struct TimeSyncKind {
+  using Component = TimeSync;
+  static auto Make(vmbus::Server& server, const IntegrationResources& resources, const WallClock& wall_clock) {
+    return *TimeSync::Create(server, resources, wall_clock, {.samples_only = true});
+  }
+  static std::string Use(TimeSync&, std::mt19937_64&) { return ""; }
+};
+struct ShutdownKind {
+  using Component = Shutdown;
+  static auto Make(vmbus::Server& server, const IntegrationResources& resources, const WallClock&) {
+    return *Shutdown::Create(server, resources);
+  }
+  // Its answer is no matter of state: after a restore nobody waits for it.
+  static std::string Use(Shutdown& shutdown, std::mt19937_64& random) {
+    shutdown.Request(
+        {.action = static_cast<ShutdownAction>(random() % 3), .answer_within = std::chrono::milliseconds(1)},
+        [](const absl::Status&) {});
+    return "";
+  }
+};
+
+template <typename Kind>
+class IntegrationSubject {
+ public:
+  IntegrationSubject() : bytes_(kPages * kPageSize) {
+    EXPECT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_)).ok());
+    EXPECT_TRUE(server_.Start().ok());
+    component_ = Kind::Make(server_, {.executor = executor_, .timers = timers_, .clock = clock_}, wall_clock_);
+    executor_.RunUntilIdle();
+  }
+
+  state::Component& component() { return *component_; }
+
+  // Of all subjects: the histories are not empty.
+  static inline int opens = 0, messages = 0;
+
+  void CopyWorld(IntegrationSubject& from) {
+    bytes_ = from.bytes_;  // as many, so they stay where they are
+    is_open_ = from.is_open_;
+    is_connected_ = from.is_connected_;
+    clock_.Set(from.clock_.Now100ns());
+    server_state_ = state::SaveOf(from.server_);
+    has_server_state_ = true;
+  }
+
+  std::string Step(std::mt19937_64& random) {
+    if (std::exchange(has_server_state_, false)) {
+      const absl::Status status = state::RestoreOf(server_, server_state_);
+      EXPECT_TRUE(status.ok()) << status;
+      executor_.RunUntilIdle();
+    }
+    // What is due is counted anew after each stop, as after a restore.
+    component_->Pause();
+    component_->Resume();
+    executor_.RunUntilIdle();
+    std::string seen;
+    switch (random() % 6) {
+      case 0:
+        if (!is_open_) {
+          seen = Open();
+        } else if (random() % 8 == 0) {
+          seen = PostMessage(hypervisor_, executor_, is_connected_, "close-channel channel=1");
+          is_open_ = false;
+        }
+        break;
+      case 1:
+        timers_.AdvanceBy(random() % 130'000'000);
+        executor_.RunUntilIdle();
+        break;
+      case 2:
+        seen = Kind::Use(*component_, random);
+        executor_.RunUntilIdle();
+        timers_.AdvanceBy(20'000);
+        executor_.RunUntilIdle();
+        break;
+      default:
+        seen = Answer(random);
+    }
+    return seen + TakeMessages(hypervisor_, executor_);
+  }
+
+ private:
+  static constexpr uint64_t kPages = 8;
+
+  // The rings are all in memory: each use attaches anew. Both have a control page and two of data.
+  vmbus::FlatMemory Ring(bool to_root) {
+    uint8_t* const page = &bytes_[(to_root ? 1 : 4) * kPageSize];
+    return {page, page + kPageSize, 2 * kPageSize};
+  }
+  std::string Post(absl::string_view text) { return PostMessage(hypervisor_, executor_, is_connected_, text); }
+  std::string Open() {
+    std::string seen;
+    if (!is_connected_) {
+      seen = Post("initiate-contact version=5.3 target_vp=0 target=0x2");
+      is_connected_ = true;
+      seen += Post("request-offers");
+    }
+    std::memset(&bytes_[kPageSize], 0, 6 * kPageSize);
+    seen += Post("gpadl-teardown channel=1 gpadl=1");
+    seen += Post("gpadl-header channel=1 gpadl=1 bytes=56 ranges=1 words=24576,1,2,3,4,5,6");
+    const std::string answer = Post("open-channel channel=1 open_id=1 gpadl=1 downstream=3 target_vp=0");
+    is_open_ = absl::StrContains(answer, "message 0600000000000000");
+    opens += is_open_;
+    return seen + answer;
+  }
+  // Takes a message, and mostly answers it as Linux does: as it is, but for the flags.
+  std::string Answer(std::mt19937_64& random) {
+    if (!is_open_) return "";
+    vmbus::RingReader<vmbus::FlatMemory> ring(Ring(false));
+    alignas(8) uint8_t buffer[4096];
+    vmbus::Packet packet;
+    if (ring.Attach() != vmbus::RingStatus::kOk ||
+        ring.Read(buffer, sizeof(buffer), packet) != vmbus::RingStatus::kOk) {
+      return "";
+    }
+    ++messages;
+    std::vector<uint8_t> message(packet.payload, packet.payload + packet.payload_size);
+    const size_t size = 8 + message[4];  // but for a shutdown's text; what follows is padding
+    const std::string seen = absl::StrCat(
+        "message ", absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(message.data()), size)),
+        "\n");
+    if (ring.Commit() == vmbus::Signal::kNeeded) Signal();
+    if (random() % 8 == 0) return seen;
+    message[25] = 5;
+    if (message[12] == 0) {
+      // The last of each list.
+      const size_t versions = message[30];
+      message[28] = message[30] = 1;
+      std::memmove(&message[36], &message[40], 4);
+      std::memmove(&message[40], &message[44 + 4 * (versions - 1)], 4);
+    } else {
+      ++message[28];
+    }
+    if (random() % 16 == 0) message[random() % message.size()] ^= static_cast<uint8_t>(1 << random() % 8);
+    vmbus::RingWriter<vmbus::FlatMemory> out(Ring(true));
+    if (out.Attach() == vmbus::RingStatus::kOk) {
+      (void)out.StageInBand(vmbus::PacketHeader::InBand(1, false), message.data(),
+                            static_cast<uint32_t>(message.size()));
+      (void)out.Publish();
+    }
+    Signal();
+    executor_.RunUntilIdle();
+    return seen;
+  }
+  void Signal() {
+    (void)hypervisor_.ChildSignalEvent(ConnectionId{0x2001});
+    executor_.RunUntilIdle();
+  }
+
+  std::vector<uint8_t> bytes_;
+  GuestMemory memory_;
+  QueueExecutor executor_;
+  FakeClock clock_;
+  FakeTimerQueue timers_{clock_};
+  ClockOfTime wall_clock_{clock_};
+  vmbus::LoopbackHypervisor hypervisor_{1, 64};
+  vmbus::Server server_{memory_, hypervisor_, {}, {.executor = &executor_, .timers = &timers_, .clock = &clock_}};
+  std::unique_ptr<typename Kind::Component> component_;
+
+  state::SavedState server_state_;
+  bool has_server_state_ = false;
+  bool is_connected_ = false, is_open_ = false;
+};
+
+template <typename Kind>
+class IntegrationComponentTest : public testing::Test {};
+using Kinds = testing::Types<HeartbeatKind, TimeSyncKind, ShutdownKind>;
+TYPED_TEST_SUITE(IntegrationComponentTest, Kinds);
+
+TYPED_TEST(IntegrationComponentTest, KeepsItsState) {
+  using Subject = IntegrationSubject<TypeParam>;
+  state::CheckComponent([] { return std::make_unique<Subject>(); });
+  EXPECT_GT(Subject::opens, 20);
+  EXPECT_GT(Subject::messages, 50);
+}
+
+}  // namespace
+}  // namespace hvsdk::vsp
