@@ -264,8 +264,8 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
 
 // A restore's machine is the saved one; what the host has of it may have moved.
 bool MayChangeOnRestore(absl::string_view flag) {
-  return flag == "disk" || flag == "serial" || flag == "trace" || flag == "control" || flag == "backend" ||
-         flag == "kernel" || flag == "initrd" || flag == "no-reboot" || flag == "on-crash";
+  return flag == "disk" || flag == "net" || flag == "serial" || flag == "trace" || flag == "control" ||
+         flag == "backend" || flag == "kernel" || flag == "initrd" || flag == "no-reboot" || flag == "on-crash";
 }
 
 // Gives each device of a kind its number, where the configuration leaves it open: the next free one behind the device before it.
@@ -315,6 +315,39 @@ absl::Status MoveDisk(absl::string_view text, Flags& flags) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrFormat("the state has no disk %d", lun));
+}
+
+// "network/0=user,...": what the adapter of that number is plugged into now; it stays the guest's with its address. "network/0=none"
+// leaves it out.
+absl::Status MoveNetwork(absl::string_view text, Flags& flags) {
+  constexpr absl::string_view kPrefix = "network/";
+  const size_t equals = text.find('=');
+  uint32_t number = 0;
+  if (text.substr(0, kPrefix.size()) != kPrefix || equals == text.npos ||
+      !absl::SimpleAtoi(text.substr(kPrefix.size(), equals - kPrefix.size()), &number)) {
+    return absl::InvalidArgumentError(
+        "with --restore it says what an adapter is plugged into now: network/N=KIND[,KEY=VALUE]..., or network/N=none");
+  }
+  for (hvsdk::vmm::NetworkConfig& network : *flags.config.mutable_networks()) {
+    if (network.number() != number) continue;
+    if (text.substr(equals + 1) == "none") {
+      flags.left_out_networks.push_back(number);
+      return absl::OkStatus();
+    }
+    absl::StatusOr<hvsdk::vmm::NetworkConfig> moved = ParseNetwork(text.substr(equals + 1));
+    if (!moved.ok()) return moved.status();
+    if (!moved->mac().empty() || moved->has_number() || moved->queues() != 0) {
+      return absl::InvalidArgumentError("mac, number and queues are the guest's, which goes on with what it had");
+    }
+    moved->set_mac(network.mac());
+    moved->set_number(network.number());
+    moved->set_queues(network.queues());
+    if (moved->mtu() == 0) moved->set_mtu(network.mtu());
+    if (moved->name().empty()) moved->set_name(network.name());
+    network = *std::move(moved);
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrFormat("the state has no network adapter %d", number));
 }
 
 // Where somebody looks on.
@@ -413,9 +446,11 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
     if (flags.state != nullptr && !MayChangeOnRestore(setting.flag->name)) {
       return Invalid(absl::StrCat("--", setting.flag->name), "cannot change with --restore");
     }
-    const bool moves = flags.state != nullptr && setting.flag->name == "disk";
-    const absl::Status status =
-        moves ? MoveDisk(setting.value, flags) : setting.flag->apply(setting.value, flags.config);
+    const bool is_restored = flags.state != nullptr;
+    const absl::Status status = is_restored && setting.flag->name == "disk" ? MoveDisk(setting.value, flags)
+                                : is_restored && setting.flag->name == "net"
+                                    ? MoveNetwork(setting.value, flags)
+                                    : setting.flag->apply(setting.value, flags.config);
     if (!status.ok()) return Invalid(absl::StrCat("--", setting.flag->name), status.message());
   }
   if (flags.config.cmdline().empty()) flags.config.set_cmdline("console=ttyS0 quiet");

@@ -11,6 +11,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -175,7 +176,9 @@ int RunMachine(const Flags& flags) {
   Files files;
   if (const absl::Status opened = OpenFiles(flags, files); !opened.ok()) return FailBy(opened, "");
 
-  hvsdk::machine::MachineOptions options;
+  auto loop = hvsdk::os::EventLoop::Create();
+  if (!loop.ok()) return Fail(kHostFailure, loop.status().message());
+  hvsdk::machine::MachineOptions options;  // whose network ports are the loop's
   options.kernel = files.kernel.get();
   options.initrd = files.initrd.get();
   options.command_line = config.cmdline();
@@ -204,11 +207,12 @@ int RunMachine(const Flags& flags) {
   if (!note.empty()) Say(note);
   options.backend = backend->get();
 
-  auto loop = hvsdk::os::EventLoop::Create();
-  if (!loop.ok()) return Fail(kHostFailure, loop.status().message());
   hvsdk::vmm::NetworkPorts ports(**loop);
   for (const hvsdk::vmm::NetworkConfig& network : config.networks()) {
-    auto adapter = ports.Make(network);
+    const auto& left_out = flags.left_out_networks;
+    hvsdk::vmm::NetworkConfig plugged = network;
+    if (std::find(left_out.begin(), left_out.end(), network.number()) != left_out.end()) plugged.clear_to();
+    auto adapter = ports.Make(plugged);
     if (!adapter.ok()) {
       return FailBy(adapter.status(),
                     flags.state == nullptr ? "--net" : absl::StrCat("--net=network/", network.number()));
@@ -307,6 +311,7 @@ int RunMachine(const Flags& flags) {
     };
     Disks disks(flags.config_path, config, files, *current);
     Networks networks(flags.config_path, config, ports, *current);
+    for (const uint32_t number : flags.left_out_networks) (void)networks.Detach(static_cast<uint8_t>(number), nullptr);
     absl::optional<hvsdk::vmm::MachineControl> control;
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
     if (!config.control().empty()) {

@@ -317,9 +317,6 @@ absl::Status PcMachine::AttachParts() {
     disks_ = disks.get();
     own_parts_.push_back(std::move(disks));
   }
-  if (options_.saved == nullptr) {
-    std::erase_if(options_.networks, [](const MachineNetwork& network) { return network.port == nullptr; });
-  }
   if (!options_.networks.empty()) {
     auto networks = std::make_unique<NetworkAdapters>(std::exchange(options_.networks, {}));
     networks_ = networks.get();

@@ -19,7 +19,7 @@ constexpr uint64_t kLookInterval100ns = 500'000;
 constexpr uint32_t kQuietLooks = 6;
 constexpr uint64_t kLongestLeave100ns = 50'000'000;
 
-// Where a guest finds no cable.
+// Of an adapter without a cable.
 class NoPort final : public NetworkPort {
  public:
   NetworkPortInfo info() const override {
@@ -39,10 +39,7 @@ absl::Status NetworkAdapters::Attach(Board& board) {
   board_ = &board;
   look_timer_ = board.timers().CreateTimer([this] { LookAtLeaving(); });
   for (MachineNetwork& network : std::exchange(first_networks_, {})) {
-    const bool is_left_out = network.port == nullptr;
-    if (is_left_out) network.port = std::make_shared<NoPort>();
-    ASSIGN_OR_RETURN(const uint8_t number, Plug(std::move(network)));
-    if (is_left_out) left_out_.push_back(number);
+    RETURN_IF_ERROR(Plug(std::move(network)).status());
   }
   return absl::OkStatus();
 }
@@ -58,6 +55,7 @@ absl::StatusOr<uint8_t> NetworkAdapters::Plug(MachineNetwork network) {
   }
   Place& place = places_[number];
   if (place.is_taken()) return absl::AlreadyExistsError(absl::StrCat("there is a network adapter ", number));
+  if (network.port == nullptr) network.port = std::make_shared<NoPort>();
   vsp::NetworkOptions options;
   options.instance_id = kFirstInstance;
   options.instance_id.data1 += number;
@@ -134,10 +132,6 @@ std::vector<state::Component*> NetworkAdapters::components() {
     if (place.is_taken()) all.push_back(place.adapter.get());
   }
   return all;
-}
-
-void NetworkAdapters::Start() {
-  for (const uint8_t number : std::exchange(left_out_, {})) (void)Pull(number, nullptr);
 }
 
 void NetworkAdapters::AskAll(void (vsp::NetworkAdapter::*what)(absl::AnyInvocable<void()>),

@@ -22,7 +22,7 @@ namespace hvsdk::machine {
 
 class NetworkAdapters final : public Part {
  public:
-  // Those that are there at first; more may come and go. One without a port goes when the machine starts.
+  // Those that are there at first; more may come and go.
   explicit NetworkAdapters(std::vector<MachineNetwork> networks) : first_networks_(std::move(networks)) {}
 
   // As Machine has it; on the loop's thread.
@@ -34,7 +34,6 @@ class NetworkAdapters final : public Part {
   // Part
   absl::Status Attach(Board& board) override;
   std::vector<state::Component*> components() override;
-  void Start() override;
   void Pause(absl::AnyInvocable<void()> done) override;
   void Resume() override;
   void Stop(absl::AnyInvocable<void()> done) override;
@@ -64,7 +63,6 @@ class NetworkAdapters final : public Part {
   Board* board_ = nullptr;
   std::unique_ptr<Timer> look_timer_;
   std::array<Place, kMaxNetworks> places_;
-  std::vector<uint8_t> left_out_;  // until Start
   uint8_t next_number_ = 0;
   bool is_paused_ = false;
 };

@@ -169,7 +169,7 @@ absl::StatusOr<std::unique_ptr<NetworkPort>> NetworkPorts::MakePort(const Networ
     case NetworkConfig::TO_NOT_SET:
       break;
   }
-  return absl::InvalidArgumentError("none of user, tap, socket and switch");
+  return nullptr;
 }
 
 absl::StatusOr<machine::MachineNetwork> NetworkPorts::Make(const NetworkConfig& network) {
@@ -179,7 +179,7 @@ absl::StatusOr<machine::MachineNetwork> NetworkPorts::Make(const NetworkConfig& 
   made.queues = network.queues();
   if (network.has_number()) made.number = static_cast<uint8_t>(network.number());
   ASSIGN_OR_RETURN(std::unique_ptr<NetworkPort> port, MakePort(network));
-  if (!network.pcap().empty()) {
+  if (!network.pcap().empty() && port != nullptr) {
     ASSIGN_OR_RETURN(port, network::Capture(std::move(port), network.pcap()));
   }
   made.port = std::move(port);

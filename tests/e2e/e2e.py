@@ -1627,6 +1627,8 @@ def bad_input(context):
         ([k, '--net=user,name=a', '--net=user,name=a'], '--net: name: '),
         ([k, '--net=user,mac=02:15:5d:00:00:0A', '--net=user,mac=02:15:5d:00:00:0a'], '--net: mac: '),
         ([k, *['--net=user'] * 9], '--net: more than 8'),
+        ([k, '--net=user', '--net=switch', '--net=tap,fd=0'], '--net: fd: '),
+        ([k, '--net=user', '--net=switch', '--cmdline=' + 'x' * 65536], '--cmdline'),
         ([k, '--deterministic', '--backend=auto', '--net=user'], '--deterministic'),
         ([k, f'--net=user,pcap={precious}', f'--trace={precious}'], 'pcap'),
         ([k, f'--net=user,pcap={kernel}'], 'pcap'),

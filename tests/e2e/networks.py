@@ -8,6 +8,7 @@ HVSDK_NETWORK_MIB is what is carried each way; if it is not set 16 between host 
 makes digests.
 """
 
+import base64
 import ctypes
 import fcntl
 import functools
@@ -24,6 +25,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+import zlib
 
 import e2e
 from e2e import Failure, Running, case, check_kernel_log, expect
@@ -251,6 +253,12 @@ def closed_network(context):
             expect(len(re.findall(r'^\[[0-9.]+\] [1-9]', result.out, re.M)) == 3, 'a download ended well', result.out)
 
 
+def packed(command):
+    """A long command, for the kernel's command line has no room for it as it is."""
+    text = base64.b64encode(zlib.compress(command.encode(), level=9, wbits=31)).decode()
+    return f'sh -c "$(echo {text} | base64 -d | gunzip)"'
+
+
 def talk(context, first, second):
     """Two guests: the first serves a file, the second fetches it and sends it back."""
     serve = f'''
@@ -318,7 +326,10 @@ def saved_network(context):
     blob = random.Random(2).randbytes(1 << 20)
     with Servers(blob) as servers:
         command = DHCP + f'''
-        while :; do wget -q -O - http://10.0.2.2:{servers.web_port}/ | sha256sum; sleep 0.1; done'''
+        while [ -e /sys/class/net/eth0 ]; do
+          timeout 3 wget -q -O /tmp/got http://10.0.2.2:{servers.web_port}/ && sha256sum </tmp/got || echo closed; sleep 0.1
+        done
+        echo "no adapter"; sleep 1000'''
         flags = [*context.guest_flags(command), '--net=user,host-loopback=on', '--cpus=1', '--memory=256M']
         line = f'{hashlib.sha256(blob).hexdigest()}  -'
         state = context.path('state')
@@ -326,9 +337,96 @@ def saved_network(context):
             vm.wait_for(f'lease 10.0.2.15.*{line}')
             vm.ctl('save', state)
             vm.end(0)
-        with Running(context, [f'--restore={state}', f'--backend={context.backend}'], 'after') as vm:
+        restore = [f'--restore={state}', f'--backend={context.backend}']
+        with Running(context, restore, 'after') as vm:
             vm.wait_for(f'{line}.*{line}')
             vm.ctl('stop')
+        # Plugged into something else, which then is what later states have, and left out.
+        with Running(context, [*restore, '--net=network/0=user,restrict'], 'restricted') as vm:
+            vm.wait_for('closed.*closed')
+            expect(line not in vm.text(), 'a restricted guest reaches the host', vm.text())
+            vm.ctl('save', context.path('restricted'))
+        with Running(context, [f'--restore={context.path("restricted")}', '--net=network/0=user,host-loopback=on,name=open'], 'open') as vm:
+            vm.wait_for(f'{line}.*{line}')
+            expect('open: user' in vm.ctl('status'), 'another name', vm.ctl('status'))
+            vm.ctl('stop')
+        with Running(context, [*restore, '--net=network/0=none'], 'without') as vm:
+            vm.wait_for('no adapter')
+            expect('network/' not in vm.ctl('status'), 'it has the adapter', vm.ctl('status'))
+            vm.ctl('stop')
+            vm.end(0)
+        missing = context.path('missing/lan')
+        for flag, error in [('--net=user', '--net: '), ('--net=network/1=user', '--net: '), ('--net=network/0=wifi', '--net: "wifi"'),
+                            ('--net=network/0=user,mac=02:00:00:00:00:01', '--net: mac'),
+                            (f'--net=network/0=socket,path={missing},listen', '--net=network/0: path: '),
+                            (f'--net=network/0=user,hostfwd=tcp:127.0.0.1:{servers.web_port}-:80', '--net=network/0: hostfwd: ')]:
+            refused = context.vmm(*restore, flag, timeout=60).expect_status(2)
+            expect(re.fullmatch(r'mini_vmm: [^\n]+\n', refused.err) and error in refused.err, f'{flag}: not one line', refused.err)
+
+
+@case
+def saved_streams(context):
+    """Saved and restored in the middle of a download, of a dd and of a stream on its own switch: TCP connections over a socket, whose
+    other end is another machine, and over a switch survive, and all ends right."""
+    path, moved, image, state = (context.path(name) for name in ('lan', 'moved', 'disk.img', 'state'))
+    with open(image, 'wb') as file:
+        file.truncate(8 << 20)
+    slow = r'''
+    make_source() {  # of $1 times 64 KiB
+      mkdir -p /tmp/www/cgi-bin; head -c $((65536 * $1)) /dev/urandom >/tmp/source; echo "source $(sha256sum </tmp/source)"
+      cat >/tmp/www/cgi-bin/slow <<END
+#!/bin/sh
+printf 'Content-Type: application/octet-stream\r\nContent-Length: $((65536 * $1))\r\n\r\n'
+i=0; while [ \$i -lt $1 ]; do dd if=/tmp/source bs=64k skip=\$i count=1 2>/dev/null; i=\$((i + 1)); sleep 0.1; done
+END
+      chmod +x /tmp/www/cgi-bin/slow
+    }
+    ip link set lo up'''
+    serve = slow + r'''
+    ip link set eth0 up; ip addr add 192.168.5.1/24 dev eth0
+    make_source 96; httpd -p 80 -h /tmp/www; echo serving; sleep 1000'''
+    ask = slow + r'''
+    unshare -n sleep 1000 & other=$!
+    sleep 0.3; ip link set eth1 netns $other
+    in_other() { nsenter -t $other -n "$@"; }
+    ip link set eth0 up; ip addr add 192.168.5.2/24 dev eth0
+    in_other ip link set eth1 up; in_other ip addr add 192.168.6.1/24 dev eth1
+    ip link set eth2 up; ip addr add 192.168.6.2/24 dev eth2
+    for d in /sys/block/sd*; do d=${d##*/}; done
+    make_source 64
+    until ping -c 1 -W 1 192.168.5.1 >/dev/null; do sleep 0.2; done
+    (wget -q -O /tmp/got http://192.168.5.1/cgi-bin/slow; echo "fetch ends $?" >/tmp/fetched) &
+    in_other httpd -p 80 -h /tmp/www
+    (wget -q -O /tmp/streamed http://192.168.6.1/cgi-bin/slow; echo "stream ends $?" >/tmp/stream) &
+    until [ -s /tmp/got ] && [ -s /tmp/streamed ]; do sleep 0.1; done
+    echo "in the middle"
+    until [ -e /tmp/fetched ] && [ -e /tmp/stream ]; do dd if=/tmp/source of=/dev/$d bs=4k oflag=direct 2>/dev/null; echo "written $?"; done
+    cat /tmp/fetched /tmp/stream; dd if=/tmp/source of=/dev/$d bs=4k conv=fsync 2>/dev/null
+    echo "got $(sha256sum </tmp/got)"; echo "streamed $(sha256sum </tmp/streamed)"; echo "disk $(head -c 4194304 /dev/$d | sha256sum)"
+    dmesg -r'''
+    with Running(context, [*context.guest_flags(serve), f'--net=socket,path={path},listen', '--cpus=1', '--memory=256M'], 'server') as server:
+        server.wait_for('^serving$')
+        flags = [*context.guest_flags(packed(ask), disks=1), f'--net=socket,path={path}', '--net=switch', '--net=switch', f'--disk={image}', '--cpus=2']
+        with Running(context, flags, 'before') as vm:
+            vm.wait_for('^in the middle$.*^written 0$', 120)
+            vm.ctl('save', state)
+            vm.end(0)
+            text = vm.text()
+        expect('fetched' not in text and 'ends' not in text, 'not in the middle', text)
+        os.symlink(path, moved)
+        with Running(context, [f'--restore={state}', f'--net=network/0=socket,path={moved}'], 'after') as vm:
+            vm.process.wait(timeout=240)
+            text += vm.text()
+            vm.end(0)
+        digests = dict(re.findall(r'^(source|got|streamed|disk) ([0-9a-f]{64})', text, re.M))
+        served = re.search(r'^source ([0-9a-f]{64})', server.text(), re.M)[1]
+        server.ctl('stop')
+    expect('fetch ends 0' in text and 'stream ends 0' in text, 'a connection ended', text)
+    expect(len(digests) == 4 and digests['got'] == served, 'another download', text)
+    expect(digests['streamed'] == digests['disk'] == digests['source'], 'another stream, or another disk', text)
+    with open(image, 'rb') as file:
+        expect(hashlib.sha256(file.read(4 << 20)).hexdigest() == digests['source'], 'the image holds something else')
+    check_kernel_log(text)
 
 
 @case

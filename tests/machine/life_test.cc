@@ -237,8 +237,7 @@ TEST(LifeTest, NetworkAdaptersAreLetGoOf) {
   const std::weak_ptr<NetworkPort> port = first.port;
   MachineOptions options{
       .backend = backend->get(), .kernel = &kernel, .memory_bytes = 8 << 20, .cpus = 1, .networks = {std::move(first)}};
-  // Of a state alone one is left out.
-  options.networks.push_back({.mac_address = {2, 0, 0, 0, 0, 9}, .number = 5});
+  options.networks.push_back({.mac_address = {2, 0, 0, 0, 0, 9}, .number = 5});  // without a cable
   boot::LoadInput blame;
   auto made = Machine::Create(options, **loop, blame);
   ASSERT_TRUE(made.ok()) << made.status();
@@ -247,8 +246,15 @@ TEST(LifeTest, NetworkAdaptersAreLetGoOf) {
   int gone = 0;
   machine.controller().Pause();
   machine.controller().InTurn([&]() -> absl::Status {
-    EXPECT_EQ(machine.networks().size(), 1u);
-    EXPECT_EQ(machine.AttachNetwork(network(2)).value_or(99), 1);
+    const std::vector<MachineNetworkStatus> there = machine.networks();
+    EXPECT_TRUE(there.size() == 2 && there[0].agreement.is_link_up && there[1].number == 5 &&
+                !there[1].agreement.is_link_up);
+    EXPECT_TRUE(machine.DetachNetwork(5, nullptr).ok());
+    EXPECT_EQ(machine.AttachNetwork(network(2)).value_or(99), 6) << "not behind the last";
+    EXPECT_TRUE(machine.DetachNetwork(6, nullptr).ok());
+    MachineNetwork second = network(2);
+    second.number = 1;
+    EXPECT_EQ(machine.AttachNetwork(std::move(second)).value_or(99), 1);
     EXPECT_TRUE(machine.DetachNetwork(0, [&] { ++gone; }).ok());
     EXPECT_EQ(gone, 1);
     EXPECT_TRUE(port.expired());

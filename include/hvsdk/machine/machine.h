@@ -95,7 +95,7 @@ struct MachineDiskCounts {
 
 // A network adapter of the machine's.
 struct MachineNetwork {
-  std::shared_ptr<NetworkPort> port;  // what carries its frames
+  std::shared_ptr<NetworkPort> port;  // what carries its frames; null: its link is down
   MacAddress mac_address{};           // not a group's; another one than those beside it
   std::string name;                   // for messages and for the guest; may be empty
   uint32_t queues = 0;                // channels at most, never more than VPs; 0: as many
@@ -130,8 +130,7 @@ struct MachineOptions {
   // LUNs 0, 1, ... of one SCSI controller, unless they say otherwise; let go of by DetachDisk. Null: none there, and a guest that
   // goes on from a state with one finds it pulled out.
   std::vector<MachineDisk> disks;
-  // Numbers 0, 1, ..., unless they say otherwise; let go of by DetachNetwork. Without a port: none there, and a guest that goes on
-  // from a state with one finds it pulled out.
+  // Numbers 0, 1, ..., unless they say otherwise; let go of by DetachNetwork.
   std::vector<MachineNetwork> networks;
   MachineIntegration integration;
   SerialEndpoint* serial = nullptr;  // null: what the guest sends is dropped

@@ -44,7 +44,7 @@ class NetworkPorts {
  public:
   explicit NetworkPorts(os::EventLoop& loop) : loop_(loop) {}
 
-  // A valid network, whose address has been chosen. Errors: those of its port, whose message names the key that is at fault.
+  // A valid network, whose address has been chosen; or one that is plugged into nothing. Errors: those of its port, whose message names the key that is at fault.
   absl::StatusOr<machine::MachineNetwork> Make(const NetworkConfig& network);
 
  private:
