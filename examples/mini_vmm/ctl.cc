@@ -62,7 +62,10 @@ constexpr Command kCommands[] = {
     {"attach", "--disk=PATH[,readonly][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...", hvsdk::vmm::ATTACH,
      "plug a disk or a network adapter in; prints what it is there: storage/N, network/N"},
     {"detach", "storage/N|network/N|NAME", hvsdk::vmm::DETACH, "pull it out, and wait until it is let go of"},
-    {"trace", "on FILE|off", hvsdk::vmm::TRACE_ON, "trace what happens between guest and host to a file; end that"},
+    {"trace", "on FILE|off [--device=network/N|NAME]", hvsdk::vmm::TRACE_ON,
+     "trace what happens between guest and host to a file; end that. With --device, what goes through a network "
+     "adapter, for "
+     "Wireshark"},
     {"events", "[--json]", hvsdk::vmm::EVENTS,
      "print what has happened and what happens, line by line, until the machine ends"},
 };
@@ -120,6 +123,7 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
   for (const hvsdk::vmm::NetworkStatus& network : status.networks()) {
     absl::PrintF("%-10s %s%s%s, %s, link %s", network.device(), network.name(), network.name().empty() ? "" : ": ",
                  network.port(), network.mac(), network.link_up() ? "up" : "down");
+    if (network.recorded()) absl::PrintF(", traced");
     if (network.leaving()) absl::PrintF(", is being pulled out");
     if (!network.version().empty()) {
       absl::PrintF("; guest: NVSP %s, MTU %d, %d channels, %s", network.version(), network.mtu(), network.channels(),
@@ -252,6 +256,9 @@ int RunCtl(int count, char** arguments) {
       if (disk->path().empty()) return Mistake("attach: --disk: a path is needed");
       disk->set_path(Absolute(disk->path()));
       *request.mutable_disk() = *std::move(disk);
+    } else if (command->command == hvsdk::vmm::TRACE_ON && request.device().empty() &&
+               absl::StartsWith(word, "--device=") && word.size() > 9) {
+      request.set_device(word.substr(9));
     } else if (command->command == hvsdk::vmm::TRACE_ON && trace.size() < 2 && !word.empty() && word[0] != '-') {
       trace.push_back(word);
     } else if (command->command == hvsdk::vmm::DETACH && request.device().empty() && !word.empty() && word[0] != '-') {
@@ -271,7 +278,7 @@ int RunCtl(int count, char** arguments) {
     } else if (trace.size() == 1 && trace[0] == "off") {
       request.set_command(hvsdk::vmm::TRACE_OFF);
     } else {
-      return Mistake("trace: it takes on FILE, or off");
+      return Mistake("trace: it takes on FILE, or off, and --device");
     }
   }
   if (command->command == hvsdk::vmm::ATTACH && !has_device)

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "files.h"
 #include "hvsdk/vmm/config.h"
+#include "output_file.h"
 
 namespace mini_vmm {
 
@@ -21,6 +22,7 @@ std::vector<NetworkStatus> Networks::networks() const {
     network.set_name(config.name());
     network.set_mac(config.mac());
     network.set_port(std::string(hvsdk::vmm::PortKind(config)));
+    if (const auto port = ports_.Find(config); port != nullptr) network.set_recorded(port->is_recorded());
   }
   return all;
 }
@@ -53,6 +55,31 @@ absl::Status Networks::Detach(uint8_t number, absl::AnyInvocable<void()> gone) {
     }
     if (gone) gone();
   });
+}
+
+absl::StatusOr<std::shared_ptr<hvsdk::network::CapturedPort>> Networks::PortOf(uint8_t number) const {
+  for (const NetworkConfig& network : config_.networks()) {
+    if (network.number() != number) continue;
+    if (auto port = ports_.Find(network); port != nullptr) return port;
+  }
+  return absl::NotFoundError(absl::StrCat("trace: network/", number, " is plugged into nothing"));
+}
+
+absl::Status Networks::StartTrace(uint8_t number, const std::string& path) {
+  const auto port = PortOf(number);
+  if (!port.ok()) return port.status();
+  if ((*port)->is_recorded()) {
+    return absl::FailedPreconditionError(absl::StrCat("trace: network/", number, " is traced already"));
+  }
+  OutputFile file;
+  if (absl::Status opened = OpenTrace(config_path_, config_, path, file); !opened.ok()) return opened;
+  file.Commit();
+  return FileError("trace", (*port)->Start(file.fd()));
+}
+
+absl::Status Networks::StopTrace(uint8_t number) {
+  const auto port = PortOf(number);
+  return port.ok() ? FileError("trace", (*port)->Stop()) : port.status();
 }
 
 }  // namespace mini_vmm

@@ -4,6 +4,7 @@
 #ifndef HVSDK_EXAMPLES_MINI_VMM_NETWORKS_H_
 #define HVSDK_EXAMPLES_MINI_VMM_NETWORKS_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,12 @@ class Networks final : public hvsdk::vmm::NetworkOwner {
   std::vector<hvsdk::vmm::NetworkStatus> networks() const override;
   absl::StatusOr<uint8_t> Attach(const hvsdk::vmm::NetworkConfig& network) override;
   absl::Status Detach(uint8_t number, absl::AnyInvocable<void()> gone) override;
+  absl::Status StartTrace(uint8_t number, const std::string& path) override;
+  absl::Status StopTrace(uint8_t number) override;
 
  private:
+  absl::StatusOr<std::shared_ptr<hvsdk::network::CapturedPort>> PortOf(uint8_t number) const;
+
   const std::string& config_path_;
   hvsdk::vmm::MachineConfig& config_;
   hvsdk::vmm::NetworkPorts& ports_;

@@ -131,15 +131,28 @@ Event ToControlEvent(const machine::MachineEvent& event) {
 }
 
 void MachineControl::Trace(const ControlRequest& request, Reply reply) {
-  absl::Status status = absl::UnimplementedError("trace: there is none here");
-  if (request.command() == TRACE_ON) {
-    if (options_.start_trace) status = options_.start_trace(request.path());
-    if (status.ok()) Tell("traced", "path", request.path());
-  } else {
-    if (options_.stop_trace) status = options_.stop_trace();
-    if (status.ok()) Tell("trace-ended", "", "");
-  }
+  const absl::Status status = TraceNow(request);
+  if (status.ok() && request.command() == TRACE_ON) Tell("traced", "path", request.path());
+  if (status.ok() && request.command() == TRACE_OFF) Tell("trace-ended", "", "");
   reply(ReplyOf(status));
+}
+
+absl::Status MachineControl::TraceNow(const ControlRequest& request) {
+  const bool is_on = request.command() == TRACE_ON;
+  if (request.device().empty()) {
+    if (is_on && options_.start_trace) return options_.start_trace(request.path());
+    if (!is_on && options_.stop_trace) return options_.stop_trace();
+    return absl::UnimplementedError("trace: there is none here");
+  }
+  const std::vector<NetworkStatus> networks =
+      options_.networks == nullptr ? std::vector<NetworkStatus>{} : options_.networks->networks();
+  const NetworkStatus* const network = Find(networks, request.device());
+  if (network == nullptr) {
+    return absl::NotFoundError(
+        absl::StrCat("trace: there is no network adapter \"", absl::CEscape(request.device()), "\""));
+  }
+  const auto number = static_cast<uint8_t>(network->number());
+  return is_on ? options_.networks->StartTrace(number, request.path()) : options_.networks->StopTrace(number);
 }
 
 void MachineControl::Attach(const ControlRequest& request, Reply reply) {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/vmm/networks.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <set>
@@ -11,7 +14,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "hvsdk/network/capture.h"
 #include "hvsdk/network/socket_port.h"
 #include "hvsdk/network/tap_port.h"
 #include "hvsdk/network/user_port.h"
@@ -179,11 +181,24 @@ absl::StatusOr<machine::MachineNetwork> NetworkPorts::Make(const NetworkConfig& 
   made.queues = network.queues();
   if (network.has_number()) made.number = static_cast<uint8_t>(network.number());
   ASSIGN_OR_RETURN(std::unique_ptr<NetworkPort> port, MakePort(network));
-  if (!network.pcap().empty() && port != nullptr) {
-    ASSIGN_OR_RETURN(port, network::Capture(std::move(port), network.pcap()));
+  if (port == nullptr) return made;
+  const auto captured = std::make_shared<network::CapturedPort>(std::move(port));
+  if (!network.pcap().empty()) {
+    const int fd = open(network.pcap().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("pcap: ", network.pcap()));
+    const absl::Status started = captured->Start(fd);
+    close(fd);
+    RETURN_IF_ERROR(started);
   }
-  made.port = std::move(port);
+  captured_[made.mac_address] = captured;
+  made.port = captured;
   return made;
+}
+
+std::shared_ptr<network::CapturedPort> NetworkPorts::Find(const NetworkConfig& network) const {
+  const auto mac = ParseMac(network.mac());
+  const auto found = mac.ok() ? captured_.find(*mac) : captured_.end();
+  return found == captured_.end() ? nullptr : found->second.lock();
 }
 
 }  // namespace hvsdk::vmm

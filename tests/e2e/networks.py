@@ -216,7 +216,28 @@ def user_network(context):
                  f'--net=user,host-loopback=on,hostfwd=tcp:127.0.0.1:{forward}-:80,hostfwd=tcp:127.0.0.1:{forward + 1}-:81,pcap={pcap}']
         with Running(context, flags) as vm:
             vm.wait_for(r'^uploaded')
-            expect(fetch(f'http://127.0.0.1:{forward}/text') == b'from the guest\n', 'another text')
+            traced = context.path('traced.pcap')
+            vm.ctl('trace', 'on', traced, '--device=network/0', status=2)
+            vm.ctl('trace', 'off', '--device=network/0')
+            for words in (['on', context.path('missing/net')], ['on', f'{context.guest}/vmlinuz'], ['on', pcap], ['off']):
+                vm.ctl('trace', *words, '--device=network/0', status=2)
+            vm.ctl('trace', 'on', traced, '--device=network/1', status=2)
+            vm.ctl('trace', 'on', '--device=network/0', status=2)
+            for again in (False, True):
+                if again:
+                    vm.ctl('trace', 'off', '--device=network/0')
+                vm.ctl('trace', 'on', traced, '--device=network/0')
+                vm.ctl('trace', 'on', traced, '--device=network/0', status=2)
+                expect(fetch(f'http://127.0.0.1:{forward}/text') == b'from the guest\n', 'another text')
+                expect('traced' in vm.ctl('status'), 'not in the status', vm.ctl('status'))
+            vm.ctl('trace', 'off', '--device=network/0')
+            expect('traced' not in vm.ctl('status'), 'still in the status', vm.ctl('status'))
+            said = [frame for frame in frames_of(traced) if is_tcp(frame)]
+            expect(any(b'GET /text' in frame for frame in said) and any(b'from the guest\n' in frame for frame in said),
+                   'the conversation is not in the trace', len(said))
+            if shutil.which('tcpdump') is not None:
+                lines = subprocess.run(['tcpdump', '-nr', traced], capture_output=True, text=True, check=True).stdout.splitlines()
+                expect(len(lines) == len(frames_of(traced)), 'tcpdump reads other frames', lines)
             back = fetch(f'http://127.0.0.1:{forward}/blob')
             expect(back == blob, f'{len(back)} bytes came back from the guest, and not those that it was given')
             carried = [int(count) for count in re.findall(r'^hvsdk_network_bytes_total.*} (\d+)$', vm.ctl('stats', '--prometheus'), re.M)]

@@ -22,10 +22,13 @@ class File {
  public:
   File() {
     std::snprintf(path_, sizeof(path_), "%s", "/tmp/hvsdk-capture-XXXXXX");
-    close(mkstemp(path_));
+    fd_ = mkstemp(path_);
   }
-  ~File() { unlink(path_); }
-  const char* path() const { return path_; }
+  ~File() {
+    close(fd_);
+    unlink(path_);
+  }
+  int fd() const { return fd_; }
   Bytes Read() const {
     std::ifstream file(path_, std::ios::binary);
     return Bytes(std::istreambuf_iterator<char>(file), {});
@@ -33,14 +36,14 @@ class File {
 
  private:
   char path_[64];
+  int fd_;
 };
 
 struct CapturedWorld {
   CapturedWorld() {
     for (int side = 0; side < 2; ++side) {
-      auto made = Capture(*lan.AddPort({}), files[side].path());
-      EXPECT_TRUE(made.ok()) << made.status();
-      ports[side] = *std::move(made);
+      ports[side] = std::make_unique<CapturedPort>(*lan.AddPort({}));
+      EXPECT_TRUE(ports[side]->Start(files[side].fd()).ok());
     }
   }
   NetworkPort& port(int side) { return *ports[side]; }
@@ -50,7 +53,7 @@ struct CapturedWorld {
   FakeClock clock;
   Switch lan{clock};
   File files[2];
-  std::unique_ptr<NetworkPort> ports[2];
+  std::unique_ptr<CapturedPort> ports[2];
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(Captured, PortTest, CapturedWorld);
 
@@ -121,26 +124,47 @@ TEST(CaptureTest, NobodyWaitsForTheFile) {
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
   const int reader = open(fifo.c_str(), O_RDONLY | O_NONBLOCK);  // which reads nothing
   ASSERT_GE(reader, 0);
-  auto made = Capture(*lan.AddPort({}), fifo);
-  ASSERT_TRUE(made.ok()) << made.status();
+  const int writer = open(fifo.c_str(), O_WRONLY);
+  auto port = std::make_unique<CapturedPort>(*lan.AddPort({}));
+  ASSERT_TRUE(port->Start(writer).ok());
+  close(writer);
   std::mt19937 random(1);
   {
-    TestAdapter a(**made);
+    TestAdapter a(*port);
     a.Attach();
     const Bytes frame = ethernet::MakeFrame(SpecOf(0, 1, random, 1400));
     for (int i = 0; i < 10000; ++i) ASSERT_TRUE(a.TrySend({frame, {}}, random));
   }
-  made->reset();
+  EXPECT_EQ(port->Stop().code(), absl::StatusCode::kDeadlineExceeded);
+  port.reset();
   close(reader);
   unlink(fifo.c_str());
   rmdir(path);
 }
 
-TEST(CaptureTest, AFileThatCannotBeMade) {
+// On and off, while frames pass.
+TEST(CaptureTest, RecordsWhenItIsTold) {
   FakeClock clock;
   Switch lan(clock);
-  const auto made = Capture(*lan.AddPort({}), "/nonexistent/net.pcap");
-  EXPECT_EQ(made.status().code(), absl::StatusCode::kNotFound);
+  CapturedPort port(*lan.AddPort({}));
+  EXPECT_EQ(port.Stop().code(), absl::StatusCode::kFailedPrecondition);
+  std::mt19937 random(1);
+  TestAdapter a(port);
+  a.Attach();
+  const Bytes frame = ethernet::MakeFrame(SpecOf(0, 1, random, 100));
+  const auto send = [&] { ASSERT_TRUE(a.TrySend({frame, {}}, random)); };
+  send();
+  for (size_t count = 1; count < 4; ++count) {
+    const File file;
+    ASSERT_TRUE(port.Start(file.fd()).ok());
+    EXPECT_TRUE(port.is_recorded());
+    EXPECT_EQ(port.Start(file.fd()).code(), absl::StatusCode::kFailedPrecondition);
+    for (size_t i = 0; i < count; ++i) send();
+    EXPECT_TRUE(port.Stop().ok());
+    EXPECT_FALSE(port.is_recorded());
+    send();
+    EXPECT_EQ(file.Read().size(), 24 + count * (16 + frame.size()));
+  }
 }
 
 }  // namespace

@@ -162,7 +162,7 @@ void SocketPortExample(os::EventLoop& loop) {
 void TapPortExample(os::EventLoop& loop) {
   //> network/tap_port.h
 }
-void CaptureExample(std::unique_ptr<NetworkPort> port) {
+void CaptureExample(std::unique_ptr<NetworkPort> port, int fd) {
   //> network/capture.h
 }
 }  // namespace for_network

@@ -46,6 +46,9 @@ class NetworkOwner {
   virtual absl::StatusOr<uint8_t> Attach(const NetworkConfig& network) = 0;
   // As machine::Machine::DetachNetwork; states have it until it is gone.
   virtual absl::Status Detach(uint8_t number, absl::AnyInvocable<void()> gone) = 0;
+  // Begins to record what goes through to a file, and ends it.
+  virtual absl::Status StartTrace(uint8_t number, const std::string& path) = 0;
+  virtual absl::Status StopTrace(uint8_t number) = 0;
 };
 
 class MachineControl final : public ControlHandler {
@@ -72,6 +75,7 @@ class MachineControl final : public ControlHandler {
   MachineStats Stats() const;
   void Tell(absl::string_view name, absl::string_view key, absl::string_view value);
   void Trace(const ControlRequest& request, Reply reply);
+  absl::Status TraceNow(const ControlRequest& request);
   void Attach(const ControlRequest& request, Reply reply);
   absl::StatusOr<std::string> AttachNow(const ControlRequest& request);
   void Detach(const std::string& device, Reply reply);

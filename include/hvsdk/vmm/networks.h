@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hvsdk/machine/machine.h"
+#include "hvsdk/network/capture.h"
 #include "hvsdk/network/switch.h"
 #include "hvsdk/os/event_loop.h"
 #include "hvsdk/vmm/machine.pb.h"
@@ -46,12 +47,15 @@ class NetworkPorts {
 
   // A valid network, whose address has been chosen; or one that is plugged into nothing. Errors: those of its port, whose message names the key that is at fault.
   absl::StatusOr<machine::MachineNetwork> Make(const NetworkConfig& network);
+  // The port that was made for an adapter with that address; nullptr: it is gone, or there was none.
+  std::shared_ptr<network::CapturedPort> Find(const NetworkConfig& network) const;
 
  private:
   absl::StatusOr<std::unique_ptr<NetworkPort>> MakePort(const NetworkConfig& network);
 
   os::EventLoop& loop_;
   std::map<std::string, network::Switch> lans_;
+  std::map<MacAddress, std::weak_ptr<network::CapturedPort>> captured_;
 };
 
 }  // namespace hvsdk::vmm
