@@ -31,6 +31,7 @@ void KernelMain() {
   TestClocks();
   TestVmbusVersions();
   TestDisk();
+  TestNetwork();
   TestHypercallLock();
   Finish();
   PowerOff();

@@ -14,6 +14,7 @@ void TestTimers();
 void TestClocks();
 void TestVmbusVersions();
 void TestDisk();
+void TestNetwork();
 void TestHypercallLock();
 
 void TestPeer();  // in place of them all

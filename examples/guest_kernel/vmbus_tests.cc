@@ -2,82 +2,12 @@
 // VMBus in every version, with answers on every SINT; then the disk, by the clients of hvsdk::vsc.
 
 #include "console.h"
-#include "hvsdk/hvdef/guid.h"
 #include "hvsdk/hvdef/vmbus.h"
 #include "hvsdk/vsc/client_rings.h"
 #include "hvsdk/vsc/storage_client.h"
-#include "hvsdk/vsc/vmbus_client.h"
 #include "hypervisor.h"
 #include "tests.h"
-
-namespace vmbus = hvsdk::hvdef::vmbus;
-namespace vsc = hvsdk::vsc;
-using hvsdk::hvdef::Message;
-using hvsdk::hvdef::PostMessageInput;
-using vsc::VmbusClient;
-
-namespace {
-
-Page interrupt_page;
-
-HvStatus PostMessage(void*, uint32_t connection, const void* payload, uint32_t size) {
-  PostMessageInput input = {connection, 0, vmbus::kSynicMessageType, size, {}};
-  __builtin_memcpy(input.payload, payload, size);
-  return Call(CallCode::kPostMessage, input);
-}
-HvStatus SignalEvent(void*, uint32_t connection) { return FastCall(CallCode::kSignalEvent, connection, 0); }
-
-struct Offers {
-  bool has_disk = false;
-  bool all = false;
-  vmbus::OfferChannel disk = {};
-};
-
-VmbusClient::Config ConfigFor(vmbus::Version oldest, vmbus::Version newest, uint32_t sint, Offers* offers) {
-  VmbusClient::Config config;
-  config.hypercalls = {nullptr, PostMessage, SignalEvent};
-  config.handlers.context = offers;
-  config.handlers.on_offer = [](void* context, const vmbus::OfferChannel& offer) {
-    auto& found = *static_cast<Offers*>(context);
-    if (!(offer.class_id == hvsdk::hvdef::class_id::kScsi) || found.has_disk) return;
-    found.disk = offer;
-    found.has_disk = true;
-  };
-  config.handlers.on_all_offers = [](void* context) { static_cast<Offers*>(context)->all = true; };
-  config.oldest_version = oldest;
-  config.newest_version = newest;
-  config.message_sint = static_cast<uint8_t>(sint);
-  config.interrupt_page = interrupt_page.bytes;
-  config.interrupt_page_gpa = interrupt_page.gpa();
-  return config;
-}
-
-// Serves the client until `done`.
-template <typename Done>
-bool ServeUntil(VmbusClient& client, uint32_t sint, Done done) {
-  return WaitUntil([&] {
-    Message message;
-    if (TakeMessage(sint, message)) client.OnMessage(message.payload, message.header.payload_size);
-    client.OnEvents(EventFlags(vmbus::kMessageSint));
-    client.Poll();
-    return done();
-  });
-}
-bool Connect(VmbusClient& client, uint32_t sint) {
-  client.Connect();
-  return ServeUntil(client, sint, [&] { return client.state() != VmbusClient::State::kConnecting; }) &&
-         client.state() == VmbusClient::State::kConnected;
-}
-bool TakeOffers(VmbusClient& client, uint32_t sint, Offers& offers) {
-  client.RequestOffers();
-  return ServeUntil(client, sint, [&] { return offers.all; });
-}
-bool Unload(VmbusClient& client, uint32_t sint) {
-  client.Unload();
-  return ServeUntil(client, sint, [&] { return client.state() == VmbusClient::State::kDisconnected; });
-}
-
-}  // namespace
+#include "vmbus_connection.h"
 
 void TestVmbusVersions() {
   for (const vmbus::Version version : vmbus::kVersions) {

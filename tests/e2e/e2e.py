@@ -1043,7 +1043,7 @@ def engines_kernel(context):
         while not number or both.wait_for(f'kernel{number - 1}', 'ended') != 'ended':
             flags = [f'--restore={both.path(f"kernel{number - 1}")}', f'--backend={context.backend}'] if number else [
                 f'--config={config}', f'--backend={context.backend}', f'--kernel={kernel}', '--memory=64M', '--cpus=2',
-                f'--disk={image}', '--no-reboot', '--processor=portable']
+                f'--disk={image}', '--net=switch', '--net=switch', '--no-reboot', '--processor=portable']
             with Running(context, flags, f'report{number}', both.folder) as machine:
                 machine.wait_for('.' if number else 'TAP')
                 time.sleep(chance.random() * (3 if both.on_kvm else 0.3))

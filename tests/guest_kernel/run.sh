@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # run.sh MINI_VMM KERNEL BACKEND [WRAPPER ARGUMENT...]
 #
-# Boots the guest kernel with a disk and compares its report with expected.tap, line by line: the report is the same
-# on every engine. BACKEND is one of mini_vmm's, or emulated-kvm: a /dev/kvm without hardware virtualisation behind it, which
+# Boots the guest kernel with a disk and two network adapters on a switch, and compares its report with expected.tap, line by
+# line: the report is the same on every engine. BACKEND is one of mini_vmm's, or emulated-kvm: a /dev/kvm without hardware virtualisation behind it, which
 # alone may do with less than a whole APIC (examples/guest_kernel/cpu.h).
 # WRAPPER runs mini_vmm somewhere else.
 #
@@ -38,7 +38,7 @@ printf '\125\252' | dd of="$work/disk" bs=1 seek=510 conv=notrunc 2>/dev/null
 echo 'loopback_ports: true' >"$work/machine.textproto"
 
 "$@" "$mini_vmm" --config="$work/machine.textproto" --backend="$backend" --kernel="$kernel" --cmdline="$command_line" \
-  --memory=64M --cpus=2 --disk="$work/disk" --no-reboot </dev/null >"$work/output" 2>"$work/errors"
+  --memory=64M --cpus=2 --disk="$work/disk" --net=switch --net=switch --no-reboot </dev/null >"$work/output" 2>"$work/errors"
 status=$?
 [ $status = 77 ] && { cat "$work/errors"; exit 77; }
 tr -d '\r' <"$work/output" >"$work/report"
