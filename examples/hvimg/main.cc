@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// hvimg: makes, describes, converts, compares, checks and resizes disk images.
+// hvimg: makes, describes, converts, compares, checks, resizes and compacts disk images, and merges them with their parents.
 //
 // Exit status: 0; 1: images differ, or one has faults; 2: a mistake of the user's, or a host that refuses; each with
 // one line on standard error.
@@ -10,6 +10,7 @@
 #include <cctype>
 #include <csignal>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -35,10 +36,16 @@ usage:
   hvimg compare IMAGE IMAGE
   hvimg check   [--format=FORMAT] [--repair] IMAGE
   hvimg resize  --size=BYTES [--format=FORMAT] IMAGE
+  hvimg compact [--format=FORMAT] IMAGE
+  hvimg merge   [--format=FORMAT] IMAGE
+  hvimg rebase  --parent=IMAGE [--format=FORMAT] IMAGE
 
   FORMAT   raw, vhd or vhdx; without it an image's is found out, and a new one's is vhdx
   BYTES    a number, with K, M, G or T behind it for powers of 1024
-  --repair replays the log of an image that was not closed
+  --repair replays the log of an image that was not closed, and puts a lost footer in its place
+  compact  lets go of blocks of zeroes, and makes the file as short as it can be
+  merge    copies what the image has into its parent, and leaves the image as it is
+  rebase   gives the image another parent, or says where the one that it has is now
 )";
 
 struct Arguments {
@@ -89,23 +96,24 @@ std::string Size(uint64_t bytes) {
   return unit == 0 ? absl::StrCat(bytes, " bytes") : absl::StrFormat("%d bytes (%.4g %s)", bytes, value, kUnits[unit]);
 }
 
-// Percent on a terminal, and nothing elsewhere.
+// A bar on a terminal, and nothing elsewhere.
 class Progress {
  public:
-  explicit Progress(uint64_t all) : all_(all), is_terminal_(isatty(STDERR_FILENO) != 0) {}
+  Progress() : is_terminal_(isatty(STDERR_FILENO) != 0) {}
   ~Progress() {
-    if (shown_ >= 0) std::fprintf(stderr, "\r     \r");
+    if (shown_ >= 0) std::fprintf(stderr, "\r%*s\r", kWidth + 8, "");
   }
-  void operator()(uint64_t done) {
-    const int percent = static_cast<int>(static_cast<double>(done) * 100 / static_cast<double>(all_));
+  void operator()(uint64_t done, uint64_t all) {
+    const int percent = all == 0 ? 100 : static_cast<int>(static_cast<double>(done) * 100 / static_cast<double>(all));
     if (!is_terminal_ || percent == shown_) return;
     shown_ = percent;
-    std::fprintf(stderr, "\r%3d %%", percent);
+    const std::string bar(static_cast<size_t>(percent * kWidth / 100), '=');
+    std::fprintf(stderr, "\r[%-*s] %3d %%", kWidth, bar.c_str(), percent);
     std::fflush(stderr);
   }
 
  private:
-  const uint64_t all_;
+  static constexpr int kWidth = 50;
   const bool is_terminal_;
   int shown_ = -1;
 };
@@ -174,8 +182,9 @@ absl::Status Convert(const Arguments& arguments) {
     hvsdk::ImageOptions written;
     written.format = options.format;
     auto target = hvsdk::OpenImage(arguments.paths[1], written, arguments.engine);
-    Progress progress(source->info().size_bytes);
-    status = target.ok() ? Copy(*source, **target, [&](uint64_t done) { progress(done); }) : target.status();
+    Progress progress;
+    const uint64_t all = source->info().size_bytes;
+    status = target.ok() ? Copy(*source, **target, [&](uint64_t done) { progress(done, all); }) : target.status();
   }
   if (status.ok()) return status;
   unlink(arguments.paths[1].c_str());
@@ -186,8 +195,9 @@ absl::Status Convert(const Arguments& arguments) {
 absl::Status CompareImages(const Arguments& arguments) {
   HVIMG_ASSIGN(a, OpenForReading(arguments.paths[0], ImageFormat::kDetect, arguments));
   HVIMG_ASSIGN(b, OpenForReading(arguments.paths[1], ImageFormat::kDetect, arguments));
-  Progress progress(std::max(a->info().size_bytes, b->info().size_bytes));
-  const absl::Status status = Compare(*a, *b, [&](uint64_t done) { progress(done); });
+  Progress progress;
+  const uint64_t all = std::max(a->info().size_bytes, b->info().size_bytes);
+  const absl::Status status = Compare(*a, *b, [&](uint64_t done) { progress(done, all); });
   if (status.ok()) return status;
   return absl::Status(status.code(),
                       absl::StrCat(arguments.paths[0], ", ", arguments.paths[1], ": ", status.message()));
@@ -197,6 +207,7 @@ absl::Status Check(const Arguments& arguments) {
   HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
   HVIMG_ASSIGN(check, hvsdk::CheckImage(arguments.paths[0], format, arguments.Has("repair"), arguments.engine));
   if (check.was_replayed) std::printf("its log was replayed\n");
+  if (check.footer_was_written) std::printf("its footer was put in its place\n");
   for (const std::string& fault : check.faults) std::printf("%s\n", fault.c_str());
   if (check.blocks != 0) {
     std::printf("%llu of %llu blocks are present; %s of the file are unused\n",
@@ -214,6 +225,28 @@ absl::Status Resize(const Arguments& arguments) {
   return hvsdk::ResizeImage(arguments.paths[0], format, size, arguments.engine);
 }
 
+absl::Status Compact(const Arguments& arguments) {
+  HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
+  Progress progress;
+  HVIMG_ASSIGN(result, hvsdk::CompactImage(arguments.paths[0], format, std::ref(progress), arguments.engine));
+  std::printf("its file had %s, and has %s\n", Size(result.bytes_before).c_str(), Size(result.bytes_after).c_str());
+  return absl::OkStatus();
+}
+
+absl::Status Merge(const Arguments& arguments) {
+  HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
+  Progress progress;
+  return hvsdk::MergeImage(arguments.paths[0], format, std::ref(progress), arguments.engine);
+}
+
+absl::Status Rebase(const Arguments& arguments) {
+  HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
+  if (!arguments.Has("parent")) return absl::InvalidArgumentError("rebase needs --parent");
+  Progress progress;
+  return hvsdk::RebaseImage(arguments.paths[0], format, arguments.flags.at("parent"), std::ref(progress),
+                            arguments.engine);
+}
+
 struct Command {
   const char* name;
   size_t paths;
@@ -228,6 +261,9 @@ const Command kCommands[] = {
     {"compare", 2, {}, CompareImages},
     {"check", 1, {"format", "repair"}, Check},
     {"resize", 1, {"format", "size"}, Resize},
+    {"compact", 1, {"format"}, Compact},
+    {"merge", 1, {"format"}, Merge},
+    {"rebase", 1, {"format", "parent"}, Rebase},
 };
 
 absl::Status Run(int argc, char** argv) {

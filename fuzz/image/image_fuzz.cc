@@ -154,7 +154,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     (void)internal::ResizeVhdx(*file, kDiskBytes * 4);
   } else {
     (void)internal::DescribeVhd(*file);
-    if (file->size_bytes() < 1 << 28) (void)internal::CheckVhd(*file);
+    if (file->size_bytes() < 1 << 28) (void)internal::CheckVhd(*file, true);
     (void)internal::ResizeVhd(*file, kDiskBytes * 4);
   }
   return 0;

@@ -4,9 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstring>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,117 +11,13 @@
 #include "hvsdk/image/raw_disk.h"
 #include "image/blocking.h"
 #include "image/host_file.h"
+#include "image/image_chain.h"
 #include "image/image_format.h"
-#include "image/vhd_file.h"
 
 namespace hvsdk {
-namespace {
-
+using internal::DetectIfUnnamed;
 using internal::DiskError;
-using internal::Guid;
-
-absl::Status Named(const std::string& path, const absl::Status& status) {
-  if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat("disk '", path, "': ", status.message()));
-}
-
-// A file, whatever its name.
-struct Identity {
-  dev_t device = 0;
-  ino_t inode = 0;
-  bool operator==(const Identity&) const = default;
-};
-Identity IdentityOf(const std::string& path) {
-  struct stat status;
-  return stat(path.c_str(), &status) == 0 ? Identity{status.st_dev, status.st_ino} : Identity{};
-}
-
-struct ChainLink {
-  std::string path;
-  Identity identity;
-};
-
-constexpr size_t kMaxChain = 64;
-
-absl::StatusOr<ImageFormat> Detect(ImageFile& file) {
-  uint8_t start[8] = {};
-  if (file.size_bytes() >= sizeof(start)) {
-    RETURN_IF_ERROR(internal::ToStatus(internal::Read(file, 0, absl::MakeSpan(start)), "its start"));
-  }
-  if (std::memcmp(start, "vhdxfile", 8) == 0) return ImageFormat::kVhdx;
-  return internal::vhd::IsVhd(file) ? ImageFormat::kVhd : ImageFormat::kRaw;
-}
-
-absl::StatusOr<ImageFormat> DetectIfUnnamed(ImageFile& file, ImageFormat format) {
-  if (format != ImageFormat::kDetect) return format;
-  auto detected = Detect(file);
-  if (!detected.ok()) return Named(file.path(), detected.status());
-  return detected;
-}
-
-absl::StatusOr<internal::OpenedImage> OpenFormat(ImageFormat format, std::shared_ptr<ImageFile> file, BlockInfo info,
-                                                 const internal::ParentOpener& open_parent,
-                                                 std::function<void(const absl::Status&)> on_failure) {
-  if (format == ImageFormat::kVhd)
-    return internal::OpenVhd(std::move(file), std::move(info), open_parent, std::move(on_failure));
-  return internal::OpenVhdx(std::move(file), std::move(info), open_parent, std::move(on_failure));
-}
-
-// An image that is not raw, and above it in the chain its children.
-absl::StatusOr<internal::OpenedImage> OpenChain(const std::string& path, ImageFormat format, bool follow_parents,
-                                                const ImageOptions& options, std::vector<ChainLink> chain,
-                                                const std::shared_ptr<FileEngine>& engine,
-                                                std::shared_ptr<ImageFile> file) {
-  chain.push_back({path, IdentityOf(path)});
-  BlockInfo info;
-  info.id = options.id;
-  info.serial = options.serial;
-  const auto open_parent = [&](const internal::ParentLink& link) -> absl::StatusOr<std::shared_ptr<BlockDevice>> {
-    if (link.paths.empty()) return absl::InvalidArgumentError("it does not say where its parent is");
-    if (!follow_parents) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("it has the parent '", link.paths[0],
-                       "', which is read only if the format is named: it may be the work of a guest"));
-    }
-    if (chain.size() >= kMaxChain)
-      return absl::InvalidArgumentError(absl::StrCat("it has more than ", kMaxChain, " parents"));
-    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-    std::string tried;
-    for (const std::string& place : link.paths) {
-      const std::string parent_path = (folder / place).lexically_normal().string();
-      if (access(parent_path.c_str(), F_OK) != 0) {
-        absl::StrAppend(&tried, tried.empty() ? "'" : ", '", parent_path, "'");
-        continue;
-      }
-      const Identity identity = IdentityOf(parent_path);
-      for (const ChainLink& child : chain) {
-        if (child.identity == identity) {
-          return absl::InvalidArgumentError(absl::StrCat("its parent '", parent_path, "' has it for a parent, too"));
-        }
-      }
-      ImageOptions parent_options;
-      parent_options.read_only = true;
-      parent_options.on_failure = options.on_failure;
-      auto parent_file = OpenImageFile(parent_path, {.read_only = true}, engine);
-      if (!parent_file.ok())
-        return absl::Status(parent_file.status().code(), absl::StrCat("its parent: ", parent_file.status().message()));
-      auto parent = OpenChain(parent_path, format, true, parent_options, chain, engine, *std::move(parent_file));
-      if (!parent.ok())
-        return absl::Status(parent.status().code(), absl::StrCat("its parent: ", parent.status().message()));
-      if (std::find(link.ids.begin(), link.ids.end(), parent->id_for_children) == link.ids.end()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("its parent '", parent_path, "' is not the one that it was made over, or was written since"));
-      }
-      return parent->disk;
-    }
-    return absl::InvalidArgumentError(absl::StrCat("its parent is not there: ", tried));
-  };
-  auto opened = OpenFormat(format, std::move(file), std::move(info), open_parent, options.on_failure);
-  if (!opened.ok()) return Named(path, opened.status());
-  return opened;
-}
-
-}  // namespace
+using internal::Named;
 
 absl::string_view ImageFormatName(ImageFormat format) {
   switch (format) {
@@ -169,10 +62,20 @@ absl::StatusOr<std::shared_ptr<ImageDisk>> OpenImage(const std::string& path, co
     file.reset();
     return open_raw();
   }
-  const bool follow_parents = options.follow_parents || options.format != ImageFormat::kDetect;
-  ASSIGN_OR_RETURN(internal::OpenedImage opened,
-                   OpenChain(path, format, follow_parents, options, {}, engine, std::move(file)));
-  return std::move(opened.disk);
+  BlockInfo info;
+  info.id = options.id;
+  info.serial = options.serial;
+  internal::ParentOpener open_parent = internal::MakeParentOpener(path, format, {}, options.on_failure, engine);
+  if (!options.follow_parents && options.format == ImageFormat::kDetect) {
+    open_parent = [](const internal::ParentLink& link) -> absl::StatusOr<std::shared_ptr<BlockDevice>> {
+      return absl::InvalidArgumentError(
+          absl::StrCat("it has the parent '", link.paths.empty() ? "" : link.paths[0],
+                       "', which is read only if the format is named: it may be the work of a guest"));
+    };
+  }
+  auto opened = internal::OpenFormat(format, std::move(file), std::move(info), open_parent, options.on_failure);
+  if (!opened.ok()) return Named(path, opened.status());
+  return std::move(opened->disk);
 }
 
 absl::StatusOr<ImageDescription> DescribeImage(const std::string& path, ImageFormat format,
@@ -198,26 +101,20 @@ absl::Status CreateImage(const std::string& path, const ImageCreateOptions& opti
   }
   internal::ParentOfNew parent;
   if (!options.parent.empty()) {
-    ImageOptions parent_options;
-    parent_options.read_only = true;
     ASSIGN_OR_RETURN(std::shared_ptr<ImageFile> parent_file,
                      OpenImageFile(options.parent, {.read_only = true}, engine));
-    ASSIGN_OR_RETURN(const internal::OpenedImage opened, OpenChain(options.parent, options.format, true, parent_options,
-                                                                   {}, engine, std::move(parent_file)));
-    const BlockInfo& info = opened.disk->info();
+    const auto opened =
+        internal::OpenFormat(options.format, std::move(parent_file), {},
+                             internal::MakeParentOpener(options.parent, options.format, {}, nullptr, engine), nullptr);
+    if (!opened.ok()) return Named(options.parent, opened.status());
+    const BlockInfo& info = opened->disk->info();
     if (wanted.disk_bytes == 0) wanted.disk_bytes = info.size_bytes;
     if (wanted.logical_sector_bytes == 0) wanted.logical_sector_bytes = info.logical_block_bytes;
     if (wanted.logical_sector_bytes != info.logical_block_bytes) {
       return DiskError(path, absl::StrCat("sectors of ", wanted.logical_sector_bytes, " bytes: its parent '",
                                           options.parent, "' has ", info.logical_block_bytes));
     }
-    std::error_code ignored;
-    const std::filesystem::path absolute = std::filesystem::absolute(options.parent, ignored).lexically_normal();
-    const std::filesystem::path folder = std::filesystem::absolute(path, ignored).lexically_normal().parent_path();
-    parent.id_for_children = opened.id_for_children;
-    parent.absolute_path = absolute.string();
-    parent.relative_path = absolute.lexically_relative(folder).string();
-    if (absl::string_view(parent.relative_path).substr(0, 1) != ".") parent.relative_path.insert(0, "./");
+    parent = internal::DescribeParent(options.parent, path, opened->id_for_children);
   }
   if (wanted.logical_sector_bytes == 0) wanted.logical_sector_bytes = 512;
   if (wanted.format == ImageFormat::kVhdx) {
@@ -248,9 +145,20 @@ absl::StatusOr<ImageCheck> CheckImage(const std::string& path, ImageFormat forma
   ASSIGN_OR_RETURN(format, DetectIfUnnamed(*file, format));
   absl::StatusOr<ImageCheck> check = ImageCheck{};
   if (format == ImageFormat::kVhdx) check = internal::CheckVhdx(*file, repair);
-  if (format == ImageFormat::kVhd) check = internal::CheckVhd(*file);
+  if (format == ImageFormat::kVhd) check = internal::CheckVhd(*file, repair);
   if (!check.ok()) return Named(path, check.status());
   return check;
+}
+
+absl::StatusOr<ImageCompaction> CompactImage(const std::string& path, ImageFormat format, const ImageProgress& progress,
+                                             std::shared_ptr<FileEngine> engine) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<ImageFile> file, OpenImageFile(path, {}, std::move(engine)));
+  ASSIGN_OR_RETURN(format, DetectIfUnnamed(*file, format));
+  if (format == ImageFormat::kRaw) return DiskError(path, "a raw disk has room for all of it");
+  auto compaction =
+      format == ImageFormat::kVhd ? internal::CompactVhd(*file, progress) : internal::CompactVhdx(*file, progress);
+  if (!compaction.ok()) return Named(path, compaction.status());
+  return compaction;
 }
 
 absl::Status ResizeImage(const std::string& path, ImageFormat format, uint64_t disk_bytes,

@@ -102,17 +102,23 @@ absl::StatusOr<ImageCheck> CheckVhdx(ImageFile& file, bool repair) {
   return check;
 }
 
-absl::StatusOr<ImageCheck> CheckVhd(ImageFile& file) {
+absl::StatusOr<ImageCheck> CheckVhd(ImageFile& file, bool repair) {
   ImageCheck check;
   Faults faults(check.faults);
   ASSIGN_OR_RETURN(const vhd::Geometry geometry, vhd::ReadGeometry(file));
+  if (geometry.end == file.size_bytes() || geometry.end + 2 * vhd::kSector <= file.size_bytes()) {
+    if (repair) {
+      RETURN_IF_ERROR(vhd::WriteFooter(file, geometry));
+      check.footer_was_written = true;
+    } else {
+      faults.Add("its footer is not at its end; a copy stands for it");
+    }
+  }
   if (geometry.type == vhd::DiskType::kFixed) return check;
   if (!RoomMap::Fits(file.size_bytes(), vhd::kSector))
     return absl::ResourceExhaustedError("it is too large to be checked");
   RoomMap room(file.size_bytes(), vhd::kSector);
-  room.Take(0, vhd::kSector);
-  room.Take(geometry.footer.data_offset, sizeof(vhd::DynamicHeader));
-  room.Take(geometry.table_offset, geometry.block_count() * 4);
+  vhd::TakeStructures(geometry, room);
   if (geometry.end < file.size_bytes()) room.Take(geometry.end, vhd::kSector);
   check.blocks = geometry.block_count();
   RETURN_IF_ERROR(
@@ -127,7 +133,6 @@ absl::StatusOr<ImageCheck> CheckVhd(ImageFile& file) {
           faults.Add("block ", block, ": lies at sector ", entry, ", which something else has, too");
         }
       }));
-  if (geometry.end == file.size_bytes()) faults.Add("its footer is lost; the copy in the first sector stands for it");
   check.unused_bytes = room.unused_bytes();
   return check;
 }

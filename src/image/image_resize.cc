@@ -2,7 +2,6 @@
 // Images made larger, so that power may be lost at any moment: the image has the old size or the new one.
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -10,8 +9,8 @@
 #include "base/status_macros.h"
 #include "image/blocking.h"
 #include "image/image_format.h"
-#include "image/metadata_cache.h"
 #include "image/vhd_file.h"
+#include "image/vhdx_change.h"
 #include "image/vhdx_file.h"
 #include "image/vhdx_log.h"
 
@@ -70,7 +69,7 @@ absl::Status ClearTail(ImageFile& file, const vhdx::Geometry& before) {
 
 }  // namespace
 
-absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes) {
+absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id) {
   ASSIGN_OR_RETURN(vhdx::CurrentHeader header, vhdx::ReadHeader(file));
   RETURN_IF_ERROR(vhdx::ReplayLog(file, header));
   ASSIGN_OR_RETURN(const vhdx::Geometry before, vhdx::ReadGeometry(file, header.header));
@@ -82,7 +81,7 @@ absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes) {
   }
   if (disk_bytes == before.disk_bytes) return absl::OkStatus();
   header.header.file_write_guid = NewGuid();
-  header.header.data_write_guid = NewGuid();
+  header.header.data_write_guid = new_id == Guid{} ? NewGuid() : new_id;
   RETURN_IF_ERROR(ToStatus(vhdx::UpdateHeader(file, header), "its header"));
   vhdx::Geometry after = before;
   after.disk_bytes = disk_bytes;
@@ -108,32 +107,51 @@ absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes) {
   RETURN_IF_ERROR(ClearTail(file, before));
   // All of that is there before any of what names it, which changes as a whole.
   RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
-  std::mutex mutex;
-  MetadataCache cache(file, mutex);
-  const auto change = [&](uint64_t offset, absl::Span<const uint8_t> bytes) {
-    for (uint64_t at = 0; at < bytes.size(); at += MetadataCache::kPageBytes) {
-      if (const BlockStatus status = cache.Load({offset + at}); status != BlockStatus::kOk) return status;
-      cache.Change(offset + at, bytes.subspan(at, MetadataCache::kPageBytes));
-    }
-    return BlockStatus::kOk;
-  };
-  RETURN_IF_ERROR(
-      ToStatus(change(after.disk_size_offset, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&disk_bytes), 8)),
-               "its size"));
+  vhdx::LoggedChange change(file, header);
+  RETURN_IF_ERROR(ToStatus(
+      change.Set(after.disk_size_offset, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&disk_bytes), 8)),
+      "its size"));
   if (moves) {
     // Regions that nobody here knows and nobody needs are not kept.
     const std::vector<uint8_t> table =
         vhdx::EncodeRegionTable(after.bat_offset, static_cast<uint32_t>(after.bat_bytes), after.metadata_offset,
                                 static_cast<uint32_t>(after.metadata_bytes));
     for (const uint64_t offset : vhdx::kRegionTableOffsets) {
-      RETURN_IF_ERROR(ToStatus(change(offset, table), "its region table"));
+      RETURN_IF_ERROR(ToStatus(change.Set(offset, table), "its region table"));
     }
   }
-  vhdx::LogWriter log(file);
-  RETURN_IF_ERROR(ToStatus(log.Append(header, cache.changed()), "its log"));
-  RETURN_IF_ERROR(ToStatus(cache.WriteChanged(), "its metadata"));
+  return ToStatus(change.Close(), "its metadata");
+}
+
+// A fixed VHD has one footer, in its last sector, and its file gets longer before there is one at its end. So it gets
+// twice as long: a reader that finds no footer looks in the middle (vhd_file.cc). With one at the end that says the old
+// size the new one is made ready at its place, where the file is cut off at last.
+absl::Status GrowFixedVhd(ImageFile& file, const vhd::Geometry& geometry, const vhd::Footer& footer) {
+  const uint64_t end = geometry.end + vhd::kSector, new_end = uint64_t{footer.current_bytes} + vhd::kSector;
+  const auto write_footer = [&](const vhd::Footer& which, uint64_t file_bytes) {
+    return Write(file, file_bytes - vhd::kSector,
+                 absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&which), sizeof(which)));
+  };
+  uint64_t size = end;
+  if (file.size_bytes() != size) {
+    RETURN_IF_ERROR(ToStatus(file.Resize(size), "its end"));
+    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+  }
+  do {
+    RETURN_IF_ERROR(ToStatus(file.Resize(size *= 2), "its room"));
+    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+    RETURN_IF_ERROR(ToStatus(write_footer(geometry.footer, size), "its footer"));
+    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+  } while (size <= new_end);
+  // Footers on the way, and what was behind the disk.
+  for (uint64_t old = end; old < size; old *= 2) {
+    RETURN_IF_ERROR(ToStatus(Zero(file, old - vhd::kSector, vhd::kSector), "its end"));
+  }
+  RETURN_IF_ERROR(ToStatus(Zero(file, geometry.disk_bytes, end - geometry.disk_bytes, BlockOp::kDiscard), "its end"));
+  RETURN_IF_ERROR(ToStatus(write_footer(footer, new_end), "its footer"));
   RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
-  return ToStatus(log.Empty(header), "its header");
+  RETURN_IF_ERROR(ToStatus(file.Resize(new_end), "its end"));
+  return ToStatus(Flush(file), "its file");
 }
 
 absl::Status ResizeVhd(ImageFile& file, uint64_t disk_bytes) {
@@ -151,13 +169,7 @@ absl::Status ResizeVhd(ImageFile& file, uint64_t disk_bytes) {
   };
   if (geometry.type == vhd::DiskType::kFixed) {
     if (disk_bytes == geometry.disk_bytes) return absl::OkStatus();
-    const uint64_t old_end = file.size_bytes();
-    RETURN_IF_ERROR(ToStatus(file.Resize(disk_bytes + vhd::kSector), "its room"));
-    RETURN_IF_ERROR(ToStatus(Write(file, disk_bytes, bytes_of(footer)), "its footer"));
-    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
-    RETURN_IF_ERROR(
-        ToStatus(Zero(file, geometry.disk_bytes, std::min(old_end, disk_bytes) - geometry.disk_bytes), "its end"));
-    return ToStatus(Flush(file), "its file");
+    return GrowFixedVhd(file, geometry, footer);
   }
   const uint64_t blocks_before = geometry.block_count();
   const uint64_t disk_before = std::exchange(geometry.disk_bytes, disk_bytes);

@@ -70,6 +70,36 @@ vhd::Footer MakeFooter(uint64_t disk_bytes, vhd::DiskType type) {
   return footer;
 }
 
+// What the locators of a header point to: offsets in the file, and bytes, which lie one behind the other.
+using LocatorTexts = std::vector<std::pair<uint64_t, std::vector<uint8_t>>>;
+
+// `end` is where they begin.
+LocatorTexts SetParentInHeader(const ParentOfNew& parent, uint32_t timestamp, uint64_t end,
+                               vhd::DynamicHeader& header) {
+  LocatorTexts texts;
+  header.parent_id = parent.id_for_children;
+  header.parent_timestamp = timestamp;
+  const std::string& path = parent.absolute_path;
+  const std::vector<uint8_t> name = ToUtf16(path.substr(path.find_last_of('/') + 1), /*big_endian=*/true);
+  std::memset(header.parent_name, 0, sizeof(header.parent_name));
+  std::memcpy(header.parent_name, name.data(), std::min(name.size(), sizeof(header.parent_name) - 2));
+  std::memset(&header.locators, 0, sizeof(header.locators));
+  const std::pair<const char*, std::string> paths[] = {
+      {"W2ru", absl::StrReplaceAll(parent.relative_path, {{"/", "\\"}})}, {"W2ku", path}};
+  for (size_t i = 0; i < std::size(paths); ++i) {
+    vhd::ParentLocator& locator = header.locators[i];
+    std::vector<uint8_t> text = ToUtf16(paths[i].second);
+    std::memcpy(locator.platform, paths[i].first, 4);
+    locator.data_length = static_cast<uint32_t>(text.size());
+    text.resize((text.size() + vhd::kSector - 1) / vhd::kSector * vhd::kSector);
+    locator.data_space = static_cast<uint32_t>(text.size());
+    locator.data_offset = end;
+    texts.emplace_back(end, std::move(text));
+    end += texts.back().second.size();
+  }
+  return texts;
+}
+
 }  // namespace
 
 void SetVhdSize(uint64_t disk_bytes, vhd::Footer& footer) {
@@ -110,6 +140,44 @@ absl::StatusOr<OpenedImage> OpenVhd(std::shared_ptr<ImageFile> file, BlockInfo i
       std::shared_ptr<MappedDisk> disk,
       MappedDisk::Create(std::move(file), std::move(map), std::move(parent), std::move(info), std::move(on_failure)));
   return OpenedImage{std::move(disk), id};
+}
+
+absl::StatusOr<OpenedMap> OpenVhdMap(std::shared_ptr<ImageFile> file) {
+  ASSIGN_OR_RETURN(vhd::Geometry geometry, vhd::ReadGeometry(*file));
+  OpenedMap opened;
+  opened.disk_bytes = geometry.disk_bytes;
+  opened.has_parent = geometry.has_parent();
+  opened.link = {geometry.parent_paths, {geometry.parent_id}};
+  if (geometry.type == vhd::DiskType::kFixed) {
+    opened.map = std::make_unique<vhd::FixedMap>(std::move(file));
+  } else {
+    opened.map = std::make_unique<vhd::VhdMap>(std::move(file), std::move(geometry));
+  }
+  return opened;
+}
+
+// A header has two sectors, and its locators are elsewhere, so a new one is made ready behind all blocks. The footer,
+// one sector, says where it is.
+absl::Status SetVhdParent(ImageFile& file, const ParentOfNew& parent) {
+  ASSIGN_OR_RETURN(vhd::Geometry geometry, vhd::ReadGeometry(file));
+  vhd::DynamicHeader header;
+  RETURN_IF_ERROR(ToStatus(
+      Read(file, geometry.footer.data_offset, absl::MakeSpan(reinterpret_cast<uint8_t*>(&header), sizeof(header))),
+      "its header"));
+  const uint64_t place = geometry.end;
+  const LocatorTexts texts =
+      SetParentInHeader(parent, geometry.footer.timestamp, place + sizeof(vhd::DynamicHeader), header);
+  header.checksum = vhd::Checksum(header, offsetof(vhd::DynamicHeader, checksum));
+  geometry.end = texts.back().first + texts.back().second.size();
+  RETURN_IF_ERROR(vhd::WriteFooter(file, geometry));
+  RETURN_IF_ERROR(ToStatus(Write(file, place, BytesOf(header)), "its header"));
+  for (const auto& [offset, text] : texts) RETURN_IF_ERROR(ToStatus(Write(file, offset, text), "its parent's path"));
+  RETURN_IF_ERROR(ToStatus(Flush(file), "its header"));
+  geometry.footer.data_offset = place;
+  geometry.footer.checksum = vhd::Checksum(geometry.footer, offsetof(vhd::Footer, checksum));
+  RETURN_IF_ERROR(ToStatus(Write(file, 0, BytesOf(geometry.footer)), "its footer"));
+  RETURN_IF_ERROR(ToStatus(Flush(file), "its footer"));
+  return vhd::WriteFooter(file, geometry);
 }
 
 absl::StatusOr<ImageDescription> DescribeVhd(ImageFile& file) {
@@ -160,26 +228,10 @@ absl::Status CreateVhd(ImageFile& file, const ImageCreateOptions& options, const
   header.version = vhd::kVersion;
   header.max_entries = static_cast<uint32_t>(blocks);
   header.block_bytes = block;
-  std::vector<std::pair<uint64_t, std::vector<uint8_t>>> texts;
+  LocatorTexts texts;
   if (parent != nullptr) {
-    header.parent_id = parent->id_for_children;
-    header.parent_timestamp = footer.timestamp;
-    const std::string& path = parent->absolute_path;
-    const std::vector<uint8_t> name = ToUtf16(path.substr(path.find_last_of('/') + 1), /*big_endian=*/true);
-    std::memcpy(header.parent_name, name.data(), std::min(name.size(), sizeof(header.parent_name) - 2));
-    const std::pair<const char*, std::string> paths[] = {
-        {"W2ru", absl::StrReplaceAll(parent->relative_path, {{"/", "\\"}})}, {"W2ku", path}};
-    for (size_t i = 0; i < std::size(paths); ++i) {
-      vhd::ParentLocator& locator = header.locators[i];
-      std::vector<uint8_t> text = ToUtf16(paths[i].second);
-      std::memcpy(locator.platform, paths[i].first, 4);
-      locator.data_length = static_cast<uint32_t>(text.size());
-      text.resize((text.size() + vhd::kSector - 1) / vhd::kSector * vhd::kSector);
-      locator.data_space = static_cast<uint32_t>(text.size());
-      locator.data_offset = end;
-      texts.emplace_back(end, std::move(text));
-      end += texts.back().second.size();
-    }
+    texts = SetParentInHeader(*parent, footer.timestamp, end, header);
+    for (const auto& [offset, text] : texts) end = offset + text.size();
   }
   header.checksum = vhd::Checksum(header, offsetof(vhd::DynamicHeader, checksum));
   RETURN_IF_ERROR(ToStatus(file.Resize(end + vhd::kSector), "its room"));

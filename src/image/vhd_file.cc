@@ -26,15 +26,23 @@ bool IsWhole(const Footer& footer) {
   return HasCookie(footer) && footer.checksum == Checksum(footer, offsetof(Footer, checksum));
 }
 
-// The footer's place: the last sector. Virtual PC before 2004 wrote one of 511 bytes.
+// The footer's place: the last sector. Virtual PC before 2004 wrote one of 511 bytes. A fixed disk that was being made
+// larger when power was lost has it in the middle: see GrowFixedVhd.
 bool ReadLastFooter(ImageFile& file, Footer& footer, uint64_t& at) {
+  const uint64_t end = file.size_bytes();
   for (const uint64_t size : {kSector, kSector - 1}) {
-    if (file.size_bytes() < size) continue;
+    if (end < size) continue;
     footer = {};
-    at = file.size_bytes() - size;
+    at = end - size;
     if (ReadStructure(file, at, footer, size) && HasCookie(footer)) return true;
   }
-  return false;
+  if (end % (2 * kSector) != 0 || end == 0) return false;
+  Footer last;
+  const Footer nothing{};
+  if (!ReadStructure(file, end - kSector, last) || std::memcmp(&last, &nothing, sizeof(last)) != 0) return false;
+  at = end / 2 - kSector;
+  return ReadStructure(file, at, footer) && IsWhole(footer) && footer.current_bytes <= at &&
+         footer.disk_type == static_cast<uint32_t>(DiskType::kFixed);
 }
 
 // Virtual PC and QEMU's older images count by cylinders, heads and sectors; all others by the size in the footer. A
@@ -90,6 +98,11 @@ absl::Status ReadDynamicHeader(ImageFile& file, uint64_t footer_at, Geometry& ge
   }
   geometry.end = (footer_at + kSector - 1) / kSector * kSector;
   if (geometry.has_parent()) {
+    for (const ParentLocator& locator : header.locators) {
+      // The room is counted in sectors, by some in bytes.
+      const uint64_t space = locator.data_space, length = locator.data_length;
+      geometry.locators.emplace_back(locator.data_offset, std::max(length, space < kSector ? space * kSector : space));
+    }
     geometry.parent_id = header.parent_id;
     ReadParentPaths(file, header, geometry);
   }
@@ -125,6 +138,7 @@ absl::StatusOr<Geometry> ReadGeometry(ImageFile& file) {
   }
   switch (geometry.type) {
     case DiskType::kFixed:
+      geometry.end = at;
       if (at < geometry.disk_bytes)
         return Damaged(absl::StrCat("it has ", at, " bytes for a disk of ", geometry.disk_bytes));
       return geometry;
@@ -134,6 +148,27 @@ absl::StatusOr<Geometry> ReadGeometry(ImageFile& file) {
       return geometry;
   }
   return Damaged(absl::StrCat("its disk type ", uint32_t{footer.disk_type}, " is not supported"));
+}
+
+absl::Status WriteFooter(ImageFile& file, const Geometry& geometry) {
+  // A fixed disk's is whole where it is.
+  if (geometry.type != DiskType::kFixed) {
+    const auto* const footer = reinterpret_cast<const uint8_t*>(&geometry.footer);
+    if (file.size_bytes() < geometry.end + kSector) {
+      RETURN_IF_ERROR(ToStatus(file.Resize(geometry.end + kSector), "its footer"));
+    }
+    RETURN_IF_ERROR(ToStatus(Write(file, geometry.end, absl::MakeConstSpan(footer, sizeof(Footer))), "its footer"));
+    RETURN_IF_ERROR(ToStatus(Flush(file), "its footer"));
+  }
+  RETURN_IF_ERROR(ToStatus(file.Resize(geometry.end + kSector), "its end"));
+  return ToStatus(Flush(file), "its end");
+}
+
+void TakeStructures(const Geometry& geometry, RoomMap& room) {
+  room.Take(0, kSector);
+  room.Take(geometry.footer.data_offset, sizeof(DynamicHeader));
+  room.Take(geometry.table_offset, geometry.block_count() * 4);
+  for (const auto& [offset, bytes] : geometry.locators) room.Take(offset, bytes);
 }
 
 }  // namespace hvsdk::internal::vhd

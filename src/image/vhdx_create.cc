@@ -30,28 +30,6 @@ void Append(std::vector<uint8_t>& bytes, const T& value) {
   std::memcpy(bytes.data() + bytes.size() - sizeof(value), &value, sizeof(value));
 }
 
-std::vector<uint8_t> EncodeParentLocator(const ParentOfNew& parent) {
-  const std::pair<const char*, std::string> pairs[] = {
-      {"parent_linkage", FormatGuid(parent.id_for_children)},
-      {"relative_path", absl::StrReplaceAll(parent.relative_path, {{"/", "\\"}})},
-      {"absolute_win32_path", parent.absolute_path},
-  };
-  std::vector<uint8_t> table, texts;
-  const size_t texts_at = sizeof(vhdx::ParentLocatorHeader) + std::size(pairs) * sizeof(vhdx::ParentLocatorEntry);
-  Append(table, vhdx::ParentLocatorHeader{vhdx::kVhdxParentLocator, 0, std::size(pairs)});
-  for (const auto& [key, value] : pairs) {
-    const std::vector<uint8_t> key_text = ToUtf16(key), value_text = ToUtf16(value);
-    const auto at = static_cast<uint32_t>(texts_at + texts.size());
-    Append(table,
-           vhdx::ParentLocatorEntry{at, static_cast<uint32_t>(at + key_text.size()),
-                                    static_cast<uint16_t>(key_text.size()), static_cast<uint16_t>(value_text.size())});
-    texts.insert(texts.end(), key_text.begin(), key_text.end());
-    texts.insert(texts.end(), value_text.begin(), value_text.end());
-  }
-  table.insert(table.end(), texts.begin(), texts.end());
-  return table;
-}
-
 std::vector<uint8_t> EncodeMetadata(const ImageCreateOptions& options, const ParentOfNew* parent) {
   std::vector<uint8_t> table, items;
   std::vector<vhdx::MetadataEntry> entries;
@@ -73,7 +51,7 @@ std::vector<uint8_t> EncodeMetadata(const ImageCreateOptions& options, const Par
   add(vhdx::kDiskIdItem, vhdx::kItemIsVirtualDisk, bytes_of(NewGuid()));
   add(vhdx::kLogicalSectorItem, vhdx::kItemIsVirtualDisk, bytes_of(options.logical_sector_bytes));
   add(vhdx::kPhysicalSectorItem, vhdx::kItemIsVirtualDisk, bytes_of(options.physical_sector_bytes));
-  if (parent != nullptr) add(vhdx::kParentLocatorItem, 0, EncodeParentLocator(*parent));
+  if (parent != nullptr) add(vhdx::kParentLocatorItem, 0, EncodeVhdxParent(*parent));
   vhdx::MetadataTableHeader head{};
   std::memcpy(head.signature, vhdx::kMetadataSignature, sizeof(head.signature));
   head.entry_count = static_cast<uint16_t>(entries.size());
@@ -104,6 +82,29 @@ BlockStatus WriteFixedTable(ImageFile& file, const vhdx::Geometry& geometry, uin
 }
 
 }  // namespace
+
+std::vector<uint8_t> EncodeVhdxParent(const ParentOfNew& parent) {
+  std::vector<std::pair<std::string, std::string>> pairs = {
+      {"parent_linkage", FormatGuid(parent.id_for_children)},
+      {"relative_path", absl::StrReplaceAll(parent.relative_path, {{"/", "\\"}})},
+      {"absolute_win32_path", parent.absolute_path},
+  };
+  if (parent.next_id != Guid{}) pairs.emplace_back("parent_linkage2", FormatGuid(parent.next_id));
+  std::vector<uint8_t> table, texts;
+  const size_t texts_at = sizeof(vhdx::ParentLocatorHeader) + pairs.size() * sizeof(vhdx::ParentLocatorEntry);
+  Append(table, vhdx::ParentLocatorHeader{vhdx::kVhdxParentLocator, 0, static_cast<uint16_t>(pairs.size())});
+  for (const auto& [key, value] : pairs) {
+    const std::vector<uint8_t> key_text = ToUtf16(key), value_text = ToUtf16(value);
+    const auto at = static_cast<uint32_t>(texts_at + texts.size());
+    Append(table,
+           vhdx::ParentLocatorEntry{at, static_cast<uint32_t>(at + key_text.size()),
+                                    static_cast<uint16_t>(key_text.size()), static_cast<uint16_t>(value_text.size())});
+    texts.insert(texts.end(), key_text.begin(), key_text.end());
+    texts.insert(texts.end(), value_text.begin(), value_text.end());
+  }
+  table.insert(table.end(), texts.begin(), texts.end());
+  return table;
+}
 
 absl::Status CreateVhdx(ImageFile& file, const ImageCreateOptions& options, const ParentOfNew* parent) {
   const auto invalid = [](auto... what) { return absl::InvalidArgumentError(absl::StrCat(what...)); };

@@ -20,8 +20,13 @@ bool HasRoom(BlockState state) { return state == BlockState::kFullyPresent || st
 
 }  // namespace
 
-VhdxMap::VhdxMap(std::shared_ptr<ImageFile> file, const CurrentHeader& header, Geometry geometry)
-    : file_(std::move(file)), header_(header), geometry_(std::move(geometry)), cache_(*file_, mutex_), log_(*file_) {}
+VhdxMap::VhdxMap(std::shared_ptr<ImageFile> file, const CurrentHeader& header, Geometry geometry, const Guid& new_id)
+    : file_(std::move(file)),
+      header_(header),
+      geometry_(std::move(geometry)),
+      new_id_(new_id),
+      cache_(*file_, mutex_),
+      log_(*file_) {}
 
 uint64_t VhdxMap::BitmapByte(uint64_t bitmap, uint64_t offset) const {
   return bitmap + offset / geometry_.logical_sector_bytes % (uint64_t{1} << 23) / 8;
@@ -106,7 +111,7 @@ BlockStatus VhdxMap::BeginWriting() {
   if (is_writing_) return BlockStatus::kOk;
   // 2.2.2: whoever remembers the file, as an image whose parent it is, sees that it has changed.
   header_.header.file_write_guid = NewGuid();
-  header_.header.data_write_guid = NewGuid();
+  header_.header.data_write_guid = new_id_ == Guid{} ? NewGuid() : new_id_;
   RETURN_IF_FAILED(UpdateHeader(*file_, header_));
   std::lock_guard lock(mutex_);
   is_writing_ = true;

@@ -24,8 +24,8 @@ namespace hvsdk::internal::vhdx {
 
 class VhdxMap : public BlockMap {
  public:
-  // The log is empty.
-  VhdxMap(std::shared_ptr<ImageFile> file, const CurrentHeader& header, Geometry geometry);
+  // The log is empty. `new_id` is the data write GUID that the first write gives it; zeroes: a new one.
+  VhdxMap(std::shared_ptr<ImageFile> file, const CurrentHeader& header, Geometry geometry, const Guid& new_id = {});
 
   Extent Find(uint64_t offset, uint64_t size_bytes, bool for_write) override;
   bool is_changed() override { return !cache_.changed().empty(); }
@@ -69,6 +69,7 @@ class VhdxMap : public BlockMap {
   const std::shared_ptr<ImageFile> file_;
   CurrentHeader header_;
   const Geometry geometry_;
+  const Guid new_id_;
   MetadataCache cache_;
   LogWriter log_;
   bool is_writing_ = false;  // guarded by mutex_ for all but the image's own thread

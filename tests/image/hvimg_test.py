@@ -118,6 +118,73 @@ def test_differencing(rng):
         assert child in message and base in message and 'for a parent, too' in message, message
 
 
+def test_compact(rng):
+    for kind in ('vhdx', 'vhd'):
+        image = f'compact.{kind}'
+        # Half of its blocks are zeroes, which QEMU's way of writing does not leave out.
+        make_raw('half', 40 * MIB, rng)
+        hvimg('convert', f'--format={kind}', '--block=1M', 'half', image)
+        hvimg('compact', image)
+        size = os.stat(image).st_size
+        with open('half', 'r+b') as raw:
+            raw.write(bytes(30 * MIB))
+        if QEMU:
+            # Its zeroes are written as data.
+            qemu = 'vpc' if kind == 'vhd' else kind
+            for start in range(0, 30, 5):
+                run('qemu-io', '-f', qemu, '-c', f'write -P 0 {start}M 5M', image)
+            assert os.stat(image).st_size > size
+            assert 'its file had' in hvimg('compact', image)
+            run(QEMU, 'compare', '-f', 'raw', '-F', qemu, 'half', image)
+            hvimg('compare', 'half', image)
+            if kind == 'vhdx':
+                run(QEMU, 'check', '-f', 'vhdx', image)
+            assert os.stat(image).st_size < size
+        hvimg('check', image)
+        hvimg('create', f'--format={kind}', '--fixed', '--size=4M', 'fixed.' + kind)
+        assert 'fixed' in hvimg('compact', 'fixed.' + kind, status=2)
+    assert 'raw' in hvimg('compact', 'half', status=2)
+
+
+def test_merge_and_rebase(rng):
+    for kind in ('vhdx', 'vhd'):
+        base, child, grandchild, other = (f'm-{name}.{kind}' for name in ('base', 'child', 'grandchild', 'other'))
+        make_raw('first', 12 * MIB, rng)
+        make_raw('second', 12 * MIB, rng)
+        hvimg('convert', f'--format={kind}', 'first', base)
+        hvimg('convert', f'--format={kind}', 'second', other)
+        hvimg('create', f'--format={kind}', f'--parent={base}', child)
+        hvimg('create', f'--format={kind}', f'--parent={child}', grandchild)
+        # Over another parent the child has all that the two do not have in common.
+        hvimg('rebase', f'--parent={other}', child)
+        assert other in hvimg('info', child)
+        hvimg('compare', 'first', child)
+        hvimg('compare', 'first', grandchild)
+        # Merged, that is its parent's; and so is the grandchild's, when it is told.
+        hvimg('merge', child)
+        hvimg('compare', 'first', other)
+        hvimg('compare', 'first', child)
+        hvimg('create', f'--format={kind}', f'--parent={child}', grandchild + '2')
+        hvimg('rebase', f'--parent={other}', grandchild + '2')
+        os.remove(child)
+        hvimg('compare', 'first', grandchild + '2')
+        # One that has moved only.
+        os.rename(other, other + '.moved')
+        hvimg('compare', 'first', grandchild + '2', status=2)
+        hvimg('rebase', f'--parent={other}.moved', grandchild + '2')
+        hvimg('compare', 'first', grandchild + '2')
+        hvimg('check', grandchild + '2')
+        # Mistakes: no parent, itself, its own child.
+        assert 'no parent' in hvimg('merge', base, status=2)
+        assert 'no parent' in hvimg('rebase', f'--parent={other}.moved', base, status=2)
+        assert 'its own parent' in hvimg('rebase', f'--parent={grandchild}2', grandchild + '2', status=2)
+        hvimg('create', f'--format={kind}', f'--parent={grandchild}2', grandchild + '3')
+        message = hvimg('rebase', f'--parent={grandchild}3', grandchild + '2', status=2)
+        assert grandchild + '3' in message, message
+        hvimg('compare', 'first', grandchild + '3')
+        hvimg('rebase', grandchild + '2', status=2)
+
+
 def test_large():
     hvimg('create', '--size=64T', '--block=1M', 'large.vhdx')
     assert '64 TiB' in hvimg('info', 'large.vhdx')
@@ -151,6 +218,8 @@ def main():
         test_conversions(rng)
         test_images_of_qemu(rng)
         test_differencing(rng)
+        test_compact(rng)
+        test_merge_and_rebase(rng)
         test_large()
         test_mistakes()
         os.chdir('/')

@@ -120,6 +120,11 @@ class MemoryImageFile : public ImageFile {
     cut_seed_ = seed;
     cut_.reset();
   }
+  // The other's operations count too, and what is lost is lost of both. Nothing is done with both at a time.
+  void SharePowerWith(MemoryImageFile& other) {
+    peer_ = &other;
+    other.supply_ = this;
+  }
   bool is_cut() const {
     std::lock_guard lock(mutex_);
     return cut_ != nullptr;
@@ -143,7 +148,8 @@ class MemoryImageFile : public ImageFile {
       if (std::exchange(unit, number * 512 / unit_) != number * 512 / unit_) {
         is_lost = static_cast<int>(random() % 4) >= odds;
       }
-      if (is_lost) continue;
+      // What was cut off goes with the file's length.
+      if (is_lost || (number * 512 >= contents_.size && left.size > contents_.size)) continue;
       const auto found = contents_.sectors.find(number);
       if (found == contents_.sectors.end()) {
         left.sectors.erase(number);
@@ -156,8 +162,21 @@ class MemoryImageFile : public ImageFile {
   }
   // Before each change.
   void CountDown() {
-    if (until_cut_ == 0 || --until_cut_ != 0) return;
-    std::mt19937_64 random(cut_seed_);
+    if (supply_ != nullptr) {
+      std::lock_guard lock(supply_->mutex_);
+      if (supply_->IsCutNow()) LosePower(~supply_->cut_seed_);
+    } else if (IsCutNow() && peer_ != nullptr) {
+      std::lock_guard lock(peer_->mutex_);
+      peer_->LosePower(~cut_seed_);
+    }
+  }
+  bool IsCutNow() {
+    if (until_cut_ == 0 || --until_cut_ != 0) return false;
+    LosePower(cut_seed_);
+    return true;
+  }
+  void LosePower(uint32_t seed) {
+    std::mt19937_64 random(seed);
     cut_ = std::make_unique<SparseBytes>(Left(random));
   }
   BlockStatus Perform(const BlockRequest& request) {
@@ -240,6 +259,8 @@ class MemoryImageFile : public ImageFile {
   uint64_t until_cut_ = 0;
   uint32_t cut_seed_ = 0;
   std::unique_ptr<SparseBytes> cut_;
+  MemoryImageFile* peer_ = nullptr;    // whose power this one's is
+  MemoryImageFile* supply_ = nullptr;  // whose power is this one's
   std::condition_variable condition_;
   std::vector<BlockRequest*> queue_;
   bool stop_ = false;

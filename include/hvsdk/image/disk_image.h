@@ -106,22 +106,52 @@ absl::Status CreateImage(const std::string& path, const ImageCreateOptions& opti
 // something else. At most 100 faults are listed, a line each.
 struct ImageCheck {
   std::vector<std::string> faults;
-  uint64_t blocks = 0;          // of the disk
-  uint64_t present_blocks = 0;  // that the image has
-  uint64_t unused_bytes = 0;    // of the file, that nothing uses
-  bool was_replayed = false;    // its log, with `repair`
+  uint64_t blocks = 0;              // of the disk
+  uint64_t present_blocks = 0;      // that the image has
+  uint64_t unused_bytes = 0;        // of the file, that nothing uses
+  bool was_replayed = false;        // VHDX: its log, with `repair`
+  bool footer_was_written = false;  // VHD: from its copy, with `repair`
 };
-// Looks at all of the allocation table. `repair`: replays the log of an image that was not closed. FailedPrecondition:
-// that would be needed. Memory: a bit for each MiB (VHDX) or sector (VHD) that the file has, ResourceExhausted beyond 1
+// Looks at all of the allocation table. `repair`: replays the log of an image that was not closed, and puts a footer
+// that was lost in its place. FailedPrecondition: a log would have to be replayed. Memory: a bit for each MiB (VHDX) or sector (VHD) that the file has, ResourceExhausted beyond 1
 // GiB of it.
 absl::StatusOr<ImageCheck> CheckImage(const std::string& path, ImageFormat format, bool repair,
                                       std::shared_ptr<FileEngine> engine);
 
-// Makes the disk larger; what is new are zeroes, or the parent's if that is larger. Power may be lost meanwhile, but
-// for a fixed VHD, whose one footer moves. InvalidArgument: smaller, beyond what the format has, or a differencing
+// Makes the disk larger; what is new are zeroes, or the parent's if that is larger. Power may be lost meanwhile: it
+// has the old size or the new one. (A fixed VHD that was on its way is one that other programs do not know until it is
+// repaired, or made larger again.) InvalidArgument: smaller, beyond what the format has, or a differencing
 // image of VHD, whose parent's size it is.
 absl::Status ResizeImage(const std::string& path, ImageFormat format, uint64_t disk_bytes,
                          std::shared_ptr<FileEngine> engine);
+
+// Told how much is done of all, in bytes, by whoever called, for a progress bar. May be null.
+using ImageProgress = std::function<void(uint64_t done, uint64_t all)>;
+
+struct ImageCompaction {
+  uint64_t bytes_before = 0;  // of the file
+  uint64_t bytes_after = 0;
+};
+// Makes the file of a dynamic or differencing image as short as it can be: blocks that are all zeroes are let go of, and
+// the others move together. The disk stays the same, and the parent that it may be. Power may be lost meanwhile; room of
+// the file that is in nobody's use is found again when it is compacted again. InvalidArgument: a raw disk, or a fixed
+// image, which have room for all; an image with faults. ResourceExhausted: more than 64 Mi blocks.
+absl::StatusOr<ImageCompaction> CompactImage(const std::string& path, ImageFormat format, const ImageProgress& progress,
+                                             std::shared_ptr<FileEngine> engine);
+
+// Copies what a differencing image has into its parent, which becomes as large, and has the same contents. The image
+// stays, and reads as before, also when power is lost meanwhile; then the parent is something in between, and to merge
+// again makes it good. Other children of the parent have lost it: a VHDX among them is refused from then on, a VHD is
+// not what it was. InvalidArgument: it has no parent, or a larger one; or as OpenImage.
+absl::Status MergeImage(const std::string& path, ImageFormat format, const ImageProgress& progress,
+                        std::shared_ptr<FileEngine> engine);
+
+// Gives a differencing image another parent, of the same format. Its disk stays the same: where the old parent and the
+// new one differ, it gets what it had. If the new one is the one that it had, and has moved, nothing is copied, and the
+// place where it was need not be there. Power may be lost meanwhile. InvalidArgument: it has no parent; the new one has
+// other sectors, or is the image itself or a child of it, or, VHD, is of another size; or as OpenImage.
+absl::Status RebaseImage(const std::string& path, ImageFormat format, const std::string& parent,
+                         const ImageProgress& progress, std::shared_ptr<FileEngine> engine);
 
 }  // namespace hvsdk
 
