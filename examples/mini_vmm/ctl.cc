@@ -59,9 +59,12 @@ constexpr Command kCommands[] = {
      "save the machine and end it, or with --live let it go on, or with --pause stand still until you resume it; "
      "--base names its last "
      "live state: write what changed"},
-    {"attach", "--disk=PATH[,readonly][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...", hvsdk::vmm::ATTACH,
-     "plug a disk or a network adapter in; prints what it is there: storage/N, network/N"},
+    {"attach", "--disk=PATH[,readonly][,name=TEXT]|--dvd=[PATH][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...", hvsdk::vmm::ATTACH,
+     "plug a disk, a DVD drive or a network adapter in; prints what it is there: storage/N, network/N"},
     {"detach", "storage/N|network/N|NAME", hvsdk::vmm::DETACH, "pull it out, and wait until it is let go of"},
+    {"insert", "storage/N|NAME PATH", hvsdk::vmm::INSERT, "put an ISO file into a DVD drive"},
+    {"eject", "[--force] storage/N|NAME", hvsdk::vmm::EJECT,
+     "take out what is in a DVD drive; --force: although the guest has locked it"},
     {"trace", "on FILE|off [--device=network/N|NAME]", hvsdk::vmm::TRACE_ON,
      "trace what happens between guest and host to a file; end that. With --device, what goes through a network "
      "adapter, for "
@@ -133,7 +136,10 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
   }
   for (const hvsdk::vmm::DiskStatus& disk : status.disks()) {
     absl::PrintF("%-10s %s%s%s, %d bytes%s\n", disk.device(), disk.name(), disk.name().empty() ? "" : ": ",
-                 absl::CHexEscape(disk.path()), disk.size_bytes(), disk.read_only() ? ", read-only" : "");
+                 disk.path().empty() ? "empty" : absl::CHexEscape(disk.path()), disk.size_bytes(),
+                 disk.dvd()         ? ", a DVD"
+                 : disk.read_only() ? ", read-only"
+                                    : "");
   }
 }
 
@@ -259,6 +265,19 @@ int RunCtl(int count, char** arguments) {
     } else if (command->command == hvsdk::vmm::TRACE_ON && request.device().empty() &&
                absl::StartsWith(word, "--device=") && word.size() > 9) {
       request.set_device(word.substr(9));
+    } else if (command->command == hvsdk::vmm::ATTACH && !has_device && absl::StartsWith(word, "--dvd=")) {
+      has_device = true;
+      absl::StatusOr<hvsdk::vmm::DiskConfig> dvd = ParseDvd(absl::string_view(word).substr(6));
+      if (!dvd.ok()) return Mistake(absl::StrCat("attach: --dvd: ", dvd.status().message()));
+      if (!dvd->path().empty()) dvd->set_path(Absolute(dvd->path()));
+      *request.mutable_disk() = *std::move(dvd);
+    } else if (word == "--force" && command->command == hvsdk::vmm::EJECT) {
+      request.set_force(true);
+    } else if ((command->command == hvsdk::vmm::INSERT || command->command == hvsdk::vmm::EJECT) &&
+               request.device().empty() && !word.empty() && word[0] != '-') {
+      request.set_device(word);
+    } else if (command->command == hvsdk::vmm::INSERT && request.path().empty() && !word.empty()) {
+      request.set_path(Absolute(word));
     } else if (command->command == hvsdk::vmm::TRACE_ON && trace.size() < 2 && !word.empty() && word[0] != '-') {
       trace.push_back(word);
     } else if (command->command == hvsdk::vmm::DETACH && request.device().empty() && !word.empty() && word[0] != '-') {
@@ -282,7 +301,10 @@ int RunCtl(int count, char** arguments) {
     }
   }
   if (command->command == hvsdk::vmm::ATTACH && !has_device)
-    return Mistake("attach: --disk=PATH or --net=KIND is needed");
+    return Mistake("attach: --disk=PATH, --dvd= or --net=KIND is needed");
+  if (command->command == hvsdk::vmm::INSERT && request.path().empty())
+    return Mistake("insert: a drive and an ISO file are needed");
+  if (command->command == hvsdk::vmm::EJECT && request.device().empty()) return Mistake("eject: a drive is needed");
   if (command->command == hvsdk::vmm::DETACH && request.device().empty())
     return Mistake("detach: storage/N, network/N or a name is needed; status lists them");
 

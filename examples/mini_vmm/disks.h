@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "files.h"
 #include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/machine_control.h"
@@ -23,8 +24,15 @@ class Disks final : public hvsdk::vmm::DiskOwner {
   std::vector<hvsdk::vmm::DiskStatus> disks() const override;
   absl::StatusOr<uint8_t> Attach(const hvsdk::vmm::DiskConfig& disk) override;
   absl::Status Detach(uint8_t lun, absl::AnyInvocable<void()> gone) override;
+  absl::Status Insert(uint8_t lun, const std::string& path) override;
+  absl::Status Eject(uint8_t lun, bool force) override;
+  // The guest has opened a drive: "storage/1" is empty.
+  void OnEjected(absl::string_view device);
 
  private:
+  // Its number, or -1.
+  int Find(uint8_t lun) const;
+
   const std::string& config_path_;
   hvsdk::vmm::MachineConfig& config_;
   Files& files_;

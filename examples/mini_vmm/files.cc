@@ -41,6 +41,8 @@ hvsdk::vmm::SavedDisk Describe(const hvsdk::ImageDisk& disk) {
 // A guest goes on with the disks that it had: it has parts of them in its memory.
 absl::Status CheckSavedDisks(const Flags& flags, const Files& files) {
   for (size_t i = 0; i < files.disks.size(); ++i) {
+    // A disc that is another is told to the guest.
+    if (flags.config.disks(static_cast<int>(i)).dvd()) continue;
     const hvsdk::vmm::SavedDisk now = Describe(*files.disks[i]), then = flags.saved.disks(static_cast<int>(i));
     const std::string name =
         absl::StrCat("--disk=storage/", flags.config.disks(static_cast<int>(i)).lun(), "=", files.disks[i]->path());
@@ -60,21 +62,24 @@ absl::Status CheckSavedDisks(const Flags& flags, const Files& files) {
 }
 
 absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenDisk(const hvsdk::vmm::DiskConfig& wanted, Files& files) {
+  const absl::string_view flag = wanted.dvd() ? "--dvd" : "--disk";
+  if (wanted.path().empty()) return std::shared_ptr<hvsdk::ImageDisk>();  // an empty drive
   if (files.engine == nullptr) {
     auto engine = hvsdk::FileEngine::Create(hvsdk::FileEngineKind::kAuto);
-    if (!engine.ok()) return absl::InternalError(absl::StrCat("--disk: ", engine.status().message()));
+    if (!engine.ok()) return absl::InternalError(absl::StrCat(flag, ": ", engine.status().message()));
     files.engine = *std::move(engine);
   }
   hvsdk::ImageOptions options;
-  options.read_only = wanted.read_only();
+  options.read_only = wanted.read_only() || wanted.dvd();
+  if (wanted.dvd()) options.format = hvsdk::ImageFormat::kRaw;
   options.on_failure = &Tell;
   if (!wanted.format().empty()) {
     const auto format = hvsdk::ParseImageFormat(wanted.format());
-    if (!format.ok()) return FileError("--disk", format.status());
+    if (!format.ok()) return FileError(flag, format.status());
     options.format = *format;
   }
   auto disk = hvsdk::OpenImage(wanted.path(), options, files.engine);
-  if (!disk.ok()) return FileError("--disk", disk.status());
+  if (!disk.ok()) return FileError(flag, disk.status());
   return disk;
 }
 
@@ -100,7 +105,9 @@ absl::Status CheckRoles(const std::string& config_path, const MachineConfig& con
   add("config", config_path, false);
   add("kernel", config.kernel(), false);
   add("initrd", config.initrd(), false);
-  for (const hvsdk::vmm::DiskConfig& disk : config.disks()) add("disk", disk.path(), !disk.read_only());
+  for (const hvsdk::vmm::DiskConfig& disk : config.disks()) {
+    add(disk.dvd() ? "dvd" : "disk", disk.path(), !disk.read_only() && !disk.dvd());
+  }
   add("serial", config.serial().file(), true);
   add("trace", config.trace(), true);
   for (const hvsdk::vmm::NetworkConfig& network : config.networks()) add("net: pcap", network.pcap(), true);
@@ -167,6 +174,10 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
 
 void DescribeDisks(const Files& files, hvsdk::vmm::SavedConfig& saved) {
   for (const auto& disk : files.disks) {
+    if (disk == nullptr) {
+      saved.add_disks();
+      continue;
+    }
     // Closing it must not write to what the state has seen.
     if (const absl::Status settled = disk->Settle(); !settled.ok()) Tell(settled);
     *saved.add_disks() = Describe(*disk);

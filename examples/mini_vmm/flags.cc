@@ -45,6 +45,13 @@ std::vector<std::string> SplitAtCommas(absl::string_view text) {
   return parts;
 }
 
+absl::Status AddDvd(absl::string_view text, MachineConfig& config) {
+  absl::StatusOr<hvsdk::vmm::DiskConfig> dvd = ParseDvd(text);
+  if (!dvd.ok()) return dvd.status();
+  *config.add_disks() = *std::move(dvd);
+  return absl::OkStatus();
+}
+
 absl::Status AddDisk(absl::string_view text, MachineConfig& config) {
   absl::StatusOr<hvsdk::vmm::DiskConfig> disk = ParseDisk(text);
   if (!disk.ok()) return disk.status();
@@ -194,6 +201,7 @@ const Flag kFlags[] = {
      "all that the engine offers (default), or the processor that is the same on every engine"},
     {"disk", "PATH[,format=raw|vhd|vhdx][,readonly][,name=TEXT]", AddDisk,
      "a SCSI disk; may be repeated; a comma in PATH is written twice"},
+    {"dvd", "[PATH][,name=TEXT]", AddDvd, "a DVD drive with an ISO file in it, or an empty one; may be repeated"},
     {"net", "user|tap|socket|switch[,KEY=VALUE]...", AddNetwork,
      "a network adapter, and what it is plugged into; may be repeated"},
     {"serial", "stdio|FILE|none", SetSerial, "where the serial port leads (default: stdio)"},
@@ -236,7 +244,7 @@ absl::StatusOr<Setting> ParseArgument(absl::string_view argument) {
     if (!flag.value.empty() && !has_value)
       return Invalid(shown, absl::StrCat("needs a value: ", shown, "=", flag.value));
     const absl::string_view value = has_value ? argument.substr(equals + 1) : "";
-    if (has_value && value.empty() && name != "cmdline") return Invalid(shown, "the value is empty");
+    if (has_value && value.empty() && name != "cmdline" && name != "dvd") return Invalid(shown, "the value is empty");
     return Setting{&flag, value};
   }
   if (name == "help") return Invalid("--help", "takes no value");
@@ -391,6 +399,21 @@ absl::StatusOr<hvsdk::vmm::DiskConfig> ParseDisk(absl::string_view text) {
     }
   }
   return disk;
+}
+
+absl::StatusOr<hvsdk::vmm::DiskConfig> ParseDvd(absl::string_view text) {
+  const std::vector<std::string> parts = SplitAtCommas(text);
+  hvsdk::vmm::DiskConfig dvd;
+  dvd.set_dvd(true);
+  dvd.set_path(parts[0]);
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const absl::string_view option = parts[i];
+    if (option.substr(0, 5) != "name=" || option.size() == 5) {
+      return absl::InvalidArgumentError(absl::StrFormat("unknown option \"%s\"; there is name=", option));
+    }
+    dvd.set_name(std::string(option.substr(5)));
+  }
+  return dvd;
 }
 
 absl::StatusOr<hvsdk::vmm::NetworkConfig> ParseNetwork(absl::string_view text) {

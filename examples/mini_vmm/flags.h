@@ -36,6 +36,9 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv);
 // "PATH[,format=raw][,readonly][,name=TEXT]". InvalidArgument: an option that does not exist.
 absl::StatusOr<hvsdk::vmm::DiskConfig> ParseDisk(absl::string_view text);
 
+// "[PATH][,name=TEXT]": a DVD drive, without PATH an empty one. InvalidArgument: an option that does not exist.
+absl::StatusOr<hvsdk::vmm::DiskConfig> ParseDvd(absl::string_view text);
+
 // "user[,KEY=VALUE]...": the keys are the configuration's own. InvalidArgument: a kind or key that does not exist, or a value of
 // another kind.
 absl::StatusOr<hvsdk::vmm::NetworkConfig> ParseNetwork(absl::string_view text);

@@ -189,6 +189,7 @@ int RunMachine(const Flags& flags) {
   for (size_t i = 0; i < files.disks.size(); ++i) {
     const hvsdk::vmm::DiskConfig& disk = config.disks(static_cast<int>(i));
     options.disks.push_back({files.disks[i], disk.path(), static_cast<uint8_t>(disk.lun())});
+    options.disks.back().is_dvd = disk.dvd();
   }
   for (const uint8_t lun : flags.left_out) options.disks.push_back({std::shared_ptr<hvsdk::BlockDevice>(), "", lun});
   options.loopback_ports = config.loopback_ports();
@@ -254,7 +255,9 @@ int RunMachine(const Flags& flags) {
   std::string trace_path = config.trace();
   if (files.trace.is_open()) options.tracer = &tracer.emplace();
   hvsdk::vmm::ControlServer* listeners = nullptr;
+  Disks* attached = nullptr;
   options.on_event = [&](const hvsdk::machine::MachineEvent& event) {
+    if (event.name == "medium-ejected" && attached != nullptr) attached->OnEjected(event.details[0].second);
     if (listeners != nullptr) listeners->Tell(hvsdk::vmm::ToControlEvent(event));
   };
 
@@ -312,6 +315,7 @@ int RunMachine(const Flags& flags) {
     Disks disks(flags.config_path, config, files, *current);
     Networks networks(flags.config_path, config, ports, *current);
     for (const uint32_t number : flags.left_out_networks) (void)networks.Detach(static_cast<uint8_t>(number), nullptr);
+    attached = &disks;
     absl::optional<hvsdk::vmm::MachineControl> control;
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
     if (!config.control().empty()) {

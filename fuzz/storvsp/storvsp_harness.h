@@ -84,11 +84,13 @@ class StorvspHarness {
     left_ = size;
     (void)storage_->Attach(0, disk_);
     (void)storage_->Attach(1, fickle_);
+    AttachDrive();
     Open();
     if (Byte() % 4 != 0) Negotiate();
     while (left_ != 0) Step();
     Close();
     for (uint8_t lun = 0; lun < 4; ++lun) (void)storage_->Detach(lun);
+    drive_.reset();
     Pump();
     HVSDK_CHECK(fickle_.use_count() == 1 || was_given_up_);
   }
@@ -192,6 +194,7 @@ class StorvspHarness {
     if (!stops) ReleaseAll();
     was_given_up_ |= fickle_->held() != 0;
     storage_.reset();
+    drive_.reset();
     Pump();
     for (End& end : ends_) {
       HVSDK_CHECK(!end.is_open());
@@ -203,8 +206,15 @@ class StorvspHarness {
     Pump();
     (void)storage_->Attach(0, disk_);
     (void)storage_->Attach(1, fickle_);
+    AttachDrive();
     Open();
     if (Byte() % 4 != 0) Negotiate();
+  }
+
+  // A DVD drive at LUN 2, with what answers late.
+  void AttachDrive() {
+    auto drive = storage_->AttachDvd(2, fickle_, nullptr);
+    if (drive.ok()) drive_ = *std::move(drive);
   }
 
   void Negotiate() {
@@ -247,6 +257,8 @@ class StorvspHarness {
           (void)storage_->Detach(lun);
         } else if (what % 4 == 0) {
           (void)storage_->Attach(lun, disk_);
+        } else if (lun == 2) {
+          AttachDrive();
         } else {
           (void)storage_->Attach(lun, fickle_);
         }
@@ -328,12 +340,26 @@ class StorvspHarness {
       case 12:
         if (Byte() % 4 == 0) Replace();
         break;
+      case 13: {
+        // A command for the drive, or what somebody does with it meanwhile.
+        static constexpr uint8_t kOps[] = {0x00, 0x12, 0x1A, 0x1B, 0x1E, 0x25, 0x28, 0x43,
+                                           0x46, 0x4A, 0x51, 0x52, 0x5A, 0xA8, 0xAD, 0xBD};
+        const uint8_t what = Byte();
+        if (what % 8 == 0) {
+          (void)drive_->Insert(what % 16 == 0 ? std::shared_ptr<BlockDevice>(disk_) : fickle_);
+        } else if (what % 8 == 1) {
+          (void)drive_->Eject(what % 16 == 1);
+        } else {
+          SendCommand(2, kOps[what / 8 % std::size(kOps)]);
+        }
+        break;
+      }
     }
     if (!end_->is_open()) end_ = &ends_[0];
   }
 
-  // Something near a sensible command.
-  void SendCommand() {
+  // Something near a sensible command; of one LUN and operation, if they are named.
+  void SendCommand(int lun = -1, uint8_t op_code = 0) {
     hvdef::storvsc::Packet packet = {};
     packet.header.operation = hvdef::storvsc::Operation::kExecuteSrb;
     const uint8_t shape = Byte();
@@ -345,6 +371,10 @@ class StorvspHarness {
     Bytes(packet.scsi.payload, 6);
     if (packet.scsi.payload[0] >= 0x20) Bytes(packet.scsi.payload + 6, 10);
     if (shape & 0x40) std::memset(packet.scsi.payload + 1, 0, 5);  // block addresses that exist
+    if (lun >= 0) {
+      packet.scsi.lun = static_cast<uint8_t>(lun);
+      packet.scsi.payload[0] = op_code;
+    }
     const uint32_t length = (Byte() % 17) * 512 + (shape % 16 == 4 ? Byte() : 0);
     packet.scsi.data_transfer_length = shape % 16 == 5 ? length << 8 : length;
     const size_t size = shape % 16 == 6 ? 48 : 64;
@@ -420,6 +450,7 @@ class StorvspHarness {
   std::unique_ptr<vsc::LoopbackChild> child_;
   std::shared_ptr<MemoryDisk> disk_;
   std::shared_ptr<FickleDisk> fickle_;
+  std::shared_ptr<scsi::DvdDrive> drive_;
   End ends_[kEnds];
   End* end_ = &ends_[0];  // where the guest sends and reads
   uint64_t next_id_ = 0;

@@ -25,7 +25,7 @@ absl::Status DiskController::Attach(Board& board) {
                                  {.instance_id = kInstance,
                                   .max_subchannels = static_cast<uint16_t>(std::min(board.cpus() - 1, kMost))}));
   for (MachineDisk& disk : std::exchange(first_disks_, {})) {
-    if (disk.device == nullptr) {
+    if (disk.device == nullptr && !disk.is_dvd) {
       if (disk.lun.has_value()) storage_->LeaveOut(*disk.lun);
       continue;
     }
@@ -41,15 +41,42 @@ absl::StatusOr<uint8_t> DiskController::Plug(MachineDisk disk) {
   }
   const uint8_t lun = *disk.lun;
   const auto held = std::make_shared<Held>();
-  const auto on_failure = [failures = failures_, lun](BlockStatus status) {
-    std::lock_guard lock(failures->mutex);
-    if (failures->tell) failures->tell(lun, status);
-  };
-  held->disk = std::make_shared<MeteredDisk>(std::move(disk.device), on_failure);
-  RETURN_IF_ERROR(storage_->Attach(lun, std::shared_ptr<BlockDevice>(held, held->disk.get())));
-  slots_[lun] = {std::move(disk.name), held};
+  std::shared_ptr<scsi::DvdDrive> drive;
+  if (disk.is_dvd) {
+    std::shared_ptr<BlockDevice> medium;
+    if (disk.device != nullptr) medium = Metered(lun, std::move(disk.device));
+    // The drive has its hold in what it tells.
+    ASSIGN_OR_RETURN(drive, storage_->AttachDvd(lun, std::move(medium), [held, lun, this] { on_ejected_(lun); }));
+  } else {
+    held->disk = Metered(lun, std::move(disk.device));
+    RETURN_IF_ERROR(storage_->Attach(lun, std::shared_ptr<BlockDevice>(held, held->disk.get())));
+  }
+  slots_[lun] = {std::move(disk.name), held, drive};
   next_lun_ = static_cast<uint8_t>((lun + 1) % slots_.size());
   return lun;
+}
+
+std::shared_ptr<MeteredDisk> DiskController::Metered(uint8_t lun, std::shared_ptr<BlockDevice> device) const {
+  return std::make_shared<MeteredDisk>(std::move(device), [failures = failures_, lun](BlockStatus status) {
+    std::lock_guard lock(failures->mutex);
+    if (failures->tell) failures->tell(lun, status);
+  });
+}
+
+absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> DiskController::DriveAt(uint8_t lun) const {
+  std::shared_ptr<scsi::DvdDrive> drive = lun < slots_.size() ? slots_[lun].drive.lock() : nullptr;
+  if (drive == nullptr) return absl::NotFoundError(absl::StrCat("no DVD drive at SCSI LUN ", lun));
+  return drive;
+}
+
+absl::Status DiskController::Insert(uint8_t lun, std::shared_ptr<BlockDevice> medium) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<scsi::DvdDrive> drive, DriveAt(lun));
+  return drive->Insert(Metered(lun, std::move(medium)));
+}
+
+absl::Status DiskController::Eject(uint8_t lun, bool force) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<scsi::DvdDrive> drive, DriveAt(lun));
+  return drive->Eject(force);
 }
 
 absl::Status DiskController::Pull(uint8_t lun, absl::AnyInvocable<void()> gone) {
@@ -71,7 +98,7 @@ std::vector<MachineDiskCounts> DiskController::counts() const {
   std::vector<MachineDiskCounts> all;
   for (size_t lun = 0; lun < slots_.size(); ++lun) {
     const std::shared_ptr<Held> held = slots_[lun].held.lock();
-    if (held == nullptr) continue;
+    if (held == nullptr || held->disk == nullptr) continue;
     MachineDiskCounts& counts = all.emplace_back();
     counts.lun = static_cast<uint8_t>(lun);
     for (size_t op = 0; op < counts.ops.size(); ++op) counts.ops[op] = held->disk->counts(static_cast<BlockOp>(op));

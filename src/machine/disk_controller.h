@@ -28,15 +28,21 @@ class DiskController final : public Part {
 
   using OnFailure = std::function<void(uint8_t lun, BlockStatus)>;
 
-  // A controller with these; more may come and go. `on_failure` is told of each disk's first error, on any thread.
-  DiskController(std::vector<MachineDisk> disks, OnFailure on_failure)
-      : first_disks_(std::move(disks)), failures_(std::make_shared<Failures>()) {
+  using OnEjected = std::function<void(uint8_t lun)>;
+
+  // A controller with these; more may come and go. `on_failure` is told of each disk's first error, on any thread, and
+  // `on_ejected` of guests that open a drive, on the loop's.
+  DiskController(std::vector<MachineDisk> disks, OnFailure on_failure, OnEjected on_ejected)
+      : first_disks_(std::move(disks)), on_ejected_(std::move(on_ejected)), failures_(std::make_shared<Failures>()) {
     failures_->tell = std::move(on_failure);
   }
 
   // As Machine has it; on the loop's thread.
   absl::StatusOr<uint8_t> Plug(MachineDisk disk);
   absl::Status Pull(uint8_t lun, absl::AnyInvocable<void()> gone);
+
+  absl::Status Insert(uint8_t lun, std::shared_ptr<BlockDevice> medium);
+  absl::Status Eject(uint8_t lun, bool force);
 
   std::vector<MachineDiskCounts> counts() const;
 
@@ -56,7 +62,7 @@ class DiskController final : public Part {
       disk.reset();
       if (gone) gone();
     }
-    std::shared_ptr<MeteredDisk> disk;
+    std::shared_ptr<MeteredDisk> disk;  // null: a drive's, whose media have their own
     absl::AnyInvocable<void()> gone;
   };
   // A disk that was given up may fail when the machine is gone.
@@ -66,11 +72,16 @@ class DiskController final : public Part {
   };
   struct Slot {
     std::string name;
-    std::weak_ptr<Held> held;  // of the disk in it
+    std::weak_ptr<Held> held;             // of the disk in it
+    std::weak_ptr<scsi::DvdDrive> drive;  // if it is one
   };
 
+  absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> DriveAt(uint8_t lun) const;
+  std::shared_ptr<MeteredDisk> Metered(uint8_t lun, std::shared_ptr<BlockDevice> device) const;
+
   std::vector<MachineDisk> first_disks_;  // until Attach
-  std::shared_ptr<Failures> failures_;
+  const OnEjected on_ejected_;
+  const std::shared_ptr<Failures> failures_;
   std::unique_ptr<vsp::StorageController> storage_;
   std::array<Slot, vsp::StorageController::kMaxDisks> slots_;
   uint8_t next_lun_ = 0;

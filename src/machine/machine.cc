@@ -132,6 +132,14 @@ class PcMachine final : public Machine,
   absl::Status InjectNmi(VpIndex vp) override { return board_->InjectNmi(vp); }
   absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) override;
   absl::Status DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) override;
+  absl::Status InsertMedium(uint8_t lun, std::shared_ptr<BlockDevice> medium) override {
+    if (disks_ == nullptr) return absl::NotFoundError("the machine has no disks");
+    return disks_->Insert(lun, std::move(medium));
+  }
+  absl::Status EjectMedium(uint8_t lun, bool force) override {
+    if (disks_ == nullptr) return absl::NotFoundError("the machine has no disks");
+    return disks_->Eject(lun, force);
+  }
   std::vector<MachineDiskCounts> disk_counts() const override {
     return disks_ == nullptr ? std::vector<MachineDiskCounts>{} : disks_->counts();
   }
@@ -334,10 +342,14 @@ absl::Status PcMachine::AttachPart(Part& part) {
 }
 
 std::unique_ptr<DiskController> PcMachine::MakeDiskController(std::vector<MachineDisk> disks) {
-  return std::make_unique<DiskController>(std::move(disks), [this](uint8_t lun, BlockStatus status) {
+  const auto on_failure = [this](uint8_t lun, BlockStatus status) {
     events_->Put({.name = "disk-failed",
                   .details = {{"device", absl::StrCat("storage/", lun)}, {"error", std::string(TextOf(status))}}});
-  });
+  };
+  const auto on_ejected = [this](uint8_t lun) {
+    events_->Put({.name = "medium-ejected", .details = {{"device", absl::StrCat("storage/", lun)}}});
+  };
+  return std::make_unique<DiskController>(std::move(disks), on_failure, on_ejected);
 }
 
 // Also one whose disks had all been pulled out when the machine was saved.

@@ -12,6 +12,7 @@
 #include "hvsdk/hvdef/scsi_data.h"
 #include "resource/host_buffers.h"
 #include "scsi/scsi_limits.h"
+#include "scsi/scsi_work.h"
 
 namespace hvsdk::scsi {
 
@@ -38,46 +39,6 @@ bool IsZero(const std::vector<uint8_t>& bytes) {
 }
 
 }  // namespace
-
-struct ScsiWork {
-  enum class Kind : uint8_t { kReadMedium, kVerify, kWriteSame, kUnmap } kind;
-  bool flush_first = false;  // what is read must have reached the medium
-  bool flush_last = false;   // what was discarded must stay so
-  bool nothing_read = true;  // VERIFY: `buffer` holds no bytes of the medium yet
-  bool compare = false;      // with the initiator's bytes
-  uint64_t lba = 0;          // what remains to be done
-  uint64_t blocks = 0;
-  uint64_t compared_bytes = 0;
-  std::vector<uint8_t> buffer;                        // bytes read back, or the pattern
-  std::vector<HostBuffer> list;                       // pieces of `buffer`
-  std::vector<std::pair<uint64_t, uint64_t>> ranges;  // UNMAP's, last one first: lba, blocks
-};
-
-ScsiCommand::ScsiCommand() = default;
-ScsiCommand::~ScsiCommand() = default;
-
-void ScsiCommand::Fail(SenseKey key, Asc asc) {
-  status = hvdef::scsi::Status::kCheckCondition;
-  transferred = 0;
-  data_overrun = false;
-  has_sense = true;
-  sense = {};
-  sense.response_code = hvdef::scsi::kSenseCurrentFixed;
-  sense.sense_key = static_cast<uint8_t>(key);
-  sense.additional_sense_length = sizeof(sense) - 8;
-  sense.additional_sense_code = static_cast<uint16_t>(asc) >> 8;
-  sense.additional_sense_qualifier = static_cast<uint8_t>(asc);
-}
-
-void ScsiCommand::Return(const void* bytes, size_t size_bytes, size_t allocation_length) {
-  if (allocation_length != 0 && data_bytes != 0 && data_direction != DataDirection::kIn) {
-    Fail(SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
-    return;
-  }
-  const size_t room = std::min<size_t>(allocation_length, data_bytes);
-  transferred = static_cast<uint32_t>(CopyToBuffers(data, 0, bytes, std::min(size_bytes, room)));
-  Succeed();
-}
 
 ScsiDisk::ScsiDisk(std::shared_ptr<BlockDevice> device, const ScsiDiskOptions& options)
     : device_(std::move(device)),
@@ -112,21 +73,6 @@ ScsiStep ScsiDisk::Continue(ScsiCommand& command, BlockStatus status) {
   }
   if (step == ScsiStep::kDone) Finish(command);
   return step;
-}
-
-void ScsiDisk::Abort(ScsiCommand& command, SenseKey key, Asc asc) {
-  command.Fail(key, asc);
-  Finish(command);
-}
-
-// What every command ends with. An initiator that declined autosense asks for the sense data later.
-void ScsiDisk::Finish(ScsiCommand& command) {
-  command.work.reset();
-  if (!command.has_sense || command.autosense) return;
-  kept_sense_.store(uint32_t{command.sense.sense_key} << 16 | uint32_t{command.sense.additional_sense_code} << 8 |
-                        command.sense.additional_sense_qualifier,
-                    std::memory_order_relaxed);
-  command.has_sense = false;
 }
 
 ScsiStep ScsiDisk::Dispatch(ScsiCommand& command) {

@@ -11,6 +11,7 @@
 #include "hvsdk/hvdef/scsi_data.h"
 #include "hvsdk/scsi/scsi_disk.h"
 #include "resource/host_buffers.h"
+#include "scsi/parameter_data.h"
 #include "scsi/scsi_limits.h"
 
 namespace hvsdk::scsi {
@@ -23,27 +24,6 @@ using hvdef::scsi::VpdPage;
 namespace {
 
 constexpr size_t kMaxSerialBytes = 64;
-
-// Parameter data of up to N bytes, written front to back.
-template <size_t N>
-class Builder {
- public:
-  template <typename T>
-  void Add(const T& object) {
-    AddBytes(&object, sizeof(T));
-  }
-  void AddBytes(const void* from, size_t size_bytes) {
-    size_bytes = std::min(size_bytes, N - size_);
-    std::memcpy(bytes_ + size_, from, size_bytes);
-    size_ += size_bytes;
-  }
-  const uint8_t* data() const { return bytes_; }
-  size_t size() const { return size_; }
-
- private:
-  uint8_t bytes_[N];
-  size_t size_ = 0;
-};
 
 // What a MODE SENSE wants to know of a page (SPC-4 6.14.1).
 enum PageControl : uint8_t { kCurrent, kChangeable, kDefault, kSaved };
@@ -77,11 +57,6 @@ ModePageBytes ModePage(uint8_t code, PageControl control, bool write_cache) {
     out.Add(page);
   }
   return out;
-}
-
-void CopyPadded(char* to, size_t size_bytes, const char* text) {
-  std::memset(to, ' ', size_bytes);
-  absl::string_view(text).copy(to, size_bytes);
 }
 
 }  // namespace
@@ -133,22 +108,9 @@ void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t alloc
                                      static_cast<uint16_t>(serial_.size())});
       out.AddBytes(serial_.data(), serial_.size());
       break;
-    case VpdPage::kDeviceIdentification: {
-      // Two names for one unit (7.8.6): by T10 vendor, and an NAA 6 identifier under the company id 00-22-48, whose
-      // vendor specific part holds the ends of the 16 bytes (the middle of a random GUID is not random).
-      uint8_t naa[16] = {0x60, 0x02, 0x24, 0x80};
-      std::memcpy(naa + 4, id_.data(), 6);
-      std::memcpy(naa + 10, id_.data() + 10, 6);
-      out.Add(hvdef::scsi::VpdHeader{hvdef::scsi::kDirectAccessDevice, VpdPage::kDeviceIdentification,
-                                     4 + 8 + 16 + 4 + 16});
-      out.Add(
-          hvdef::scsi::DesignatorHeader{hvdef::scsi::kCodeSetBinary, hvdef::scsi::kDesignatorT10VendorId, 0, 8 + 16});
-      out.AddBytes("Msft    ", 8);
-      out.Add(id_);
-      out.Add(hvdef::scsi::DesignatorHeader{hvdef::scsi::kCodeSetBinary, hvdef::scsi::kDesignatorNaa, 0, sizeof(naa)});
-      out.Add(naa);
+    case VpdPage::kDeviceIdentification:
+      AddDeviceIdentification(hvdef::scsi::kDirectAccessDevice, id_, out);
       break;
-    }
     case VpdPage::kBlockLimits: {  // SBC-3 6.5.3
       hvdef::scsi::BlockLimits limits = {};
       limits.header = {hvdef::scsi::kDirectAccessDevice, VpdPage::kBlockLimits, sizeof(limits) - 4};
@@ -194,27 +156,6 @@ void ScsiDisk::VitalProductData(ScsiCommand& command, uint8_t page, size_t alloc
       return;
   }
   command.Return(out.data(), out.size(), allocation);
-}
-
-// 6.39. Sense data that was not delivered with its command is told once.
-void ScsiDisk::RequestSense(ScsiCommand& command) {
-  const uint32_t kept = kept_sense_.exchange(0, std::memory_order_relaxed);
-  const size_t allocation = command.cdb[4];
-  const uint8_t key = static_cast<uint8_t>(kept >> 16);
-  const uint8_t code = static_cast<uint8_t>(kept >> 8);
-  const uint8_t qualifier = static_cast<uint8_t>(kept);
-  if ((command.cdb[1] & 0x01) != 0) {  // DESC
-    const hvdef::scsi::DescriptorSense sense = {hvdef::scsi::kSenseCurrentDescriptor, key, code, qualifier, {}, 0};
-    command.Return(&sense, sizeof(sense), allocation);
-    return;
-  }
-  hvdef::scsi::FixedSense sense = {};
-  sense.response_code = hvdef::scsi::kSenseCurrentFixed;
-  sense.sense_key = key;
-  sense.additional_sense_length = sizeof(sense) - 8;
-  sense.additional_sense_code = code;
-  sense.additional_sense_qualifier = qualifier;
-  command.Return(&sense, sizeof(sense), allocation);
 }
 
 // SBC-3 5.12.

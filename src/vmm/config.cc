@@ -95,7 +95,11 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
       return absl::InvalidArgumentError(
           absl::StrFormat("disk: lun: %d is not below 64, or another disk's", disk.lun()));
     }
-    if (disk.path().empty()) return absl::InvalidArgumentError("disk: a path is needed");
+    if (disk.dvd() && !disk.format().empty() && disk.format() != "raw") {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("dvd: %s: format \"%s\": a DVD is raw", disk.path(), disk.format()));
+    }
+    if (disk.path().empty() && !disk.dvd()) return absl::InvalidArgumentError("disk: a path is needed");
     const std::string& format = disk.format();
     if (!format.empty() && format != "raw" && format != "vhd" && format != "vhdx") {
       return absl::InvalidArgumentError(

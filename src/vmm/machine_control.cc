@@ -104,6 +104,9 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return Attach(request, std::move(reply));
     case DETACH:
       return Detach(request.device(), std::move(reply));
+    case INSERT:
+    case EJECT:
+      return ChangeMedium(request, std::move(reply));
     default:
       done.set_code(static_cast<uint32_t>(absl::StatusCode::kUnimplemented));
       done.set_error(absl::StrCat("command ", request.command(), " is unknown here"));
@@ -222,6 +225,37 @@ absl::StatusOr<std::string> MachineControl::DetachNow(const std::string& device,
     }
   }
   return absl::NotFoundError(absl::StrCat("detach: there is no \"", absl::CEscape(device), "\""));
+}
+
+absl::StatusOr<DiskStatus> MachineControl::FindDisk(const std::string& device) const {
+  if (options_.disks == nullptr) return absl::UnimplementedError("there are no disks here");
+  const std::vector<DiskStatus> disks = options_.disks->disks();
+  if (const DiskStatus* const disk = Find(disks, device); disk != nullptr) return *disk;
+  return absl::NotFoundError(absl::StrCat("there is no disk \"", absl::CEscape(device), "\""));
+}
+
+void MachineControl::ChangeMedium(const ControlRequest& request, Reply reply) {
+  auto found = std::make_shared<std::string>();
+  const bool inserts = request.command() == INSERT;
+  machine_.controller().InTurn(
+      [this, request, inserts, found]() -> absl::Status {
+        ASSIGN_OR_RETURN(const DiskStatus disk, FindDisk(request.device()));
+        *found = DeviceOf(disk);
+        const auto lun = static_cast<uint8_t>(disk.lun());
+        const absl::Status status =
+            inserts ? options_.disks->Insert(lun, request.path()) : options_.disks->Eject(lun, request.force());
+        if (status.ok()) return status;
+        return absl::Status(status.code(), absl::StrCat(*found, ": ", status.message()));
+      },
+      [this, inserts, found, path = request.path(), reply = std::move(reply)](const absl::Status& status) mutable {
+        reply(ReplyOf(status));
+        if (!status.ok() || !options_.tell) return;
+        std::vector<std::pair<std::string, std::string>> details = {{"device", *found}};
+        if (inserts) details.emplace_back("path", path);
+        options_.tell(ToControlEvent({.name = inserts ? "inserted" : "ejected",
+                                      .details = std::move(details),
+                                      .time_100ns = machine_.board().clock().Now100ns()}));
+      });
 }
 
 void MachineControl::Save(const ControlRequest& request, Reply reply) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -36,6 +37,12 @@ struct DiskState {
   std::string serial;
   bool write_cache = true;
   uint32_t kept_sense = 0;
+  // Of a DVD drive, whose other fields are its medium's. `size_bytes` 0: it is empty.
+  bool is_dvd = false;
+  bool is_tray_open = false;
+  bool is_locked = false;
+  bool has_attention = false;
+  hvdef::scsi::MediaEventCode event = hvdef::scsi::MediaEventCode::kNone;
 
   template <typename Visitor>
   void Fields(Visitor& visit) {
@@ -47,6 +54,11 @@ struct DiskState {
     visit(6, "serial", serial);
     visit(7, "write_cache", write_cache);
     visit(8, "kept_sense", kept_sense);
+    visit(9, "is_dvd", is_dvd);
+    visit(10, "is_tray_open", is_tray_open);
+    visit(11, "is_locked", is_locked);
+    visit(12, "has_attention", has_attention);
+    visit(13, "event", event);
   }
 };
 
@@ -93,7 +105,9 @@ class StorageController::Core : private StorageChannelHost, private Task {
     std::shared_ptr<const void> memory;
     if (is_stopped_ && primary_channel_ != nullptr) memory = primary_channel_->memory().owner();
     std::vector<std::shared_ptr<BlockDevice>> busy;
-    for (const auto& disk : BusyDisks()) busy.push_back(disk->device);
+    for (const auto& disk : BusyDisks()) {
+      for (auto& device : disk->unit->devices()) busy.push_back(std::move(device));
+    }
     for (Subchannel& sub : subchannels_) sub.handler->Disown(memory, busy);
     primary_->Disown(memory, busy);
     subchannels_.clear();
@@ -123,14 +137,22 @@ class StorageController::Core : private StorageChannelHost, private Task {
     scsi::ScsiDiskOptions options;
     options.id = DiskId(options_.instance_id, lun);
     options.max_transfer_bytes = options_.max_transfer_bytes;
-    auto disk = std::make_shared<AttachedDisk>(lun, device, options);
-    {
-      std::lock_guard lock(mutex_);
-      if (wanted_[lun] != nullptr) return absl::AlreadyExistsError(absl::StrCat("SCSI LUN ", lun, " is taken"));
-      wanted_[lun] = std::move(disk);
+    return Attach(std::make_shared<AttachedDisk>(lun, std::make_shared<scsi::ScsiDisk>(std::move(device), options)));
+  }
+
+  absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> AttachDvd(uint8_t lun, std::shared_ptr<BlockDevice> medium,
+                                                            std::function<void()> on_ejected) {
+    if (lun >= kMaxDisks) return absl::OutOfRangeError(absl::StrCat("SCSI LUN ", lun, " is not below ", kMaxDisks));
+    auto drive =
+        std::make_shared<scsi::DvdDrive>(scsi::DvdDriveOptions{.id = DiskId(options_.instance_id, lun),
+                                                               .max_transfer_bytes = options_.max_transfer_bytes,
+                                                               .on_ejected = std::move(on_ejected)});
+    if (medium != nullptr) {
+      RETURN_IF_ERROR(drive->Insert(std::move(medium)));
+      drive->SetState({});  // it has been there from the start
     }
-    ScheduleUpdate();
-    return absl::OkStatus();
+    RETURN_IF_ERROR(Attach(std::make_shared<AttachedDisk>(lun, drive)));
+    return drive;
   }
 
   absl::Status Detach(uint8_t lun) {
@@ -222,7 +244,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
         state.primary.wants_bus_notice |= agreed.state == StorageProtocol::State::kReady;
         continue;
       }
-      disks_[disk.lun]->disk.SetState({.write_cache = disk.write_cache, .kept_sense = disk.kept_sense});
+      RestoreUnit(disk, *disks_[disk.lun]);
     }
     primary_->Restore(std::move(state.primary));
     protocol_.SetAgreed(agreed);
@@ -235,7 +257,7 @@ class StorageController::Core : private StorageChannelHost, private Task {
     primary_->Reset();
     protocol_.Reset();
     for (const auto& disk : disks_) {
-      if (disk != nullptr) disk->disk.SetState({});
+      if (disk != nullptr) ResetUnit(*disk);
     }
   }
 
@@ -460,16 +482,64 @@ class StorageController::Core : private StorageChannelHost, private Task {
   }
 
   static DiskState Describe(const AttachedDisk& disk) {
-    const BlockInfo& info = disk.device->info();
-    const scsi::ScsiDisk::State state = disk.disk.state();
-    return {.lun = disk.lun,
-            .size_bytes = info.size_bytes,
-            .logical_block_bytes = info.logical_block_bytes,
-            .read_only = info.read_only,
-            .id = info.id,
-            .serial = info.serial,
-            .write_cache = state.write_cache,
-            .kept_sense = state.kept_sense};
+    DiskState state{.lun = disk.lun};
+    std::shared_ptr<BlockDevice> medium;
+    if (disk.dvd != nullptr) {
+      const scsi::DvdDrive::State drive = disk.dvd->state();
+      state.read_only = state.is_dvd = true;
+      state.is_tray_open = drive.is_tray_open;
+      state.is_locked = drive.is_locked;
+      state.has_attention = drive.has_attention;
+      state.event = drive.event;
+      state.kept_sense = drive.kept_sense;
+      medium = disk.dvd->medium();
+      if (medium == nullptr) return state;
+    } else {
+      const scsi::ScsiDisk::State unit = disk.disk->state();
+      state.write_cache = unit.write_cache;
+      state.kept_sense = unit.kept_sense;
+      state.read_only = disk.disk->device().info().read_only;
+    }
+    const BlockInfo& info = medium == nullptr ? disk.disk->device().info() : medium->info();
+    state.size_bytes = info.size_bytes;
+    state.logical_block_bytes = info.logical_block_bytes;
+    state.id = info.id;
+    state.serial = info.serial;
+    return state;
+  }
+
+  // What a guest must find as it was. A disc may be another: that is told.
+  static bool IsSameUnit(const DiskState& a, const DiskState& b) {
+    return a.is_dvd == b.is_dvd && (a.is_dvd || IsSameMedium(a, b));
+  }
+  static bool IsSameMedium(const DiskState& a, const DiskState& b) {
+    return a.size_bytes == b.size_bytes && a.logical_block_bytes == b.logical_block_bytes &&
+           a.read_only == b.read_only && a.id == b.id && a.serial == b.serial;
+  }
+
+  static void RestoreUnit(const DiskState& state, AttachedDisk& disk) {
+    if (disk.disk != nullptr) {
+      disk.disk->SetState({.write_cache = state.write_cache, .kept_sense = state.kept_sense});
+      return;
+    }
+    scsi::DvdDrive::State drive{.is_tray_open = state.is_tray_open,
+                                .is_locked = state.is_locked,
+                                .has_attention = state.has_attention,
+                                .event = state.event,
+                                .kept_sense = state.kept_sense};
+    const DiskState here = Describe(disk);
+    if (!IsSameMedium(state, here)) {
+      const bool has_medium = here.size_bytes != 0;
+      drive.is_tray_open = false;
+      drive.has_attention = has_medium;
+      drive.event = has_medium ? hvdef::scsi::MediaEventCode::kNewMedia : hvdef::scsi::MediaEventCode::kMediaRemoval;
+    }
+    disk.dvd->SetState(drive);
+  }
+  // The disc stays where it is.
+  static void ResetUnit(AttachedDisk& disk) {
+    if (disk.disk != nullptr) disk.disk->SetState({});
+    if (disk.dvd != nullptr) disk.dvd->SetState({.is_tray_open = disk.dvd->state().is_tray_open});
   }
 
   bool is_left_out(uint8_t lun) const { return (left_out_ >> lun & 1) != 0; }
@@ -484,10 +554,11 @@ class StorageController::Core : private StorageChannelHost, private Task {
         return reader.Invalid("disks", absl::StrCat("LUN ", disk.lun, " has a disk that is missing here"));
       }
       const DiskState here = wanted_[disk.lun] == nullptr ? disk : Describe(*wanted_[disk.lun]);
-      if (disk.size_bytes != here.size_bytes || disk.logical_block_bytes != here.logical_block_bytes ||
-          disk.read_only != here.read_only || disk.id != here.id || disk.serial != here.serial) {
+      if (!IsSameUnit(disk, here)) {
         return reader.Invalid("disks", absl::StrCat("LUN ", disk.lun, " has another disk here"));
       }
+      if (disk.event > hvdef::scsi::MediaEventCode::kMediaRemoval)
+        return reader.Invalid("disks.event", "none there is");
       if (disk.kept_sense >> 24 != 0) return reader.Invalid("disks.kept_sense", "more than a key and a code");
       last = disk.lun;
     }
@@ -497,6 +568,17 @@ class StorageController::Core : private StorageChannelHost, private Task {
           std::any_of(disks.begin(), disks.end(), [&](const DiskState& known) { return known.lun == disk->lun; });
       if (!is_known) return reader.Invalid("disks", absl::StrCat("LUN ", disk->lun, " has a disk here alone"));
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status Attach(std::shared_ptr<AttachedDisk> disk) {
+    const uint8_t lun = disk->lun;
+    {
+      std::lock_guard lock(mutex_);
+      if (wanted_[lun] != nullptr) return absl::AlreadyExistsError(absl::StrCat("SCSI LUN ", lun, " is taken"));
+      wanted_[lun] = std::move(disk);
+    }
+    ScheduleUpdate();
     return absl::OkStatus();
   }
 
@@ -604,6 +686,12 @@ std::vector<uint8_t> StorageController::BusyDisks() const {
   std::sort(luns.begin(), luns.end());
   luns.erase(std::unique(luns.begin(), luns.end()), luns.end());
   return luns;
+}
+
+absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> StorageController::AttachDvd(uint8_t lun,
+                                                                             std::shared_ptr<BlockDevice> medium,
+                                                                             std::function<void()> on_ejected) {
+  return core_->AttachDvd(lun, std::move(medium), std::move(on_ejected));
 }
 
 absl::Status StorageController::Detach(uint8_t lun) { return core_->Detach(lun); }

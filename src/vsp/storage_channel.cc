@@ -196,13 +196,13 @@ void StorageChannel::TakeCompleted() {
 // What becomes of a command whose request has come back. One of many steps takes no further one when the channel
 // closes, when the disk is gone, and after a reset.
 scsi::ScsiStep StorageChannel::NextStep(CommandSlot& slot) {
-  scsi::ScsiDisk& disk = slot.disk->disk;
-  if (slot.work == nullptr) return disk.Continue(slot, slot.outcome);
-  if (is_accepting_ && !slot.disk->HasEnded(slot.epoch)) return disk.Continue(slot, slot.outcome);
+  scsi::ScsiUnit& unit = *slot.disk->unit;
+  if (slot.work == nullptr) return unit.Continue(slot, slot.outcome);
+  if (is_accepting_ && !slot.disk->HasEnded(slot.epoch)) return unit.Continue(slot, slot.outcome);
   if (!slot.disk->is_attached) {
-    disk.Abort(slot, SenseKey::kIllegalRequest, Asc::kLogicalUnitNotSupported);
+    unit.Abort(slot, SenseKey::kIllegalRequest, Asc::kLogicalUnitNotSupported);
   } else {
-    disk.Abort(slot, SenseKey::kAbortedCommand, Asc::kPowerOnOrResetOccurred);
+    unit.Abort(slot, SenseKey::kAbortedCommand, Asc::kPowerOnOrResetOccurred);
   }
   return scsi::ScsiStep::kDone;
 }
@@ -215,7 +215,7 @@ void StorageChannel::Advance(CommandSlot& slot, scsi::ScsiStep step) {
   }
   slot.was_submitted = true;
   AddWork(slot.size_bytes / kBytesPerUnitOfWork + 1);
-  BlockDevice& device = slot.disk->disk.device();
+  BlockDevice& device = slot.disk->unit->target(slot);
   if (batch_size_ == kMaxBatch || (batch_size_ != 0 && batch_device_ != &device)) SubmitBatch();
   batch_device_ = &device;
   batch_[batch_size_++] = &slot;
@@ -337,7 +337,7 @@ void StorageChannel::ExecuteSrb(const vmbus::Packet& packet, CommandSlot& slot) 
     return;
   }
   slot.epoch = slot.disk->epochs.Begin();
-  Advance(slot, slot.disk->disk.Start(slot));
+  Advance(slot, slot.disk->unit->Start(slot));
 }
 
 }  // namespace hvsdk::vsp

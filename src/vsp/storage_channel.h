@@ -13,7 +13,9 @@
 
 #include "hvsdk/base/executor.h"
 #include "hvsdk/hvdef/storvsc.h"
+#include "hvsdk/scsi/dvd_drive.h"
 #include "hvsdk/scsi/scsi_disk.h"
+#include "hvsdk/scsi/scsi_unit.h"
 #include "hvsdk/vmbus/channel.h"
 #include "hvsdk/vmbus/packet_pump.h"
 #include "vsp/command_epochs.h"
@@ -21,17 +23,19 @@
 
 namespace hvsdk::vsp {
 
-// A disk in its LUN, and the commands that use it. The executor's own.
+// A disk or a DVD drive in its LUN, and the commands that use it. The executor's own.
 struct AttachedDisk {
-  AttachedDisk(uint8_t lun, const std::shared_ptr<BlockDevice>& device, const scsi::ScsiDiskOptions& options)
-      : lun(lun), device(device), disk(device, options) {}
+  AttachedDisk(uint8_t lun, std::shared_ptr<scsi::ScsiDisk> disk) : lun(lun), unit(disk), disk(std::move(disk)) {}
+  AttachedDisk(uint8_t lun, std::shared_ptr<scsi::DvdDrive> dvd) : lun(lun), unit(dvd), dvd(std::move(dvd)) {}
 
   // Whether a command that has been told to end, by a reset or because the disk is gone, is one of that epoch.
   bool HasEnded(uint64_t epoch) const { return !is_attached || epoch < reset_epoch; }
 
   const uint8_t lun;
-  const std::shared_ptr<BlockDevice> device;
-  scsi::ScsiDisk disk;
+  const std::shared_ptr<scsi::ScsiUnit> unit;
+  // Either of these.
+  const std::shared_ptr<scsi::ScsiDisk> disk;
+  const std::shared_ptr<scsi::DvdDrive> dvd;
   bool is_attached = true;
   CommandEpochs epochs;
   uint64_t reset_epoch = 0;  // commands of earlier ones take no further step

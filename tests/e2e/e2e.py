@@ -447,6 +447,83 @@ def images(context):
 
 
 @case
+def dvd(context):
+    """A guest mounts an ISO file from a DVD drive, locks it meanwhile, ejects, and finds the next disc; the drive goes and comes again."""
+    maker = shutil.which('genisoimage') or shutil.which('xorrisofs')
+    expect(maker, 'needs genisoimage or xorrisofs; scripts/setup installs one')
+    isos, digests = [], []
+    for number in range(2):
+        folder = context.path(f'iso{number}')
+        os.mkdir(folder)
+        with open(f'{folder}/data.bin', 'wb') as file:
+            file.write(os.urandom((3 << 20) + 1234 + number))
+        digests.append(sha256(f'{folder}/data.bin'))
+        isos.append(context.path(f'disc{number}.iso'))
+        subprocess.run([maker, '-quiet', '-R', '-V', f'DISC{number}', '-o', isos[number], folder], check=True, capture_output=True)
+    # A disk that is plugged in tells the guest to go on.
+    command = r"""
+        dmesg -n 1
+        modprobe -a sr_mod isofs
+        drive() { while [ ! -b /dev/sr0 ]; do sleep 0.1; done; }
+        digest() {
+          until mount -t iso9660 -o ro /dev/sr0 /mnt 2>/dev/null; do sleep 0.3; done
+          sha256sum </mnt/data.bin | sed "s/^/$1 /"
+        }
+        drive
+        echo "drive $(cat /sys/block/sr0/device/vendor) $(cat /sys/block/sr0/device/model)"
+        digest first
+        while [ ! -e /sys/block/sda ]; do sleep 0.1; done
+        umount /mnt; /eject /dev/sr0; echo "ejected $?"
+        digest second; umount /mnt
+        echo 1 >/sys/block/sr0/device/delete
+        while [ -e /sys/block/sr0 ]; do sleep 0.1; done; echo gone
+        drive; digest third; umount /mnt
+        echo "[log]"; dmesg -r; echo "[end]"; sleep 1000"""
+    # busybox has none.
+    ejector, initrd = context.path('eject'), context.path('initrd.img')
+    subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', ejector,
+                    os.path.join(os.path.dirname(os.path.abspath(__file__)), 'eject.cc')], check=True)
+    with open(f'{context.guest}/initrd.img', 'rb') as plain, open(ejector, 'rb') as program, open(initrd, 'wb') as file:
+        file.write(plain.read() + ramdisk({'eject': program.read()}))
+    signal_disk = context.path('signal.img')
+    with open(signal_disk, 'wb') as file:
+        file.truncate(1 << 20)
+    flags = [flag for flag in context.guest_flags(command) if not flag.startswith('--initrd=')]
+    with Running(context, [*flags, f'--initrd={initrd}', f'--dvd={isos[0]},name=drive']) as machine:
+        machine.wait_for(f'^first {digests[0]}')
+        expect(re.search('^drive Msft +Virtual DVD-ROM', machine.text(), re.M), 'another drive', machine.text())
+        expect('a DVD' in machine.ctl('status') and 'disc0.iso' in machine.ctl('status'), 'the status', machine.ctl('status'))
+        expect('locked' in machine.ctl('eject', 'drive', status=2), 'ejected what is mounted')
+        expect('locked' in machine.ctl('insert', 'drive', isos[1], status=2), 'inserted over what is mounted')
+        machine.ctl('attach', f'--disk={signal_disk}')
+        machine.wait_for('^ejected 0$')
+        expect('empty' in machine.ctl('status'), 'the guest has ejected', machine.ctl('status'))
+        for words, error in [(['eject', 'drive'], 'empty'), (['insert', 'drive', context.path('missing')], 'missing'),
+                             (['insert', 'storage/1', isos[1]], 'no DVD drive'), (['eject', 'storage/9'], 'storage/9'),
+                             (['insert', 'drive', isos[0], 'more'], 'more'), (['attach', '--dvd=,odd'], 'odd')]:
+            expect(error in machine.ctl(*words, status=2), f'ctl {words}')
+        machine.ctl('insert', 'drive', isos[1])
+        machine.wait_for(f'^second {digests[1]}')
+        machine.wait_for('^gone$')
+        machine.ctl('detach', 'drive')
+        expect(machine.ctl('attach', f'--dvd={isos[0]}') == 'storage/2\n', 'another place')
+        machine.wait_for(rf'^third {digests[0]}.*^\[end\]$')
+        # In a saved machine the drive has what was in it, or another disc.
+        state = context.path('state')
+        machine.ctl('save', state)
+        machine.end(0)
+    check_kernel_log(machine.text().split('[log]\n')[1].split('[end]')[0])
+    for moved in ([], [f'--disk=storage/2={isos[1]}']):
+        copy = context.path(f'state{len(moved)}')
+        shutil.copytree(state, copy)
+        with Running(context, [f'--restore={copy}', *moved], name=f'restored{len(moved)}') as machine:
+            machine.wait_for_socket()
+            expect(f'disc{len(moved)}.iso' in machine.ctl('status'), 'another disc', machine.ctl('status'))
+            machine.ctl('stop')
+            machine.process.wait(timeout=60)
+
+
+@case
 def failing_disk(context):
     """A disk whose medium fails a sync, then hangs: the guest learns that writes are lost and is never told otherwise, another disk
     goes on, and the machine ends."""

@@ -416,8 +416,12 @@ void VmbusClientExample(Hypercalls calls, ClientHandlers handlers, Channel& chan
 namespace for_vsp {
 using namespace hvsdk::scsi;
 using namespace hvsdk::vsp;
-void ScsiDiskExample(ScsiDisk& disk, ScsiCommand& command, BlockStatus status) {
-  //> scsi/scsi_disk.h
+void ScsiUnitExample(ScsiUnit& unit, ScsiCommand& command, BlockStatus status) {
+  //> scsi/scsi_unit.h
+}
+absl::Status DvdDriveExample(const std::array<uint8_t, 16>& id, std::shared_ptr<BlockDevice> iso) {
+  //> scsi/dvd_drive.h
+  return ejected;
 }
 absl::Status StorageExample(vmbus::Server& server, Executor& executor, const hvdef::Guid& id,
                             std::shared_ptr<BlockDevice> disk) {

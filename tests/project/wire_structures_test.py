@@ -15,7 +15,7 @@ import glob
 import re
 import sys
 
-CITATION = re.compile(r'\bHV_[A-Z0-9_]+|\bHvCall\w+|TLFS, "\w+|\bstruct (hv|vm|vstor|gpa)\w*_\w+|\b(SPC|SBC)-\d \d|'
+CITATION = re.compile(r'\bHV_[A-Z0-9_]+|\bHvCall\w+|TLFS, "\w+|\bstruct (hv|vm|vstor|gpa)\w*_\w+|\b(SPC|SBC)-\d \d|\bMMC-\d, [A-Z]|'
                       r'\bRFC \d+|(Linux|OpenVMM), \w+')
 STRUCTURE = re.compile(r'^( *)(?:struct|class|union)(?: alignas\(\w+\))? (\w+) \{(.*)$')
 

@@ -300,6 +300,43 @@ TEST_F(StorageStateTest, ADiskThatIsLeftOutIsPulled) {
   EXPECT_EQ(storage->Detach(0).code(), absl::StatusCode::kNotFound);
 }
 
+// A DVD drive is there again with its tray and its lock; of another disc, or none, the guest is told.
+TEST_F(StorageStateTest, ADriveMayHaveAnotherDisc) {
+  using hvdef::scsi::MediaEventCode;
+  ASSERT_NO_FATAL_FAILURE(Start());
+  const auto disc = [](size_t bytes) { return std::make_shared<HoldingDisk>(Pattern(bytes)); };
+  auto drive = storage_->AttachDvd(3, disc(1 << 20), nullptr);
+  ASSERT_TRUE(drive.ok()) << drive.status();
+  auto opened = OpenReady();
+  (*drive)->SetState({.is_locked = true});
+  ASSERT_NO_FATAL_FAILURE(Pause());
+  const state::SavedState saved = state::SaveOf(*storage_);
+  for (const size_t bytes : {size_t{1} << 20, size_t{2} << 20, size_t{0}}) {
+    vmbus::LoopbackHypervisor hypervisor(1);
+    vmbus::Server server(memory_, hypervisor, {});
+    auto storage = *StorageController::Create(server, executor_, {.instance_id = kInstance, .max_subchannels = 2});
+    ASSERT_TRUE(storage->Attach(0, disk_).ok());
+    auto other = storage->AttachDvd(3, bytes == 0 ? nullptr : disc(bytes), nullptr);
+    ASSERT_TRUE(other.ok());
+    const absl::Status status = state::RestoreOf(*storage, saved);
+    ASSERT_TRUE(status.ok()) << status;
+    const scsi::DvdDrive::State state = (*other)->state();
+    const bool is_same = bytes == 1 << 20;
+    EXPECT_TRUE(state.is_locked);
+    EXPECT_EQ(state.has_attention, !is_same && bytes != 0);
+    EXPECT_EQ(state.event, is_same      ? MediaEventCode::kNone
+                           : bytes == 0 ? MediaEventCode::kMediaRemoval
+                                        : MediaEventCode::kNewMedia);
+  }
+  // A disk is no drive.
+  vmbus::LoopbackHypervisor hypervisor(1);
+  vmbus::Server server(memory_, hypervisor, {});
+  auto storage = *StorageController::Create(server, executor_, {.instance_id = kInstance, .max_subchannels = 2});
+  ASSERT_TRUE(storage->Attach(0, disk_).ok());
+  ASSERT_TRUE(storage->Attach(3, disc(1 << 20)).ok());
+  EXPECT_FALSE(state::RestoreOf(*storage, saved).ok());
+}
+
 TEST_F(StorageStateTest, ADamagedStateIsRefusedAndHarmless) {
   ASSERT_NO_FATAL_FAILURE(Start());
   auto opened = OpenReady();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SCSI as a disk speaks it: operation codes, status, sense. The layouts of what commands return are in scsi_data.h.
 //
-// Source: T10 SPC-4 (primary commands, sense data) and SBC-3 (block commands). Numbers on the wire are big-endian;
+// Source: T10 SPC-4 (primary commands, sense data), SBC-3 (block commands) and MMC-6 (those of a DVD drive). Numbers on the wire are big-endian;
 // Be16, Be32 and Be64 hold them as bytes, so that structures have no alignment.
 
 #ifndef HVSDK_HVDEF_SCSI_H_
@@ -76,6 +76,16 @@ enum class OpCode : uint8_t {
   kWrite12 = 0xAA,
   kWriteAndVerify12 = 0xAE,
   kVerify12 = 0xAF,
+  // MMC-6.
+  kSeek10 = 0x2B,
+  kReadToc = 0x43,
+  kGetConfiguration = 0x46,
+  kGetEventStatusNotification = 0x4A,
+  kReadDiscInformation = 0x51,
+  kReadTrackInformation = 0x52,
+  kReadDvdStructure = 0xAD,
+  kSetCdSpeed = 0xBB,
+  kMechanismStatus = 0xBD,
 };
 
 // Service actions of kServiceActionIn16, in the low five bits of the second byte.
@@ -126,12 +136,16 @@ enum class Asc : uint16_t {
   kInvalidFieldInParameterList = 0x2600,
   kWriteProtected = 0x2700,
   kSpaceAllocationFailedWriteProtect = 0x2707,
+  kNotReadyToReadyChange = 0x2800,  // the medium may have changed
   kPowerOnOrResetOccurred = 0x2900,
   kCapacityDataHasChanged = 0x2A09,
   kLogicalUnitNotReadyInitializingCommandRequired = 0x0402,
   kSavingParametersNotSupported = 0x3900,
+  kMediumNotPresentTrayClosed = 0x3A01,
+  kMediumNotPresentTrayOpen = 0x3A02,
   kReportedLunsDataHasChanged = 0x3F0E,
   kInternalTargetFailure = 0x4400,
+  kMediumRemovalPrevented = 0x5302,
 };
 
 // Fixed format sense data (SPC-4 4.5.3).

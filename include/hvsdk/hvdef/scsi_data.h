@@ -41,6 +41,8 @@ static_assert(offsetof(InquiryData, peripheral) == 0x00 && offsetof(InquiryData,
               offsetof(InquiryData, reserved1) == 0x38 && offsetof(InquiryData, version_descriptors) == 0x3A &&
               offsetof(InquiryData, reserved2) == 0x4A);
 inline constexpr uint8_t kDirectAccessDevice = 0x00;
+inline constexpr uint8_t kCdDvdDevice = 0x05;
+inline constexpr uint8_t kInquiryRemovable = 0x80;
 inline constexpr uint8_t kNoLogicalUnit = 0x7F;  // qualifier 3, type 0x1F: nothing can be here
 inline constexpr uint8_t kVersionSpc3 = 0x05;
 inline constexpr uint8_t kResponseFormatSpc = 0x02;

@@ -11,6 +11,7 @@
 //   channel-opened, channel-closed
 //                    class, instance (GUIDs), device (if we know the class), subchannel, channel
 //   disk-failed      device, error; the first failure of each disk
+//   medium-ejected   device; by the guest, from a DVD drive
 //   ended            outcome
 //   lost             count: of events, because more came than could be told
 //

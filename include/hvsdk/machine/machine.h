@@ -75,7 +75,7 @@ enum class ResetAction : uint8_t {
   kRestart,  // the machine is reset in place and runs on (Controller::Reset), unless the guest had crashed
 };
 
-// A disk in the machine's SCSI controller.
+// A disk, or a DVD drive, in the machine's SCSI controller.
 struct MachineDisk {
   MachineDisk() = default;
   template <typename Device>
@@ -85,6 +85,7 @@ struct MachineDisk {
   std::shared_ptr<BlockDevice> device;
   std::string name;             // for messages; may be empty
   absl::optional<uint8_t> lun;  // its place; without one the machine gives it one
+  bool is_dvd = false;          // a drive with `device` in it, or, if that is null, an empty one
 };
 
 // What a disk has done for the guest since it was attached, by BlockOp.
@@ -127,7 +128,7 @@ struct MachineOptions {
   uint64_t memory_bytes = uint64_t{512} << 20;
   uint32_t cpus = 2;
   Processor processor = Processor::kHost;
-  // LUNs 0, 1, ... of one SCSI controller, unless they say otherwise; let go of by DetachDisk. Null: none there, and a guest that
+  // LUNs 0, 1, ... of one SCSI controller, unless they say otherwise; let go of by DetachDisk. No device, and no drive: none there, and a guest that
   // goes on from a state with one finds it pulled out.
   std::vector<MachineDisk> disks;
   // Numbers 0, 1, ..., unless they say otherwise; let go of by DetachNetwork.
@@ -241,6 +242,10 @@ class Machine {
   // then the machine and its states have the adapter. FailedPrecondition: it is being pulled out already.
   virtual absl::StatusOr<uint8_t> AttachNetwork(MachineNetwork network) = 0;
   virtual absl::Status DetachNetwork(uint8_t number, absl::AnyInvocable<void()> gone) = 0;
+  // What is in a DVD drive (scsi/dvd_drive.h, for what they mean and their errors). A guest that ejects is told of by the
+  // event "medium-ejected". NotFound: no drive is there. Where and when as AttachDisk.
+  virtual absl::Status InsertMedium(uint8_t lun, std::shared_ptr<BlockDevice> medium) = 0;
+  virtual absl::Status EjectMedium(uint8_t lun, bool force) = 0;
 
   // On the loop's thread, or before Run.
   virtual std::vector<MachineDiskCounts> disk_counts() const = 0;

@@ -32,7 +32,7 @@ struct ScsiCommand : BlockRequest {
   ScsiCommand();
   ~ScsiCommand();
 
-  // Filled in by the caller before ScsiDisk::Start.
+  // Filled in by the caller before ScsiUnit::Start.
   uint8_t cdb[kMaxCdbBytes] = {};
   uint8_t cdb_length = 0;
   DataDirection data_direction = DataDirection::kNone;
@@ -53,7 +53,8 @@ struct ScsiCommand : BlockRequest {
   // Copies parameter data to the initiator: as much as the data buffer and the allocation length take.
   void Return(const void* bytes, size_t size_bytes, size_t allocation_length);
 
-  std::unique_ptr<ScsiWork> work;  // ScsiDisk's own
+  std::unique_ptr<ScsiWork> work;       // ScsiDisk's own
+  std::shared_ptr<BlockDevice> medium;  // DvdDrive's own: what was in it when the command came
 };
 
 }  // namespace hvsdk::scsi

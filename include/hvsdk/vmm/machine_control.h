@@ -24,7 +24,7 @@
 
 namespace hvsdk::vmm {
 
-// The disks of a machine, which the program that runs it opens. On the loop's thread; both changes from within Controller::InTurn.
+// The disks of a machine, which the program that runs it opens. On the loop's thread; all changes from within Controller::InTurn.
 class DiskOwner {
  public:
   virtual ~DiskOwner() = default;
@@ -35,6 +35,9 @@ class DiskOwner {
   virtual absl::StatusOr<uint8_t> Attach(const DiskConfig& disk) = 0;
   // As machine::Machine::DetachDisk, and closes it then.
   virtual absl::Status Detach(uint8_t lun, absl::AnyInvocable<void()> gone) = 0;
+  // Opens an ISO file and puts it into a DVD drive, and takes out what is in one; as machine::Machine has it.
+  virtual absl::Status Insert(uint8_t lun, const std::string& path) = 0;
+  virtual absl::Status Eject(uint8_t lun, bool force) = 0;
 };
 
 // Likewise its network adapters.
@@ -81,6 +84,8 @@ class MachineControl final : public ControlHandler {
   void Detach(const std::string& device, Reply reply);
   // Answers which it was.
   absl::StatusOr<std::string> DetachNow(const std::string& device, absl::AnyInvocable<void()> gone);
+  void ChangeMedium(const ControlRequest& request, Reply reply);
+  absl::StatusOr<DiskStatus> FindDisk(const std::string& device) const;
   void Save(const ControlRequest& request, Reply reply);
   static machine::Controller::Done Answer(Reply reply);
 

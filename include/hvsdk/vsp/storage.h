@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// StorageController: the storage service provider. A SCSI controller on VMBus with up to 64 disks, which a guest finds
+// StorageController: the storage service provider. A SCSI controller on VMBus with up to 64 disks and DVD drives, which a guest finds
 // by the class ba6163d9-04a1-4d29-b605-72e2ffb1dc7f and drives with storvsc (Linux, FreeBSD) or storvsc.sys (Windows).
 //
 // It speaks the storage protocol from 2.0 (Windows Server 2008) to 6.2 (Windows 10), offers as many subchannels as
@@ -28,6 +28,7 @@
 #define HVSDK_VSP_STORAGE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,6 +40,7 @@
 #include "hvsdk/hvdef/guid.h"
 #include "hvsdk/hvdef/storvsc.h"
 #include "hvsdk/resource/block_device.h"
+#include "hvsdk/scsi/dvd_drive.h"
 #include "hvsdk/state/component.h"
 #include "hvsdk/vmbus/server.h"
 
@@ -81,7 +83,8 @@ class StorageController : public state::Component {
   void Resume();
 
   // state::Component, while paused. Besides what guest and controller agreed on, answers that found no room in a ring are
-  // saved, and which disks there are: a restore with other ones is refused, naming the LUN (but see LeaveOut). Restored before vmbus::Server,
+  // saved, and which disks there are: a restore with other ones is refused, naming the LUN (but see LeaveOut). A drive with another
+  // disc is told of to the guest. Restored before vmbus::Server,
   // for it puts the guest's subchannels up again, which the server then opens. After a reset the server is reset too.
   std::string StateName() const override;
   absl::Status Save(state::StateWriter& writer) const override;
@@ -95,7 +98,13 @@ class StorageController : public state::Component {
   // InvalidArgument: the device is empty or has blocks of a size other than 512 to 4096.
   absl::Status Attach(uint8_t lun, std::shared_ptr<BlockDevice> device);
 
-  // Pulls a disk out. Commands for it that are in flight end in the ordinary way, on the executor, before the
+  // Plugs a DVD drive in, with a medium or, if that is null, empty; later ones come and go by the drive itself.
+  // `on_ejected`, which may be null, is told on the executor when the guest has ejected one. AlreadyExists, OutOfRange: as
+  // Attach. InvalidArgument: as DvdDrive::Insert.
+  absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> AttachDvd(uint8_t lun, std::shared_ptr<BlockDevice> medium,
+                                                            std::function<void()> on_ejected);
+
+  // Pulls a disk or a drive out. Commands for it that are in flight end in the ordinary way, on the executor, before the
   // controller lets go of the device; later ones find no logical unit. NotFound: there is none.
   absl::Status Detach(uint8_t lun);
 
