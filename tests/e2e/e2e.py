@@ -62,7 +62,8 @@ class Context:
     def __init__(self, arguments, folder):
         self.mini_vmm, self.guest, self.backend = arguments.mini_vmm, arguments.guest, arguments.backend
         self.debian_disk, self.forgetful_file = arguments.debian_disk, arguments.forgetful_file
-        self.hvimg, self.shared = arguments.hvimg, arguments.shared
+        self.hvimg = arguments.hvimg and os.path.abspath(arguments.hvimg)
+        self.shared = arguments.shared
         self.folder = folder
 
     def path(self, name):
@@ -521,6 +522,76 @@ def dvd(context):
             expect(f'disc{len(moved)}.iso' in machine.ctl('status'), 'another disc', machine.ctl('status'))
             machine.ctl('stop')
             machine.process.wait(timeout=60)
+
+
+@case
+def killed(context):
+    """A guest that writes and syncs is killed with its mini_vmm at random moments: what it was told is on its disks, raw, VHD and VHDX, is there.
+
+    HVSDK_KILLS is how often, 8 if it is not set. Each begins from one saved state, with copies of its disks."""
+    kills = int(os.environ.get('HVSDK_KILLS', '8'))
+    blocks = 4096  # of 4 KiB
+    # A block's number and version, and what was synced is said. Blocks are discarded now and then, as in a file system.
+    command = r"""
+        dmesg -n 1
+        writer() {
+          lun=$(readlink -f /sys/block/$1/device); lun=${lun##*:}
+          version=0 seed=$lun
+          while :; do
+            seed=$(((seed * 1103515245 + 12345) % 2147483648)); block=$((seed / 16 % BLOCKS)) version=$((version + 1))
+            printf '%4096s' "$block $version" | dd of=/dev/$1 bs=4k seek=$block conv=notrunc,fsync 2>/dev/null
+            echo "synced $lun $block $version"
+          done
+        }
+        for d in sda sdb sdc; do writer $d & done
+        wait""".replace('BLOCKS', str(blocks))
+    formats = ['raw', 'vhd', 'vhdx']
+    images = [context.path(f'killed.{name}') for name in formats]
+    for name, image in zip(formats, images):
+        options = ['--block=1M'] if name == 'vhdx' else ['--block=64K'] if name == 'vhd' else []
+        subprocess.run([context.hvimg, 'create', f'--format={name}', f'--size={blocks * 4096}', *options, image], check=True)
+    disks = [f'--disk={image},format={name}' for name, image in zip(formats, images)]
+    state = context.path('state')
+    with Running(context, [*context.guest_flags(command, disks=3), '--memory=128M', '--cpus=1', *disks]) as machine:
+        for lun in range(3):
+            machine.wait_for(f'^synced {lun} ')
+        machine.ctl('save', state)
+        machine.end(0)
+    before = machine.text()
+    rng = random.Random(int(os.environ.get('HVSDK_TEST_SEED', random.randrange(1 << 32))))
+    seen, replayed = 0, 0
+    for number in range(kills):
+        copies = [f'{image}.copy' for image in images]
+        for image, copy in zip(images, copies):
+            shutil.copyfile(image, copy)
+        moved = [f'--disk=storage/{lun}={copy}' for lun, copy in enumerate(copies)]
+        with Running(context, [f'--restore={state}', f'--backend={context.backend}', *moved], name='killed') as machine:
+            machine.wait_for('^synced ', seconds=60)
+            time.sleep(rng.random() * 1.5)
+            machine.process.kill()
+            machine.process.wait()
+        lasting = {}
+        for lun, block, version in re.findall(r'^synced (\d) (\d+) (\d+)$', before + machine.text(), re.M):
+            key = int(lun), int(block)
+            lasting[key] = max(lasting.get(key, 0), int(version))
+        seen += len(re.findall('^synced ', machine.text(), re.M))
+        for lun, copy in enumerate(copies):
+            raw = f'{copy}.raw'
+            checked = subprocess.run([context.hvimg, 'check', '--repair', copy], capture_output=True, text=True, check=False)
+            expect(checked.returncode == 0, f'kill {number}: {copy}', checked.stdout, checked.stderr)
+            replayed += 'replayed' in checked.stdout
+            if os.path.exists(raw):
+                os.remove(raw)
+            subprocess.run([context.hvimg, 'convert', '--format=raw', f'--from={formats[lun]}', copy, raw], check=True)
+            with open(raw, 'rb') as file:
+                for (which, block), version in lasting.items():
+                    if which != lun:
+                        continue
+                    file.seek(block * 4096)
+                    words = file.read(4096).split()
+                    expect(len(words) == 2 and int(words[0]) == block and int(words[1]) >= version,
+                           f'kill {number}: block {block} of {copy} is not version {version}', words)
+    print(f'  {kills} kills, {seen} syncs acknowledged, {replayed} logs replayed', flush=True)
 
 
 @case
@@ -2143,7 +2214,7 @@ def main():
     parser.add_argument('--guest', required=True, metavar='DIR')
     parser.add_argument('--debian-disk', metavar='FILE', help='what scripts/debian-disk made; user_programs and processor need it')
     parser.add_argument('--forgetful-file', metavar='FILE', help='the program forgetful_file; only failing_disk needs it')
-    parser.add_argument('--hvimg', metavar='FILE', help='the program hvimg; only images needs it')
+    parser.add_argument('--hvimg', metavar='FILE', help='the program hvimg; images and killed need it')
     parser.add_argument('--shared', metavar='DIR', help='for the part of engines that runs on KVM')
     parser.add_argument('--backend', default='auto')
     parser.add_argument('cases', nargs='+', choices=sorted(CASES))
