@@ -26,6 +26,7 @@ bool PacketPump::OnOpen(Channel& channel) {
   if (completion_room_ > channel.outgoing().memory().size() - sizeof(uint64_t)) return false;
   channel_ = &channel;
   is_held_back_ = false;
+  is_waiting_ = false;
   return true;
 }
 
@@ -34,6 +35,7 @@ void PacketPump::FinishClose() { std::exchange(channel_, nullptr)->FinishClose()
 void PacketPump::Complete(const Packet& packet, const void* payload, uint32_t size_bytes) {
   if (!packet.completion_requested()) return;
   HVSDK_CHECK(size_bytes <= options_.max_completion_bytes);
+  ++sent_;
   (void)channel_->outgoing().StageInBand(PacketHeader::Completion(packet.transaction_id), payload,
                                          size_bytes);  // there is room, or the ring is broken
 }
@@ -54,7 +56,10 @@ bool PacketPump::SendTransferPages(uint64_t transaction_id, uint16_t page_set_id
 }
 
 bool PacketPump::WasTaken(RingStatus status, uint32_t packet_size) {
-  if (status != RingStatus::kFull || channel_->outgoing().fault() != RingFault::kNone) return true;
+  if (status != RingStatus::kFull || channel_->outgoing().fault() != RingFault::kNone) {
+    ++sent_;
+    return true;
+  }
   wanted_room_ = std::max(wanted_room_, packet_size);
   return false;
 }
@@ -79,6 +84,8 @@ void PacketPump::TakeTurn() {
   next_look_ = kWorkPerLook;
   deadline_100ns_ = 0;
   wanted_room_ = 0;
+  requests_ = sent_ = 0;
+  const bool has_waited = std::exchange(is_waiting_, false);
   Take take = OnTurn();
   for (;;) {
     RingStatus status = RingStatus::kOk;
@@ -91,6 +98,7 @@ void PacketPump::TakeTurn() {
       Channel::IncomingRing::View view;
       status = ring.Peek(view);
       if (status != RingStatus::kOk) break;
+      requests_ += view.completion_requested();
       if (view.size() <= options_.max_packet_bytes) [[likely]] {
         take = OnPacket(view.Copy(buffer_.get()));
       } else {
@@ -122,6 +130,12 @@ void PacketPump::TakeTurn() {
       return;
     }
     if (status == RingStatus::kOk) continue;  // the provider did not take all there are, and does now
+    if (status == RingStatus::kEmpty && patience_.AfterTurn(std::max(requests_, sent_), has_waited) &&
+        channel_->WakeWhenIdle()) {
+      is_waiting_ = true;
+      channel_->SignalGuest(ring.Commit());
+      return;
+    }
     if (channel_->Arm()) return;
   }
 }

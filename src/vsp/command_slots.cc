@@ -24,7 +24,8 @@ CommandSlots::CommandSlots(uint32_t count, StorageChannel& channel, Executor& ex
 }
 
 CommandSlot* CommandSlots::TakeCompleted() {
-  if (completed_.load(std::memory_order_relaxed) == nullptr) return nullptr;
+  // Sequentially consistent, for the look that follows SetExpected(false).
+  if (completed_.load(std::memory_order_seq_cst) == nullptr) return nullptr;
   CommandSlot* newest = completed_.exchange(nullptr, std::memory_order_acquire);  // pairs with the push in OnComplete
   CommandSlot* oldest = nullptr;
   while (newest != nullptr) {
@@ -49,8 +50,10 @@ void CommandSlots::OnComplete(BlockRequest& request, BlockStatus status) {
   do {
     if (head == nullptr && !is_looking && hold == nullptr) hold = self.shared_from_this();
     slot.next = head;
-  } while (!self.completed_.compare_exchange_weak(head, &slot, std::memory_order_release, std::memory_order_relaxed));
-  if (head == nullptr && !is_looking) hold->Wake();
+  } while (!self.completed_.compare_exchange_weak(head, &slot, std::memory_order_seq_cst, std::memory_order_relaxed));
+  if (head != nullptr || is_looking) return;
+  // Either this sees that nobody expects it any more, or the look that follows SetExpected(false) sees the slot.
+  if (!hold->is_expected_.load(std::memory_order_seq_cst)) hold->Wake();
 }
 
 void CommandSlots::Wake() {
@@ -76,8 +79,8 @@ void CommandSlots::Wake() {
 }
 
 void CommandSlots::Count() {
-  // Pairs with the push in OnComplete.
-  for (CommandSlot* slot = completed_.exchange(nullptr, std::memory_order_acquire); slot != nullptr;
+  // Pairs with the push in OnComplete; as in TakeCompleted.
+  for (CommandSlot* slot = completed_.exchange(nullptr, std::memory_order_seq_cst); slot != nullptr;
        slot = slot->next) {
     --at_disks_;
   }
@@ -95,6 +98,7 @@ void CommandSlots::Retain(std::vector<std::shared_ptr<BlockDevice>> disks) {
 void CommandSlots::Disown(std::shared_ptr<const void> memory, std::vector<std::shared_ptr<BlockDevice>> disks) {
   std::unique_lock<std::mutex> lock(mutex_);
   task_ = nullptr;
+  SetExpected(false);
   Count();
   if (at_disks_ == 0) return;
   if (memory == nullptr) {

@@ -64,6 +64,9 @@ class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
   // What has come back, in that order, linked by `next`.
   CommandSlot* TakeCompleted();
 
+  // The executor looks for what comes back in a moment anyhow: nobody needs to ask for it. Until it is told `false`.
+  void SetExpected(bool is_expected) { is_expected_.store(is_expected, std::memory_order_seq_cst); }
+
   // While it lives, the executor looks for what comes back on its own thread by itself.
   class Looking {
    public:
@@ -97,6 +100,7 @@ class CommandSlots : public std::enable_shared_from_this<CommandSlots> {
 
   // Shared with the threads on which disks complete requests.
   alignas(64) std::atomic<CommandSlot*> completed_{nullptr};  // last one first
+  std::atomic<bool> is_expected_{false};
 };
 
 }  // namespace hvsdk::vsp

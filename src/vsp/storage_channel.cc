@@ -129,8 +129,11 @@ void StorageChannel::OnSignal(vmbus::Channel&) { Run(); }
 void StorageChannel::Run() {
   if (!is_open()) return;
   if (host_.is_paused() && is_quiet_) return;
+  slots_->SetExpected(false);
   if (is_accepting_) {
     TakeTurn();
+    // A lone answer is not for waiting.
+    if (is_open()) slots_->SetExpected(is_waiting() && busy_ > 1);
     return;
   }
   TakeCompleted();  // none of them goes on

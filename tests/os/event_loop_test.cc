@@ -111,6 +111,52 @@ TEST_F(EventLoopTest, NoWakeUpIsLost) {
   Finish();
 }
 
+// It runs whether processors are idle or not, also when it is all that a sleeping loop has.
+TEST_F(EventLoopTest, WhatWaitsForAnIdleProcessorRunsInAMoment) {
+  Start();
+  ASSERT_TRUE(Eventually([&] { return loop_->knows_idle(); }));
+  for (const size_t busy : {size_t{0}, size_t{2 * std::thread::hardware_concurrency()}}) {
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> loops(busy);
+    for (std::thread& thread : loops) {
+      thread = std::thread([&] {
+        while (!stop.load(std::memory_order_relaxed)) {
+        }
+      });
+    }
+    std::atomic<int> runs{0};
+    CallTask later([&] { ++runs; });
+    CallTask task([&] { loop_->ScheduleWhenIdle(later); });
+    for (int i = 1; i <= 200; ++i) {
+      loop_->Schedule(task);
+      ASSERT_TRUE(Eventually([&] { return runs == i; })) << busy << " threads, run " << i;
+    }
+    stop = true;
+    for (std::thread& thread : loops) thread.join();
+    loop_->Drain(task);
+    loop_->Drain(later);
+  }
+  Finish();
+  EXPECT_FALSE(loop_->knows_idle());
+}
+
+// From another thread, drained at any moment, and beside Schedule: each call is followed by a run.
+TEST_F(EventLoopTest, NoWakeUpOfEitherKindIsLost) {
+  Start();
+  std::atomic<uint64_t> written{0}, seen{0};
+  CallTask task([&] { seen = written.load(); });
+  std::mt19937_64 random(TestSeed());
+  for (uint64_t i = 1; i <= 3000; ++i) {
+    written = i;
+    random() % 2 == 0 ? loop_->Schedule(task) : loop_->ScheduleWhenIdle(task);
+    const bool is_looked_at = i % 5 == 0;
+    ASSERT_TRUE(!is_looked_at || Eventually([&] { return seen == i; })) << i;
+    if (random() % 16 == 0) loop_->Drain(task);
+  }
+  loop_->Drain(task);
+  Finish();
+}
+
 TEST_F(EventLoopTest, DrainWaitsForARunningTask) {
   Start();
   for (int i = 0; i < 500; ++i) {

@@ -79,7 +79,7 @@ class RandomProvider : public vmbus::PacketPump {
     }
     if (random_() % 16 == 0) AddWork(random_() % 300);
     if (random_() % 4 == 0) clock_.Advance(random_() % 1000);
-    is_taking_ = random_() % 8 != 0;
+    is_taking_ = random_() % 40 != 0;
     return is_taking_ ? vmbus::Take::kMore : vmbus::Take::kNoMore;
   }
   void TakeAgain() {
@@ -87,6 +87,7 @@ class RandomProvider : public vmbus::PacketPump {
     channel().Wake();
   }
   bool is_taking() const { return is_taking_; }
+  using PacketPump::is_waiting;
 
   std::vector<std::pair<uint64_t, std::vector<uint8_t>>> taken;
   std::deque<Said> said;  // and not yet seen by the guest
@@ -100,9 +101,10 @@ class RandomProvider : public vmbus::PacketPump {
   uint64_t taken_in_turn_ = 0;
 };
 
-class PumpModelTest : public PairTest {
+// With an executor that knows when it is idle the pump waits, and with another one never.
+class PumpModelTest : public PairTest, public testing::WithParamInterface<bool> {
  protected:
-  PumpModelTest() : random_(TestSeed()), provider_(random_, clock_) {
+  PumpModelTest() : PairTest(/*queue_limit=*/4, GetParam()), random_(TestSeed()), provider_(random_, clock_) {
     channel_ = *server_->OfferChannel(EchoOffer(1), provider_, executor_);
     Boot();
     client_ = Open(1, 2 + static_cast<uint32_t>(random_() % 3));
@@ -215,12 +217,13 @@ class PumpModelTest : public PairTest {
   int signals_seen_ = 0;
 };
 
-TEST_F(PumpModelTest, EachPacketOnceInOrderAndNoWakeUpIsLost) {
-  uint64_t waited = 0;
+TEST_P(PumpModelTest, EachPacketOnceInOrderAndNoWakeUpIsLost) {
+  uint64_t waited = 0, pump_waited = 0;
   for (int round = 0; round < 20; ++round) {
     for (int step = 0; step < 2000; ++step) {
       Step();
       waited += waits_for_room_;
+      pump_waited += provider_.is_waiting();
       ASSERT_FALSE(HasFailure());
     }
     Finish();
@@ -228,14 +231,60 @@ TEST_F(PumpModelTest, EachPacketOnceInOrderAndNoWakeUpIsLost) {
     ASSERT_TRUE(provider_.taken == sent_) << provider_.taken.size() << " of " << sent_.size() << " in round " << round;
     ASSERT_TRUE(provider_.said.empty()) << "round " << round;
     ASSERT_FALSE(waits_for_room_) << "the ring is empty, and the guest was not told";
+    ASSERT_FALSE(provider_.is_waiting());
     sent_.clear();
     provider_.taken.clear();
   }
   EXPECT_GT(read_, 1000u);
   EXPECT_GT(waited, 100u);
+  EXPECT_EQ(pump_waited > 20, GetParam()) << pump_waited;
 }
 
-TEST_F(PumpModelTest, WhatFollowsAMalformedPacketIsNotTaken) {
+// The second half of what Patience is for: a wait holds back no answer, and costs a guest that sends one at a time next to no signal.
+TEST_P(PumpModelTest, ALoneRequestIsAnsweredAtOnceAndWaitsAreFew) {
+  uint64_t waits = 0;
+  for (int i = 0; i < 5000; ++i) {
+    const uint64_t id = next_id_++;
+    ASSERT_EQ(client_->rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, true), &id, sizeof(id)),
+              vmbus::RingStatus::kOk);
+    sent_.push_back({id, {}});
+    SignalIf(client_->rings.outgoing.Publish());
+    for (int turns = 0; provider_.said.empty() && turns < 10; ++turns) {
+      executor_.RunOne();
+      if (!provider_.is_taking()) provider_.TakeAgain();
+    }
+    ASSERT_TRUE(ReadOne());
+    waits += provider_.is_waiting();
+    (void)client_->rings.incoming.Arm();
+    Settle();
+  }
+  EXPECT_LT(waits, 100u);
+}
+
+// Many at a time are found out, and then need hardly a signal.
+TEST_P(PumpModelTest, ManyAtATimeNeedFewSignals) {
+  uint64_t signals = 0;
+  const auto answer_one = [&] {
+    executor_.RunOne();
+    if (!provider_.is_taking()) provider_.TakeAgain();
+    while (ReadOne()) {
+    }
+  };
+  for (int i = 0; i < 5000; ++i) {
+    const uint64_t id = next_id_++;
+    ASSERT_EQ(client_->rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(id, true), &id, sizeof(id)),
+              vmbus::RingStatus::kOk);
+    if (client_->rings.outgoing.Publish() == vmbus::Signal::kNeeded) {
+      ++signals;
+      child_->client().Signal(client_->channel);
+      if (!provider_.is_waiting()) answer_one();  // the host's thread is woken at once
+    }
+    if (i % 16 == 15) Finish();  // the guest has nothing more in flight, and its processor is idle
+  }
+  EXPECT_EQ(signals < 1000, GetParam()) << signals;
+}
+
+TEST_P(PumpModelTest, WhatFollowsAMalformedPacketIsNotTaken) {
   for (int round = 0; round < 200; ++round) {
     const uint64_t bad = next_id_ + random_() % 60;
     provider_.is_malformed_ = [bad](const vmbus::Packet& packet) { return packet.transaction_id == bad; };
@@ -254,7 +303,7 @@ TEST_F(PumpModelTest, WhatFollowsAMalformedPacketIsNotTaken) {
 }
 
 // Bytes anywhere: packets, indices, masks, pending sizes, features. It comes to an end, and the next opening is clean.
-TEST_F(PumpModelTest, HostileRings) {
+TEST_P(PumpModelTest, HostileRings) {
   uint64_t held_back = 0, taken = 0;
   for (int round = 0; round < 1000; ++round) {
     provider_.is_malformed_ = [this](const vmbus::Packet& packet) { return packet.transaction_id % 64 == 63; };
@@ -314,6 +363,9 @@ TEST_F(PumpModelTest, HostileRings) {
   EXPECT_GT(held_back, 50u);
   EXPECT_GT(taken, 1000u);
 }
+
+INSTANTIATE_TEST_SUITE_P(Executors, PumpModelTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "KnowsIdle" : "DoesNotKnow"; });
 
 }  // namespace
 }  // namespace hvsdk::vsc

@@ -84,7 +84,8 @@ class PairTest : public testing::Test {
  protected:
   static constexpr uint64_t kMemoryBytes = 16 << 20;
 
-  explicit PairTest(size_t queue_limit = 4) : bytes_(kMemoryBytes), hypervisor_(4, queue_limit) {
+  explicit PairTest(size_t queue_limit = 4, bool knows_idle = false)
+      : bytes_(kMemoryBytes), hypervisor_(4, queue_limit), executor_(knows_idle) {
     EXPECT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_)).ok());
     server_ = std::make_unique<vmbus::Server>(
         memory_, hypervisor_, vmbus::ServerOptions{.vp_count = 4},

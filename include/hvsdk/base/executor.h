@@ -42,6 +42,15 @@ class Executor {
     if (!task.scheduled_.exchange(true, std::memory_order_acq_rel)) Enqueue(task);
   }
 
+  // Whether it can tell when the host has a processor to spare. The answer may change at any time.
+  virtual bool knows_idle() const { return false; }
+  // As Schedule, but whatever else wants a processor of the host's goes first, for a millisecond or two at most: for work
+  // that is cheaper done later, when there is more of it. Calls of Schedule meanwhile do not hasten it. An executor that does
+  // not know treats it as Schedule.
+  void ScheduleWhenIdle(Task& task) {
+    if (!task.scheduled_.exchange(true, std::memory_order_acq_rel)) EnqueueWhenIdle(task);
+  }
+
   // Returns when `task` is neither queued nor running. Called on the executor's own thread it takes the task out of the
   // queue and returns at once.
   virtual void Drain(Task& task) = 0;
@@ -49,6 +58,7 @@ class Executor {
  protected:
   // Queues a task that is not queued.
   virtual void Enqueue(Task& task) = 0;
+  virtual void EnqueueWhenIdle(Task& task) { Enqueue(task); }
 
   // Runs a task that was taken from the queue.
   static void RunTask(Task& task) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // QueueExecutor: tasks wait until somebody calls RunUntilIdle. For tests, examples and single-threaded programs.
 //
+// If it is told so, it knows when it is idle: when no other task is left.
+//
 // Thread-safe; one thread at a time runs.
 //
 //   QueueExecutor executor;
@@ -23,12 +25,18 @@ namespace hvsdk {
 
 class QueueExecutor final : public Executor {
  public:
-  // Runs the oldest task. False: there was none.
+  QueueExecutor() = default;
+  explicit QueueExecutor(bool knows_idle) : knows_idle_(knows_idle) {}
+
+  bool knows_idle() const override { return knows_idle_; }
+
+  // Runs the oldest task, and of those that wait until it is idle the oldest when there is no other. False: there was none.
   bool RunOne() {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (queue_.empty()) return false;
-    Task* const task = queue_.front();
-    queue_.pop_front();
+    std::deque<Task*>& queue = queue_.empty() ? idle_queue_ : queue_;
+    if (queue.empty()) return false;
+    Task* const task = queue.front();
+    queue.pop_front();
     running_ = task;
     runner_ = std::this_thread::get_id();
     lock.unlock();
@@ -48,9 +56,10 @@ class QueueExecutor final : public Executor {
 
   void Drain(Task& task) override {
     std::unique_lock<std::mutex> lock(mutex_);
-    const auto queued = std::find(queue_.begin(), queue_.end(), &task);
-    if (queued != queue_.end()) {
-      queue_.erase(queued);
+    for (std::deque<Task*>* queue : {&queue_, &idle_queue_}) {
+      const auto queued = std::find(queue->begin(), queue->end(), &task);
+      if (queued == queue->end()) continue;
+      queue->erase(queued);
       Unschedule(task);
     }
     if (runner_ != std::this_thread::get_id()) ran_.wait(lock, [&] { return running_ != &task; });
@@ -61,10 +70,16 @@ class QueueExecutor final : public Executor {
     std::lock_guard<std::mutex> lock(mutex_);
     queue_.push_back(&task);
   }
+  void EnqueueWhenIdle(Task& task) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    (knows_idle_ ? idle_queue_ : queue_).push_back(&task);
+  }
 
+  const bool knows_idle_ = false;
   std::mutex mutex_;
   std::condition_variable ran_;
   std::deque<Task*> queue_;
+  std::deque<Task*> idle_queue_;
   Task* running_ = nullptr;
   std::thread::id runner_;  // the thread of the latest run
 };

@@ -17,6 +17,7 @@
 #ifndef HVSDK_OS_EVENT_LOOP_H_
 #define HVSDK_OS_EVENT_LOOP_H_
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -32,6 +33,10 @@
 #include "absl/status/statusor.h"
 #include "hvsdk/base/clock.h"
 #include "hvsdk/base/executor.h"
+
+namespace hvsdk::internal {
+class IdleWatch;
+}
 
 namespace hvsdk::os {
 
@@ -57,11 +62,15 @@ class EventLoop final : public Executor {
   // `wait`, sleeps until there is something, if there was nothing.
   void RunOnce(bool wait);
 
+  // Inside Run and RunFor; a thread that has other work does not wait for an idle processor.
+  bool knows_idle() const override;
+
   // Takes `task` out of the queue; if it is running on another thread, waits for it.
   void Drain(Task& task) override;
 
  protected:
   void Enqueue(Task& task) override;
+  void EnqueueWhenIdle(Task& task) override;
 
  private:
   struct Watched;
@@ -71,6 +80,10 @@ class EventLoop final : public Executor {
   // Sleeps until there is something, or for `timeout_ms` if that is not negative.
   void PollDescriptors(int timeout_ms);
   bool RunUntil(std::chrono::steady_clock::time_point deadline);
+  // On the watch's thread.
+  void OnIdle();
+  // With mutex_ held.
+  void EndIdleWait();
 
   const int epoll_fd_;
   const int wake_fd_;
@@ -86,6 +99,12 @@ class EventLoop final : public Executor {
   std::thread::id thread_;
   bool sleeping_ = false;
   bool stop_ = false;
+  // For an idle processor, or a moment, whichever comes first. The watch is made when it is first needed.
+  std::deque<Task*> idle_queue_;
+  std::chrono::steady_clock::time_point idle_deadline_;
+  std::unique_ptr<internal::IdleWatch> idle_watch_;
+  bool has_no_idle_watch_ = false;  // the host refused it
+  std::atomic<bool> is_running_{false};
 };
 
 // Timers on a loop's thread, on the time of a partition's reference clock. Thread-safe.

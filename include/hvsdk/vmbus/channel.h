@@ -155,6 +155,13 @@ class Channel : private PortHandler, private Task {
 
   // Makes OnSignal run soon, or OnClosing. Thread-safe; nothing happens unless the channel is open by then.
   void Wake() { executor_.Schedule(*this); }
+  // Likewise, once the host has a processor to spare, at the latest in a moment (Executor::ScheduleWhenIdle). False: the
+  // executor cannot tell, and nothing happens.
+  bool WakeWhenIdle() {
+    if (!executor_.knows_idle()) return false;
+    executor_.ScheduleWhenIdle(*this);
+    return true;
+  }
 
   // Borrows a GPADL that the guest made for this channel. Empty: there is none by that number, or it is being torn
   // down.

@@ -11,6 +11,9 @@
 // a clock (ServerResources); the executor's other work has its turn before the next. While a turn goes on the guest is
 // asked not to signal.
 //
+// Before it sleeps it may wait until the host has a processor to spare, with signals still masked, if it has learnt that more
+// packets come meanwhile (patience.h). An answer that is there is never held back by that.
+//
 // A ring that is broken, and a packet that is too long or that OnPacket calls malformed, end the reading until the guest
 // closes the channel. Such a packet stays in its ring, so a restored provider finds it again: a pump has no state of its
 // own to be saved.
@@ -37,6 +40,7 @@
 #include "absl/types/span.h"
 #include "hvsdk/hvdef/vmbus_ring.h"
 #include "hvsdk/vmbus/channel.h"
+#include "hvsdk/vmbus/patience.h"
 #include "hvsdk/vmbus/ring/packet.h"
 
 namespace hvsdk::vmbus {
@@ -102,6 +106,8 @@ class PacketPump : public ChannelHandler {
   void AddWork(uint64_t units) { work_ += units; }
   // False: the rest of what OnTurn has to do is for the next turn, which comes.
   bool has_time() const { return work_ < kWorkPerTurn; }
+  // After a turn: another one comes by itself in a moment, so nobody needs to ask for it.
+  bool is_waiting() const { return is_waiting_; }
 
  private:
   bool WasTaken(RingStatus status, uint32_t packet_size);
@@ -113,7 +119,12 @@ class PacketPump : public ChannelHandler {
   Channel* channel_ = nullptr;
   bool is_held_back_ = false;
 
+  Patience patience_;
+  bool is_waiting_ = false;
+
   // Of this turn.
+  uint64_t requests_ = 0;  // packets that want an answer
+  uint64_t sent_ = 0;
   uint64_t work_ = 0;
   uint64_t next_look_ = 0;       // at the clock, when so much is done
   uint64_t deadline_100ns_ = 0;  // 0: not looked yet

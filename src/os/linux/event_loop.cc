@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "os/linux/idle_watch.h"
 
 namespace hvsdk::os {
 namespace {
@@ -22,6 +23,8 @@ namespace {
 constexpr size_t kTasksPerLook = 16;
 // What the turns after Stop may take together.
 constexpr std::chrono::milliseconds kLastTurns(100);
+// What waits for an idle processor waits no longer.
+constexpr std::chrono::milliseconds kIdleWait(1);
 constexpr std::chrono::steady_clock::time_point kNoDeadline = std::chrono::steady_clock::time_point::max();
 
 }  // namespace
@@ -52,6 +55,7 @@ absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create() {
 EventLoop::EventLoop(int epoll_fd, int wake_fd) : epoll_fd_(epoll_fd), wake_fd_(wake_fd) {}
 
 EventLoop::~EventLoop() {
+  idle_watch_.reset();
   close(wake_fd_);
   close(epoll_fd_);
 }
@@ -87,6 +91,45 @@ void EventLoop::Enqueue(Task& task) {
   (void)!write(wake_fd_, &one, sizeof(one));
 }
 
+bool EventLoop::knows_idle() const { return is_running_.load(std::memory_order_relaxed); }
+
+void EventLoop::EnqueueWhenIdle(Task& task) {
+  internal::IdleWatch* watch;
+  bool wake;
+  {
+    std::lock_guard lock(mutex_);
+    if (idle_watch_ == nullptr && !has_no_idle_watch_) {
+      idle_watch_ = std::make_unique<internal::IdleWatch>([this] { OnIdle(); });
+      has_no_idle_watch_ = !idle_watch_->Start().ok();
+    }
+    if (idle_queue_.empty()) idle_deadline_ = std::chrono::steady_clock::now() + kIdleWait;
+    idle_queue_.push_back(&task);
+    wake = std::exchange(sleeping_, false);
+    watch = has_no_idle_watch_ ? nullptr : idle_watch_.get();
+  }
+  if (watch != nullptr) watch->Ask();
+  if (!wake) return;
+  const uint64_t one = 1;
+  (void)!write(wake_fd_, &one, sizeof(one));
+}
+
+void EventLoop::EndIdleWait() {
+  queue_.insert(queue_.end(), idle_queue_.begin(), idle_queue_.end());
+  idle_queue_.clear();
+}
+
+void EventLoop::OnIdle() {
+  bool wake;
+  {
+    std::lock_guard lock(mutex_);
+    wake = !idle_queue_.empty() && std::exchange(sleeping_, false);
+    EndIdleWait();
+  }
+  if (!wake) return;
+  const uint64_t one = 1;
+  (void)!write(wake_fd_, &one, sizeof(one));
+}
+
 void EventLoop::Stop() {
   {
     std::lock_guard lock(mutex_);
@@ -99,9 +142,10 @@ void EventLoop::Stop() {
 
 void EventLoop::Drain(Task& task) {
   std::unique_lock lock(mutex_);
-  const auto it = std::find(queue_.begin(), queue_.end(), &task);
-  if (it != queue_.end()) {
-    queue_.erase(it);
+  for (std::deque<Task*>* queue : {&queue_, &idle_queue_}) {
+    const auto it = std::find(queue->begin(), queue->end(), &task);
+    if (it == queue->end()) continue;
+    queue->erase(it);
     Unschedule(task);
   }
   if (thread_ == std::this_thread::get_id()) return;
@@ -132,6 +176,7 @@ void EventLoop::PollDescriptors(int timeout_ms) {
     std::lock_guard lock(mutex_);
     sleeping_ = timeout_ms != 0 && queue_.empty() && !stop_;
     if (!sleeping_) timeout_ms = 0;
+    if (!idle_queue_.empty() && timeout_ms != 0) timeout_ms = kIdleWait.count();
   }
   epoll_event events[32];
   const int count = epoll_wait(epoll_fd_, events, std::size(events), timeout_ms);
@@ -139,6 +184,7 @@ void EventLoop::PollDescriptors(int timeout_ms) {
   {
     std::lock_guard lock(mutex_);
     sleeping_ = false;
+    if (!idle_queue_.empty() && std::chrono::steady_clock::now() >= idle_deadline_) EndIdleWait();
   }
   for (int i = 0; i < count; ++i) {
     auto* const watched = static_cast<Watched*>(events[i].data.ptr);
@@ -156,6 +202,7 @@ bool EventLoop::RunUntil(std::chrono::steady_clock::time_point deadline) {
     std::lock_guard lock(mutex_);
     thread_ = std::this_thread::get_id();
   }
+  is_running_.store(true, std::memory_order_relaxed);
   bool stopped = false;
   for (;;) {
     RunTasks(kTasksPerLook, kNoDeadline);
@@ -172,6 +219,7 @@ bool EventLoop::RunUntil(std::chrono::steady_clock::time_point deadline) {
     }
     PollDescriptors(timeout_ms);
   }
+  is_running_.store(false, std::memory_order_relaxed);
   if (stopped) RunTasks(SIZE_MAX, std::chrono::steady_clock::now() + kLastTurns);
   std::lock_guard lock(mutex_);
   stop_ = false;
