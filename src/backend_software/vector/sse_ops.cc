@@ -228,7 +228,8 @@ IMM_TABLE(kDppd, 256, 16, true, _mm_dp_pd(Pd(a), Pd(b), kImm))
 IMM_TABLE(kMpsadbw, 8, 16, false, _mm_mpsadbw_epu8(a, b, kImm))
 // From memory the source is the double word itself and the selector's top bits do not count.
 IMM_TABLE(kInsertps, 256, 4, false, _mm_insert_ps(Ps(a), Ps(b), kImm))
-IMM_TABLE(kPclmulqdq, 256, 16, false, _mm_clmulepi64_si128(a, b, kImm & 0x11))
+// Bits 0 and 4 select the halves.
+IMM_TABLE(kPclmulqdq, 4, 16, false, _mm_clmulepi64_si128(a, b, (kImm & 1) | (kImm & 2) << 3))
 IMM_TABLE(kAeskeygenassist, 256, 16, false, _mm_aeskeygenassist_si128(b, kImm))
 template <size_t kImm>
 V Sha1Rounds(V a, V b) {
@@ -237,15 +238,16 @@ V Sha1Rounds(V a, V b) {
 constexpr std::array<SseOp, 4> kSha1rnds4 = {
     {{.op = &Sha1Rounds<0>}, {.op = &Sha1Rounds<1>}, {.op = &Sha1Rounds<2>}, {.op = &Sha1Rounds<3>}}};
 
-// Shifts by an immediate. Zydis gives them as two-operand instructions whose source is the immediate.
-IMM_TABLE(kPsllwImm, 256, 16, false, _mm_slli_epi16(a, kImm))
-IMM_TABLE(kPslldImm, 256, 16, false, _mm_slli_epi32(a, kImm))
-IMM_TABLE(kPsllqImm, 256, 16, false, _mm_slli_epi64(a, kImm))
-IMM_TABLE(kPsrlwImm, 256, 16, false, _mm_srli_epi16(a, kImm))
-IMM_TABLE(kPsrldImm, 256, 16, false, _mm_srli_epi32(a, kImm))
-IMM_TABLE(kPsrlqImm, 256, 16, false, _mm_srli_epi64(a, kImm))
-IMM_TABLE(kPsrawImm, 256, 16, false, _mm_srai_epi16(a, kImm))
-IMM_TABLE(kPsradImm, 256, 16, false, _mm_srai_epi32(a, kImm))
+// Shifts by an immediate; beyond a lane's width all are the same. Zydis gives them as two-operand instructions whose source is the
+// immediate.
+IMM_TABLE(kPsllwImm, 17, 16, false, _mm_slli_epi16(a, kImm))
+IMM_TABLE(kPslldImm, 33, 16, false, _mm_slli_epi32(a, kImm))
+IMM_TABLE(kPsllqImm, 65, 16, false, _mm_slli_epi64(a, kImm))
+IMM_TABLE(kPsrlwImm, 17, 16, false, _mm_srli_epi16(a, kImm))
+IMM_TABLE(kPsrldImm, 33, 16, false, _mm_srli_epi32(a, kImm))
+IMM_TABLE(kPsrlqImm, 65, 16, false, _mm_srli_epi64(a, kImm))
+IMM_TABLE(kPsrawImm, 17, 16, false, _mm_srai_epi16(a, kImm))
+IMM_TABLE(kPsradImm, 33, 16, false, _mm_srai_epi32(a, kImm))
 IMM_TABLE(kPslldqImm, 17, 16, false, _mm_slli_si128(a, kImm))
 IMM_TABLE(kPsrldqImm, 17, 16, false, _mm_srli_si128(a, kImm))
 
@@ -468,7 +470,6 @@ const SseOp* FindSseOp(ZydisMnemonic mnemonic, uint8_t imm) {
     OP2(AESDECLAST, _mm_aesdeclast_si128(a, b))
     OP2(AESIMC, _mm_aesimc_si128(b))
     IMM(AESKEYGENASSIST, kAeskeygenassist)
-    IMM(PCLMULQDQ, kPclmulqdq)
     OP2(SHA1NEXTE, _mm_sha1nexte_epu32(a, b))
     OP2(SHA1MSG1, _mm_sha1msg1_epu32(a, b))
     OP2(SHA1MSG2, _mm_sha1msg2_epu32(a, b))
@@ -476,6 +477,8 @@ const SseOp* FindSseOp(ZydisMnemonic mnemonic, uint8_t imm) {
     OP2(SHA256MSG2, _mm_sha256msg2_epu32(a, b))
     OPX(SHA256RNDS2, _mm_sha256rnds2_epu32(a, b, c))
     IMM(SHA1RNDS4, kSha1rnds4)
+    case ZYDIS_MNEMONIC_PCLMULQDQ:
+      return &kPclmulqdq[(imm & 1) | (imm >> 3 & 2)];
     default:
       return nullptr;
   }
@@ -483,14 +486,14 @@ const SseOp* FindSseOp(ZydisMnemonic mnemonic, uint8_t imm) {
 
 const SseOp* FindSseShiftImm(ZydisMnemonic mnemonic, uint8_t imm) {
   switch (mnemonic) {
-    IMM(PSLLW, kPsllwImm)
-    IMM(PSLLD, kPslldImm)
-    IMM(PSLLQ, kPsllqImm)
-    IMM(PSRLW, kPsrlwImm)
-    IMM(PSRLD, kPsrldImm)
-    IMM(PSRLQ, kPsrlqImm)
-    IMM(PSRAW, kPsrawImm)
-    IMM(PSRAD, kPsradImm)
+    IMM_SATURATED(PSLLW, kPsllwImm)
+    IMM_SATURATED(PSLLD, kPslldImm)
+    IMM_SATURATED(PSLLQ, kPsllqImm)
+    IMM_SATURATED(PSRLW, kPsrlwImm)
+    IMM_SATURATED(PSRLD, kPsrldImm)
+    IMM_SATURATED(PSRLQ, kPsrlqImm)
+    IMM_SATURATED(PSRAW, kPsrawImm)
+    IMM_SATURATED(PSRAD, kPsradImm)
     IMM_SATURATED(PSLLDQ, kPslldqImm)
     IMM_SATURATED(PSRLDQ, kPsrldqImm)
     default:
