@@ -71,8 +71,10 @@ class SaveTest : public ConformanceTest {
   // A guest that is moved at random moments, at most so often, ends with the result of one that is not.
   template <typename Result>
   void MoveInTheMidstOf(absl::Span<const uint8_t> code, int most_moves, Result result) {
+    // A KVM that emulates may run a million instructions a second.
+    constexpr int kLimitSeconds = 90;
     machine().Start(Mode::kLong, code);
-    machine().Run(recorder_);
+    machine().Run(recorder_, /*vp=*/0, kLimitSeconds);
     const auto wanted = result();
     std::mt19937_64 random(TestSeed());
     MakeMachine(1);
@@ -83,7 +85,7 @@ class SaveTest : public ConformanceTest {
       ASSERT_NO_FATAL_FAILURE(RunFor(std::chrono::microseconds(random() % 2000)));
       ASSERT_NO_FATAL_FAILURE(Move());
     }
-    if (!recorder_.done) machine().Run(recorder_);
+    if (!recorder_.done) machine().Run(recorder_, /*vp=*/0, kLimitSeconds);
     EXPECT_EQ(recorder_.fault, -1);
     EXPECT_GT(moves, 1) << "it was saved in its midst";
     EXPECT_EQ(result(), wanted);
