@@ -108,10 +108,15 @@ def serve_names(server):
         server.sendto(reply, client)
 
 
-class Servers:
-    """On the loopback: a web server that gives `blob`, and one that keeps the digests of what it is sent."""
+def random_bytes(seed, mib):
+    source = random.Random(seed)
+    return b''.join(source.randbytes(1 << 20) for _ in range(mib))
 
-    def __init__(self, blob):
+
+class Servers:
+    """On the loopback, or another address: a web server that gives `blob`, and one that keeps the digests of what it is sent."""
+
+    def __init__(self, blob, address='127.0.0.1'):
         class Web(http.server.BaseHTTPRequestHandler):
             def do_GET(self):  # pylint: disable=invalid-name
                 self.send_response(200)
@@ -131,8 +136,8 @@ class Servers:
                     digest.update(block)
                 digests.append(digest.hexdigest())
 
-        self.servers = [http.server.ThreadingHTTPServer(('127.0.0.1', 0), Web),
-                        socketserver.ThreadingTCPServer(('127.0.0.1', 0), Upload)]
+        self.servers = [http.server.ThreadingHTTPServer((address, 0), Web),
+                        socketserver.ThreadingTCPServer((address, 0), Upload)]
         self.web_port, self.upload_port = (server.server_address[1] for server in self.servers)
         for server in self.servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -201,7 +206,7 @@ def has_right_checksums(frame):
 @own_network
 def user_network(context):
     """NAT in user space: DHCP, DNS, a download and an upload, a host forward into the guest."""
-    blob = random.Random(1).randbytes(MIB << 20)
+    blob = random_bytes(1, MIB)
     digest, forward, pcap = hashlib.sha256(blob).hexdigest(), free_port(), context.path('net.pcap')
     with Servers(blob) as server:
         url = f'http://10.0.2.2:{server.web_port}/'
@@ -212,10 +217,11 @@ def user_network(context):
         mkdir /tmp/www && echo "from the guest" >/tmp/www/text && httpd -p 80 -h /tmp/www && mv /tmp/blob /tmp/www/
         nc -l -p 81 >/dev/null
         dmesg -r'''
-        flags = [*context.guest_flags(command), '--cpus=2', '--memory=512M',
+        flags = [*context.guest_flags(command), '--cpus=2', f'--memory={max(512, 4 * MIB)}M',
                  f'--net=user,host-loopback=on,hostfwd=tcp:127.0.0.1:{forward}-:80,hostfwd=tcp:127.0.0.1:{forward + 1}-:81,pcap={pcap}']
         with Running(context, flags) as vm:
-            vm.wait_for(r'^uploaded')
+            vm.wait_for(r'^digest', 600)
+            vm.wait_for(r'^uploaded', 600)
             traced = context.path('traced.pcap')
             vm.ctl('trace', 'on', traced, '--device=network/0', status=2)
             vm.ctl('trace', 'off', '--device=network/0')
@@ -280,31 +286,82 @@ def packed(command):
     return f'sh -c "$(echo {text} | base64 -d | gunzip)"'
 
 
-def talk(context, first, second):
+SERVE = f'''
+ip link set lo up; ip link set eth0 mtu MTU; ip link set eth0 up; ip addr add 192.168.5.1/24 dev eth0
+mkdir /tmp/www; head -c {GUESTS_MIB << 20} /dev/urandom >/tmp/www/blob; echo "served $(sha256sum </tmp/www/blob)"
+httpd -p 80 -h /tmp/www
+nc -l -p 81 >/tmp/back; echo "back $(sha256sum </tmp/back)"
+dmesg -r'''
+ASK = '''
+ip link set lo up; ip link set eth0 mtu MTU; ip link set eth0 up; ip addr add 192.168.5.2/24 dev eth0
+until ping -c 1 -W 1 192.168.5.1 >/dev/null; do sleep 0.2; done
+ping -c 3 -i 0.2 -s $((MTU - 28)) 192.168.5.1 | grep transmitted
+until wget -q -O /tmp/blob http://192.168.5.1/blob; do sleep 0.2; done
+echo "fetched $(sha256sum </tmp/blob)"
+nc 192.168.5.1 81 </tmp/blob
+dmesg -r'''
+
+
+def check_talk(text):
+    digests = dict(re.findall(r'^(served|fetched|back) ([0-9a-f]{64})', text, re.M))
+    expect(len(digests) == 3 and len(set(digests.values())) == 1, 'digests differ', text)
+    expect('3 packets received' in text, 'not all answers', text)
+    check_kernel_log(text)
+
+
+def talk(context, first, second, mtu=1500):
     """Two guests: the first serves a file, the second fetches it and sends it back."""
-    serve = f'''
-    ip link set lo up; ip link set eth0 up; ip addr add 192.168.5.1/24 dev eth0
-    mkdir /tmp/www; head -c {GUESTS_MIB << 20} /dev/urandom >/tmp/www/blob; echo "served $(sha256sum </tmp/www/blob)"
-    httpd -p 80 -h /tmp/www
-    nc -l -p 81 >/tmp/back; echo "back $(sha256sum </tmp/back)"
-    dmesg -r'''
-    ask = '''
-    ip link set lo up; ip link set eth0 up; ip addr add 192.168.5.2/24 dev eth0
-    until ping -c 1 -W 1 192.168.5.1 >/dev/null; do sleep 0.2; done
-    until wget -q -O /tmp/blob http://192.168.5.1/blob; do sleep 0.2; done
-    echo "fetched $(sha256sum </tmp/blob)"
-    nc 192.168.5.1 81 </tmp/blob
-    dmesg -r'''
-    with Running(context, [*context.guest_flags(serve), f'--net={first}', '--cpus=1'], 'first') as server, \
-            Running(context, [*context.guest_flags(ask), f'--net={second}', '--cpus=1'], 'second') as client:
+    serve, ask = (command.replace('MTU', str(mtu)) for command in (SERVE, ASK))
+    with Running(context, [*context.guest_flags(serve), f'--net={first},mtu={mtu}', '--cpus=1'], 'first') as server, \
+            Running(context, [*context.guest_flags(ask), f'--net={second},mtu={mtu}', '--cpus=1'], 'second') as client:
         client.process.wait(timeout=300)
         server.process.wait(timeout=60)
-        text = server.text() + client.text()
-        digests = dict(re.findall(r'^(served|fetched|back) ([0-9a-f]{64})', text, re.M))
-        expect(len(digests) == 3 and len(set(digests.values())) == 1, 'digests differ', text)
+        check_talk(server.text() + client.text())
         client.end(0)
         server.end(0)
-        check_kernel_log(text)
+
+
+@case
+def one_process(context):
+    """Two guests in one process, on a switch with long packets."""
+    commands = [next(flag[10:] for flag in context.guest_flags(command.replace('MTU', '9000')) if flag.startswith('--cmdline='))
+                for command in (SERVE, ASK)]
+    consoles = [context.path('serve.log'), context.path('ask.log')]
+    program = os.path.join(os.path.dirname(context.mini_vmm), 'two_guests')
+    done = subprocess.run([program, f'{context.guest}/vmlinuz', f'{context.guest}/initrd.img', context.backend, '9000',
+                           commands[0], consoles[0], commands[1], consoles[1]], capture_output=True, text=True, timeout=400, check=False)
+    text = ''
+    for console in consoles:
+        with open(console, encoding='utf-8', errors='replace') as file:
+            text += file.read().replace('\r\n', '\n')
+    expect(done.returncode == 0, f'exit status {done.returncode}', done.stderr, text[-4000:])
+    check_talk(text)
+
+
+@case
+@own_network
+def tap_network(context):
+    """A TAP device of a network namespace of the test's own: offloads and long packets reach the host's network, and come from there."""
+    if not context.has_dns or not os.access('/dev/net/tun', os.R_OK | os.W_OK):
+        print('  skipped: no network namespace, or no /dev/net/tun')
+        return
+    blob = random_bytes(4, MIB)
+    digest = hashlib.sha256(blob).hexdigest()
+    subprocess.run(['ip', 'tuntap', 'add', 'tap0', 'mode', 'tap', 'multi_queue', 'vnet_hdr'], check=True)
+    subprocess.run(['ip', 'link', 'set', 'tap0', 'mtu', '9000', 'up'], check=True)
+    subprocess.run(['ip', 'addr', 'add', '192.168.7.1/24', 'dev', 'tap0'], check=True)
+    with Servers(blob, '192.168.7.1') as servers:
+        command = f'''
+        ip link set lo up; ip link set eth0 mtu 9000; ip link set eth0 up; ip addr add 192.168.7.2/24 dev eth0
+        ping -c 3 -i 0.2 -s 8972 192.168.7.1 | grep transmitted
+        wget -q -O /tmp/blob http://192.168.7.1:{servers.web_port}/ && echo "digest $(sha256sum </tmp/blob)"
+        nc 192.168.7.1 {servers.upload_port} </tmp/blob && echo uploaded
+        dmesg -r'''
+        result = context.run(command, '--net=tap,device=tap0,queues=2,mtu=9000', '--cpus=2', f'--memory={max(512, 4 * MIB)}M').expect_status(0)
+        expect('3 packets received' in result.out, 'not all answers', result.out)
+        expect(f'digest {digest}' in result.out, 'another digest', result.out)
+        expect(servers.digests == [digest], 'another digest of what was sent', servers.digests)
+        check_kernel_log(result.out.split('HVSDK-EXIT')[0])
 
 
 @case
