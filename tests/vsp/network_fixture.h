@@ -119,7 +119,8 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
     options.instance_id = kInstance;
     if (options.mac_address == MacAddress{}) options.mac_address = kMac;
     MakeServer(kMemoryBytes);
-    auto network = NetworkAdapter::Create(*server_, executor_, port_, options);
+    auto network = NetworkAdapter::Create(
+        *server_, executor_, other_port_ == nullptr ? std::shared_ptr<NetworkPort>(port_) : other_port_, options);
     ASSERT_TRUE(network.ok()) << network.status();
     network_ = *std::move(network);
     MakeChild();
@@ -184,6 +185,7 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
   };
 
   std::shared_ptr<ScriptedPort> port_ = std::make_shared<ScriptedPort>();
+  std::shared_ptr<NetworkPort> other_port_;  // in place of it
   std::unique_ptr<NetworkAdapter> network_;
   vsc::NetworkBuffers buffers_;
   std::vector<Received> received_;
