@@ -33,6 +33,9 @@ inline std::shared_ptr<uint8_t> MakeZeroPages(size_t size_bytes) {
 template <typename Client>
 class ProviderFixture : public testing::Test {
  protected:
+  // An executor that knows when it is idle lets providers wait for more.
+  explicit ProviderFixture(bool knows_idle = false) : executor_(knows_idle) {}
+
   static constexpr hvdef::Guid kInstance = hvdef::MakeGuid("01234567-89ab-cdef-0123-456789abcdef");
 
   // Before the provider is made.

@@ -62,6 +62,8 @@ struct GuestBuffer {
 
 class StorageFixture : public ProviderFixture<vsc::StorageClient> {
  protected:
+  using ProviderFixture::ProviderFixture;
+
   static constexpr size_t kMemoryBytes = 64 << 20;
 
   void Make(StorageOptions options = {}, hvdef::vmbus::Version bus = hvdef::vmbus::kNewestVersion) {

@@ -22,6 +22,8 @@ class StorageThreadsTest : public StorageFixture, public testing::WithParamInter
  protected:
   static constexpr size_t kBytes = 1 << 20;
 
+  StorageThreadsTest() : StorageFixture(/*knows_idle=*/true) {}
+
   void SetUp() override {
     auto engine = FileEngine::Create(GetParam());
     if (absl::IsUnavailable(engine.status())) GTEST_SKIP() << engine.status().message();
