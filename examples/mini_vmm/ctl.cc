@@ -59,7 +59,9 @@ constexpr Command kCommands[] = {
      "save the machine and end it, or with --live let it go on, or with --pause stand still until you resume it; "
      "--base names its last "
      "live state: write what changed"},
-    {"attach", "--disk=PATH[,readonly][,name=TEXT]|--dvd=[PATH][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...", hvsdk::vmm::ATTACH,
+    {"attach",
+     "--disk=PATH[,readonly][,name=TEXT]|--dvd=[PATH][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...",
+     hvsdk::vmm::ATTACH,
      "plug a disk, a DVD drive or a network adapter in; prints what it is there: storage/N, network/N"},
     {"detach", "storage/N|network/N|NAME", hvsdk::vmm::DETACH, "pull it out, and wait until it is let go of"},
     {"insert", "storage/N|NAME PATH", hvsdk::vmm::INSERT, "put an ISO file into a DVD drive"},
