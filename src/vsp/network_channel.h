@@ -106,8 +106,12 @@ class NetworkChannel : public vmbus::PacketPump {
   size_t queued_frames() const { return frames_.size(); }
   // The port is full, and packets wait for it.
   bool is_blocked() const { return !batch_.is_empty(); }
-  // Nothing waits for the port or for room in the ring.
-  bool is_quiet() const { return batch_.is_empty() && completions_.empty() && frames_.empty(); }
+  // Nothing waits for the port or for room in the ring, and the guest has read all that is there: Linux counts a frame as sent when
+  // it has read that its packet is completed.
+  bool is_quiet() const {
+    return batch_.is_empty() && completions_.empty() && frames_.empty() &&
+           (!is_open_ || channel().WaitForRoom(channel().outgoing().memory().size() - 8));
+  }
 
   // A message of so many bytes, in a section of ours, is for this channel. At most kMaxFrames of them wait.
   void QueueFrame(uint32_t section, uint32_t size_bytes) { frames_.push_back({section, size_bytes}); }
