@@ -98,7 +98,8 @@ class RingWriter {
     // Asked once where that is: nearly all packets are in one piece.
     const auto start = memory_.At(write_);
     if (uint8_t* const piece = start.Run(0, total); piece != nullptr) [[likely]] {
-      const Frame frame(MirroredMemory::Position(piece), write_, header, kDescriptorSize, total);
+      const Frame<MirroredMemory::Position> frame(MirroredMemory::Position(piece), write_, header, kDescriptorSize,
+                                                  total);
       frame.WritePayload(payload, size);
     } else {
       BuildInPieces(header, total, payload, size);
@@ -116,9 +117,10 @@ class RingWriter {
     const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
       return status;
-    const Frame frame(memory_.At(write_), write_,
-                      {hvdef::PacketType::kDataUsingGpaDirect, CompletionFlag(completion_requested), transaction_id},
-                      kDescriptorSize + static_cast<uint32_t>(extension), total);
+    const Frame<typename Memory::Position> frame(
+        memory_.At(write_), write_,
+        {hvdef::PacketType::kDataUsingGpaDirect, CompletionFlag(completion_requested), transaction_id},
+        kDescriptorSize + static_cast<uint32_t>(extension), total);
     uint32_t at = kDescriptorSize;
     frame.Store64(at, uint64_t{count} << 32);
     for (uint32_t i = 0; i < count; ++i) {
@@ -140,7 +142,7 @@ class RingWriter {
     const uint32_t total = PacketSize(size, static_cast<uint32_t>(extension));
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
       return status;
-    const Frame frame(
+    const Frame<typename Memory::Position> frame(
         memory_.At(write_), write_,
         {hvdef::PacketType::kDataUsingTransferPages, CompletionFlag(completion_requested), transaction_id},
         kDescriptorSize + static_cast<uint32_t>(extension), total);
@@ -162,7 +164,7 @@ class RingWriter {
     if (const RingStatus status = Claim(total); status != RingStatus::kOk) [[unlikely]]
       return status;
     slot.start_ = memory_.At(write_);
-    const Frame frame(slot.start_, write_, header, kDescriptorSize, total);
+    const Frame<typename Memory::Position> frame(slot.start_, write_, header, kDescriptorSize, total);
     frame.Pad(payload_size);
     slot.payload_size_ = payload_size;
     slot.total_ = total;
@@ -269,7 +271,7 @@ class RingWriter {
 
   // Takes its header by value, so that a caller's stays in registers.
   [[gnu::noinline]] void BuildInPieces(PacketHeader header, uint32_t total, const void* payload, uint32_t size) const {
-    const Frame frame(memory_.At(write_), write_, header, kDescriptorSize, total);
+    const Frame<typename Memory::Position> frame(memory_.At(write_), write_, header, kDescriptorSize, total);
     frame.WritePayload(payload, size);
   }
 
