@@ -10,6 +10,8 @@ absl::Status IntegrationPart::Attach(Board& board) {
   if (wanted_.shutdown) {
     ASSIGN_OR_RETURN(shutdown_, vsp::Shutdown::Create(board.vmbus(), resources));
   }
+  // What asks by itself, asks anew after each pause; and a deterministic machine must not notice one.
+  if (board.is_deterministic()) return absl::OkStatus();
   if (wanted_.heartbeat) {
     ASSIGN_OR_RETURN(heartbeat_, vsp::Heartbeat::Create(board.vmbus(), resources, {.on_change = on_contact_}));
   }

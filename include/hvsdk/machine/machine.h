@@ -112,7 +112,7 @@ struct MachineNetworkStatus {
   vsp::NetworkCounts counts;
 };
 
-// Which integration components the guest finds.
+// Which integration components the guest finds; that of a deterministic machine finds shutdown at most.
 struct MachineIntegration {
   bool shutdown = true;            // RequestShutdown
   bool heartbeat = true;           // guest_contact
