@@ -218,7 +218,7 @@ void Step(Cpu& c) {
 // After a longjmp: makes r[kIp] the instruction's own address and counts what was done before it.
 void LeaveInstruction(Cpu& c) {
   if (c.holds_exclusive) c.host.EndExclusive(c);
-  c.in_exit = c.redirected = false;
+  c.in_exit = c.redirected = c.limited = false;
   if (std::exchange(c.stepping, false)) c.UpdateStepping();
   if (c.op != nullptr) {
     c.instructions += c.op->count;
@@ -271,6 +271,13 @@ RunResult RunGuest(Cpu& c, uint64_t instruction_limit) {
       c.block_instructions = static_cast<uint32_t>(entry.instructions);
     } else {
       op = c.code->Lookup();
+    }
+    if (c.counting && c.instructions + c.block_instructions > instruction_limit) {
+      // To the instruction: where blocks end depends on what was decoded before, which a restored machine has not.
+      c.limited = true;
+      Step(c);
+      c.limited = false;
+      continue;
     }
     RunOps(c, op);
     c.instructions += c.block_instructions;

@@ -229,8 +229,9 @@ struct TimedMachine {
     }
     machine = time.CreateMachine(processors, 1000);
   }
-  void Load() {
-    std::memcpy(host + kCode, kTimerProgram, sizeof(kTimerProgram));
+  void Load() { Load(kTimerProgram); }
+  void Load(absl::Span<const uint8_t> program) {
+    std::memcpy(host + kCode, program.data(), program.size());
     std::memcpy(host + kTimerHandler, kTimerHandlerCode, sizeof(kTimerHandlerCode));
     host[0x40 * 4] = kTimerHandler & 0xFF;
     host[0x40 * 4 + 1] = kTimerHandler >> 8;
@@ -304,6 +305,48 @@ TEST(DeterminismTest, AMachineThatWasSavedEndsAsOneThatWasNot) {
     uint32_t interrupts;
     std::memcpy(&interrupts, whole->host + 0x3018, sizeof(interrupts));
     EXPECT_GT(interrupts, 5u);
+  }
+}
+
+// A restored machine has neither what was decoded nor what was looked up: where its blocks end, and in which pieces its repeated
+// instructions are done, must not be seen.
+TEST(DeterminismTest, WhatAMachineRemembersOfItsGuestIsNotSeen) {
+  constexpr uint8_t kProgram[] = {
+      0xFC,              // 1000: cld
+      0xE8, 0xFC, 0x3F,  // 1001: call 5000, once
+      0xBF, 0x00, 0x58,  // 1004: mov di, 5800
+      0xB9, 0xB8, 0x0B,  // 1007: mov cx, 3000
+      0xF3, 0xAB,        // 100A: rep stosw, into the page of 5000 and the next
+      0xBE, 0x00, 0x60,  // 100C: mov si, 6000
+      0xBF, 0x00, 0x59,  // 100F: mov di, 5900
+      0xB9, 0x20, 0x00,  // 1012: mov cx, 32
+      0xF3, 0xA4,        // 1015: rep movsb
+      0x40, 0x43, 0x40,  // 1017: inc ax; inc bx; inc ax
+      0xEB, 0xE8,        // 101A: jmp 1004
+  };
+  constexpr uint8_t kReturn = 0xC3;
+  const uint32_t seed = TestSeed();
+  std::mt19937 random(seed);
+  for (uint32_t i = 0; i < ScaledCount(50); ++i) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed << ", machine " << i);
+    auto whole = std::make_unique<TimedMachine>();
+    auto moved = std::make_unique<TimedMachine>();
+    for (TimedMachine* const machine : {whole.get(), moved.get()}) {
+      machine->Load(kProgram);
+      machine->host[0x5000] = kReturn;
+    }
+    for (uint32_t saves = 1 + random() % 8; saves > 0; --saves) {
+      const uint64_t budget = random() % 3000;
+      ASSERT_EQ(whole->machine->Run(budget), DeterministicMachine::Result::kBudget);
+      ASSERT_EQ(moved->machine->Run(budget), DeterministicMachine::Result::kBudget);
+      ASSERT_EQ(whole->HashOf(), moved->HashOf());
+      auto fresh = std::make_unique<TimedMachine>();
+      ASSERT_NO_FATAL_FAILURE(fresh->GoOnFrom(*moved));
+      moved = std::move(fresh);
+    }
+    ASSERT_EQ(whole->machine->Run(10'000), DeterministicMachine::Result::kBudget);
+    ASSERT_EQ(moved->machine->Run(10'000), DeterministicMachine::Result::kBudget);
+    ASSERT_EQ(whole->HashOf(), moved->HashOf());
   }
 }
 

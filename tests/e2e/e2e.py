@@ -806,8 +806,10 @@ def control(context):
         machine.ctl('power-button')
         machine.end(0)
         told = [json.loads(line) for line in events.communicate(timeout=20)[0].splitlines()]
-        names = [event['name'] for event in told if not event['name'].startswith(('channel', 'connected', 'disconnected'))]
+        names = [event['name'] for event in told if not event['name'].startswith(('channel', 'connected', 'disconnected', 'guest-contact'))]
         expect(names == ['started'] + ['paused', 'resumed'] * 2 + ['traced', 'trace-ended'] * 2 + ['reset', 'ended'], 'events', told)
+        contacts = [event['details']['state'] for event in told if event['name'] == 'guest-contact']
+        expect(contacts[:3] == ['ok', 'none', 'ok'], 'contacts', contacts)
         connected = [event['details']['version'] for event in told if event['name'] == 'connected']
         expect(len(connected) == 2 and connected[0] == connected[1] == '5.3', 'the guest connects once each time', told)
         expect(told[-1]['details']['outcome'] == 'powered off', 'the outcome', told[-1])
@@ -1633,21 +1635,50 @@ def user_programs(context):
 
 @case
 def deterministic(context):
-    """Two runs on a count of instructions end in the same state; another input, in another."""
-    def final_state(command):
+    """Two runs on a count of instructions end in the same state, and so does one that is saved and goes on in a new process at random
+    moments, HVSDK_SAVES times (once by default); another input, in another."""
+    def flags_of(command):
         # Without the flags that name the engine: the mode has but one.
         flags = [flag for flag in context.guest_flags(command) if not flag.startswith('--backend')]
-        result = context.vmm('--deterministic', '--cpus=2', *flags).expect_status(0)
+        return ['--deterministic', '--cpus=2', *flags]
+
+    def final_state(command):
+        result = context.vmm(*flags_of(command)).expect_status(0)
         expect('HVSDK-EXIT:0' in result.out, 'the guest did not finish', result.out)
         state = re.fullmatch(r'mini_vmm: (\d+) instructions, state hash ([0-9a-f]{16})\n', result.err)
         expect(state and int(state[1]) > 10 ** 8, 'no final state', result.err)
         print(f'  {state[1]} instructions, state hash {state[2]}, {result.seconds:.1f} s', flush=True)
-        return state[0], result.out
+        return state[0], result.out, result.seconds
+
+    def saved_state(command, seconds):
+        """What is known of a run that takes so long and is saved on its way."""
+        count, chance, flags, said, saved = int(os.environ.get('HVSDK_SAVES', '1')), chances(), flags_of(command), '', 0
+        for number in range(count + 1):
+            with Running(context, flags, f'moved{number}') as machine:
+                machine.wait_for_socket()
+                ended = number == count
+                if not ended:
+                    time.sleep(chance.random() * 0.7 * seconds / count)
+                    state = context.path(f'state{number}')
+                    ended = subprocess.run([context.mini_vmm, 'ctl', machine.socket, 'save', state], stdin=subprocess.DEVNULL,
+                                           capture_output=True, timeout=120, check=False).returncode != 0
+                    flags, saved = [f'--restore={state}'], number + (not ended)
+                state = machine.process.communicate(timeout=300)[1].decode()
+                expect(machine.process.returncode == 0, 'no good end', state, machine.text())
+                said += machine.text()
+            if ended:
+                break
+        expect(saved > 0, 'it was never saved', said)
+        print(f'  saved {saved} times', flush=True)
+        return state, said
 
     command = 'nproc; cat /proc/interrupts; head -c 8 /dev/urandom | od -tx8'
-    first, second = final_state(command), final_state(command)
+    *first, seconds = final_state(command)
+    *second, _ = final_state(command)
     expect(re.search(r'^2$', first[1], re.M), 'not two processors', first[1])
     expect(first == second, 'two runs differ', first, second)
+    moved = saved_state(command, seconds)
+    expect(first == [*moved], 'a run that was saved differs', first, moved)
     expect(final_state(command + '; true')[0] != first[0], 'another input has the same final state')
 
 

@@ -22,6 +22,13 @@ void SetMasked(Cpu& c, uint8_t reg, uint64_t value, uint64_t mask) {
     c.r[reg] = value & mask;
   }
 }
+// Of one that is stepped for a trap each element is seen; not of one that is only to end at its instruction.
+bool TakesPieces(const Cpu& c) { return !c.stepping || c.limited; }
+// Where time is a count of instructions a piece counts as one, and so it ends where it would end anywhere: not where what
+// was at hand ended.
+bool Ends(const Cpu& c, uint64_t done, uint64_t piece) {
+  return c.attention.load(std::memory_order_relaxed) != 0 && (done == piece || !c.counting);
+}
 bool Repeated(const Op* op) { return op->flags & (kOpRep | kOpRepne); }
 
 // How many elements, of at most `count`, can be done at once from `offset`: they neither wrap, nor leave the page, nor
@@ -70,10 +77,11 @@ const Op* Movs(Cpu& c, const Op* op) {
     const uint64_t di = c.r[kRdi] & mask;
     const uint64_t from = c.SegmentLinear(op->a, si, sizeof(T), false);
     const uint64_t to = c.SegmentLinear(kEs, di, sizeof(T), true);
-    uint64_t done = 1;
-    if (!down && count > 1 && !c.stepping) {
-      done = std::min(PieceAt<T>(c, op->a, si, from, mask, count), PieceAt<T>(c, kEs, di, to, mask, count));
+    uint64_t piece = 1;
+    if (!down && count > 1 && TakesPieces(c)) {
+      piece = std::min(PieceAt<T>(c, op->a, si, from, mask, count), PieceAt<T>(c, kEs, di, to, mask, count));
     }
+    uint64_t done = piece;
     bool copied = false;
     if (done > 1) {
       const int bytes = static_cast<int>(done * sizeof(T));
@@ -102,7 +110,7 @@ const Op* Movs(Cpu& c, const Op* op) {
     if (!Repeated(op)) break;
     count -= done;
     SetMasked(c, kRcx, count, mask);
-    if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) return Interrupted(c, op);
+    if (count != 0 && Ends(c, done, piece)) return Interrupted(c, op);
   }
   return op + 1;
 }
@@ -123,7 +131,8 @@ const Op* Stos(Cpu& c, const Op* op) {
   while (count != 0) {
     const uint64_t di = c.r[kRdi] & mask;
     const uint64_t to = c.SegmentLinear(kEs, di, sizeof(T), true);
-    uint64_t done = !down && count > 1 && !c.stepping ? PieceAt<T>(c, kEs, di, to, mask, count) : 1;
+    const uint64_t piece = !down && count > 1 && TakesPieces(c) ? PieceAt<T>(c, kEs, di, to, mask, count) : 1;
+    uint64_t done = piece;
     uint8_t* target = done > 1 ? c.HostForWrite(op, to, static_cast<int>(done * sizeof(T))) : nullptr;
     if (target != nullptr) {
 #if !defined(__SANITIZE_THREAD__)
@@ -142,7 +151,7 @@ const Op* Stos(Cpu& c, const Op* op) {
     if (!Repeated(op)) break;
     count -= done;
     SetMasked(c, kRcx, count, mask);
-    if (count != 0 && c.attention.load(std::memory_order_relaxed) != 0) return Interrupted(c, op);
+    if (count != 0 && Ends(c, done, piece)) return Interrupted(c, op);
   }
   return op + 1;
 }

@@ -77,6 +77,7 @@ struct Events {
   int delivering = -1;         // the vector under delivery
   uint64_t pending_debug = 0;  // DR6 bits found by data and port breakpoints of the current instruction
   bool stepping = false;       // the block under way is one instruction
+  bool limited = false;        // because no more may be executed, and not for a trap
   bool trap_after = false;     // TF was set when the instruction under way began
 };
 

@@ -82,7 +82,7 @@ void Cpu::Init() {
   idle = interrupt_shadow = stack_shadow = nmi_blocked = nmi_pending = exception_pending = false;
   pending_debug = 0;
   delivering = -1;
-  in_exit = redirected = trap_after = stepping = false;
+  in_exit = redirected = trap_after = stepping = limited = false;
   FlushTlb(false);
   UpdateMode();
   UpdateStepping();
