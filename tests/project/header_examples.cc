@@ -407,6 +407,11 @@ void NetworkClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings
                           uint8_t* send, PageList more_pages, const uint8_t* data, uint32_t size) {
   //> vsc/network_client.h
 }
+void PowerOffSoon();
+void IntegrationClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings) {
+  namespace integration = hvdef::integration;
+  //> vsc/integration_client.h
+}
 void VmbusClientExample(Hypercalls calls, ClientHandlers handlers, Channel& channel,
                         const hvdef::vmbus::OfferChannel& offer, const RingPages& ring) {
   //> vsc/vmbus_client.h
@@ -431,6 +436,25 @@ absl::Status StorageExample(vmbus::Server& server, Executor& executor, const hvd
 absl::Status NetworkExample(vmbus::Server& server, Executor& executor, const hvdef::Guid& id, const MacAddress& mac,
                             std::shared_ptr<NetworkPort> port) {
   //> vsp/network.h
+  return absl::OkStatus();
+}
+void Complain();
+void Tell(const absl::Status& status);
+void IntegrationExample(Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/integration.h
+  (void)resources;
+}
+absl::Status HeartbeatExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/heartbeat.h
+  return absl::OkStatus();
+}
+absl::Status ShutdownExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/shutdown.h
+  return absl::OkStatus();
+}
+absl::Status TimeSyncExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock,
+                             const WallClock& wall_clock) {
+  //> vsp/time_sync.h
   return absl::OkStatus();
 }
 }  // namespace for_vsp
