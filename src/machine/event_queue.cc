@@ -7,7 +7,16 @@
 namespace hvsdk::machine {
 namespace {
 
-const char* DeviceOf(const hvdef::Guid& class_id) { return class_id == hvdef::class_id::kScsi ? "storage" : ""; }
+// As their components are called, without a number; "": an embedding program's own.
+const char* DeviceOf(const hvdef::Guid& class_id) {
+  namespace ids = hvdef::class_id;
+  if (class_id == ids::kScsi) return "storage";
+  if (class_id == ids::kNetwork) return "network";
+  if (class_id == ids::kShutdown) return "integration/shutdown";
+  if (class_id == ids::kHeartbeat) return "integration/heartbeat";
+  if (class_id == ids::kTimeSync) return "integration/time-sync";
+  return "";
+}
 
 }  // namespace
 
