@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -20,14 +19,9 @@
 #include <vector>
 
 #include "base/check.h"
-#include "hvsdk/base/queue_executor.h"
+#include "fuzz/provider_world.h"
 #include "hvsdk/hvdef/netvsp.h"
 #include "hvsdk/hvdef/rndis.h"
-#include "hvsdk/memory/guest_memory.h"
-#include "hvsdk/vmbus/loopback_hypervisor.h"
-#include "hvsdk/vmbus/server.h"
-#include "hvsdk/vsc/client_rings.h"
-#include "hvsdk/vsc/loopback_child.h"
 #include "hvsdk/vsp/network.h"
 
 namespace hvsdk::vsp {
@@ -97,25 +91,11 @@ class FicklePort : public NetworkPort {
   }
 };
 
-class NetvspHarness {
+class NetvspHarness : private ProviderWorld {
  public:
-  NetvspHarness() : bytes_(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free) {
-    std::memset(bytes_.get(), 0, kMemoryBytes);
-    HVSDK_CHECK(memory_.AddRange(0, absl::MakeSpan(bytes_.get(), kMemoryBytes)).ok());
-    server_ = std::make_unique<vmbus::Server>(memory_, hypervisor_, vmbus::ServerOptions{},
-                                              vmbus::ServerResources{.executor = &executor_});
-    HVSDK_CHECK(server_->Start().ok());
+  NetvspHarness() {
     MakeNetwork();
-    child_ = std::make_unique<vsc::LoopbackChild>(hypervisor_, memory_);
-    child_->client().Connect();
-    Pump();
-    child_->client().RequestOffers();
-    Pump();
-    for (End& end : ends_) {
-      const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
-      end.ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
-                  .outgoing_pages = kRingPages};
-    }
+    Connect(absl::MakeSpan(ends_));
     receive_pages_ = child_->AllocatePages(kReceivePages) / kPageSize;
     send_pages_ = child_->AllocatePages(kSendPages) / kPageSize;
     data_pages_ = child_->AllocatePages(kDataPages) / kPageSize;
@@ -125,35 +105,21 @@ class NetvspHarness {
   uint64_t completions = 0, transfers = 0;
 
   void Play(const uint8_t* data, size_t size) {
-    in_ = data;
-    left_ = size;
+    in_ = fuzz::Bytes({data, size});
     const uint8_t options = Byte();
     if (options % 8 == 0) Replace();
     Open();
     lies_ = options % 16 == 2;
     if (options % 16 != 1) Negotiate();
-    while (left_ != 0) Step();
+    while (!in_.empty()) Step();
     if (is_paused_) Resume();
     Close();
   }
 
  private:
-  static constexpr size_t kMemoryBytes = 1 << 20;
-  static constexpr uint32_t kRingPages = 3;
-  static constexpr uint32_t kEnds = 3;  // the primary channel and two subchannels
   static constexpr uint32_t kReceivePages = 12, kSendPages = 8, kDataPages = 64;
-  static constexpr hvdef::Guid kInstance = hvdef::MakeGuid("01234567-89ab-cdef-0123-456789abcdef");
 
-  uint8_t Byte() {
-    if (left_ == 0) return 0;
-    --left_;
-    return *in_++;
-  }
   uint16_t Word() { return static_cast<uint16_t>(Byte() | Byte() << 8); }
-  void Bytes(void* to, size_t size) {
-    auto* out = static_cast<uint8_t*>(to);
-    for (size_t i = 0; i < size; ++i) out[i] = Byte();
-  }
   // Mostly what it is; else something near, or anything.
   uint32_t Lie(uint32_t truth) {
     if (!lies_) return truth;
@@ -173,17 +139,6 @@ class NetvspHarness {
     }
   }
 
-  // Bounded: a provider that never comes to rest is a fault.
-  void Pump() {
-    for (int round = 0; round < 1000; ++round) {
-      int tasks = 0;
-      while (tasks < 10000 && executor_.RunOne()) ++tasks;
-      HVSDK_CHECK(tasks < 10000);
-      if (!child_->Poll()) return;
-    }
-    HVSDK_CHECK(!"at rest");
-  }
-
   void MakeNetwork() {
     NetworkOptions options;
     options.instance_id = kInstance;
@@ -192,27 +147,13 @@ class NetvspHarness {
     network_ = *NetworkAdapter::Create(*server_, executor_, port_, options);
   }
 
-  // A channel as the guest has it.
-  struct End {
-    vsc::Channel channel;
-    vsc::RingPages ring;
-    vsc::ClientRings rings;
-    std::set<uint64_t> asked;
+  struct End : ChannelEnd {
     std::map<uint64_t, std::vector<uint32_t>> held;  // transfers that the guest has not completed, and where they lie
-    bool is_open() const { return channel.state() == vsc::Channel::State::kOpen; }
   };
 
   void OpenEnd(uint16_t index) {
     End& end = ends_[index];
-    const auto* const offer = child_->FindOffer(kInstance, index);
-    HVSDK_CHECK(index != 0 || offer != nullptr);
-    if (offer == nullptr || end.channel.state() != vsc::Channel::State::kNone) return;
-    end.rings = vsc::ClientRings::Create(child_->host(end.ring.pages.first_pfn * kPageSize), end.ring);
-    end.asked.clear();
-    Forget(end);
-    HVSDK_CHECK(child_->client().Open(end.channel, *offer, end.ring));
-    Pump();
-    HVSDK_CHECK(end.is_open());
+    OpenChannel(end, index, [&] { Forget(end); });
   }
   void Open() {
     end_ = &ends_[0];
@@ -745,14 +686,8 @@ class NetvspHarness {
     }
   }
 
-  std::shared_ptr<uint8_t> bytes_;
-  GuestMemory memory_;
-  QueueExecutor executor_;
-  vmbus::LoopbackHypervisor hypervisor_{1};
   std::shared_ptr<FicklePort> port_ = std::make_shared<FicklePort>();
-  std::unique_ptr<vmbus::Server> server_;
   std::unique_ptr<NetworkAdapter> network_;
-  std::unique_ptr<vsc::LoopbackChild> child_;
   End ends_[kEnds];
   End* end_ = &ends_[0];  // where the guest sends
   vsc::Gpadl receive_gpadl_, send_gpadl_;
@@ -761,9 +696,6 @@ class NetvspHarness {
   bool may_lend_again_ = false;
   bool lies_ = false;  // in this step
   bool is_paused_ = false;
-  uint64_t next_id_ = 0;
-  const uint8_t* in_ = nullptr;
-  size_t left_ = 0;
 };
 
 }  // namespace hvsdk::vsp

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -17,13 +16,8 @@
 #include <vector>
 
 #include "base/check.h"
-#include "hvsdk/base/queue_executor.h"
+#include "fuzz/provider_world.h"
 #include "hvsdk/image/memory_disk.h"
-#include "hvsdk/memory/guest_memory.h"
-#include "hvsdk/vmbus/loopback_hypervisor.h"
-#include "hvsdk/vmbus/server.h"
-#include "hvsdk/vsc/client_rings.h"
-#include "hvsdk/vsc/loopback_child.h"
 #include "hvsdk/vsp/storage.h"
 
 namespace hvsdk::vsp {
@@ -55,39 +49,24 @@ class FickleDisk : public BlockDevice {
   std::deque<BlockRequest*> held_;
 };
 
-class StorvspHarness {
+class StorvspHarness : private ProviderWorld {
  public:
-  StorvspHarness() : bytes_(static_cast<uint8_t*>(std::aligned_alloc(4096, kMemoryBytes)), std::free) {
-    std::memset(bytes_.get(), 0, kMemoryBytes);
-    HVSDK_CHECK(memory_.AddRange(0, absl::MakeSpan(bytes_.get(), kMemoryBytes)).ok());
+  StorvspHarness() {
     memory_.SetOwner(bytes_);
-    server_ = std::make_unique<vmbus::Server>(memory_, hypervisor_, vmbus::ServerOptions{},
-                                              vmbus::ServerResources{.executor = &executor_});
-    HVSDK_CHECK(server_->Start().ok());
     MakeStorage();
-    child_ = std::make_unique<vsc::LoopbackChild>(hypervisor_, memory_);
-    child_->client().Connect();
-    Pump();
-    child_->client().RequestOffers();
-    Pump();
-    for (End& end : ends_) {
-      const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
-      end.ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
-                  .outgoing_pages = kRingPages};
-    }
+    Connect(absl::MakeSpan(ends_));
     disk_ = std::make_shared<MemoryDisk>(std::vector<uint8_t>(1 << 20));
     fickle_ = std::make_shared<FickleDisk>(1 << 20);
   }
 
   void Play(const uint8_t* data, size_t size) {
-    in_ = data;
-    left_ = size;
+    in_ = fuzz::Bytes({data, size});
     (void)storage_->Attach(0, disk_);
     (void)storage_->Attach(1, fickle_);
     AttachDrive();
     Open();
     if (Byte() % 4 != 0) Negotiate();
-    while (left_ != 0) Step();
+    while (!in_.empty()) Step();
     Close();
     for (uint8_t lun = 0; lun < 4; ++lun) (void)storage_->Detach(lun);
     drive_.reset();
@@ -96,32 +75,6 @@ class StorvspHarness {
   }
 
  private:
-  static constexpr size_t kMemoryBytes = 1 << 20;
-  static constexpr uint32_t kRingPages = 3;
-  static constexpr uint32_t kEnds = 3;  // the primary channel and two subchannels
-  static constexpr hvdef::Guid kInstance = hvdef::MakeGuid("01234567-89ab-cdef-0123-456789abcdef");
-
-  uint8_t Byte() {
-    if (left_ == 0) return 0;
-    --left_;
-    return *in_++;
-  }
-  void Bytes(void* to, size_t size) {
-    auto* out = static_cast<uint8_t*>(to);
-    for (size_t i = 0; i < size; ++i) out[i] = Byte();
-  }
-
-  // Bounded: a provider that never comes to rest is a fault.
-  void Pump() {
-    for (int round = 0; round < 1000; ++round) {
-      int tasks = 0;
-      while (tasks < 10000 && executor_.RunOne()) ++tasks;
-      HVSDK_CHECK(tasks < 10000);
-      if (!child_->Poll()) return;
-    }
-    HVSDK_CHECK(!"at rest");
-  }
-
   void MakeStorage() {
     StorageOptions options;
     options.instance_id = kInstance;
@@ -131,30 +84,18 @@ class StorvspHarness {
     storage_ = *StorageController::Create(*server_, executor_, options);
   }
 
-  // A channel as the guest has it.
-  struct End {
-    vsc::Channel channel;
-    vsc::RingPages ring;
-    vsc::ClientRings rings;
-    std::set<uint64_t> asked;
+  struct End : ChannelEnd {
     std::set<uint64_t> commands;      // those of them that are SCSI commands
     std::set<uint64_t> before_reset;  // commands to be answered before ...
     uint64_t reset = 0;               // ... this, if it is not 0
-    bool is_open() const { return channel.state() == vsc::Channel::State::kOpen; }
   };
 
   void OpenEnd(uint16_t index) {
     End& end = ends_[index];
-    const auto* const offer = child_->FindOffer(kInstance, index);
-    HVSDK_CHECK(index != 0 || offer != nullptr);
-    if (offer == nullptr || end.channel.state() != vsc::Channel::State::kNone) return;
-    end.rings = vsc::ClientRings::Create(child_->host(end.ring.pages.first_pfn * kPageSize), end.ring);
-    end.asked.clear();
-    end.commands.clear();
-    end.reset = 0;
-    HVSDK_CHECK(child_->client().Open(end.channel, *offer, end.ring));
-    Pump();
-    HVSDK_CHECK(end.is_open());
+    OpenChannel(end, index, [&] {
+      end.commands.clear();
+      end.reset = 0;
+    });
   }
   void Open() {
     end_ = &ends_[0];
@@ -441,23 +382,14 @@ class StorvspHarness {
 
   static constexpr uint64_t kDataPages = 128;  // 64 of them, away from the rings
 
-  std::shared_ptr<uint8_t> bytes_;
-  GuestMemory memory_;
-  QueueExecutor executor_;
-  vmbus::LoopbackHypervisor hypervisor_{1};
-  std::unique_ptr<vmbus::Server> server_;
   std::unique_ptr<StorageController> storage_;
-  std::unique_ptr<vsc::LoopbackChild> child_;
   std::shared_ptr<MemoryDisk> disk_;
   std::shared_ptr<FickleDisk> fickle_;
   std::shared_ptr<scsi::DvdDrive> drive_;
   End ends_[kEnds];
-  End* end_ = &ends_[0];  // where the guest sends and reads
-  uint64_t next_id_ = 0;
+  End* end_ = &ends_[0];       // where the guest sends and reads
   bool was_given_up_ = false;  // a controller went while the disk had requests, so the disk is kept
   bool is_broken_ = false;
-  const uint8_t* in_ = nullptr;
-  size_t left_ = 0;
 };
 
 }  // namespace hvsdk::vsp
