@@ -80,6 +80,8 @@ class EventLoop final : public Executor {
   // Sleeps until there is something, or for `timeout_ms` if that is not negative.
   void PollDescriptors(int timeout_ms);
   bool RunUntil(std::chrono::steady_clock::time_point deadline);
+  // Ends the wait for descriptors; without mutex_.
+  void WakeUp() const;
   // On the watch's thread.
   void OnIdle();
   // With mutex_ held.

@@ -79,6 +79,11 @@ void EventLoop::Unwatch(int fd) {
   watched_.erase(it);
 }
 
+void EventLoop::WakeUp() const {
+  const uint64_t one = 1;
+  (void)!write(wake_fd_, &one, sizeof(one));
+}
+
 void EventLoop::Enqueue(Task& task) {
   bool wake;
   {
@@ -86,9 +91,7 @@ void EventLoop::Enqueue(Task& task) {
     queue_.push_back(&task);
     wake = std::exchange(sleeping_, false);
   }
-  if (!wake) return;
-  const uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof(one));
+  if (wake) WakeUp();
 }
 
 bool EventLoop::knows_idle() const { return is_running_.load(std::memory_order_relaxed); }
@@ -108,9 +111,7 @@ void EventLoop::EnqueueWhenIdle(Task& task) {
     watch = has_no_idle_watch_ ? nullptr : idle_watch_.get();
   }
   if (watch != nullptr) watch->Ask();
-  if (!wake) return;
-  const uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof(one));
+  if (wake) WakeUp();
 }
 
 void EventLoop::EndIdleWait() {
@@ -125,9 +126,7 @@ void EventLoop::OnIdle() {
     wake = !idle_queue_.empty() && std::exchange(sleeping_, false);
     EndIdleWait();
   }
-  if (!wake) return;
-  const uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof(one));
+  if (wake) WakeUp();
 }
 
 void EventLoop::Stop() {
@@ -136,8 +135,7 @@ void EventLoop::Stop() {
     stop_ = true;
     sleeping_ = false;
   }
-  const uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof(one));
+  WakeUp();
 }
 
 void EventLoop::Drain(Task& task) {
