@@ -6,7 +6,7 @@
 #ifndef HVSDK_SRC_BASE_EXECUTOR_TIMER_H_
 #define HVSDK_SRC_BASE_EXECUTOR_TIMER_H_
 
-#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -31,8 +31,8 @@ class ExecutorTimer final : private Task {
   }
 
   // In place of any earlier deadline.
-  void ArmIn(uint64_t time_100ns) {
-    deadline_100ns_ = clock_.Now100ns() + time_100ns;
+  void ArmIn(std::chrono::milliseconds time) {
+    deadline_100ns_ = clock_.Now100ns() + static_cast<uint64_t>(time.count()) * 10'000;
     is_armed_ = true;
     timer_->Arm(deadline_100ns_);
   }

@@ -22,25 +22,24 @@ absl::Status IntegrationPart::Attach(Board& board) {
   return absl::OkStatus();
 }
 
-std::vector<state::Component*> IntegrationPart::components() {
-  std::vector<state::Component*> all;
-  if (shutdown_ != nullptr) all.push_back(shutdown_.get());
-  if (heartbeat_ != nullptr) all.push_back(heartbeat_.get());
-  if (time_sync_ != nullptr) all.push_back(time_sync_.get());
+std::vector<vsp::IntegrationComponent*> IntegrationPart::present() const {
+  std::vector<vsp::IntegrationComponent*> all{shutdown_.get(), heartbeat_.get(), time_sync_.get()};
+  std::erase(all, nullptr);
   return all;
 }
 
+std::vector<state::Component*> IntegrationPart::components() {
+  const std::vector<vsp::IntegrationComponent*> all = present();
+  return {all.begin(), all.end()};
+}
+
 void IntegrationPart::Pause(absl::AnyInvocable<void()> done) {
-  if (shutdown_ != nullptr) shutdown_->Pause();
-  if (heartbeat_ != nullptr) heartbeat_->Pause();
-  if (time_sync_ != nullptr) time_sync_->Pause();
+  for (vsp::IntegrationComponent* const component : present()) component->Pause();
   done();
 }
 
 void IntegrationPart::Resume() {
-  if (shutdown_ != nullptr) shutdown_->Resume();
-  if (heartbeat_ != nullptr) heartbeat_->Resume();
-  if (time_sync_ != nullptr) time_sync_->Resume();
+  for (vsp::IntegrationComponent* const component : present()) component->Resume();
 }
 
 void IntegrationPart::Detach() {

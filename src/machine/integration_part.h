@@ -39,6 +39,8 @@ class IntegrationPart final : public Part {
   void Detach() override;
 
  private:
+  std::vector<vsp::IntegrationComponent*> present() const;
+
   const MachineIntegration wanted_;
   const std::function<void(vsp::GuestContact)> on_contact_;
   std::unique_ptr<vsp::Shutdown> shutdown_;

@@ -38,8 +38,6 @@ struct HeartbeatState {
   }
 };
 
-uint64_t In100ns(std::chrono::milliseconds time) { return uint64_t(time.count()) * 10'000; }
-
 }  // namespace
 
 absl::string_view TextOf(GuestContact contact) {
@@ -64,8 +62,8 @@ class Heartbeat::Core final : public IntegrationChannel {
   void Resume() {
     SetPaused(false);
     if (!is_ready()) return;
-    next_.ArmIn(In100ns(options_.interval));
-    if (contact_ == GuestContact::kOk) late_.ArmIn(In100ns(options_.lost_after));
+    next_.ArmIn(options_.interval);
+    if (contact_ == GuestContact::kOk) late_.ArmIn(options_.lost_after);
   }
 
   HeartbeatState state() const {
@@ -95,7 +93,7 @@ class Heartbeat::Core final : public IntegrationChannel {
  private:
   void Beat() {
     Ask();
-    next_.ArmIn(In100ns(options_.interval));
+    next_.ArmIn(options_.interval);
   }
   void SetContact(GuestContact contact) {
     if (std::exchange(contact_, contact) != contact && options_.on_change) options_.on_change(contact);
@@ -115,7 +113,7 @@ class Heartbeat::Core final : public IntegrationChannel {
     if (beat.sequence != sequence_ + 1) return;
     sequence_ = beat.sequence;
     health_ = beat.health;
-    late_.ArmIn(In100ns(options_.lost_after));
+    late_.ArmIn(options_.lost_after);
     SetContact(GuestContact::kOk);
   }
   // A driver that goes, goes in order: the guest was shut down, or took its module out.

@@ -81,7 +81,7 @@ class Shutdown::Core final : public IntegrationChannel {
                 .flags = FlagsOf(request)};
     std::memcpy(message_.text, request.reason.data(), request.reason.size());
     done_ = std::move(done);
-    late_.ArmIn(uint64_t(request.answer_within.count()) * 10'000);
+    late_.ArmIn(request.answer_within);
     Ask();
   }
 

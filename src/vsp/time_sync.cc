@@ -89,7 +89,7 @@ class TimeSync::Core final : public IntegrationChannel {
     // A clock that is to be set stays so until the guest was told, however many samples are due meanwhile.
     sets_ |= sets;
     Ask();
-    next_.ArmIn(uint64_t(options_.interval.count()) * 10'000);
+    next_.ArmIn(options_.interval);
   }
 
   void OnReady() override { Tell(/*sets=*/true); }

@@ -21,7 +21,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hvsdk/hvdef/integration.h"
-#include "hvsdk/state/component.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsp/integration.h"
 
@@ -41,7 +40,7 @@ struct HeartbeatOptions {
   std::function<void(GuestContact)> on_change;  // on the executor
 };
 
-class Heartbeat : public state::Component {
+class Heartbeat : public IntegrationComponent {
  public:
   // As vmbus::Server::OfferChannel.
   static absl::StatusOr<std::unique_ptr<Heartbeat>> Create(vmbus::Server& server, const IntegrationResources& resources,
@@ -54,8 +53,8 @@ class Heartbeat : public state::Component {
   hvdef::integration::GuestHealth health() const;
 
   // While the guest does not run it is not asked, and not missed.
-  void Pause();
-  void Resume();
+  void Pause() override;
+  void Resume() override;
 
   // state::Component, while paused; restored before vmbus::Server.
   std::string StateName() const override { return "integration/heartbeat"; }

@@ -20,7 +20,6 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "hvsdk/state/component.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsp/integration.h"
 
@@ -36,7 +35,7 @@ struct ShutdownRequest {
   std::chrono::milliseconds answer_within{10'000};
 };
 
-class Shutdown : public state::Component {
+class Shutdown : public IntegrationComponent {
  public:
   // As vmbus::Server::OfferChannel.
   static absl::StatusOr<std::unique_ptr<Shutdown>> Create(vmbus::Server& server, const IntegrationResources& resources);
@@ -50,8 +49,8 @@ class Shutdown : public state::Component {
   void Request(const ShutdownRequest& request, Done done);
 
   // While the guest does not run it is asked nothing; a request waits, and its time goes on.
-  void Pause();
-  void Resume();
+  void Pause() override;
+  void Resume() override;
 
   // state::Component, while paused; restored before vmbus::Server. A request is not saved.
   std::string StateName() const override { return "integration/shutdown"; }

@@ -20,7 +20,6 @@
 
 #include "absl/status/statusor.h"
 #include "hvsdk/resource/wall_clock.h"
-#include "hvsdk/state/component.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsp/integration.h"
 
@@ -33,7 +32,7 @@ struct TimeSyncOptions {
   bool samples_only = false;
 };
 
-class TimeSync : public state::Component {
+class TimeSync : public IntegrationComponent {
  public:
   // As vmbus::Server::OfferChannel. `wall_clock` outlives it.
   static absl::StatusOr<std::unique_ptr<TimeSync>> Create(vmbus::Server& server, const IntegrationResources& resources,
@@ -42,8 +41,8 @@ class TimeSync : public state::Component {
   ~TimeSync() override;
 
   // While the guest does not run it is told nothing; then it is set at once.
-  void Pause();
-  void Resume();
+  void Pause() override;
+  void Resume() override;
 
   // state::Component, while paused; restored before vmbus::Server.
   std::string StateName() const override { return "integration/time-sync"; }
