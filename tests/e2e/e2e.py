@@ -698,22 +698,26 @@ class Running:
     def wait_for(self, pattern, seconds=240):
         end = time.monotonic() + seconds
         while not re.search(pattern, self.text(), re.M | re.S):
-            expect(time.monotonic() < end, f'no {pattern} within {seconds} s', self.text()[-4000:])
-            expect(self.process.poll() is None, f'ended before {pattern}', self.text()[-4000:],
-                   self.process.stderr.read() if self.process.poll() is not None else '')
+            self.expect_running(end, pattern)
             time.sleep(0.1)
+
+    def expect_running(self, end, wanted):
+        expect(time.monotonic() < end, f'no {wanted} in time', self.text()[-4000:])
+        status = self.process.poll()
+        expect(status is None, f'ended with {status} before {wanted}', self.text()[-4000:],
+               '' if status is None else self.process.stderr.read())
 
     def wait_for_count(self, text, count, seconds=240):
         """As one pattern for all of them it would be looked for in exponential time."""
         end = time.monotonic() + seconds
         while self.text().count(text) < count:
-            expect(time.monotonic() < end and self.process.poll() is None, f'no {count} of {text} within {seconds} s', self.text()[-4000:])
+            self.expect_running(end, f'{count} of {text}')
             time.sleep(0.1)
 
     def wait_for_socket(self, seconds=60):
         end = time.monotonic() + seconds
         while not os.path.exists(self.socket):
-            expect(time.monotonic() < end and self.process.poll() is None, 'no control socket', self.process.poll())
+            self.expect_running(end, 'a control socket')
             time.sleep(0.1)
 
     def ctl(self, *words, status=0):
@@ -1273,7 +1277,7 @@ def engine_leg(machine, number):
     def wait_for_lines(start, count):
         end = time.monotonic() + 300
         while len(found := re.findall(f'^{start}(.*)\n', machine.text(), re.M)) < count:
-            expect(time.monotonic() < end and machine.process.poll() is None, f'no {count} of {start}', machine.text()[-4000:])
+            machine.expect_running(end, f'{count} of {start}')
             time.sleep(0.05)
         return found
 
