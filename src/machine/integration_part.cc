@@ -2,50 +2,53 @@
 #include "machine/integration_part.h"
 
 #include "base/status_macros.h"
+#include "hvsdk/vsp/time_sync.h"
 
 namespace hvsdk::machine {
 
 absl::Status IntegrationPart::Attach(Board& board) {
   const vsp::IntegrationResources resources{.executor = board.loop(), .timers = board.timers(), .clock = board.clock()};
+  const auto keep = [this](auto component) {
+    auto* const kept = component.get();
+    present_.push_back(std::move(component));
+    return kept;
+  };
   if (wanted_.shutdown) {
-    ASSIGN_OR_RETURN(shutdown_, vsp::Shutdown::Create(board.vmbus(), resources));
+    ASSIGN_OR_RETURN(auto shutdown, vsp::Shutdown::Create(board.vmbus(), resources));
+    found_.shutdown = keep(std::move(shutdown));
   }
   // What asks by itself, asks anew after each pause; and a deterministic machine must not notice one.
   if (board.is_deterministic()) return absl::OkStatus();
   if (wanted_.heartbeat) {
-    ASSIGN_OR_RETURN(heartbeat_, vsp::Heartbeat::Create(board.vmbus(), resources, {.on_change = on_contact_}));
+    ASSIGN_OR_RETURN(auto heartbeat, vsp::Heartbeat::Create(board.vmbus(), resources, {.on_change = on_contact_}));
+    found_.heartbeat = keep(std::move(heartbeat));
   }
   if (wanted_.time_sync) {
-    ASSIGN_OR_RETURN(time_sync_, vsp::TimeSync::Create(board.vmbus(), resources, board.wall_clock(),
-                                                       {.samples_only = wanted_.time_samples_only}));
+    ASSIGN_OR_RETURN(auto time_sync, vsp::TimeSync::Create(board.vmbus(), resources, board.wall_clock(),
+                                                           {.samples_only = wanted_.time_samples_only}));
+    keep(std::move(time_sync));
   }
   return absl::OkStatus();
 }
 
-std::vector<vsp::IntegrationComponent*> IntegrationPart::present() const {
-  std::vector<vsp::IntegrationComponent*> all{shutdown_.get(), heartbeat_.get(), time_sync_.get()};
-  std::erase(all, nullptr);
+std::vector<state::Component*> IntegrationPart::components() {
+  std::vector<state::Component*> all;
+  for (const auto& component : present_) all.push_back(component.get());
   return all;
 }
 
-std::vector<state::Component*> IntegrationPart::components() {
-  const std::vector<vsp::IntegrationComponent*> all = present();
-  return {all.begin(), all.end()};
-}
-
 void IntegrationPart::Pause(absl::AnyInvocable<void()> done) {
-  for (vsp::IntegrationComponent* const component : present()) component->Pause();
+  for (const auto& component : present_) component->Pause();
   done();
 }
 
 void IntegrationPart::Resume() {
-  for (vsp::IntegrationComponent* const component : present()) component->Resume();
+  for (const auto& component : present_) component->Resume();
 }
 
 void IntegrationPart::Detach() {
-  shutdown_.reset();
-  heartbeat_.reset();
-  time_sync_.reset();
+  found_ = {};
+  present_.clear();
 }
 
 }  // namespace hvsdk::machine

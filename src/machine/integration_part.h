@@ -11,11 +11,9 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
-#include "hvsdk/machine/machine.h"
+#include "hvsdk/machine/integration.h"
 #include "hvsdk/machine/part.h"
-#include "hvsdk/vsp/heartbeat.h"
-#include "hvsdk/vsp/shutdown.h"
-#include "hvsdk/vsp/time_sync.h"
+#include "hvsdk/vsp/integration.h"
 
 namespace hvsdk::machine {
 
@@ -24,9 +22,7 @@ class IntegrationPart final : public Part {
   IntegrationPart(const MachineIntegration& wanted, std::function<void(vsp::GuestContact)> on_contact)
       : wanted_(wanted), on_contact_(std::move(on_contact)) {}
 
-  // Null: it is not wanted.
-  vsp::Shutdown* shutdown() const { return shutdown_.get(); }
-  const vsp::Heartbeat* heartbeat() const { return heartbeat_.get(); }
+  const IntegrationComponents& found() const { return found_; }
 
   // Part
   absl::Status Attach(Board& board) override;
@@ -39,13 +35,10 @@ class IntegrationPart final : public Part {
   void Detach() override;
 
  private:
-  std::vector<vsp::IntegrationComponent*> present() const;
-
   const MachineIntegration wanted_;
   const std::function<void(vsp::GuestContact)> on_contact_;
-  std::unique_ptr<vsp::Shutdown> shutdown_;
-  std::unique_ptr<vsp::Heartbeat> heartbeat_;
-  std::unique_ptr<vsp::TimeSync> time_sync_;
+  IntegrationComponents found_;
+  std::vector<std::unique_ptr<vsp::IntegrationComponent>> present_;
 };
 
 }  // namespace hvsdk::machine

@@ -127,8 +127,7 @@ class PcMachine final : public Machine,
   absl::Status Start(Done done) override;
   void Stop() override { End({.outcome = Outcome::kStopped}); }
   void PressPowerButton() override { chipset_->PressPowerButton(); }
-  void RequestShutdown(const vsp::ShutdownRequest& request, vsp::Shutdown::Done done) override;
-  vsp::GuestContact guest_contact() const override;
+  const IntegrationComponents& integration() const override { return integration_->found(); }
   absl::Status InjectNmi(VpIndex vp) override { return board_->InjectNmi(vp); }
   absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) override;
   absl::Status DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) override;
@@ -370,16 +369,6 @@ absl::StatusOr<OfPart*> PcMachine::PartFor(OfPart*& part, Make make) {
   own_parts_.push_back(std::move(made));
   if (controller_->state() == Controller::State::kPaused) part->Pause([] {});
   return part;
-}
-
-void PcMachine::RequestShutdown(const vsp::ShutdownRequest& request, vsp::Shutdown::Done done) {
-  if (integration_->shutdown() == nullptr)
-    return done(absl::FailedPreconditionError("the machine has no such component"));
-  integration_->shutdown()->Request(request, std::move(done));
-}
-
-vsp::GuestContact PcMachine::guest_contact() const {
-  return integration_->heartbeat() == nullptr ? vsp::GuestContact::kNone : integration_->heartbeat()->contact();
 }
 
 absl::StatusOr<uint8_t> PcMachine::AttachDisk(MachineDisk disk) {

@@ -76,13 +76,7 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
     case NMI:
       return Answer(std::move(reply))(machine_.InjectNmi(VpIndex{request.vp()}));
     case SHUTDOWN:
-      if (!ShutdownConfig::Action_IsValid(request.shutdown().action())) {
-        return reply(ReplyOf(absl::InvalidArgumentError("shutdown: no such action")));
-      }
-      return machine_.RequestShutdown({.action = static_cast<vsp::ShutdownAction>(request.shutdown().action()),
-                                       .force = request.shutdown().force(),
-                                       .reason = request.shutdown().reason()},
-                                      Answer(std::move(reply)));
+      return Shutdown(request.shutdown(), std::move(reply));
     case LOSE_PAGE: {
       const uint64_t gpa = request.gpa() & ~(kPageSize - 1);
       uint8_t* const page = machine_.board().memory().Pointer(gpa, kPageSize);
@@ -116,6 +110,20 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
 
 Controller::Done MachineControl::Answer(Reply reply) {
   return [reply = std::move(reply)](const absl::Status& status) mutable { reply(ReplyOf(status)); };
+}
+
+void MachineControl::Shutdown(const ShutdownConfig& request, Reply reply) {
+  vsp::Shutdown* const shutdown = machine_.integration().shutdown;
+  if (shutdown == nullptr) {
+    return reply(ReplyOf(absl::FailedPreconditionError("shutdown: the machine has no such component")));
+  }
+  if (!ShutdownConfig::Action_IsValid(request.action())) {
+    return reply(ReplyOf(absl::InvalidArgumentError("shutdown: no such action")));
+  }
+  shutdown->Request({.action = static_cast<vsp::ShutdownAction>(request.action()),
+                     .force = request.force(),
+                     .reason = request.reason()},
+                    Answer(std::move(reply)));
 }
 
 void MachineControl::Tell(absl::string_view name, absl::string_view key, absl::string_view value) {
@@ -296,7 +304,8 @@ MachineStatus MachineControl::Status() const {
   status.set_resets(static_cast<uint32_t>(machine_.resets()));
   status.set_reference_time_ns(board.clock().Now100ns() * 100);
   status.set_process(static_cast<uint32_t>(getpid()));
-  status.set_contact(std::string(vsp::TextOf(machine_.guest_contact())));
+  const vsp::Heartbeat* const heartbeat = machine_.integration().heartbeat;
+  status.set_contact(std::string(TextOf(heartbeat == nullptr ? vsp::GuestContact::kNone : heartbeat->contact())));
   if (options_.disks != nullptr) {
     for (DiskStatus& disk : options_.disks->disks()) {
       disk.set_device(DeviceOf(disk));

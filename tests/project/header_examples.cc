@@ -332,6 +332,9 @@ absl::Status MachineExample(backend::Backend* backend, const ByteSource* kernel,
   //> machine/machine.h
   return absl::OkStatus();
 }
+void IntegrationExample(Machine* machine, vsp::Shutdown::Done done) {
+  //> machine/integration.h
+}
 absl::Status HostExample(backend::Backend* engine, const ByteSource* kernel, absl::StatusOr<PartitionId> b) {
   //> machine/host.h
   return status;

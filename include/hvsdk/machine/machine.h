@@ -41,6 +41,7 @@
 #include "hvsdk/machine/controller.h"
 #include "hvsdk/machine/cpuid.h"
 #include "hvsdk/machine/event.h"
+#include "hvsdk/machine/integration.h"
 #include "hvsdk/machine/part.h"
 #include "hvsdk/machine/saved_machine.h"
 #include "hvsdk/os/event_loop.h"
@@ -48,9 +49,7 @@
 #include "hvsdk/resource/block_device.h"
 #include "hvsdk/resource/network_port.h"
 #include "hvsdk/vmbus/server.h"
-#include "hvsdk/vsp/heartbeat.h"
 #include "hvsdk/vsp/network.h"
-#include "hvsdk/vsp/shutdown.h"
 
 namespace hvsdk::backend {
 class InstructionTime;
@@ -110,14 +109,6 @@ struct MachineNetworkStatus {
   MacAddress mac_address{};
   vsp::NetworkAgreement agreement;
   vsp::NetworkCounts counts;
-};
-
-// Which integration components the guest finds; that of a deterministic machine finds shutdown at most.
-struct MachineIntegration {
-  bool shutdown = true;            // RequestShutdown
-  bool heartbeat = true;           // guest_contact
-  bool time_sync = true;           // the guest's clock follows the host's
-  bool time_samples_only = false;  // vsp::TimeSyncOptions
 };
 
 struct MachineOptions {
@@ -269,11 +260,8 @@ class Machine {
   // and after Run.
   virtual void PressPowerButton() = 0;
 
-  // Asks the guest to turn itself off, to restart or to hibernate, by its integration driver; `done` as vsp::Shutdown::Request. Unlike the
-  // power button's, the answer says whether it begins. On the loop's thread.
-  virtual void RequestShutdown(const vsp::ShutdownRequest& request, vsp::Shutdown::Done done) = 0;
-  // Whether the guest answers the heartbeat. kNone: also where there is none. On the loop's thread.
-  virtual vsp::GuestContact guest_contact() const = 0;
+  // What asks the guest's integration drivers for something. On the loop's thread, or before Run.
+  virtual const IntegrationComponents& integration() const = 0;
 
   // A non-maskable interrupt, which operating systems take as the wish to stop and dump (Linux with unknown_nmi_panic). To the first VP
   // alone, as Hyper-V does it for Debug-VM -InjectNonMaskableInterrupt since Windows Server 2016, unless the caller wants it elsewhere;

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// The integration components of a machine: which there are, and how one gets at them.
+//
+//   machine->integration().shutdown->Request({.action = vsp::ShutdownAction::kPowerOff}, done);
+
+#ifndef HVSDK_MACHINE_INTEGRATION_H_
+#define HVSDK_MACHINE_INTEGRATION_H_
+
+#include "hvsdk/vsp/heartbeat.h"
+#include "hvsdk/vsp/shutdown.h"
+
+namespace hvsdk::machine {
+
+// Which integration components the guest finds; that of a deterministic machine finds shutdown at most.
+struct MachineIntegration {
+  bool shutdown = true;
+  bool heartbeat = true;
+  bool time_sync = true;           // the guest's clock follows the host's
+  bool time_samples_only = false;  // vsp::TimeSyncOptions
+};
+
+// Those that the machine has and that one asks something of, for as long as the machine lives. Null: it has none. On the loop's thread.
+struct IntegrationComponents {
+  vsp::Shutdown* shutdown = nullptr;
+  vsp::Heartbeat* heartbeat = nullptr;
+};
+
+}  // namespace hvsdk::machine
+
+#endif  // HVSDK_MACHINE_INTEGRATION_H_
