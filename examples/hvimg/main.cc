@@ -18,6 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "convert.h"
 #include "hvsdk/image/disk_image.h"
 
@@ -29,20 +30,22 @@ using hvsdk::ImageFormat;
 constexpr char kUsage[] = R"(hvimg makes, describes and converts disk images: raw, VHD and VHDX.
 
 usage:
-  hvimg info    [--format=FORMAT] IMAGE
-  hvimg create  --size=BYTES [--format=FORMAT] [--fixed] [--block=BYTES] [--sector=BYTES] IMAGE
+  hvimg info    [--format=FORMAT] [--json] IMAGE
+  hvimg create  --size=BYTES [--format=FORMAT] [--type=TYPE] [--block=BYTES] [--sector=BYTES] IMAGE
   hvimg create  --parent=IMAGE [--size=BYTES] [--format=FORMAT] [--block=BYTES] IMAGE
-  hvimg convert [--from=FORMAT] [--format=FORMAT] [--fixed] [--block=BYTES] [--sector=BYTES] IMAGE NEW
+  hvimg convert [--from=FORMAT] [--format=FORMAT] [--type=TYPE] [--block=BYTES] [--sector=BYTES] IMAGE NEW
   hvimg compare IMAGE IMAGE
-  hvimg check   [--format=FORMAT] [--repair] IMAGE
+  hvimg check   [--format=FORMAT] IMAGE
+  hvimg repair  [--format=FORMAT] IMAGE
   hvimg resize  --size=BYTES [--format=FORMAT] IMAGE
   hvimg compact [--format=FORMAT] IMAGE
   hvimg merge   [--format=FORMAT] IMAGE
   hvimg rebase  --parent=IMAGE [--format=FORMAT] IMAGE
 
   FORMAT   raw, vhd or vhdx; without it an image's is found out, and a new one's is vhdx
+  TYPE     dynamic, unless it says fixed; one with a parent is differencing
   BYTES    a number, with K, M, G or T behind it for powers of 1024
-  --repair replays the log of an image that was not closed, and puts a lost footer in its place
+  repair   replays the log of an image that was not closed, and puts a lost footer in its place
   compact  lets go of blocks of zeroes, and makes the file as short as it can be
   merge    copies what the image has into its parent, and leaves the image as it is
   rebase   gives the image another parent, or says where the one that it has is now
@@ -118,9 +121,44 @@ class Progress {
   int shown_ = -1;
 };
 
+// As a JSON string.
+std::string Quote(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') quoted += '\\';
+    if (static_cast<unsigned char>(c) < 0x20) {
+      absl::StrAppendFormat(&quoted, "\\u%04x", static_cast<unsigned char>(c));
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + '"';
+}
+
+// An object of one line, for programs. What the image does not have is left out.
+void PrintJson(const hvsdk::ImageDescription& image) {
+  std::string text = absl::StrFormat(
+      R"({"format":%s,"type":%s,"disk_bytes":%d,"file_bytes":%d,"logical_sector_bytes":%d,"physical_sector_bytes":%d)",
+      Quote(std::string(hvsdk::ImageFormatName(image.format))), Quote(image.kind), image.disk_bytes, image.file_bytes,
+      image.logical_sector_bytes, image.physical_sector_bytes);
+  if (image.block_bytes != 0) absl::StrAppendFormat(&text, R"(,"block_bytes":%d)", image.block_bytes);
+  if (!image.id.empty()) absl::StrAppendFormat(&text, R"(,"id":%s)", Quote(image.id));
+  if (!image.creator.empty()) absl::StrAppendFormat(&text, R"(,"creator":%s)", Quote(image.creator));
+  if (!image.parents.empty()) {
+    const auto quote = [](std::string* to, const std::string& parent) { to->append(Quote(parent)); };
+    absl::StrAppendFormat(&text, R"(,"parents":[%s])", absl::StrJoin(image.parents, ",", quote));
+  }
+  absl::StrAppendFormat(&text, R"(,"needs_replay":%s})", image.needs_replay ? "true" : "false");
+  std::printf("%s\n", text.c_str());
+}
+
 absl::Status Info(const Arguments& arguments) {
   HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
   HVIMG_ASSIGN(image, hvsdk::DescribeImage(arguments.paths[0], format, arguments.engine));
+  if (arguments.Has("json")) {
+    PrintJson(image);
+    return absl::OkStatus();
+  }
   std::printf("format:   %s\n", std::string(hvsdk::ImageFormatName(image.format)).c_str());
   std::printf("kind:     %s\n", image.kind.c_str());
   std::printf("disk:     %s\n", Size(image.disk_bytes).c_str());
@@ -143,10 +181,19 @@ absl::StatusOr<hvsdk::ImageCreateOptions> CreateOptions(const Arguments& argumen
   if ((block | sector) >> 32 != 0) return absl::InvalidArgumentError("--block, --sector: too large");
   options.format = format;
   options.disk_bytes = size;
-  options.is_fixed = arguments.Has("fixed");
   options.block_bytes = static_cast<uint32_t>(block);
   options.logical_sector_bytes = static_cast<uint32_t>(sector);
   if (arguments.Has("parent")) options.parent = arguments.flags.at("parent");
+  const std::string otherwise = options.parent.empty() ? "dynamic" : "differencing";
+  const std::string type = arguments.Has("type") ? arguments.flags.at("type") : otherwise;
+  if (type != "fixed" && type != "dynamic" && type != "differencing") {
+    return absl::InvalidArgumentError(absl::StrCat("--type=", type, ": is neither fixed, dynamic nor differencing"));
+  }
+  if ((type == "differencing") == options.parent.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--type=", type, options.parent.empty() ? ": needs --parent" : ": has no parent"));
+  }
+  options.is_fixed = type == "fixed";
   return options;
 }
 
@@ -203,9 +250,9 @@ absl::Status CompareImages(const Arguments& arguments) {
                       absl::StrCat(arguments.paths[0], ", ", arguments.paths[1], ": ", status.message()));
 }
 
-absl::Status Check(const Arguments& arguments) {
+absl::Status CheckOrRepair(const Arguments& arguments, bool repair) {
   HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
-  HVIMG_ASSIGN(check, hvsdk::CheckImage(arguments.paths[0], format, arguments.Has("repair"), arguments.engine));
+  HVIMG_ASSIGN(check, hvsdk::CheckImage(arguments.paths[0], format, repair, arguments.engine));
   if (check.was_replayed) std::printf("its log was replayed\n");
   if (check.footer_was_written) std::printf("its footer was put in its place\n");
   for (const std::string& fault : check.faults) std::printf("%s\n", fault.c_str());
@@ -217,6 +264,9 @@ absl::Status Check(const Arguments& arguments) {
   if (check.faults.empty()) return absl::OkStatus();
   return absl::OutOfRangeError(absl::StrCat("disk '", arguments.paths[0], "': has faults"));
 }
+
+absl::Status Check(const Arguments& arguments) { return CheckOrRepair(arguments, /*repair=*/false); }
+absl::Status Repair(const Arguments& arguments) { return CheckOrRepair(arguments, /*repair=*/true); }
 
 absl::Status Resize(const Arguments& arguments) {
   HVIMG_ASSIGN(format, arguments.Format("format", ImageFormat::kDetect));
@@ -255,11 +305,12 @@ struct Command {
 };
 
 const Command kCommands[] = {
-    {"info", 1, {"format"}, Info},
-    {"create", 1, {"size", "format", "fixed", "block", "sector", "parent"}, Create},
-    {"convert", 2, {"from", "format", "fixed", "block", "sector"}, Convert},
+    {"info", 1, {"format", "json"}, Info},
+    {"create", 1, {"size", "format", "type", "block", "sector", "parent"}, Create},
+    {"convert", 2, {"from", "format", "type", "block", "sector"}, Convert},
     {"compare", 2, {}, CompareImages},
-    {"check", 1, {"format", "repair"}, Check},
+    {"check", 1, {"format"}, Check},
+    {"repair", 1, {"format"}, Repair},
     {"resize", 1, {"format", "size"}, Resize},
     {"compact", 1, {"format"}, Compact},
     {"merge", 1, {"format"}, Merge},
@@ -284,7 +335,7 @@ absl::Status Run(int argc, char** argv) {
       const size_t equals = text.find('=');
       const std::string flag = text.substr(2, equals == std::string::npos ? equals : equals - 2);
       const bool is_known = std::find(command.flags.begin(), command.flags.end(), flag) != command.flags.end();
-      const bool is_switch = flag == "fixed" || flag == "repair";
+      const bool is_switch = flag == "json";
       if (!is_known)
         return absl::InvalidArgumentError(absl::StrCat("--", flag, ": ", name, " has no such flag; see --help"));
       if (is_switch != (equals == std::string::npos)) {

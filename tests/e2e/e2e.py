@@ -578,7 +578,7 @@ def killed(context):
         seen += len(re.findall('^synced ', machine.text(), re.M))
         for lun, copy in enumerate(copies):
             raw = f'{copy}.raw'
-            checked = subprocess.run([context.hvimg, 'check', '--repair', copy], capture_output=True, text=True, check=False)
+            checked = subprocess.run([context.hvimg, 'repair', copy], capture_output=True, text=True, check=False)
             expect(checked.returncode == 0, f'kill {number}: {copy}', checked.stdout, checked.stderr)
             replayed += 'replayed' in checked.stdout
             if os.path.exists(raw):

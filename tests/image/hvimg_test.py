@@ -5,6 +5,7 @@
 Usage: hvimg_test.py HVIMG
 """
 
+import json
 import os
 import random
 import shutil
@@ -43,10 +44,10 @@ def kinds():
     yield 'vhdx', ()
     yield 'vhdx', ('--block=1M',)
     yield 'vhdx', ('--sector=4096',)
-    yield 'vhdx', ('--fixed', '--block=2M')
+    yield 'vhdx', ('--type=fixed', '--block=2M')
     yield 'vhd', ()
     yield 'vhd', ('--block=512K',)
-    yield 'vhd', ('--fixed',)
+    yield 'vhd', ('--type=fixed',)
 
 
 def test_conversions(rng):
@@ -55,6 +56,9 @@ def test_conversions(rng):
         image, back = f'{number}.{kind}', f'{number}.raw'
         hvimg('convert', f'--format={kind}', *options, 'raw', image)
         assert f'format:   {kind}\n' in hvimg('info', image)
+        told = json.loads(hvimg('info', '--json', image))
+        assert (told['format'], told['type']) == (kind, 'fixed' if '--type=fixed' in options else 'dynamic'), told
+        assert told['disk_bytes'] >= 41 * MIB + 4096 and told['file_bytes'] == os.path.getsize(image), told
         hvimg('compare', 'raw', image)
         hvimg('convert', '--format=raw', image, back)
         run('cmp', 'raw', back)
@@ -96,6 +100,8 @@ def test_differencing(rng):
         hvimg('create', f'--format={kind}', f'--parent={base}', child)
         hvimg('create', f'--format={kind}', f'--parent={child}', grandchild)
         assert 'kind:     differencing' in hvimg('info', child)
+        told = json.loads(hvimg('info', '--json', child))
+        assert told['type'] == 'differencing' and any(os.path.basename(base) in each for each in told['parents']), told
         hvimg('compare', base, child)
         hvimg('compare', base, grandchild)
         # In another place together they find each other, and apart not.
@@ -141,7 +147,7 @@ def test_compact(rng):
                 run(QEMU, 'check', '-f', 'vhdx', image)
             assert os.stat(image).st_size < size
         hvimg('check', image)
-        hvimg('create', f'--format={kind}', '--fixed', '--size=4M', 'fixed.' + kind)
+        hvimg('create', f'--format={kind}', '--type=fixed', '--size=4M', 'fixed.' + kind)
         assert 'fixed' in hvimg('compact', 'fixed.' + kind, status=2)
     assert 'raw' in hvimg('compact', 'half', status=2)
 
@@ -202,7 +208,8 @@ def test_mistakes():
                       ('create', '--size=65T', 'x'), ('create', '--size=1000', 'x'), ('create', '--size=1M', 'raw'),
                       ('create', '--size=1M', '--sector=4096', '--format=vhd', 'x'), ('info', '--speed=1', 'raw'),
                       ('create', '--size=1M', '--format=qcow2', 'x'), ('info', '--format=vhdx', 'raw'),
-                      ('create', '--size=1M', '--block=3M', 'x'), ('info', '--format', 'raw')):
+                      ('create', '--size=1M', '--block=3M', 'x'), ('create', '--size=1M', '--type=sparse', 'x'),
+                      ('create', '--size=1M', '--type=differencing', 'x'), ('create', '--type=fixed', '--parent=raw', 'x'), ('info', '--format', 'raw')):
         hvimg(*arguments, status=2)
     assert not os.path.exists('x')
 

@@ -65,7 +65,7 @@ class Sequence:
             run(QEMU, 'create', '-q', '-f', self.qemu_format, '-o', ','.join(options), path, str(size))
         else:
             block = [] if is_fixed and self.format == 'vhd' else [f'--block={self.rng.choice(["1M", "2M"])}']
-            run(HVIMG, 'create', f'--size={size}', f'--format={self.format}', *(['--fixed'] if is_fixed else []), *block, path)
+            run(HVIMG, 'create', f'--size={size}', f'--format={self.format}', *(['--type=fixed'] if is_fixed else []), *block, path)
         self.log.append(f'create {path} {"by qemu-img" if self.by_qemu else ""}')
         return path
 
