@@ -172,16 +172,20 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
   return flags.state == nullptr ? absl::OkStatus() : CheckSavedDisks(flags, files);
 }
 
-void DescribeDisks(const Files& files, hvsdk::vmm::SavedConfig& saved) {
+absl::Status DescribeDisks(const Files& files, bool settle, hvsdk::vmm::SavedConfig& saved) {
   for (const auto& disk : files.disks) {
     if (disk == nullptr) {
       saved.add_disks();
       continue;
     }
-    // Closing it must not write to what the state has seen.
-    if (const absl::Status settled = disk->Settle(); !settled.ok()) Tell(settled);
+    // Closing it must not write to what the state has seen, and no loss of power may take it from under the state. A file of a network file
+    // system has the time of its last write only then, too.
+    if (settle) {
+      if (absl::Status status = disk->Settle(); !status.ok()) return status;
+    }
     *saved.add_disks() = Describe(*disk);
   }
+  return absl::OkStatus();
 }
 
 }  // namespace mini_vmm

@@ -42,8 +42,8 @@ absl::Status CheckRoles(const std::string& config_path, const hvsdk::vmm::Machin
 absl::Status OpenTrace(const std::string& config_path, const hvsdk::vmm::MachineConfig& config, const std::string& path,
                        OutputFile& file);
 
-// Each disk's size and when it was last written, for a state that is saved now.
-void DescribeDisks(const Files& files, hvsdk::vmm::SavedConfig& saved);
+// Each disk's size and when it was last written, for a state that is saved now; `settle`: all that was written is on its medium then.
+absl::Status DescribeDisks(const Files& files, bool settle, hvsdk::vmm::SavedConfig& saved);
 
 // An error with a file that the user named: a mistake, which another file mends, becomes InvalidArgument; the host's
 // failures stay what they are. `what` stands before the message.

@@ -156,11 +156,11 @@ sigset_t SignalsThatCount() {
 }
 
 // What a state that is saved now carries, so that --restore needs no other flag.
-std::string Configuration(const MachineConfig& config, const Files& files) {
+absl::StatusOr<std::string> Configuration(const MachineConfig& config, const Files& files, bool goes_on) {
   hvsdk::vmm::SavedConfig saved;
   *saved.mutable_machine() = config;
   saved.mutable_machine()->clear_control();
-  DescribeDisks(files, saved);
+  if (const absl::Status status = DescribeDisks(files, /*settle=*/!goes_on, saved); !status.ok()) return status;
   return saved.SerializeAsString();
 }
 
@@ -319,14 +319,15 @@ int RunMachine(const Flags& flags) {
     absl::optional<hvsdk::vmm::MachineControl> control;
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
     if (!config.control().empty()) {
-      control.emplace(*current, hvsdk::vmm::MachineControl::Options{
-                                    .backend = std::string((*backend)->name()),
-                                    .configuration = [&] { return Configuration(config, files); },
-                                    .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
-                                    .disks = &disks,
-                                    .networks = &networks,
-                                    .start_trace = start_trace,
-                                    .stop_trace = stop_trace});
+      control.emplace(*current,
+                      hvsdk::vmm::MachineControl::Options{
+                          .backend = std::string((*backend)->name()),
+                          .configuration = [&](bool goes_on) { return Configuration(config, files, goes_on); },
+                          .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
+                          .disks = &disks,
+                          .networks = &networks,
+                          .start_trace = start_trace,
+                          .stop_trace = stop_trace});
       auto listening = hvsdk::vmm::ControlServer::Listen(**loop, config.control(), *control);
       if (!listening.ok()) {
         terminal.reset();

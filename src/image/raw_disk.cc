@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "image/blocking.h"
 #include "image/host_file.h"
 #include "os/linux/file_lock.h"
 
@@ -93,6 +94,11 @@ absl::Status RawDisk::TestNoDisk(int fd) { return internal::TestWritable(fd); }
 const std::string& RawDisk::path() const { return host_->path(); }
 
 bool RawDisk::WaitUntilIdle(std::chrono::milliseconds timeout) const { return host_->WaitUntilIdle(timeout); }
+
+absl::Status RawDisk::Settle() {
+  return internal::ToStatus(internal::RunOnDisk(*this, BlockOp::kFlush),
+                            absl::StrCat("disk '", path(), "': cannot be settled"));
+}
 
 void RawDisk::Submit(absl::Span<BlockRequest* const> batch) {
   size_t first = 0;  // of those that are good, have something to do, and are not handed on yet

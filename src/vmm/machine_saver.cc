@@ -48,7 +48,7 @@ struct HeldPages {
 
 class MachineSaver::Core final : private Task {
  public:
-  Core(machine::Machine& machine, std::function<std::string()> configuration)
+  Core(machine::Machine& machine, Configuration configuration)
       : machine_(machine), configuration_(std::move(configuration)), log_(machine.board()), changed_(log_.pages()) {}
 
   ~Core() override {
@@ -166,7 +166,9 @@ class MachineSaver::Core final : private Task {
 
   absl::StatusOr<SavedMachine> SaveComponents() {
     ASSIGN_OR_RETURN(SavedMachine saved, SavedMachine::Of(machine_.components()));
-    if (configuration_) saved.configuration = configuration_();
+    if (!configuration_) return saved;
+    const bool goes_on = request_.live && machine_.controller().state() != Controller::State::kPaused;
+    ASSIGN_OR_RETURN(saved.configuration, configuration_(goes_on));
     return saved;
   }
 
@@ -283,7 +285,7 @@ class MachineSaver::Core final : private Task {
   }
 
   machine::Machine& machine_;
-  const std::function<std::string()> configuration_;
+  const Configuration configuration_;
 
   // Of the save that is under way: its thread's, once that runs.
   Request request_;
@@ -312,7 +314,7 @@ class MachineSaver::Core final : private Task {
   PageSet changed_;
 };
 
-MachineSaver::MachineSaver(machine::Machine& machine, std::function<std::string()> configuration)
+MachineSaver::MachineSaver(machine::Machine& machine, Configuration configuration)
     : core_(std::make_unique<Core>(machine, std::move(configuration))) {}
 
 MachineSaver::~MachineSaver() = default;

@@ -234,6 +234,35 @@ TEST_P(ForgetfulDiskTest, WhatWasAcknowledgedLasts) {
   EXPECT_GT(lost, 0);
 }
 
+TEST_P(ForgetfulDiskTest, WhatIsSettledLastsOrIsReported) {
+  if (file_ == nullptr) return;
+  const uint32_t seed = TestSeed();
+  std::mt19937_64 random(seed);
+  disk_ = Open(*file_);
+  ASSERT_NE(disk_, nullptr);
+  const auto write = [&](uint32_t version) {
+    WaitedRequest request;
+    request.op = BlockOp::kWrite;
+    request.size_bytes = kBlocks * kBlock;
+    request.bytes.resize(request.size_bytes);
+    for (uint32_t block = 0; block < kBlocks; ++block) FillBlock(&request.bytes[block * kBlock], block, version);
+    request.pieces = {{request.bytes.data(), request.bytes.size()}};
+    request.buffers = request.pieces;
+    BlockRequest* one = &request;
+    disk_->Submit({&one, 1});
+    EXPECT_EQ(request.Wait(), BlockStatus::kOk);
+  };
+  write(1);
+  ASSERT_TRUE(disk_->Settle().ok());
+  file_->LosePower(random);
+  const std::vector<uint8_t> left = file_->Lasting();
+  for (uint32_t block = 0; block < kBlocks; ++block) ASSERT_EQ(VersionOf(&left[block * kBlock], block), 1u) << block;
+  write(2);
+  file_->FailNextSync(EIO);
+  EXPECT_FALSE(disk_->Settle().ok());
+  EXPECT_FALSE(disk_->Settle().ok()) << "lost is lost";
+}
+
 TEST_P(ForgetfulDiskTest, AMediumThatHangsHoldsUpNoOther) {
   if (file_ == nullptr) return;
   if (GetParam() == Way::kRing) return;  // which is not used for files on which the kernel waits

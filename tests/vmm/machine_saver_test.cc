@@ -103,7 +103,10 @@ class MachineSaverTest : public ::testing::TestWithParam<std::string> {
     auto machine = Machine::Create(options, *loop_, blame);
     ASSERT_TRUE(machine.ok()) << machine.status();
     machine_ = *std::move(machine);
-    saver_ = std::make_unique<MachineSaver>(*machine_, [] { return std::string("counts"); });
+    saver_ = std::make_unique<MachineSaver>(*machine_, [this](bool goes_on) -> absl::StatusOr<std::string> {
+      goes_on_ = goes_on;
+      return configured_.ok() ? absl::StatusOr<std::string>("counts") : configured_;
+    });
     thread_ = std::thread([this] { EXPECT_EQ(machine_->Run().outcome, Outcome::kStopped); });
   }
   void End() {
@@ -174,6 +177,9 @@ class MachineSaverTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<MachineSaver> saver_;
   std::thread thread_;
+  // What the saver's configuration was asked last, and what it answers.
+  std::atomic<bool> goes_on_{false};
+  absl::Status configured_;
 };
 
 TEST_P(MachineSaverTest, EachStateIsOfOneMoment) {
@@ -231,6 +237,7 @@ TEST_P(MachineSaverTest, DifferencesOfAPausedMachineAreItsMemory) {
     }
     const std::string place = root_ + "/" + std::to_string(i), base = root_ + "/" + std::to_string(i - 1);
     absl::StatusOr<Saved> saved = Save({.directory = place, .base = base, .live = true, .pause = by_save});
+    EXPECT_FALSE(goes_on_);
     EXPECT_EQ(machine_->controller().state(), machine::Controller::State::kPaused);
     ASSERT_TRUE(saved.ok()) << saved.status();
     EXPECT_TRUE(saved->is_difference);
@@ -258,7 +265,14 @@ TEST_P(MachineSaverTest, WhatCannotBeSavedLeavesTheMachineAsItIs) {
   EXPECT_EQ(Save({.directory = root_ + "/0", .base = root_ + "/1", .live = true}).status().code(),
             absl::StatusCode::kNotFound);
   ASSERT_TRUE(Save({.directory = root_ + "/0", .live = true}).ok());
+  EXPECT_TRUE(goes_on_);
   ASSERT_TRUE(Save({.directory = root_ + "/1", .live = true}).ok());
+  for (const bool live : {false, true}) {
+    configured_ = absl::DataLossError("a disk cannot be settled");
+    EXPECT_EQ(Save({.directory = root_ + "/2", .live = live}).status(), configured_);
+    EXPECT_EQ(goes_on_, live);
+    configured_ = absl::OkStatus();
+  }
   for (const bool live : {false, true}) {
     const absl::Status wrong = Save({.directory = root_ + "/2", .base = root_ + "/0", .live = live}).status();
     EXPECT_EQ(wrong.code(), absl::StatusCode::kFailedPrecondition);

@@ -22,8 +22,8 @@ class ImageDisk : public BlockDevice {
   // are submitted.
   virtual bool WaitUntilIdle(std::chrono::milliseconds timeout) const = 0;
 
-  // Brings the file to where closing it would: until the next request that changes the disk nothing more is written to
-  // it. Blocks. Errors: the medium's.
+  // Brings the file to where closing it would, and all that was written to it to its medium: until the next request that changes the
+  // disk nothing more is written to it. Blocks. Errors: the medium's.
   virtual absl::Status Settle() = 0;
 };
 

@@ -67,7 +67,7 @@ class RawDisk : public ImageDisk {
 
   const std::string& path() const override;
   bool WaitUntilIdle(std::chrono::milliseconds timeout) const override;
-  absl::Status Settle() override { return absl::OkStatus(); }
+  absl::Status Settle() override;
 
  private:
   RawDisk(std::unique_ptr<internal::HostFile> host, BlockInfo info);

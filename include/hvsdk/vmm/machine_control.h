@@ -3,7 +3,7 @@
 //
 // Thread class: the loop's thread, or while it does not run.
 //
-//   MachineControl control(machine, {.backend = "software", .configuration = [&] { return text; }});
+//   MachineControl control(machine, {.backend = "software", .configuration = [&](bool) { return text; }});
 //   auto server = ControlServer::Listen(loop, "vm.sock", control);
 
 #ifndef HVSDK_VMM_MACHINE_CONTROL_H_
@@ -58,7 +58,7 @@ class MachineControl final : public ControlHandler {
  public:
   struct Options {
     std::string backend;                         // its name, for the status
-    std::function<std::string()> configuration;  // what a state that is saved now carries; may be null
+    MachineSaver::Configuration configuration;  // may be null
     // Told of what clients have had done that is no event of the machine's. May be null.
     std::function<void(const Event&)> tell;
     DiskOwner* disks = nullptr;        // null: none can be attached

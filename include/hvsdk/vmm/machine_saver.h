@@ -10,7 +10,7 @@
 //
 // Thread class: the loop's thread, or while it does not run. `done` is called once, on it.
 //
-//   MachineSaver saver(machine, [&] { return configuration; });
+//   MachineSaver saver(machine, [&](bool) { return configuration; });
 //   saver.Save({.directory = "saved", .live = true},
 //              [](const absl::StatusOr<MachineSaver::Saved>& saved) { std::cout << saved.status() << std::endl; });
 
@@ -53,9 +53,11 @@ class MachineSaver {
   };
   using Done = absl::AnyInvocable<void(const absl::StatusOr<Saved>&)>;
 
-  // The machine outlives it. `configuration`, which may be null, gives what a state that is saved now carries; it is called
-  // while the machine is paused.
-  MachineSaver(machine::Machine& machine, std::function<std::string()> configuration);
+  // What a state that is saved now carries; the machine is paused. `goes_on`: and runs on from there at once. Otherwise whoever goes on from the
+  // state needs the disks as they are now, so what they have in memory belongs on their media. An error fails the save.
+  using Configuration = std::function<absl::StatusOr<std::string>(bool goes_on)>;
+  // The machine outlives it. `configuration` may be null.
+  MachineSaver(machine::Machine& machine, Configuration configuration);
   // While the machine does not run. Gives up what is under way, unless only the disk is waited for; `done` is called.
   ~MachineSaver();
 
