@@ -168,6 +168,10 @@ class PcMachine final : public Machine,
   std::unique_ptr<DiskController> MakeDiskController(std::vector<MachineDisk> disks);
   // Ends the machine; the first reason counts.
   void End(MachineResult result);
+  bool is_ending() {
+    std::lock_guard lock(mutex_);
+    return result_.has_value();
+  }
   void StartParts();
   // No VP runs any more: has the parts end what is under way with the host, and then is done.
   void OnVpsEnded();
@@ -492,7 +496,9 @@ void PcMachine::OnPauseLate() {
   std::exchange(on_paused_, nullptr)(status);
 }
 
+// Of one that is to end nothing goes on: what its guest has left in rings is done by the one that goes on from its state, and not by both.
 void PcMachine::ResumeAll() {
+  if (is_ending()) return;
   for (Part* const part : attached_) part->Resume();
   board_->Resume();
 }

@@ -153,6 +153,44 @@ TEST_P(ControllerTest, BeginsPaused) {
   thread.join();
 }
 
+// A machine that an action ends does nothing after it: a save has what the guest has left in its rings, and whoever goes on from there
+// does it.
+TEST_P(ControllerTest, NothingGoesOnBehindAnActionThatEndsTheMachine) {
+  struct Counting final : Part {
+    absl::Status Attach(Board&) override { return absl::OkStatus(); }
+    void Pause(absl::AnyInvocable<void()> done) override {
+      ++pauses;
+      done();
+    }
+    void Resume() override { ++resumes; }
+    void Detach() override {}
+    int pauses = 0, resumes = 0;
+  } part;
+  MachineOptions options;
+  options.parts = {&part};
+  Make(Count(), options);
+  std::thread thread([this] { EXPECT_EQ(machine_->Run().outcome, Outcome::kStopped); });
+  WaitUntilItCounts();
+  Answer answer;
+  machine_->controller().WhilePaused([] { return absl::OkStatus(); }, answer.Take());
+  ASSERT_TRUE(answer.Wait().ok());
+  uint32_t still = 0;
+  machine_->controller().WhilePaused(
+      [&] {
+        EXPECT_EQ(part.pauses, 2);
+        EXPECT_EQ(part.resumes, 1);
+        still = Counter();
+        machine_->Stop();
+        return absl::OkStatus();
+      },
+      answer.Take());
+  ASSERT_TRUE(answer.Wait().ok());
+  thread.join();
+  EXPECT_EQ(part.resumes, 1);
+  EXPECT_EQ(Counter(), still);
+  machine_.reset();
+}
+
 // Each way in which a guest resets itself begins it anew, with memory, processors and devices as at first.
 TEST_P(ControllerTest, AGuestResetsItselfInPlace) {
   for (const std::string& way : {Out(0x602, 1), Out(0x64, 0xFE), Out(0x92, 1), WriteMsr(0x40000003, 1),
