@@ -32,6 +32,7 @@ class FicklePort : public NetworkPort {
   NetworkPortInfo port_info;
   size_t room = 1000;
   bool is_up = true;
+  bool takes_segments = false;
   static inline uint64_t frames_sent = 0;  // of all
   uint32_t sum = 0;                        // so that reads are not left out
   NetworkPortClient* client = nullptr;
@@ -43,6 +44,7 @@ class FicklePort : public NetworkPort {
     client = &with;
     return absl::OkStatus();
   }
+  void ChangeAccepted(const NetworkPortInfo& accepts) override { takes_segments = accepts.takes_segmentation; }
   void Detach() override {
     client = nullptr;
     waiting.clear();
@@ -443,6 +445,11 @@ class NetvspHarness : private ProviderWorld {
       offload.checksum_start = 34;
       offload.checksum_offset = 16;
     }
+    if (what / 8 % 4 == 3 && port_->takes_segments) {
+      offload.segmentation = FrameOffload::Segmentation::kTcp4;
+      offload.segment_bytes = 1448;
+      frame.resize(std::min<size_t>(frame.size() + size_t{what} * 300, 65549), what);
+    }
     for (uint8_t i = 0; i < count && port_->waiting.size() < 200; ++i) port_->waiting.emplace_back(frame, offload);
     port_->client->OnFrames(0);
     if (Byte() % 2 != 0) Exchange();
@@ -524,7 +531,14 @@ class NetvspHarness : private ProviderWorld {
       std::memcpy(info.data(), &rss, sizeof(rss));
     } else if (oid == Oid::kTcpOffloadParameters) {
       info = {0x80, 1, 20, 0, 4, 4, 4, 4, 4, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0};
-      if (Byte() % 4 == 0) info[4 + Byte() % 9] = Byte();
+      const uint8_t change = Byte();
+      if (change % 4 == 0) info[4 + Byte() % 9] = Byte();
+      // With segments coalesced, or with what is neither.
+      if (change % 4 > 1) {
+        info[1] = 3;
+        info.resize(28);
+        info[22] = info[23] = change % 4 == 3 ? 2 : change / 4;
+      }
     } else if (oid == Oid::kGenCurrentPacketFilter && Byte() % 2 != 0) {
       info = {static_cast<uint8_t>(Byte() % 0x30), 0, 0, 0};
     } else {

@@ -27,6 +27,7 @@ class NoPort final : public NetworkPort {
   }
   bool link_is_up() const override { return false; }
   absl::Status Attach(NetworkPortClient&, const NetworkPortInfo&) override { return absl::OkStatus(); }
+  void ChangeAccepted(const NetworkPortInfo&) override {}
   void Detach() override {}
   size_t Send(uint16_t, absl::Span<const OutgoingFrame> frames) override { return frames.size(); }
   size_t Receive(uint16_t, absl::Span<IncomingFrame>) override { return 0; }

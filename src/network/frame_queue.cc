@@ -86,8 +86,9 @@ void FrameQueue::DropNext() {
 
 bool FrameQueue::PutNext(IncomingFrame& to) {
   const Entry& entry = taken_.front();
-  const bool cut = IsToBeCut(entry.offload) && !(accepts_.takes_segmentation && accepts_.takes_checksum &&
-                                                 entry.frame->size_bytes <= accepts_.max_frame_bytes);
+  const bool takes_whole = accepts_.takes_segmentation && accepts_.takes_checksum && next_segment_ == 0 &&
+                           entry.frame->size_bytes <= accepts_.max_frame_bytes;
+  const bool cut = IsToBeCut(entry.offload) && !takes_whole;
   if (cut) return PutSegment(entry, to);
   const bool put = PutWhole(entry, to);
   DropNext();

@@ -2,7 +2,7 @@
 // FrameQueue: frames that wait in a port for one queue of its client, within limits; on the way out they are made what the
 // client takes.
 //
-// Thread-safe, but for the receiving side (Receive, Open, Clear), which is one thread's at a time.
+// Thread-safe, but for the receiving side (Receive, Open, ChangeAccepted), which is one thread's at a time.
 
 #ifndef HVSDK_SRC_NETWORK_FRAME_QUEUE_H_
 #define HVSDK_SRC_NETWORK_FRAME_QUEUE_H_
@@ -37,6 +37,8 @@ class FrameQueue {
 
   // Takes frames from now on, for a client that accepts so much.
   void Open(const NetworkPortInfo& accepts);
+  // The client accepts something else.
+  void ChangeAccepted(const NetworkPortInfo& accepts) { accepts_ = accepts; }
   // Drops what there is, and takes no more.
   void Close();
 

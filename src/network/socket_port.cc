@@ -59,6 +59,7 @@ class SocketPort final : public NetworkPort, private Task {
   }
   bool link_is_up() const override { return link_is_up_.load(std::memory_order_acquire); }
   absl::Status Attach(NetworkPortClient& client, const NetworkPortInfo& accepts) override;
+  void ChangeAccepted(const NetworkPortInfo&) override {}  // no frame from there has offloads
   void Detach() override;
   size_t Send(uint16_t queue, absl::Span<const OutgoingFrame> frames) override;
   size_t Receive(uint16_t queue, absl::Span<IncomingFrame> frames) override;

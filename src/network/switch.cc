@@ -206,12 +206,13 @@ class Switch::Port final : public NetworkPort {
 
   absl::Status Attach(NetworkPortClient& client, const NetworkPortInfo& accepts) override {
     RETURN_IF_ERROR(state_->attachment.Attach(client));
-    NetworkPortInfo within = accepts;
-    within.mtu_bytes = std::min(accepts.mtu_bytes, state_->mtu_bytes);
     state_->used_queues.store(static_cast<uint16_t>(std::clamp<size_t>(accepts.queues, 1, state_->queues.size())),
                               std::memory_order_relaxed);
-    for (const auto& queue : state_->queues) queue->Open(within);
+    for (const auto& queue : state_->queues) queue->Open(Within(accepts));
     return absl::OkStatus();
+  }
+  void ChangeAccepted(const NetworkPortInfo& accepts) override {
+    for (const auto& queue : state_->queues) queue->ChangeAccepted(Within(accepts));
   }
 
   void Detach() override {
@@ -241,6 +242,11 @@ class Switch::Port final : public NetworkPort {
   }
 
  private:
+  NetworkPortInfo Within(NetworkPortInfo accepts) const {
+    accepts.mtu_bytes = std::min(accepts.mtu_bytes, state_->mtu_bytes);
+    return accepts;
+  }
+
   const std::shared_ptr<Core> core_;
   const std::shared_ptr<PortState> state_;
 };

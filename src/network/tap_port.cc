@@ -115,16 +115,7 @@ class TapPort final : public NetworkPort, private Task {
 
   absl::Status Attach(NetworkPortClient& client, const NetworkPortInfo& accepts) override {
     RETURN_IF_ERROR(attachment_.Attach(client));
-    max_frame_bytes_ = std::min<size_t>(accepts.max_frame_bytes, ethernet::kMaxFrameBytes);
-    max_whole_bytes_ = std::min(accepts.mtu_bytes, mtu_bytes_) + ethernet::kHeaderBytes;
-    unsigned flags = 0;
-    if (accepts.takes_checksum) flags |= TUN_F_CSUM;
-    // A client that takes long frames takes the kernel's longest.
-    if (accepts.takes_checksum && accepts.takes_segmentation && accepts.max_frame_bytes >= ethernet::kMaxFrameBytes) {
-      flags |= TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
-    }
-    if (ioctl(queues_[0].fd, TUNSETOFFLOAD, flags) != 0) {
-      const absl::Status status = absl::ErrnoToStatus(errno, "TUNSETOFFLOAD");
+    if (const absl::Status status = Accept(accepts); !status.ok()) {
       attachment_.Detach();
       return status;
     }
@@ -133,6 +124,8 @@ class TapPort final : public NetworkPort, private Task {
     loop_.Schedule(*this);
     return absl::OkStatus();
   }
+  // The kernel has taken as much before.
+  void ChangeAccepted(const NetworkPortInfo& accepts) override { (void)Accept(accepts); }
   void Detach() override { attachment_.Detach(); }
 
   size_t Send(uint16_t queue, absl::Span<const OutgoingFrame> frames) override;
@@ -150,6 +143,18 @@ class TapPort final : public NetworkPort, private Task {
     attachment_.Tell([this](NetworkPortClient& client) {
       for (size_t i = 0; i < queues_.size(); ++i) client.OnFrames(static_cast<uint16_t>(i));
     });
+  }
+  absl::Status Accept(const NetworkPortInfo& accepts) {
+    max_frame_bytes_ = std::min<size_t>(accepts.max_frame_bytes, ethernet::kMaxFrameBytes);
+    max_whole_bytes_ = std::min(accepts.mtu_bytes, mtu_bytes_) + ethernet::kHeaderBytes;
+    unsigned flags = 0;
+    if (accepts.takes_checksum) flags |= TUN_F_CSUM;
+    // A client that takes long frames takes the kernel's longest.
+    if (accepts.takes_checksum && accepts.takes_segmentation && accepts.max_frame_bytes >= ethernet::kMaxFrameBytes) {
+      flags |= TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+    }
+    const bool taken = ioctl(queues_[0].fd, TUNSETOFFLOAD, flags) == 0;
+    return taken ? absl::OkStatus() : absl::ErrnoToStatus(errno, "TUNSETOFFLOAD");
   }
   absl::Status Adopt(int fd);
   // The kernel steers flows to the first `count` alone.

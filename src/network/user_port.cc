@@ -97,11 +97,16 @@ class UserPort final : public NetworkPort, private Task {
   }
   bool link_is_up() const override { return true; }
   absl::Status Attach(NetworkPortClient& client, const NetworkPortInfo& accepts) override;
+  void ChangeAccepted(const NetworkPortInfo& accepts) override { to_guest_.ChangeAccepted(Within(accepts)); }
   void Detach() override;
   size_t Send(uint16_t queue, absl::Span<const OutgoingFrame> frames) override;
   size_t Receive(uint16_t queue, absl::Span<IncomingFrame> frames) override;
 
  private:
+  NetworkPortInfo Within(NetworkPortInfo accepts) const {
+    accepts.mtu_bytes = std::min(accepts.mtu_bytes, mtu_bytes_);
+    return accepts;
+  }
   // A socket of libslirp's.
   struct Polled {
     uint32_t watched = 0;  // what the kernel tells of it; 0: nothing, it is not in the set
@@ -231,9 +236,7 @@ absl::Status UserPort::Start(const UserPortOptions& options) {
 
 absl::Status UserPort::Attach(NetworkPortClient& client, const NetworkPortInfo& accepts) {
   RETURN_IF_ERROR(attachment_.Attach(client));
-  NetworkPortInfo within = accepts;
-  within.mtu_bytes = std::min(within.mtu_bytes, mtu_bytes_);
-  to_guest_.Open(within);
+  to_guest_.Open(Within(accepts));
   return absl::OkStatus();
 }
 

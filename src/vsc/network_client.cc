@@ -108,7 +108,8 @@ void NetworkClient::NextStep(bool is_good) {
       if (version_ >= Version::k2) {
         message.type = MessageType::kSendNdisConfig;
         message.ndis_config.max_frame_bytes = buffers_.mtu_bytes + kEthernetBytes;
-        message.ndis_config.capabilities = netvsp::kCapabilityVlan;
+        message.ndis_config.capabilities =
+            netvsp::kCapabilityVlan | (buffers_.coalesces ? netvsp::kCapabilityRscOverVmbus : 0);
         sent = SendMessage(message, false);
       }
       message = {};
@@ -145,10 +146,11 @@ void NetworkClient::NextStep(bool is_good) {
       break;
     case Step::kOffload: {
       rndis::OffloadParameters offload = {};
-      offload.header = {rndis::kObjectDefault, 1, sizeof(offload)};
+      offload.header = {rndis::kObjectDefault, 3, sizeof(offload)};
       offload.ipv4_checksum = offload.tcp_ipv4_checksum = offload.udp_ipv4_checksum = rndis::kOffloadChecksumBoth;
       offload.tcp_ipv6_checksum = offload.udp_ipv6_checksum = rndis::kOffloadChecksumBoth;
-      offload.lso_v2_ipv4 = offload.lso_v2_ipv6 = rndis::kOffloadChecksumTransmit;
+      offload.lso_v2_ipv4 = offload.lso_v2_ipv6 = rndis::kOffloadOn;
+      if (buffers_.coalesces && version_ >= Version::k61) offload.rsc_ipv4 = offload.rsc_ipv6 = rndis::kOffloadOn;
       sent = SendRequest(rndis::MessageType::kSet, rndis::Oid::kTcpOffloadParameters, &offload, sizeof(offload));
       break;
     }
@@ -486,6 +488,10 @@ void NetworkClient::OnData(const uint8_t* bytes, uint32_t size_bytes) {
     if (info.type == rndis::InfoType::kChecksum) frame.info.has_checksum = true, frame.info.checksum = value;
     if (info.type == rndis::InfoType::kVlan) frame.info.has_vlan = true, frame.info.vlan = value;
     if (info.type == rndis::InfoType::kHashValue) frame.info.has_hash = true, frame.info.hash = value;
+    if (info.type == rndis::InfoType::kPacketId) {
+      frame.info.has_packet_id = true;
+      __builtin_memcpy(&frame.info.packet_id, &value, sizeof(value));
+    }
     at += info.size;
     left -= info.size;
   }

@@ -43,6 +43,8 @@ constexpr uint16_t kMaxQueues = 64;
 
 // Frames asked of a port at a time, and of one run, before others have their turn.
 constexpr size_t kFramesAtOnce = 32;
+constexpr size_t kLongFramesAtOnce = 8;  // where they may be coalesced
+static_assert(kFramesAtOnce + kLongFramesAtOnce * NetworkChannel::kMaxParts <= NetworkChannel::kMaxFrames);
 constexpr size_t kFramesPerRun = 256;
 // Sections that frames leave for control messages.
 constexpr uint32_t kControlSections = 16;
@@ -50,7 +52,49 @@ constexpr uint32_t kControlSections = 16;
 // A frame's headers of ours end where its room begins.
 constexpr uint32_t kHeadroom = ReceiveBuffer::kHeadroomBytes;
 constexpr uint32_t kInfoBytes = sizeof(rndis::PerPacketInfo) + sizeof(uint32_t);
-static_assert(sizeof(rndis::MessageHeader) + sizeof(rndis::Packet) + 4 * kInfoBytes + 4 <= kHeadroom);
+static_assert(sizeof(rndis::MessageHeader) + sizeof(rndis::Packet) + 5 * kInfoBytes <= kHeadroom);
+
+// What stands before a frame, or a part of one, in its section.
+class FrameHead {
+ public:
+  void AddInfo(rndis::InfoType type, uint32_t value) {
+    const rndis::PerPacketInfo info = {kInfoBytes, type, sizeof(rndis::PerPacketInfo)};
+    std::memcpy(&bytes_[info_end_], &info, sizeof(info));
+    std::memcpy(&bytes_[info_end_ + sizeof(info)], &value, sizeof(value));
+    info_end_ += kInfoBytes;
+  }
+  void AddPacketId(uint16_t id, uint8_t flags) {
+    const rndis::PacketId packet_id = {rndis::kPacketIdVersion, flags, id};
+    uint32_t value;
+    static_assert(sizeof(packet_id) == sizeof(value));
+    std::memcpy(&value, &packet_id, sizeof(value));
+    AddInfo(rndis::InfoType::kPacketId, value);
+  }
+  // The frame begins with these, and goes on where its room begins.
+  void SetStart(const uint8_t* start, uint32_t size_bytes) {
+    start_bytes_ = size_bytes;
+    std::memcpy(&bytes_[kHeadroom - size_bytes], start, size_bytes);
+  }
+  // With so many bytes of the frame in the section; returns the message's length.
+  uint32_t Write(uint32_t data_bytes, uint8_t* room) {
+    constexpr auto kPacketEnd = static_cast<uint32_t>(sizeof(rndis::MessageHeader) + sizeof(rndis::Packet));
+    const rndis::MessageHeader header = {rndis::MessageType::kPacket, kHeadroom + data_bytes};
+    rndis::Packet packet = {};
+    packet.data_offset = kHeadroom - start_bytes_ - static_cast<uint32_t>(sizeof(header));
+    packet.data_length = start_bytes_ + data_bytes;
+    packet.per_packet_info_length = static_cast<uint32_t>(info_end_) - kPacketEnd;
+    if (packet.per_packet_info_length != 0) packet.per_packet_info_offset = sizeof(packet);
+    std::memcpy(bytes_.data(), &header, sizeof(header));
+    std::memcpy(bytes_.data() + sizeof(header), &packet, sizeof(packet));
+    internal::GuestCopy(room, bytes_.data(), bytes_.size());
+    return header.length;
+  }
+
+ private:
+  std::array<uint8_t, kHeadroom> bytes_{};
+  size_t info_end_ = sizeof(rndis::MessageHeader) + sizeof(rndis::Packet);
+  uint32_t start_bytes_ = 0;
+};
 
 // One writer.
 void Add(std::atomic<uint64_t>& to, uint64_t value) {
@@ -142,12 +186,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   }
 
   absl::Status Offer(vmbus::Server& server) {
-    NetworkPortInfo accepts;
-    accepts.mtu_bytes = max_mtu_bytes_;
-    accepts.max_frame_bytes = max_mtu_bytes_ + static_cast<uint32_t>(kEthernetBytes);
-    accepts.queues = port_info_.queues;
-    accepts.takes_checksum = true;
-    RETURN_IF_ERROR(port_->Attach(*this, accepts));
+    RETURN_IF_ERROR(port_->Attach(*this, Accepts()));
     is_attached_ = true;
     vmbus::Offer offer;
     offer.class_id = hvdef::class_id::kNetwork;
@@ -258,6 +297,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     version_ = state->version;
     mtu_bytes_ = state->mtu_bytes;
     capabilities_ = state->capabilities;
+    OfferCoalescing();
     rndis_.SetState(state->rndis);
     link_told_ = state->link_told;
     wants_table_ = state->wants_table;
@@ -291,6 +331,39 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     return std::make_unique<NetworkChannel>(host, index);
   }
 
+  // Coalesced segments come in parts that Linux and Windows put together since this version.
+  void OfferCoalescing() {
+    rndis_.OfferCoalescing(version_ >= Version::k61 && (capabilities_ & netvsp::kCapabilityRscOverVmbus) != 0);
+  }
+  // What the port may give us.
+  NetworkPortInfo Accepts() const {
+    NetworkPortInfo accepts;
+    accepts.mtu_bytes = max_mtu_bytes_;
+    accepts.max_frame_bytes =
+        takes_coalesced_ ? ethernet::kMaxFrameBytes : max_mtu_bytes_ + static_cast<uint32_t>(kEthernetBytes);
+    accepts.queues = port_info_.queues;
+    accepts.takes_checksum = true;
+    accepts.takes_segmentation = takes_coalesced_;
+    return accepts;
+  }
+  // Sections that the longest frame needs.
+  uint32_t sections_per_frame() const {
+    return takes_coalesced_ ? (ethernet::kMaxFrameBytes + receive_frame_bytes_ - 1) / receive_frame_bytes_ : 1;
+  }
+  // Tells the port, should the guest's wish or its buffer have changed what comes of it.
+  void AcceptAsAsked() {
+    const bool took_coalesced = takes_coalesced_;
+    takes_coalesced_ = receive_buffer_ != nullptr && rndis_.wants_coalesced();
+    if (takes_coalesced_) {
+      const uint32_t parts = sections_per_frame();
+      takes_coalesced_ = parts <= NetworkChannel::kMaxParts && receive_buffer_->sections() >= 4 * parts;
+    }
+    if (takes_coalesced_ == took_coalesced || !is_attached_) return;
+    constexpr size_t kRestBytes = ethernet::kMaxFrameBytes;
+    rests_ = takes_coalesced_ ? std::make_unique_for_overwrite<uint8_t[]>(kLongFramesAtOnce * kRestBytes) : nullptr;
+    port_->ChangeAccepted(Accepts());
+  }
+
   bool is_link_up() const { return !is_unplugged_ && port_->link_is_up(); }
   uint16_t channels() const { return static_cast<uint16_t>(1 + subchannels_.size()); }
   template <typename Visit>
@@ -304,7 +377,9 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     version_ = kNoVersion;
     mtu_bytes_ = std::min(kDefaultMtuBytes, max_mtu_bytes_);
     capabilities_ = 0;
+    OfferCoalescing();
     rndis_.Reset();
+    AcceptAsAsked();
     answer_.clear();
     link_told_ = false;
     wants_table_ = false;
@@ -313,6 +388,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   void DropReceiveBuffer() {
     ForEachChannel([](NetworkChannel& channel) { channel.DropFrames(); });
     receive_buffer_.reset();
+    AcceptAsAsked();
   }
   void DropSendBuffer() {
     if (!send_buffer_) return;
@@ -436,6 +512,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
       for (const auto& frame : sub.frames) ours.push_back(frame.section);
     }
     receive_buffer_->Restore(state->lent, ours);
+    AcceptAsAsked();
   }
 
   void OnClosed(NetworkChannel& channel) override {
@@ -469,6 +546,8 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
           mtu_bytes_ = std::clamp<uint32_t>(frame_bytes - kEthernetBytes, kMinMtuBytes, max_mtu_bytes_);
         }
         capabilities_ = message.ndis_config.capabilities;
+        OfferCoalescing();
+        AcceptAsAsked();
         break;
       case MessageType::kSendReceiveBuffer:
         reply.type = MessageType::kSendReceiveBufferComplete;
@@ -540,6 +619,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     receive_frame_bytes_ = mtu_bytes_ + static_cast<uint32_t>(kEthernetBytes);
     receive_buffer_ = ReceiveBuffer::Create(std::move(lease), wanted.id, receive_frame_bytes_);
     if (receive_buffer_ == nullptr) return;
+    AcceptAsAsked();
     complete.status = netvsp::Status::kSuccess;
     complete.sections = 1;
     const uint32_t section_bytes = receive_buffer_->section_bytes();
@@ -582,6 +662,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     if (!rndis_.Handle(message, counts(), is_link_up(), channels(), answer_)) return false;
     HVSDK_CHECK(answer_.size() <= RndisDevice::kMaxAnswerBytes);
     if (!was_initialized) link_told_ = is_link_up();  // it asks for that itself
+    AcceptAsAsked();
     if (rndis_.wants_frames()) executor_.Schedule(*this);
     return true;
   }
@@ -670,9 +751,10 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   bool HasFrameRoom() {
     bool has_room = true;
     ForEachChannel([&](NetworkChannel& channel) {
-      has_room &= channel.queued_frames() + kFramesAtOnce <= NetworkChannel::kMaxFrames;
+      has_room &= channel.queued_frames() + kFramesAtOnce + kLongFramesAtOnce * NetworkChannel::kMaxParts <=
+                  NetworkChannel::kMaxFrames;
     });
-    if (receive_buffer_->free_sections() <= reserved_sections()) {
+    if (receive_buffer_->free_sections() < reserved_sections() + sections_per_frame()) {
       has_room = false;
       // Completions may stand behind frames that the port does not take, and it may wait for us.
       ForEachChannel([&](NetworkChannel& channel) {
@@ -685,14 +767,30 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     return has_room;
   }
 
+  // The rest of a long frame, behind what its section holds.
+  uint8_t* rest(size_t i) const { return rests_.get() + i * ethernet::kMaxFrameBytes; }
+
   size_t ReceiveFrom(uint16_t queue) {
     std::array<IncomingFrame, kFramesAtOnce> frames;
     std::array<uint32_t, kFramesAtOnce> sections;
-    const size_t count = std::min<size_t>(kFramesAtOnce, receive_buffer_->free_sections() - reserved_sections());
+    const size_t count =
+        std::min<size_t>(takes_coalesced_ ? kLongFramesAtOnce : kFramesAtOnce,
+                         (receive_buffer_->free_sections() - reserved_sections()) / sections_per_frame());
+    pieces_.clear();
+    std::array<size_t, kLongFramesAtOnce + 1> first_piece = {};
     for (size_t i = 0; i < count; ++i) {
       sections[i] = receive_buffer_->Take();
       frames[i] = {};
       frames[i].buffers = receive_buffer_->data(sections[i]);
+      if (!takes_coalesced_) continue;
+      ForEachPiece(frames[i].buffers, 0, receive_frame_bytes_, [&](uint8_t* data, size_t size) {
+        pieces_.push_back({data, size});
+      });
+      pieces_.push_back({rest(i), ethernet::kMaxFrameBytes});
+      first_piece[i + 1] = pieces_.size();
+    }
+    for (size_t i = 0; takes_coalesced_ && i < count; ++i) {
+      frames[i].buffers = absl::MakeConstSpan(pieces_).subspan(first_piece[i], first_piece[i + 1] - first_piece[i]);
     }
     const uint64_t bit = uint64_t{1} << queue;
     frames_waiting_.fetch_and(~bit, std::memory_order_acq_rel);
@@ -701,7 +799,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     for (size_t i = count; i-- != got;) receive_buffer_->Return(sections[i]);
     uint64_t touched = 0;
     for (size_t i = 0; i < got; ++i) {
-      if (!Deliver(sections[i], frames[i], touched)) receive_buffer_->Return(sections[i]);
+      if (!Deliver(i, sections[i], frames[i], touched)) receive_buffer_->Return(sections[i]);
     }
     // Frames that were dropped have been written, too: here, or by the port, to which one was too long for the memory of the next.
     for (size_t i = 0; i < std::min(got + 1, count); ++i) receive_buffer_->MarkWritten(sections[i]);
@@ -712,13 +810,15 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     return got;
   }
 
-  // Writes what stands before a frame, and gives it to its channel. False: the guest does not want it.
-  bool Deliver(uint32_t section, const IncomingFrame& frame, uint64_t& touched) {
+  // Writes what stands before the frame that came as number `i`, and gives it to its channel. False: the guest does not want it.
+  bool Deliver(size_t i, uint32_t section, const IncomingFrame& frame, uint64_t& touched) {
     ReceiveBuffer& buffer = *receive_buffer_;
     const auto data = buffer.data(section);
+    const bool is_long = takes_coalesced_ && frame.size_bytes > receive_frame_bytes_;
     std::array<uint8_t, ethernet::kMaxHeadersBytes> start;
     const size_t start_bytes = CopyFromBuffers(data, 0, start.data(), std::min(frame.size_bytes, start.size()));
-    if (frame.size_bytes < kEthernetBytes || start_bytes < kEthernetBytes) {
+    if (frame.size_bytes < kEthernetBytes || start_bytes < kEthernetBytes ||
+        (is_long && frame.offload.segmentation == FrameOffload::Segmentation::kNone)) {
       Add(receive_errors_, 1);
       return false;
     }
@@ -726,7 +826,9 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     bool is_valid = frame.offload.checksum_is_valid;
     const auto start_span = absl::MakeConstSpan(start).first(start_bytes);
     const ethernet::FrameHeaders headers = ethernet::ReadHeaders(start_span);
-    if (frame.offload.needs_checksum) {
+    if (is_long) {
+      is_valid = true;  // its guest looks at no checksum, and its sender is this host, or has checked it
+    } else if (frame.offload.needs_checksum) {
       const size_t at = size_t{frame.offload.checksum_start} + frame.offload.checksum_offset;
       if (at + sizeof(uint16_t) > frame.size_bytes) {
         Add(receive_errors_, 1);
@@ -738,31 +840,21 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
       is_valid = true;
     }
 
-    uint8_t* const room = buffer.header(section);
-    std::array<uint8_t, kHeadroom> before{};
-    size_t info_at = sizeof(rndis::MessageHeader) + sizeof(rndis::Packet);
-    const auto add_info = [&](rndis::InfoType type, uint32_t value) {
-      const rndis::PerPacketInfo info = {kInfoBytes, type, sizeof(rndis::PerPacketInfo)};
-      std::memcpy(&before[info_at], &info, sizeof(info));
-      std::memcpy(&before[info_at + sizeof(info)], &value, sizeof(value));
-      info_at += kInfoBytes;
-    };
+    FrameHead head;
     const bool is_tcp = headers.protocol == ethernet::kTcp;
     if (is_valid && headers.transport_offset != 0 && !headers.is_fragment &&
         rndis_.wants_checksum(headers.ip_version == 4, is_tcp)) {
-      add_info(rndis::InfoType::kChecksum, is_tcp ? rndis::kChecksumTcpSucceeded : rndis::kChecksumUdpSucceeded);
+      head.AddInfo(rndis::InfoType::kChecksum, is_tcp ? rndis::kChecksumTcpSucceeded : rndis::kChecksumUdpSucceeded);
     }
-    uint32_t tag_bytes = 0;
     if (frame.offload.has_vlan) {
       const uint16_t tci = frame.offload.vlan_tci;
       if ((capabilities_ & netvsp::kCapabilityVlan) != 0) {
-        add_info(rndis::InfoType::kVlan, uint32_t{tci} >> 13 | (uint32_t{tci} >> 9 & 8) | (tci & 0xFFFu) << 4);
+        head.AddInfo(rndis::InfoType::kVlan, uint32_t{tci} >> 13 | (uint32_t{tci} >> 9 & 8) | (tci & 0xFFFu) << 4);
       } else {
         // The addresses move forward, and the tag stands behind them.
-        tag_bytes = 4;
-        std::memcpy(&before[kHeadroom - tag_bytes], start.data(), tag_bytes);
+        head.SetStart(start.data(), 4);
         uint8_t moved[12];
-        std::memcpy(moved, start.data() + tag_bytes, 8);
+        std::memcpy(moved, start.data() + 4, 8);
         ethernet::WriteBe16(moved + 8, ethernet::kVlan);
         ethernet::WriteBe16(moved + 10, tci);
         CopyToBuffers(data, 0, moved, sizeof(moved));
@@ -770,31 +862,40 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     }
     const RndisDevice::FlowHash hash = rndis_.Hash(start_span, headers);
     if (hash.type != 0) {
-      add_info(rndis::InfoType::kHashValue, hash.value);
-      add_info(rndis::InfoType::kHashInfo, hash.type | rndis::kHashToeplitz);
+      head.AddInfo(rndis::InfoType::kHashValue, hash.value);
+      head.AddInfo(rndis::InfoType::kHashInfo, hash.type | rndis::kHashToeplitz);
     }
-    const auto frame_bytes = static_cast<uint32_t>(frame.size_bytes);
-    const uint32_t message_bytes = kHeadroom + frame_bytes;
-    const rndis::MessageHeader header = {rndis::MessageType::kPacket, message_bytes};
-    constexpr auto kPacketEnd = static_cast<uint32_t>(sizeof(rndis::MessageHeader) + sizeof(rndis::Packet));
-    rndis::Packet packet = {};
-    packet.data_offset = kHeadroom - tag_bytes - static_cast<uint32_t>(sizeof(header));
-    packet.data_length = frame_bytes + tag_bytes;
-    packet.per_packet_info_length = static_cast<uint32_t>(info_at) - kPacketEnd;
-    if (packet.per_packet_info_length != 0) packet.per_packet_info_offset = sizeof(packet);
-    std::memcpy(before.data(), &header, sizeof(header));
-    std::memcpy(before.data() + sizeof(header), &packet, sizeof(packet));
-    internal::GuestCopy(room, before.data(), before.size());
-
     NetworkChannel* channel = primary_.get();
     const uint16_t index = rndis_.ChannelOf(hash);
     if (index != 0 && index <= subchannels_.size() && subchannels_[index - 1].handler->is_open()) {
       channel = subchannels_[index - 1].handler.get();
     }
-    channel->QueueFrame(section, message_bytes);
     touched |= uint64_t{1} << channel->index();
     received_.Count(start.data(), frame.size_bytes);
+    if (is_long) {
+      DeliverParts(head, section, absl::MakeConstSpan(rest(i), frame.size_bytes - receive_frame_bytes_), *channel);
+    } else {
+      channel->QueueFrame(section, head.Write(static_cast<uint32_t>(frame.size_bytes), buffer.header(section)));
+    }
     return true;
+  }
+
+  // A coalesced frame: its first part lies in a section already. There are free sections enough.
+  void DeliverParts(FrameHead& first, uint32_t section, absl::Span<const uint8_t> rest, NetworkChannel& channel) {
+    ReceiveBuffer& buffer = *receive_buffer_;
+    const uint16_t id = next_packet_id_++;
+    first.AddPacketId(id, rndis::kPacketIsPart | rndis::kPacketIsFirstPart);
+    channel.QueueFrame(section, first.Write(receive_frame_bytes_, buffer.header(section)), /*goes_on=*/true);
+    while (!rest.empty()) {
+      const uint32_t next = buffer.Take();
+      const size_t size = std::min<size_t>(rest.size(), receive_frame_bytes_);
+      CopyToBuffers(buffer.data(next), 0, rest.data(), size);
+      rest.remove_prefix(size);
+      FrameHead head;
+      head.AddPacketId(id, rest.empty() ? rndis::kPacketIsPart | rndis::kPacketIsLastPart : rndis::kPacketIsPart);
+      channel.QueueFrame(next, head.Write(static_cast<uint32_t>(size), buffer.header(next)), !rest.empty());
+      buffer.MarkWritten(next);
+    }
   }
 
   const NetworkOptions options_;
@@ -819,6 +920,11 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   bool wants_table_ = false;
   std::unique_ptr<ReceiveBuffer> receive_buffer_;
   uint32_t receive_frame_bytes_ = 0;  // that it was cut for
+  // Long TCP segments come to the guest whole, in parts.
+  bool takes_coalesced_ = false;
+  std::unique_ptr<uint8_t[]> rests_;  // of kLongFramesAtOnce of them
+  std::vector<HostBuffer> pieces_;
+  uint16_t next_packet_id_ = 0;
   vmbus::GpadlLease send_buffer_;
   std::unique_ptr<NetworkState> restored_;  // until the primary channel is there
 

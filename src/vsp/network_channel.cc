@@ -22,7 +22,7 @@ namespace {
 // A page list of as many pages as a large send touches, and more.
 constexpr uint32_t kMaxPacketBytes = 4096;
 // Frames in one transfer: one interrupt and one completion for all of them.
-constexpr size_t kMaxRanges = 64;
+constexpr size_t kMaxRanges = NetworkChannel::kMaxParts;
 static_assert(kMaxRanges <= netvsp::kMaxRanges);
 // What a guest says about a frame beside it.
 constexpr size_t kMaxInfoBytes = 512;
@@ -86,7 +86,12 @@ NetworkChannelState NetworkChannel::Save() const {
 }
 
 bool NetworkChannel::IsPossible(const NetworkChannelState& state) {
-  return state.completions.size() <= kMaxCompletions && state.frames.size() <= kMaxFrames &&
+  size_t parts = 0;
+  for (const auto& frame : state.frames) {
+    parts = frame.goes_on ? parts + 1 : 0;
+    if (parts >= kMaxParts) return false;
+  }
+  return parts == 0 && state.completions.size() <= kMaxCompletions && state.frames.size() <= kMaxFrames &&
          std::all_of(state.completions.begin(), state.completions.end(),
                      [](const auto& saved) { return saved.message.size() <= sizeof(netvsp::Message); });
 }
@@ -197,7 +202,8 @@ bool NetworkChannel::SendFrames() {
   while (sent < frames_.size()) {
     std::array<hvdef::TransferPageRange, kMaxRanges> ranges;
     std::array<uint32_t, kMaxRanges> sections;
-    const size_t count = std::min(kMaxRanges, frames_.size() - sent);
+    size_t count = std::min(kMaxRanges, frames_.size() - sent);
+    while (frames_[sent + count - 1].goes_on) --count;  // a frame's parts belong into one transfer
     for (size_t i = 0; i < count; ++i) {
       const auto& frame = frames_[sent + i];
       sections[i] = frame.section;
@@ -211,9 +217,8 @@ bool NetworkChannel::SendFrames() {
     sent += count;
     AddWork(count);
   }
-  const bool was_full = frames_.size() >= kMaxFrames;
   frames_.erase(frames_.begin(), frames_.begin() + static_cast<ptrdiff_t>(sent));
-  if (was_full && sent != 0) host_.OnRoomForFrames();
+  if (sent != 0) host_.OnRoomForFrames();
   return frames_.empty();
 }
 

@@ -77,11 +77,13 @@ struct NetworkChannelState {
   struct FrameState {
     uint32_t section = 0;
     uint32_t size_bytes = 0;
+    bool goes_on = false;  // the next is another part of the same frame
 
     template <typename Visitor>
     void Fields(Visitor& visit) {
       visit(1, "section", section);
       visit(2, "size_bytes", size_bytes);
+      visit(3, "goes_on", goes_on);
     }
   };
   std::vector<CompletionState> completions;  // the oldest first
@@ -96,8 +98,10 @@ struct NetworkChannelState {
 
 class NetworkChannel : public vmbus::PacketPump {
  public:
-  // Frames that wait for room in the ring; more stay in the port.
-  static constexpr size_t kMaxFrames = 256;
+  // Messages of one transfer, and so the parts of a coalesced frame.
+  static constexpr size_t kMaxParts = 64;
+  // Messages that wait for room in the ring; more frames stay in the port.
+  static constexpr size_t kMaxFrames = 1024;
 
   NetworkChannel(NetworkChannelHost& host, uint16_t index);
 
@@ -113,8 +117,11 @@ class NetworkChannel : public vmbus::PacketPump {
            (!is_open_ || channel().WaitForRoom(channel().outgoing().memory().size() - 8));
   }
 
-  // A message of so many bytes, in a section of ours, is for this channel. At most kMaxFrames of them wait.
-  void QueueFrame(uint32_t section, uint32_t size_bytes) { frames_.push_back({section, size_bytes}); }
+  // A message of so many bytes, in a section of ours, is for this channel; `goes_on`: and is part of one frame with the next. At most kMaxFrames
+  // of them wait.
+  void QueueFrame(uint32_t section, uint32_t size_bytes, bool goes_on = false) {
+    frames_.push_back({section, size_bytes, goes_on});
+  }
   // Sends a control message that lies in a section of ours. False: there is no room.
   bool SendControl(uint32_t section, uint32_t size_bytes);
   // Sends a message of the adapter's that wants no answer. False: there is no room.

@@ -125,8 +125,17 @@ bool RndisDevice::IsPossible(const State& state, uint16_t channels) const {
       })) {
     return false;
   }
+  if (std::any_of(state.coalescing.begin(), state.coalescing.end(),
+                  [](uint8_t value) { return value > rndis::kOffloadOn; })) {
+    return false;
+  }
   return std::all_of(state.rss_table.begin(), state.rss_table.end(),
                      [&](uint8_t channel) { return channel < channels; });
+}
+
+bool RndisDevice::wants_coalesced() const {
+  return may_coalesce_ && state_.coalescing[0] == rndis::kOffloadOn && state_.coalescing[1] == rndis::kOffloadOn &&
+         wants_checksum(/*is_ipv4=*/true, /*is_tcp=*/true) && wants_checksum(/*is_ipv4=*/false, /*is_tcp=*/true);
 }
 
 void RndisDevice::SetState(const State& state) {
@@ -399,6 +408,10 @@ rndis::Status RndisDevice::QueryOffload(absl::Span<const uint8_t> in, bool is_cu
     offload.lso_ipv6_min = 2;
     offload.lso_ipv6_options = rndis::kLsoIpv6Extensions | rndis::kLsoTcpOptions;
   }
+  const auto coalesces = [&](size_t i) {
+    return is_current ? state_.coalescing[i] == rndis::kOffloadOn : may_coalesce_;
+  };
+  offload.rsc = (coalesces(0) ? rndis::kRscIpv4 : 0) | (coalesces(1) ? rndis::kRscIpv6 : 0);
   Append(info, offload);
   info.resize(offload.header.size);
   return Status::kSuccess;
@@ -445,8 +458,15 @@ rndis::Status RndisDevice::SetOffload(absl::Span<const uint8_t> in) {
     const uint8_t most = i < kLso4 ? rndis::kOffloadChecksumBoth : rndis::kOffloadChecksumTransmit;
     if (values[i] > most) return Status::kInvalidData;
   }
+  const std::array<uint8_t, 2> coalescing = {wanted.rsc_ipv4, wanted.rsc_ipv6};
+  for (const uint8_t value : coalescing) {
+    if (value > rndis::kOffloadOn || (value == rndis::kOffloadOn && !may_coalesce_)) return Status::kInvalidData;
+  }
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] != rndis::kOffloadUnchanged) state_.offloads[i] = values[i];
+  }
+  for (size_t i = 0; i < coalescing.size(); ++i) {
+    if (coalescing[i] != rndis::kOffloadUnchanged) state_.coalescing[i] = coalescing[i];
   }
   return Status::kSuccess;
 }

@@ -54,6 +54,9 @@ class RndisDevice {
   // Frames to that address may.
   bool Wants(const uint8_t* destination) const;
   bool wants_checksum(bool is_ipv4, bool is_tcp) const;
+  // Whether the guest may ask for TCP segments that were coalesced; and whether it has, and checks no checksum of theirs.
+  void OfferCoalescing(bool may_coalesce) { may_coalesce_ = may_coalesce; }
+  bool wants_coalesced() const;
   // The hash of a frame by its headers, if it has one: what was hashed is a single kHash... bit.
   struct FlowHash {
     uint32_t type = 0;  // 0: none
@@ -75,6 +78,7 @@ class RndisDevice {
     uint32_t rss_hash_info = 0;         // 0: RSS is off
     std::array<uint8_t, hvdef::rndis::kRssKeyBytes> rss_key{};
     std::array<uint8_t, hvdef::rndis::kRssTableEntries> rss_table{};
+    std::array<uint8_t, 2> coalescing{};  // of IPv4 and IPv6: OffloadParameters, or 0 as nothing was said
 
     template <typename Visitor>
     void Fields(Visitor& visit) {
@@ -87,6 +91,7 @@ class RndisDevice {
       visit(7, "rss_hash_info", rss_hash_info);
       visit(8, "rss_key", rss_key);
       visit(9, "rss_table", rss_table);
+      visit(10, "coalescing", coalescing);
     }
   };
   const State& state() const { return state_; }
@@ -106,6 +111,7 @@ class RndisDevice {
   Status SetConfigParameter(absl::Span<const uint8_t> in);
 
   const RndisDeviceInfo info_;
+  bool may_coalesce_ = false;
   State state_;
   ethernet::FlowHasher hasher_{std::array<uint8_t, ethernet::kFlowKeyBytes>{}};  // by the state's key
 };

@@ -62,6 +62,7 @@ class ScriptedPort : public NetworkPort {
     accepted = accepts;
     return absl::OkStatus();
   }
+  void ChangeAccepted(const NetworkPortInfo& accepts) override { accepted = accepts; }
   void Detach() override {
     client = nullptr;
     waiting.clear();

@@ -30,6 +30,7 @@ class SharedPort : public NetworkPort {
     client_ = &client;
     return absl::OkStatus();
   }
+  void ChangeAccepted(const NetworkPortInfo&) override {}
   // Whoever tells holds the other mutex, so nothing is told behind this.
   void Detach() override {
     std::lock_guard telling(telling_);

@@ -259,6 +259,7 @@ enum class InfoType : uint32_t {
   kVlan = 6,
   kHashValue = 8,
   kHashInfo = 9,
+  kPacketId = 0x80000001,  // of the two ends' own
 };
 
 // Source: Linux, rndis_per_packet_info.
@@ -287,6 +288,22 @@ inline constexpr uint32_t kChecksumIpSucceeded = 1 << 5;
 // InfoType::kLargeSend: bits 0 to 19 are the largest payload of a segment, 20 to 29 where the TCP header begins.
 inline constexpr uint32_t kLargeSendVersion2 = 1u << 30;
 inline constexpr uint32_t kLargeSendIpv6 = 1u << 31;
+
+// InfoType::kPacketId: of a TCP segment that was coalesced, and that comes in parts, each a packet of its own with up to a receive section's
+// bytes; all of them in one transfer. Only the first has the frame's headers, and what is said of it.
+// Source: Linux, rndis_pktinfo_id.
+struct PacketId {
+  uint8_t version;  // 0x00  1
+  uint8_t flags;    // 0x01
+  uint16_t id;      // 0x02
+};
+static_assert(sizeof(PacketId) == 4);
+static_assert(offsetof(PacketId, version) == 0x00 && offsetof(PacketId, flags) == 0x01 &&
+              offsetof(PacketId, id) == 0x02);
+inline constexpr uint8_t kPacketIdVersion = 1;
+inline constexpr uint8_t kPacketIsPart = 1 << 0;
+inline constexpr uint8_t kPacketIsFirstPart = 1 << 1;
+inline constexpr uint8_t kPacketIsLastPart = 1 << 2;
 
 // InfoType::kVlan: bits 0 to 2 priority, 3 canonical format, 4 to 15 VLAN id.
 
@@ -438,6 +455,9 @@ inline constexpr uint32_t kOffloadIpHeader = 0x100;
 // Offload::lso_ipv6_options
 inline constexpr uint32_t kLsoIpv6Extensions = 0x001;
 inline constexpr uint32_t kLsoTcpOptions = 0x004;
+// Offload::rsc
+inline constexpr uint32_t kRscIpv4 = 1 << 0;
+inline constexpr uint32_t kRscIpv6 = 1 << 8;
 
 // NDIS_OFFLOAD_PARAMETERS: of revision 1 the first 20 bytes.
 // Source: Linux, ndis_offload_params.
@@ -456,8 +476,15 @@ struct OffloadParameters {
   uint8_t tcp_connection_ipv6;  // 0x0E
   uint8_t padding;              // 0x0F
   uint32_t flags;               // 0x10
+  uint8_t ipsec_v2;             // 0x14
+  uint8_t ipsec_v2_ipv4;        // 0x15
+  uint8_t rsc_ipv4;             // 0x16
+  uint8_t rsc_ipv6;             // 0x17
+  uint8_t encapsulated;         // 0x18
+  uint8_t encapsulation;        // 0x19
+  uint16_t padding2;            // 0x1A
 };
-static_assert(sizeof(OffloadParameters) == 20);
+static_assert(sizeof(OffloadParameters) == 28);
 static_assert(offsetof(OffloadParameters, header) == 0x00 && offsetof(OffloadParameters, ipv4_checksum) == 0x04 &&
               offsetof(OffloadParameters, tcp_ipv4_checksum) == 0x05 &&
               offsetof(OffloadParameters, udp_ipv4_checksum) == 0x06 &&
@@ -467,10 +494,15 @@ static_assert(offsetof(OffloadParameters, header) == 0x00 && offsetof(OffloadPar
               offsetof(OffloadParameters, lso_v2_ipv6) == 0x0C &&
               offsetof(OffloadParameters, tcp_connection_ipv4) == 0x0D &&
               offsetof(OffloadParameters, tcp_connection_ipv6) == 0x0E &&
-              offsetof(OffloadParameters, padding) == 0x0F && offsetof(OffloadParameters, flags) == 0x10);
-// Checksums: 1 none, 2 the guest's frames, 3 those it gets, 4 both. Large sends: 1 off, 2 on. 0: as it was.
+              offsetof(OffloadParameters, padding) == 0x0F && offsetof(OffloadParameters, flags) == 0x10 &&
+              offsetof(OffloadParameters, ipsec_v2) == 0x14 && offsetof(OffloadParameters, ipsec_v2_ipv4) == 0x15 &&
+              offsetof(OffloadParameters, rsc_ipv4) == 0x16 && offsetof(OffloadParameters, rsc_ipv6) == 0x17 &&
+              offsetof(OffloadParameters, encapsulated) == 0x18 && offsetof(OffloadParameters, encapsulation) == 0x19 &&
+              offsetof(OffloadParameters, padding2) == 0x1A);
+// Checksums: 1 none, 2 the guest's frames, 3 those it gets, 4 both. Large sends and RSC: 1 off, 2 on. 0: as it was.
 inline constexpr uint8_t kOffloadUnchanged = 0;
 inline constexpr uint8_t kOffloadChecksumOff = 1;
+inline constexpr uint8_t kOffloadOn = 2;  // of large sends and RSC
 inline constexpr uint8_t kOffloadChecksumTransmit = 2;
 inline constexpr uint8_t kOffloadChecksumReceive = 3;
 inline constexpr uint8_t kOffloadChecksumBoth = 4;

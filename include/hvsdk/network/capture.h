@@ -46,6 +46,7 @@ class CapturedPort final : public NetworkPort {
   absl::Status Attach(NetworkPortClient& client, const NetworkPortInfo& accepts) override {
     return port_->Attach(client, accepts);
   }
+  void ChangeAccepted(const NetworkPortInfo& accepts) override { port_->ChangeAccepted(accepts); }
   void Detach() override { port_->Detach(); }
   size_t Send(uint16_t queue, absl::Span<const OutgoingFrame> frames) override;
   size_t Receive(uint16_t queue, absl::Span<IncomingFrame> frames) override;

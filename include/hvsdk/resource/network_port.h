@@ -72,7 +72,7 @@ struct IncomingFrame {
   FrameOffload offload;                  // likewise
 };
 
-// What a port is; constant while a client is attached.
+// What a port is, constant while a client is attached; or what a client takes.
 struct NetworkPortInfo {
   uint32_t mtu_bytes = 1500;        // of the payload, after the Ethernet header: 68 to 65521
   uint32_t max_frame_bytes = 1514;  // either way; more than MTU + 14 where a port takes or gives frames to be cut
@@ -105,6 +105,9 @@ class NetworkPort {
   // fields takes_checksum and takes_segmentation, how long its frames may be and how many queues it uses; the port does
   // the rest itself. FailedPrecondition: the port has a client already.
   virtual absl::Status Attach(NetworkPortClient& client, const NetworkPortInfo& accepts) = 0;
+  // The client takes something else from now on; as Attach has it, while it is attached, but for the queues. Frames that it took and does not
+  // take any more are cut by the port, or dropped where it cannot.
+  virtual void ChangeAccepted(const NetworkPortInfo& accepts) = 0;
   // Frames that wait in the port are dropped.
   virtual void Detach() = 0;
 

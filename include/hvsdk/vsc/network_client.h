@@ -41,15 +41,19 @@ struct NetworkBuffers {
   uint8_t* send = nullptr;
   PageList send_pages;
   uint32_t mtu_bytes = 1500;
+  // Takes TCP segments that the host has put together, from version 6.1 on: each comes as several frames, whose FrameInfo::packet_id says which
+  // belong together. Only the first has headers.
+  bool coalesces = false;
 };
 
 // What stands beside a frame, in the words of hvdef/rndis.h.
 struct FrameInfo {
-  bool has_checksum = false, has_large_send = false, has_vlan = false, has_hash = false;
+  bool has_checksum = false, has_large_send = false, has_vlan = false, has_hash = false, has_packet_id = false;
   uint32_t checksum = 0;
   uint32_t large_send = 0;  // towards the host
   uint32_t vlan = 0;
-  uint32_t hash = 0;  // towards the guest
+  uint32_t hash = 0;                   // towards the guest
+  hvdef::rndis::PacketId packet_id{};  // likewise
 };
 
 // A frame to be sent: bytes of the guest's, which are copied, and guest pages behind them.
