@@ -64,6 +64,14 @@ bool PacketPump::WasTaken(RingStatus status, uint32_t packet_size) {
   return false;
 }
 
+bool PacketPump::HasRoom(uint32_t size_bytes) {
+  const uint32_t needed = PacketSize(size_bytes);
+  Channel::OutgoingRing& ring = channel_->outgoing();
+  if (ring.free_bytes() >= needed || ring.WaitForRoom(needed) != RingStatus::kFull) return true;
+  wanted_room_ = std::max(wanted_room_, needed);
+  return false;
+}
+
 void PacketPump::LookAtClock() {
   next_look_ = work_ + kWorkPerLook;
   const Clock* const clock = channel_->clock();
@@ -120,10 +128,14 @@ void PacketPump::TakeTurn() {
     }
     if (wanted_room_ != 0) {
       // Asked last of all: to publish takes a request for room back.
-      if (!channel_->WaitForRoom(std::exchange(wanted_room_, 0))) return;
-      ++work_;  // the guest has made room meanwhile, and may do so again and again
-      take = OnTurn();
-      continue;
+      if (channel_->WaitForRoom(std::exchange(wanted_room_, 0))) {
+        ++work_;  // the guest has made room meanwhile, and may do so again and again
+        take = OnTurn();
+        continue;
+      }
+      if (!options_.takes_while_waiting || take != Take::kMore || is_held_back_ || channel_->Arm()) return;
+      ++work_;
+      continue;  // packets have come meanwhile
     }
     if (take != Take::kMore || is_held_back_) {
       channel_->SignalGuest(ring.Commit());  // packets need no signal until the provider takes them again

@@ -59,6 +59,9 @@ class PacketPump : public ChannelHandler {
     // The payload that OnPacket may answer with; 0 if it does not answer at once. A ring that could never hold such an
     // answer is refused when the guest opens the channel.
     uint32_t max_completion_bytes = 0;
+    // Packets are taken also while one of the provider's own waits for room: for streams, of which neither direction waits for the
+    // other. Others leave requests in their ring until there is room for answers.
+    bool takes_while_waiting = false;
   };
   static constexpr uint64_t kWorkPerTurn = 1024;
   static constexpr uint64_t kTurn100ns = 10'000;
@@ -77,7 +80,7 @@ class PacketPump : public ChannelHandler {
   bool is_held_back() const { return is_held_back_; }
 
  protected:
-  // A packet; `packet` and what it points to are valid until this returns.
+  // A packet. What it points to stays as it is until the next one is taken: a provider that answers kNoMore may go on with it later.
   virtual Take OnPacket(const Packet& packet) = 0;
   // One that is longer than max_packet_bytes: without its extension, and its payload cut there.
   virtual Take OnLongPacket(const Packet& packet) { return (void)packet, Take::kMalformed; }
@@ -96,6 +99,9 @@ class PacketPump : public ChannelHandler {
   // Likewise one that points into a buffer which the guest has lent before, and that asks for a completion.
   bool SendTransferPages(uint64_t transaction_id, uint16_t page_set_id,
                          absl::Span<const hvdef::TransferPageRange> ranges, const void* payload, uint32_t size_bytes);
+  // Whether there is room for a packet with so much payload, in a turn. False: when there is, the next turn comes. A ring that is broken
+  // has room.
+  bool HasRoom(uint32_t size_bytes);
 
   // Gives the rings back to the guest, as Channel::FinishClose.
   void FinishClose();
