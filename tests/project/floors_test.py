@@ -34,7 +34,7 @@ NARROW = {
     'backend': {'hvdef', 'base', 'state'},
     'hvdef': set(),                                       # constants and structs; not even Abseil
     'base': {'hvdef'},
-    'resource': {'base', 'memory'},
+    'resource': {'hvdef', 'base', 'memory'},
     'interrupt': {'base', 'state'},
     'os': {'base', 'resource'},
     'ethernet': {'base', 'memory', 'resource'},
@@ -44,7 +44,7 @@ NARROW = {
     'chipset': {'base', 'state', 'memory', 'resource', 'interrupt'},
     'scsi': {'hvdef', 'base', 'state', 'memory', 'resource'},      # what SCSI says, whoever carries it
     'image': {'base', 'state', 'memory', 'resource', 'os'},
-    'network': {'base', 'state', 'memory', 'resource', 'os', 'ethernet'},
+    'network': {'hvdef', 'base', 'state', 'memory', 'resource', 'os', 'ethernet'},
     'boot': {'hvdef', 'base', 'state', 'memory', 'backend', 'interrupt', 'resource', 'chipset'},  # describes them to the guest
     'vsp': SERVICE, 'vsc': SERVICE,                       # never see a backend
     'backend_kvm': ENGINE, 'backend_software': ENGINE,    # know nothing of VMBus or hypercalls
