@@ -125,6 +125,11 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
       "%d\nheartbeat  %s\n",
       status.state(), status.backend(), status.cpus(), status.memory_mib(), status.resets(),
       static_cast<double>(status.reference_time_ns()) / 1e9, status.process(), status.contact());
+  if (status.has_sockets()) {
+    absl::PrintF("sockets    %s, %d connections\n",
+                 status.sockets().path().empty() ? "nowhere" : absl::CHexEscape(status.sockets().path()),
+                 status.sockets().connections());
+  }
   for (const hvsdk::vmm::NetworkStatus& network : status.networks()) {
     absl::PrintF("%-10s %s%s%s, %s, link %s", network.device(), network.name(), network.name().empty() ? "" : ": ",
                  network.port(), network.mac(), network.link_up() ? "up" : "down");

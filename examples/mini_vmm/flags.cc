@@ -210,6 +210,8 @@ const Flag kFlags[] = {
     {"integration", "all|none|NAME[,NAME]...",
      SetText<[](MachineConfig& c, std::string t) { c.set_integration(std::move(t)); }>,
      "integration components: shutdown, heartbeat, time-sync or time-samples (default: all)"},
+    {"sockets", "PATH", SetText<[](MachineConfig& c, std::string t) { c.set_sockets(std::move(t)); }>,
+     "sockets to the guest's programs at this Unix socket, and from them at PATH_PORT"},
     {"config", "FILE.textproto", nullptr, "read the machine from a file; other flags change or add to it"},
     {"trace", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_trace(std::move(t)); }>,
      "write exits, hypercalls and VMBus messages as a Chrome trace"},
@@ -273,7 +275,8 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
 // A restore's machine is the saved one; what the host has of it may have moved.
 bool MayChangeOnRestore(absl::string_view flag) {
   return flag == "disk" || flag == "net" || flag == "serial" || flag == "trace" || flag == "control" ||
-         flag == "backend" || flag == "kernel" || flag == "initrd" || flag == "no-reboot" || flag == "on-crash";
+         flag == "sockets" || flag == "backend" || flag == "kernel" || flag == "initrd" || flag == "no-reboot" ||
+         flag == "on-crash";
 }
 
 // Gives each device of a kind its number, where the configuration leaves it open: the next free one behind the device before it.
@@ -323,6 +326,13 @@ absl::Status MoveDisk(absl::string_view text, Flags& flags) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrFormat("the state has no disk %d", lun));
+}
+
+// Where the sockets are now; "none" leaves them out.
+absl::Status MoveSockets(absl::string_view text, Flags& flags) {
+  if (!flags.config.has_sockets()) return absl::InvalidArgumentError("the state's machine has none");
+  flags.config.set_sockets(text == "none" ? std::string() : std::string(text));
+  return absl::OkStatus();
 }
 
 // "network/0=user,...": what the adapter of that number is plugged into now; it stays the guest's with its address. "network/0=none"
@@ -470,9 +480,10 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
       return Invalid(absl::StrCat("--", setting.flag->name), "cannot change with --restore");
     }
     const bool is_restored = flags.state != nullptr;
-    const absl::Status status = is_restored && setting.flag->name == "disk" ? MoveDisk(setting.value, flags)
-                                : is_restored && setting.flag->name == "net"
-                                    ? MoveNetwork(setting.value, flags)
+    const absl::Status status = is_restored && setting.flag->name == "disk"  ? MoveDisk(setting.value, flags)
+                                : is_restored && setting.flag->name == "net" ? MoveNetwork(setting.value, flags)
+                                : is_restored && setting.flag->name == "sockets"
+                                    ? MoveSockets(setting.value, flags)
                                     : setting.flag->apply(setting.value, flags.config);
     if (!status.ok()) return Invalid(absl::StrCat("--", setting.flag->name), status.message());
   }

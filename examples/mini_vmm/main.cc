@@ -28,6 +28,7 @@
 #include "hvsdk/backend_software/software_backend.h"
 #include "hvsdk/machine/machine.h"
 #include "hvsdk/machine/tracer.h"
+#include "hvsdk/network/unix_sockets.h"
 #include "hvsdk/os/lost_memory.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/control_server.h"
@@ -196,6 +197,8 @@ int RunMachine(const Flags& flags) {
   options.smbios = *hvsdk::vmm::SmbiosOf(config);  // the flags are valid
   options.integration = *hvsdk::vmm::IntegrationOf(config);
 
+  if (config.has_sockets()) options.sockets.emplace();
+
   std::string note;
   hvsdk::backend::SoftwareTime instruction_time;
   if (config.deterministic()) options.instruction_time = &instruction_time;
@@ -316,6 +319,15 @@ int RunMachine(const Flags& flags) {
     Networks networks(flags.config_path, config, ports, *current);
     for (const uint32_t number : flags.left_out_networks) (void)networks.Detach(static_cast<uint8_t>(number), nullptr);
     attached = &disks;
+    std::unique_ptr<hvsdk::network::UnixSockets> sockets;
+    if (!config.sockets().empty()) {
+      auto made = hvsdk::network::UnixSockets::Create(**loop, *current->sockets(), {.path = config.sockets()});
+      if (!made.ok()) {
+        terminal.reset();
+        return FailBy(made.status(), absl::StrCat("--sockets=", config.sockets()));
+      }
+      sockets = *std::move(made);
+    }
     absl::optional<hvsdk::vmm::MachineControl> control;
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
     if (!config.control().empty()) {
@@ -326,6 +338,7 @@ int RunMachine(const Flags& flags) {
                           .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
                           .disks = &disks,
                           .networks = &networks,
+                          .sockets_path = sockets == nullptr ? std::string() : sockets->path(),
                           .start_trace = start_trace,
                           .stop_trace = stop_trace});
       auto listening = hvsdk::vmm::ControlServer::Listen(**loop, config.control(), *control);

@@ -26,6 +26,7 @@ void EventQueue::OnConnected(hvdef::vmbus::Version version) {
 }
 
 void EventQueue::PutChannel(const char* name, const vmbus::Offer& offer, uint32_t channel_id) {
+  if ((offer.flags & hvdef::vmbus::kOfferTlnpiProvider) != 0) return;  // a socket's, which come and go
   Put({.name = name,
        .details = {{"device", DeviceOf(offer.class_id)},
                    {"class", GuidText(offer.class_id)},

@@ -32,6 +32,7 @@
 #include "machine/integration_part.h"
 #include "machine/network_adapters.h"
 #include "machine/pc_chipset.h"
+#include "machine/socket_part.h"
 #include "machine/tracing_exit_handler.h"
 
 namespace hvsdk::machine {
@@ -128,6 +129,7 @@ class PcMachine final : public Machine,
   void Stop() override { End({.outcome = Outcome::kStopped}); }
   void PressPowerButton() override { chipset_->PressPowerButton(); }
   const IntegrationComponents& integration() const override { return integration_->found(); }
+  vsp::SocketProvider* sockets() const override { return sockets_ == nullptr ? nullptr : sockets_->provider(); }
   absl::Status InjectNmi(VpIndex vp) override { return board_->InjectNmi(vp); }
   absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) override;
   absl::Status DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) override;
@@ -229,6 +231,7 @@ class PcMachine final : public Machine,
   absl::optional<EventQueue> events_;
   PcChipset* chipset_ = nullptr;  // the first of the next
   IntegrationPart* integration_ = nullptr;
+  SocketPart* sockets_ = nullptr;        // perhaps
   DiskController* disks_ = nullptr;      // one of them, from the first disk on
   NetworkAdapters* networks_ = nullptr;  // likewise, from the first adapter on
   std::vector<std::unique_ptr<Part>> own_parts_;
@@ -323,6 +326,11 @@ absl::Status PcMachine::AttachParts() {
   });
   integration_ = integration.get();
   own_parts_.push_back(std::move(integration));
+  if (options_.sockets.has_value()) {
+    auto sockets = std::make_unique<SocketPart>(*options_.sockets);
+    sockets_ = sockets.get();
+    own_parts_.push_back(std::move(sockets));
+  }
   if (HasDiskController()) {
     std::unique_ptr<DiskController> disks = MakeDiskController(std::exchange(options_.disks, {}));
     disks_ = disks.get();

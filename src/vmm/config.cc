@@ -129,6 +129,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
       return absl::InvalidArgumentError("deterministic: needs a machine without networks");
     if (backend == "kvm") return absl::InvalidArgumentError("deterministic: needs the software engine");
     if (config.disks_size() != 0) return absl::InvalidArgumentError("deterministic: needs a machine without disks");
+    if (config.has_sockets()) return absl::InvalidArgumentError("deterministic: needs a machine without sockets");
   }
   const std::string& processor = config.processor();
   if (!processor.empty() && processor != "host" && processor != "portable") {
@@ -145,6 +146,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   RETURN_IF_ERROR(CheckNoZeroByte("initrd", config.initrd()));
   RETURN_IF_ERROR(CheckNoZeroByte("serial", config.serial().file()));
   RETURN_IF_ERROR(CheckNoZeroByte("trace", config.trace()));
+  RETURN_IF_ERROR(CheckNoZeroByte("sockets", config.sockets()));
   return CheckNoZeroByte("cmdline", config.cmdline());
 }
 

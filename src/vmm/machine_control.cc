@@ -306,6 +306,10 @@ MachineStatus MachineControl::Status() const {
   status.set_process(static_cast<uint32_t>(getpid()));
   const vsp::Heartbeat* const heartbeat = machine_.integration().heartbeat;
   status.set_contact(std::string(TextOf(heartbeat == nullptr ? vsp::GuestContact::kNone : heartbeat->contact())));
+  if (const vsp::SocketProvider* const sockets = machine_.sockets(); sockets != nullptr) {
+    status.mutable_sockets()->set_path(options_.sockets_path);
+    status.mutable_sockets()->set_connections(sockets->counts().connections);
+  }
   if (options_.disks != nullptr) {
     for (DiskStatus& disk : options_.disks->disks()) {
       disk.set_device(DeviceOf(disk));

@@ -85,6 +85,10 @@ void CollectSynic(machine::Board& board, Collector& to) {
 void CollectChannels(machine::Board& board, Collector& to) {
   constexpr size_t kMostChannels = 256;
   std::vector<vmbus::Server::ChannelCounts> channels = board.vmbus().channel_counts();
+  // Those of sockets come and go.
+  std::erase_if(channels, [](const vmbus::Server::ChannelCounts& channel) {
+    return (channel.offer.flags & hvdef::vmbus::kOfferTlnpiProvider) != 0;
+  });
   if (channels.size() > kMostChannels) channels.resize(kMostChannels);
   const auto labels = [](const vmbus::Server::ChannelCounts& channel) -> Labels {
     return {{"instance", GuidText(channel.offer.instance_id)},
@@ -151,6 +155,22 @@ void CollectNetworks(machine::Machine& machine, const NetworkOwner* owner, Colle
       [](const Counts& counts) { return std::pair(counts.transmit_errors, counts.receive_errors); });
 }
 
+void CollectSockets(machine::Machine& machine, Collector& to) {
+  const vsp::SocketProvider* const sockets = machine.sockets();
+  if (sockets == nullptr) return;
+  const vsp::SocketCounts counts = sockets->counts();
+  to.Begin("hvsdk_socket_connections_total", "Connections between guest and host that were opened, by who connected.");
+  to.Add(counts.from_guest, {{"from", "guest"}});
+  to.Add(counts.from_host, {{"from", "host"}});
+  to.Begin("hvsdk_socket_failures_total", "Connections that were refused, not accepted, or broken off.");
+  to.Add(counts.refused, {{"reason", "refused"}});
+  to.Add(counts.not_accepted, {{"reason", "not_accepted"}});
+  to.Add(counts.broken, {{"reason", "broken"}});
+  to.Begin("hvsdk_socket_bytes_total", "Bytes that sockets have carried, from or to the guest.");
+  to.Add(counts.bytes_to_host, {{"direction", "transmit"}});
+  to.Add(counts.bytes_to_guest, {{"direction", "receive"}});
+}
+
 void CollectTimes(machine::Machine& machine, Collector& to) {
   to.Begin("hvsdk_resets_total", "Resets of the machine in place.");
   to.Add(machine.resets());
@@ -180,6 +200,7 @@ MachineStats CollectStats(machine::Machine& machine, const DiskOwner* disks, con
   CollectChannels(machine.board(), to);
   CollectDisks(machine, disks, to);
   CollectNetworks(machine, networks, to);
+  CollectSockets(machine, to);
   CollectTimes(machine, to);
   return to.Take();
 }

@@ -415,6 +415,9 @@ void IntegrationClientExample(VmbusClient& bus, Channel& channel, ClientRings& r
   namespace integration = hvdef::integration;
   //> vsc/integration_client.h
 }
+void SocketClientExample(VmbusClient& bus, Channel& channel, const ClientRings& rings) {
+  //> vsc/socket_client.h
+}
 void VmbusClientExample(Hypercalls calls, ClientHandlers handlers, Channel& channel,
                         const hvdef::vmbus::OfferChannel& offer, const RingPages& ring) {
   //> vsc/vmbus_client.h
@@ -449,6 +452,27 @@ void IntegrationExample(Executor& loop, TimerQueue& timers, const Clock& clock) 
 }
 absl::Status HeartbeatExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
   //> vsp/heartbeat.h
+  return absl::OkStatus();
+}
+absl::Status SocketExample(vmbus::Server& server, os::EventLoop& loop, TimerQueue& timers, const Clock& clock,
+                           SocketService& service) {
+  //> vsp/socket.h
+  return status;
+}
+class TimeOfDay : public SocketStream {
+ public:
+  void OnOpen(SocketWaker&) override {}
+  SocketTransfer Read(absl::Span<uint8_t>) override { return {.state = SocketTransfer::State::kEnded}; }
+  SocketTransfer Write(absl::Span<const uint8_t> from) override { return {.bytes = from.size()}; }
+  void OnGuestEnded() override {}
+  void OnClosed(const absl::Status&) override {}
+};
+absl::Status SocketServiceExample(SocketHub& hub) {
+  //> resource/socket_service.h
+  return status;
+}
+absl::Status UnixSocketsExample(os::EventLoop& loop, SocketHub& hub) {
+  //> network/unix_sockets.h
   return absl::OkStatus();
 }
 absl::Status ShutdownExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {

@@ -50,6 +50,7 @@
 #include "hvsdk/resource/network_port.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsp/network.h"
+#include "hvsdk/vsp/socket.h"
 
 namespace hvsdk::backend {
 class InstructionTime;
@@ -125,6 +126,8 @@ struct MachineOptions {
   // Numbers 0, 1, ..., unless they say otherwise; let go of by DetachNetwork.
   std::vector<MachineNetwork> networks;
   MachineIntegration integration;
+  // Nothing: the guest has no sockets to the host. A deterministic machine has none.
+  absl::optional<vsp::SocketOptions> sockets;
   SerialEndpoint* serial = nullptr;  // null: what the guest sends is dropped
   Tracer* tracer = nullptr;          // null: nothing is traced
   bool loopback_ports = false;       // see loopback_ports.h
@@ -262,6 +265,9 @@ class Machine {
 
   // What asks the guest's integration drivers for something. On the loop's thread, or before Run.
   virtual const IntegrationComponents& integration() const = 0;
+
+  // Its sockets, for as long as it lives (vsp/socket.h); null: it has none. On the loop's thread, or before Run.
+  virtual vsp::SocketProvider* sockets() const = 0;
 
   // A non-maskable interrupt, which operating systems take as the wish to stop and dump (Linux with unknown_nmi_panic). To the first VP
   // alone, as Hyper-V does it for Debug-VM -InjectNonMaskableInterrupt since Windows Server 2016, unless the caller wants it elsewhere;

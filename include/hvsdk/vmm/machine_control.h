@@ -63,6 +63,7 @@ class MachineControl final : public ControlHandler {
     std::function<void(const Event&)> tell;
     DiskOwner* disks = nullptr;        // null: none can be attached
     NetworkOwner* networks = nullptr;  // likewise
+    std::string sockets_path;          // where programs connect to the guest's sockets, for the status
     // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.
     std::function<absl::Status(const std::string& path)> start_trace;
     std::function<absl::Status()> stop_trace;
