@@ -5,6 +5,7 @@
 //   sockets listen PORT        takes one connection between it and standard input and output
 //   sockets connect PORT       makes one
 //   sockets many PORT N BYTES  makes N at once, sends so many bytes on each, and wants them back
+//   sockets send PORT MIB      sends so much: pieces of 1 MiB, all alike but for their number in the first 8 bytes
 //   sockets flood PORT         writes until it cannot
 // Whatever goes wrong is said with errno's text.
 #include <arpa/inet.h>
@@ -148,6 +149,17 @@ int main(int argc, char** argv) {
     Relay(Connect(port));
   } else if (strcmp(argv[1], "many") == 0 && argc == 5) {
     Many(port, atoi(argv[3]), static_cast<size_t>(atoi(argv[4])));
+  } else if (strcmp(argv[1], "send") == 0 && argc == 4) {
+    const int fd = Connect(port);
+    std::vector<char> piece(1 << 20);
+    for (size_t at = 0; at < piece.size(); ++at) piece[at] = static_cast<char>(at * 31 + at / 256);
+    for (long i = 0; i < atol(argv[3]); ++i) {
+      memcpy(piece.data(), &i, sizeof(i));
+      WriteAll(fd, piece.data(), piece.size());
+    }
+    shutdown(fd, SHUT_WR);
+    while (ReadSome(fd, buffer, sizeof(buffer)) != 0) {
+    }
   } else if (strcmp(argv[1], "flood") == 0) {
     for (const int fd = Connect(port);;) WriteAll(fd, buffer, sizeof(buffer));
   } else {

@@ -4,13 +4,14 @@
 
 sockets.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
 
-HVSDK_SOCKET_MIB is how much goes each way in one stream; 64 if it is not set.
+HVSDK_SOCKET_MIB is how much goes each way in one stream, HVSDK_SOCKETS how many there are at once; 64 if they are not set.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -20,8 +21,9 @@ import time
 import e2e
 from e2e import Running, case, check_kernel_log, expect, ramdisk
 
-STREAM_BYTES = int(os.environ.get('HVSDK_SOCKET_MIB', '64')) << 20
-PIECE = 1 << 20
+STREAM_MIB = int(os.environ.get('HVSDK_SOCKET_MIB', '64'))
+COUNT = int(os.environ.get('HVSDK_SOCKETS', '64'))
+MIB = 1 << 20
 
 
 def with_programs(context):
@@ -36,7 +38,7 @@ def with_programs(context):
 
 def flags_of(context, initrd, command, path):
     flags = [flag for flag in context.guest_flags(command) if not flag.startswith('--initrd')]
-    return [*flags, f'--initrd={initrd}', '--memory=256M', f'--sockets={path}']
+    return [*flags, f'--initrd={initrd}', f'--memory={256 + 2 * COUNT}M', f'--sockets={path}']
 
 
 def connect(path, port, seconds=60):
@@ -59,7 +61,7 @@ def connect(path, port, seconds=60):
 
 def read_to_end(client):
     pieces = []
-    while piece := client.recv(PIECE):
+    while piece := client.recv(MIB):
         pieces.append(piece)
     return b''.join(pieces)
 
@@ -113,18 +115,17 @@ def sockets(context):
     initrd, path = with_programs(context), context.path('v.sock')
     command = '''
       /sockets echo 1000 & /sockets count 1001 &
-      step() { while ! [ -e "/tmp/$1" ]; do sleep 0.1; done; }
       # What the host asks for by a line on port 1002.
       while :; do
         word=$(/sockets listen 1002 </dev/null | tail -n 1)
         case "$word" in
           hello) echo hello from the guest | /sockets connect 2000 ;;
-          many) /sockets many 2001 64 20000 ;;
+          many*) /sockets $word ;;
           nobody) /sockets connect 2999 </dev/null ;;
           flood) /sockets flood 2002 ;;
           kill) /sockets flood 2003 & sleep 2; kill -9 $! ;;
-          receive) /sockets listen 1003 </dev/null >/tmp/stream; ls -l /tmp/stream; md5sum /tmp/stream ;;
-          send) /sockets connect 2004 </tmp/stream; rm /tmp/stream ;;
+          receive) /sockets listen 1003 </dev/null | md5sum ;;
+          send*) /sockets $word ;;
           log) dmesg -r; echo "the end" ;;
         esac
         echo "did $word"
@@ -164,7 +165,7 @@ def sockets(context):
 
         # Many at once, either way.
         start = time.monotonic()
-        clients = [connect(path, 1000) for _ in range(64)]
+        clients = [connect(path, 1000) for _ in range(COUNT)]
         for number, client in enumerate(clients):
             client.sendall(number.to_bytes(2, 'big') * 5000)
         for number, client in enumerate(clients):
@@ -172,17 +173,17 @@ def sockets(context):
             while len(got) < 10000 and (piece := client.recv(10000)):
                 got += piece
             expect(got == number.to_bytes(2, 'big') * 5000, f'connection {number}')
-        expect(json.loads(machine.ctl('status', '--json'))['sockets']['connections'] == 64, 'not 64 connections')
-        print(f'  64 connections from the host in {time.monotonic() - start:.1f} s')
+        expect(json.loads(machine.ctl('status', '--json'))['sockets']['connections'] == COUNT, 'not all connections')
+        print(f'  {COUNT} connections from the host in {time.monotonic() - start:.1f} s')
         for client in clients:
             client.close()
         wait_for_none(machine)
         start = time.monotonic()
         with listener(path, 2001, echo):
-            ask('many')
-            did('many')
-        expect('64 connections were right' in machine.text(), 'many from the guest', machine.text()[-500:])
-        print(f'  64 connections from the guest in {time.monotonic() - start:.1f} s')
+            ask(f'many 2001 {COUNT} 20000')
+            did('many', 240)
+        expect(f'{COUNT} connections were right' in machine.text(), 'many from the guest', machine.text()[-500:])
+        print(f'  {COUNT} connections from the guest in {time.monotonic() - start:.1f} s')
 
         # Nobody there.
         ask('nobody')
@@ -208,7 +209,7 @@ def sockets(context):
         ended = threading.Event()
 
         def until_end(client):
-            while client.recv(PIECE):
+            while client.recv(MIB):
                 pass
             ended.set()
 
@@ -222,36 +223,45 @@ def sockets(context):
         wait_for_none(machine)
 
         # A long stream each way.
-        data = os.urandom(STREAM_BYTES)
-        start = time.monotonic()
+        limit = 60 + STREAM_MIB
         ask('receive')
+        digest = hashlib.md5()
         with connect(path, 1003) as client:
-            client.sendall(data)
+            client.settimeout(limit)
+            start = time.monotonic()
+            for _ in range(STREAM_MIB):
+                piece = random.randbytes(MIB)
+                digest.update(piece)
+                client.sendall(piece)
             client.shutdown(socket.SHUT_WR)
             read_to_end(client)
-        print(f'  {STREAM_BYTES >> 20} MiB to the guest at {len(data) / 1e6 / (time.monotonic() - start):.0f} MB/s')
-        did('receive', 120)
-        digest = hashlib.md5(data).hexdigest()
-        expect(f'{digest}  /tmp/stream' in machine.text(), 'other bytes in the guest', machine.text()[-500:])
-        back, times = hashlib.md5(), []
+            print(f'  {STREAM_MIB} MiB to the guest at {STREAM_MIB * MIB / 1e6 / (time.monotonic() - start):.1f} MB/s')
+        did('receive', limit)
+        expect(f'{digest.hexdigest()}  -' in machine.text(), 'other bytes in the guest', machine.text()[-500:])
+        wrong, times = [], []
 
         def receive(client):
+            rest = bytes((at * 31 + at // 256) & 255 for at in range(8, MIB))
             times.append(time.monotonic())
-            while piece := client.recv(PIECE):
-                back.update(piece)
+            with client, client.makefile('rb') as stream:
+                for number in range(STREAM_MIB):
+                    if stream.read(MIB) != number.to_bytes(8, 'little') + rest:
+                        wrong.append(number)
+                if stream.read():
+                    wrong.append('more')
             times.append(time.monotonic())
-            client.close()
 
         with listener(path, 2004, receive):
-            ask('send')
-            did('send', 120)
-        expect(back.hexdigest() == digest, 'other bytes from the guest')
-        print(f'  {STREAM_BYTES >> 20} MiB from the guest at {len(data) / 1e6 / (times[1] - times[0]):.0f} MB/s')
+            ask(f'send 2004 {STREAM_MIB}')
+            did('send', limit)
+            wait_for_none(machine)
+        expect(not wrong and len(times) == 2, 'other bytes from the guest', wrong[:10])
+        print(f'  {STREAM_MIB} MiB from the guest at {STREAM_MIB * MIB / 1e6 / (times[1] - times[0]):.1f} MB/s')
 
         wait_for_none(machine)
         found = counts(machine)
-        expect(found['connections guest'] == 64 + 4 and found['connections host'] >= 64 + 10, 'counts', found)
-        expect(found['bytes transmit'] >= STREAM_BYTES and found['bytes receive'] >= STREAM_BYTES, 'counts', found)
+        expect(found['connections guest'] == COUNT + 4 and found['connections host'] >= COUNT + 10, 'counts', found)
+        expect(found['bytes transmit'] >= STREAM_MIB * MIB and found['bytes receive'] >= STREAM_MIB * MIB, 'counts', found)
         expect(found['failures refused'] >= 1 and found['failures not_accepted'] >= 2, 'counts', found)
         ask('log')
         machine.wait_for('the end')
