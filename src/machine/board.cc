@@ -53,6 +53,9 @@ absl::Status Board::BuildMemory() {
   ASSIGN_OR_RETURN(os::HostMemory reserved, os::HostMemory::Reserve(options_.memory_bytes));
   host_memory_ = std::make_shared<os::HostMemory>(std::move(reserved));
   memory_.SetOwner(host_memory_);
+  memory_.SetDiscarder([host = host_memory_.get()](uint8_t* from, uint64_t size_bytes) {
+    return host->Discard(static_cast<uint64_t>(from - host->bytes().data()), size_bytes);
+  });
   absl::Span<uint8_t> rest = host_memory_->bytes();
   for (const boot::GpaRange& range : layout_.memory) {
     const absl::Span<uint8_t> host = rest.subspan(0, range.size_bytes);

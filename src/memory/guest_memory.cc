@@ -172,6 +172,70 @@ SharedPages::~SharedPages() {
   memory_->shared_.erase(pages_);
 }
 
+PinnedPages::PinnedPages(GuestMemory& memory, std::vector<uint64_t> gpas) : memory_(&memory) {
+  std::lock_guard lock(memory.shared_mutex_);
+  pages_ = memory.pinned_.insert(memory.pinned_.end(), std::move(gpas));
+}
+
+PinnedPages::~PinnedPages() {
+  if (memory_ == nullptr) return;
+  std::lock_guard lock(memory_->shared_mutex_);
+  memory_->pinned_.erase(pages_);
+}
+
+// The numbers of pages, ascending, that lie between the lowest and the highest of the ranges.
+std::vector<uint64_t> GuestMemory::PinnedWithin(absl::Span<const PageRange> ranges) {
+  uint64_t first = ~uint64_t{0}, end = 0;
+  for (const PageRange& range : ranges) {
+    first = std::min(first, range.first);
+    end = std::max(end, range.first + range.count);
+  }
+  std::vector<uint64_t> found;
+  {
+    std::lock_guard lock(shared_mutex_);
+    for (const std::vector<uint64_t>& pinned : pinned_) {
+      for (const uint64_t gpa : pinned) {
+        if (const uint64_t page = gpa >> kPageShift; page >= first && page < end) found.push_back(page);
+      }
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+uint64_t GuestMemory::Discard(absl::Span<const PageRange> wanted) {
+  if (discarder_ == nullptr) return 0;
+  // Within the address space, so that nothing wraps around.
+  constexpr uint64_t kEnd = ~uint64_t{0} >> kPageShift;
+  std::vector<PageRange> ranges;
+  ranges.reserve(wanted.size());
+  for (const PageRange& range : wanted) {
+    if (range.first < kEnd) ranges.push_back({range.first, std::min(range.count, kEnd - range.first)});
+  }
+  const std::vector<uint64_t> pinned = PinnedWithin(ranges);
+  uint64_t discarded_bytes = 0;
+  const auto discard = [&](uint64_t first, uint64_t end) {
+    for (const Range& memory : ranges_) {
+      const uint64_t from = std::max(first << kPageShift, memory.gpa);
+      const uint64_t to = std::min(end << kPageShift, memory.gpa + memory.size_bytes);
+      if (from >= to) continue;
+      discarded_bytes += discarder_(memory.host + (from - memory.gpa), to - from);
+      // Behind it: a copy that is made from a mark on has what is there now.
+      MarkWritten(from, to - from);
+    }
+  };
+  for (const PageRange& range : ranges) {
+    uint64_t at = range.first;
+    const uint64_t end = range.first + range.count;
+    for (auto pin = std::lower_bound(pinned.begin(), pinned.end(), at); pin != pinned.end() && *pin < end; ++pin) {
+      if (at < *pin) discard(at, *pin);
+      at = *pin + 1;
+    }
+    if (at < end) discard(at, end);
+  }
+  return discarded_bytes >> kPageShift;
+}
+
 void GuestMemory::SetWatched(uint64_t gpa, bool watched) {
   uint64_t offset;
   const Range* range = Find(gpa, offset);

@@ -23,6 +23,7 @@ void OverlayPages::Place(Overlay& overlay, uint64_t gpa) {
   std::unique_ptr<Covered>& covered = covered_[gpa];
   if (covered == nullptr) {
     covered = std::make_unique<Covered>();
+    covered->pinned = PinnedPages(memory_, {gpa});
     HVSDK_CHECK(memory_.Read(gpa, covered->guest.data(), kPageSize));
   } else {
     Hide(*covered->overlays.back());
@@ -172,6 +173,7 @@ void OverlayPages::Restore(const OverlaysState& state, absl::Span<Overlay* const
   }
   for (const CoveredState& saved : state.covered) {
     auto covered = std::make_unique<Covered>();
+    covered->pinned = PinnedPages(memory_, {saved.gpa});
     std::copy(saved.guest.begin(), saved.guest.end(), covered->guest.begin());
     for (const uint32_t index : saved.overlays) covered->overlays.push_back(overlays[index]);
     covered->overlays.back()->bytes_.store(memory_.Pointer(saved.gpa, kPageSize), std::memory_order_release);

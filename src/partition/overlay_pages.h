@@ -90,6 +90,7 @@ class OverlayPages {
   struct Covered {
     Overlay::Page guest;             // what the guest has there
     std::vector<Overlay*> overlays;  // the last one is seen
+    PinnedPages pinned;              // the page, which holds the overlay's bytes
   };
 
   void RemoveLocked(Overlay& overlay);

@@ -20,6 +20,12 @@ std::shared_ptr<const Gpadl> Gpadl::Create(GuestMemory& memory, std::vector<uint
   }
   if (!walk.valid()) return nullptr;
 
+  std::vector<uint64_t> gpas;
+  for (const GpaBuffer& range : gpadl->ranges_) {
+    for (uint32_t i = 0; i < range.pfn_count(); ++i) gpas.push_back(range.pfns[i] << kPageShift);
+  }
+  gpadl->pinned_ = PinnedPages(memory, std::move(gpas));
+
   if (whole_pages) {
     gpadl->pages_.reserve(gpadl->size_bytes_ / kPageSize);
     for (const GpaBuffer& range : gpadl->ranges_) {

@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <cstring>
 #include <fstream>
 #include <random>
 #include <vector>
@@ -127,6 +128,62 @@ TEST_F(GuestMemoryTest, SharedPagesAreDirtyAtEachTake) {
     EXPECT_EQ(take(), 0u);
   }
   EXPECT_EQ(take(), 0u);
+}
+
+TEST_F(GuestMemoryTest, DiscardsWhatNobodyReliesOn) {
+  using PageRange = GuestMemory::PageRange;
+  constexpr uint64_t kAll = ~uint64_t{0};
+  const auto fill = [&] { ASSERT_TRUE(memory_.Fill(0, 7, 6 * kPageSize) && memory_.Fill(kHigh, 7, 2 * kPageSize)); };
+  const auto zeros = [&] {
+    std::vector<uint64_t> pages;
+    for (const GuestMemory::Range& range : memory_.ranges()) {
+      for (uint64_t at = 0; at < range.size_bytes; at += kPageSize) {
+        if (range.host[at] == 0 && range.host[at + kPageSize - 1] == 0) pages.push_back((range.gpa + at) >> kPageShift);
+      }
+    }
+    return pages;
+  };
+  fill();
+  EXPECT_FALSE(memory_.can_discard());
+  EXPECT_EQ(memory_.Discard({{0, kAll}}), 0u);
+  EXPECT_EQ(zeros(), std::vector<uint64_t>{});
+  uint64_t refused_from = kAll;
+  memory_.SetDiscarder([&](uint8_t* host, uint64_t size_bytes) -> uint64_t {
+    if (size_bytes > refused_from) return 0;
+    std::memset(host, 0, size_bytes);
+    return size_bytes;
+  });
+  constexpr uint64_t kHighPage = kHigh >> kPageShift;
+  // Across ranges that touch, and beyond what there is.
+  EXPECT_EQ(memory_.Discard({{3, 2}, {5, 1000}, {kHighPage - 1, 2}, {kAll, kAll}, {kAll >> 12, 5}, {0, 0}}), 4u);
+  EXPECT_EQ(zeros(), (std::vector<uint64_t>{3, 4, 5, kHighPage}));
+  fill();
+  {
+    PinnedPages pinned(memory_, {0, 2 * kPageSize, 5 * kPageSize, uint64_t{1} << 62});
+    const PinnedPages again(memory_, {2 * kPageSize, kHigh + kPageSize});
+    PinnedPages moved(std::move(pinned));
+    EXPECT_EQ(memory_.Discard({{0, kAll}}), 4u);
+    EXPECT_EQ(zeros(), (std::vector<uint64_t>{1, 3, 4, kHighPage}));
+    moved = PinnedPages();
+    EXPECT_EQ(memory_.Discard({{0, 4}}), 3u);
+    EXPECT_EQ(zeros(), (std::vector<uint64_t>{0, 1, 3, 4, kHighPage}));
+  }
+  EXPECT_EQ(memory_.Discard({{2, 1}}), 1u);
+  // They count as written, and who keeps something of them is told.
+  struct : HostWriteObserver {
+    void OnHostWrite(uint64_t gpa, uint64_t) override { pages.push_back(gpa >> kPageShift); }
+    std::vector<uint64_t> pages;
+  } observer;
+  memory_.SetHostWriteObserver(&observer);
+  memory_.SetWatched(kPageSize, true);
+  memory_.EnableDirtyTracking(true);
+  EXPECT_EQ(memory_.Discard({{1, 2}}), 2u);
+  uint64_t bits = 0;
+  memory_.TakeDirty(0, 6, absl::MakeSpan(&bits, 1));
+  EXPECT_EQ(bits, 0b110u);
+  EXPECT_EQ(observer.pages, std::vector<uint64_t>{1});
+  refused_from = kPageSize;
+  EXPECT_EQ(memory_.Discard(std::vector<PageRange>{{0, 2}, {3, 1}}), 1u);
 }
 
 TEST_F(GuestMemoryTest, TellsTheObserverOfWatchedPagesOnly) {

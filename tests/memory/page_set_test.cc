@@ -18,7 +18,19 @@ TEST(PageSetTest, AgreesWithAModelOnRandomSteps) {
     PageSet set(size);
     std::vector<bool> model(size);
     for (int step = 0; step < 20 && size != 0; ++step) {
-      switch (random() % 6) {
+      switch (random() % 8) {
+        case 6:
+        case 7: {
+          const uint64_t first = random() % size;
+          const uint64_t count = random() % (size - first + 1);
+          uint64_t found = 0;
+          for (uint64_t page = first; page < first + count; ++page) found += model[page];
+          ASSERT_EQ(set.CountRun(first, count), found) << "seed " << seed;
+          const bool adds = random() % 2 == 0;
+          adds ? set.AddRun(first, count) : set.RemoveRun(first, count);
+          for (uint64_t page = first; page < first + count; ++page) model[page] = adds;
+          break;
+        }
         case 0:
         case 1: {
           const uint64_t page = random() % size;

@@ -12,6 +12,8 @@
 // Thread-safe once the ranges are in place. Guest-chosen addresses are valid arguments everywhere: they are answered
 // with `false` or nullptr, never with a crash.
 //
+// Pages that the guest does not want for now are given back to the host (Discard), unless somebody relies on them (PinnedPages).
+//
 //   GuestMemory memory;
 //   if (const absl::Status status = memory.AddRange(0, absl::MakeSpan(host, 64 << 20)); !status.ok()) return status;
 //   uint32_t word;
@@ -23,6 +25,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -70,12 +73,41 @@ class SharedPages {
   std::list<std::vector<uint64_t>>::iterator pages_;
 };
 
+// Pages whose bytes the host relies on, as those of a buffer that the guest has lent or of an overlay: as long as this lives,
+// GuestMemory::Discard leaves them alone.
+//
+// Movable; the memory outlives it. Made and destroyed on any thread.
+class PinnedPages {
+ public:
+  PinnedPages() = default;
+  // Addresses of pages; those that are not memory are of no effect.
+  PinnedPages(GuestMemory& memory, std::vector<uint64_t> gpas);
+  PinnedPages(PinnedPages&& other) noexcept { *this = std::move(other); }
+  PinnedPages& operator=(PinnedPages&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(pages_, other.pages_);
+    return *this;
+  }
+  ~PinnedPages();
+
+ private:
+  GuestMemory* memory_ = nullptr;
+  std::list<std::vector<uint64_t>>::iterator pages_;
+};
+
 class GuestMemory {
  public:
   struct Range {
     uint64_t gpa;
     uint64_t size_bytes;
     uint8_t* host;
+  };
+  // Pages [first, first + count), counted from guest physical address 0.
+  struct PageRange {
+    uint64_t first;
+    uint64_t count;
+
+    bool operator==(const PageRange&) const = default;
   };
 
   GuestMemory() = default;
@@ -140,12 +172,24 @@ class GuestMemory {
   void EnableDirtyTracking(bool enable);
   void TakeDirty(uint64_t gpa, uint64_t pages, absl::Span<uint64_t> bitmap);
 
+  // Gives the bytes of pages back to the host: what is there from then on is zero, and costs the host nothing until somebody writes it.
+  // Pages that are pinned keep their bytes, as do those that the host does not take; what is no memory does not count. They count as
+  // written. Answers how many pages were given back. Whoever uses such a page meanwhile sees what it had, or zeros.
+  uint64_t Discard(absl::Span<const PageRange> ranges);
+
+  // What gives bytes back to the host (os::HostMemory::Discard), and answers how many it did; thread-safe. Without it Discard does
+  // nothing. Set it before the first VP runs.
+  using Discarder = std::function<uint64_t(uint8_t* host, uint64_t size_bytes)>;
+  void SetDiscarder(Discarder discarder) { discarder_ = std::move(discarder); }
+  bool can_discard() const { return discarder_ != nullptr; }
+
   // At most one observer; it is told of writes to pages whose watch is set. Set it before the first VP runs.
   void SetHostWriteObserver(HostWriteObserver* observer) { observer_ = observer; }
   void SetWatched(uint64_t gpa, bool watched);
 
  private:
   friend class SharedPages;
+  friend class PinnedPages;
 
   // One byte a page, so that the common case of a host write (nobody cares) is one load a page.
   enum PageFlag : uint8_t { kWatched = 1, kTracked = 2, kDirty = 4 };
@@ -153,16 +197,19 @@ class GuestMemory {
   const Range* Find(uint64_t gpa, uint64_t& offset) const;
   template <typename Visit>
   bool ForEachPiece(uint64_t gpa, uint64_t size_bytes, Visit visit) const;
+  std::vector<uint64_t> PinnedWithin(absl::Span<const PageRange> ranges);
 
   std::vector<Range> ranges_;
   std::vector<ZeroedArray<std::atomic<uint8_t>>> page_flags_;  // beside ranges_
   uint64_t size_bytes_ = 0;
   std::shared_ptr<const void> owner_;
   HostWriteObserver* observer_ = nullptr;
+  Discarder discarder_;
 
   std::mutex shared_mutex_;  // guards what follows
   bool tracking_ = false;
   std::list<std::vector<uint64_t>> shared_;  // of each SharedPages
+  std::list<std::vector<uint64_t>> pinned_;  // of each PinnedPages
 };
 
 }  // namespace hvsdk

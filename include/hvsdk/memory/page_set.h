@@ -33,6 +33,18 @@ class PageSet {
       for (uint64_t word = bits[i]; word != 0; word &= word - 1) Add(first + i * 64 + std::countr_zero(word));
     }
   }
+  // Pages [first, first + count), which are all below size().
+  void AddRun(uint64_t first, uint64_t count) {
+    ForEachWord(first, count, [this](size_t word, uint64_t mask) { words_[word] |= mask; });
+  }
+  void RemoveRun(uint64_t first, uint64_t count) {
+    ForEachWord(first, count, [this](size_t word, uint64_t mask) { words_[word] &= ~mask; });
+  }
+  uint64_t CountRun(uint64_t first, uint64_t count) const {
+    uint64_t found = 0;
+    ForEachWord(first, count, [&](size_t word, uint64_t mask) { found += std::popcount(words_[word] & mask); });
+    return found;
+  }
   void AddAll() {
     std::fill(words_.begin(), words_.end(), ~uint64_t{0});
     if (size_ % 64 != 0) words_.back() = ~uint64_t{0} >> (64 - size_ % 64);
@@ -42,6 +54,8 @@ class PageSet {
     for (size_t i = 0; i < words_.size(); ++i) words_[i] |= other.words_[i];
   }
   void Clear() { std::fill(words_.begin(), words_.end(), 0); }
+  // Page 0 is bit 0 of the first word.
+  absl::Span<const uint64_t> words() const { return words_; }
   uint64_t Count() const {
     uint64_t count = 0;
     for (const uint64_t word : words_) count += std::popcount(word);
@@ -61,6 +75,17 @@ class PageSet {
   friend bool operator==(const PageSet&, const PageSet&) = default;
 
  private:
+  // The words that hold [first, first + count), and which bits of each.
+  template <typename Visit>
+  static void ForEachWord(uint64_t first, uint64_t count, Visit visit) {
+    while (count != 0) {
+      const uint64_t bits = std::min(64 - first % 64, count);
+      visit(first / 64, ~uint64_t{0} >> (64 - bits) << first % 64);
+      first += bits;
+      count -= bits;
+    }
+  }
+
   // The first page from `page` on that is in the set, or is not; else size().
   uint64_t Next(uint64_t page, bool in) const {
     while (page < size_) {

@@ -6,6 +6,9 @@
 #define HVSDK_OS_HOST_MEMORY_H_
 
 #include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -32,13 +35,27 @@ class HostMemory {
   // this lives.
   absl::Status MapFile(uint64_t offset, uint64_t size_bytes, int fd, uint64_t file_offset);
 
+  // Gives the pages of [offset, offset + size), which are whole ones, back to the host: they are zero again, whatever was there. Answers how
+  // many bytes that was; less if the host refuses, or if pages of a file would be torn into more pieces than the host keeps for a
+  // process (vm.max_map_count). Thread-safe against itself and against those who use the bytes, who find the old ones or zeros.
+  uint64_t Discard(uint64_t offset, uint64_t size_bytes);
+
   absl::Span<uint8_t> bytes() const { return {data_, size_bytes_}; }
 
  private:
+  // The parts that still are a file's: where each begins and ends, from MapFile on.
+  struct FileParts {
+    std::mutex mutex;
+    std::map<uint64_t, uint64_t> parts;
+  };
+
   void Advise();
+  void Advise(uint64_t offset, uint64_t size_bytes);
+  bool Replace(uint64_t offset, uint64_t size_bytes);
 
   uint8_t* data_ = nullptr;
   uint64_t size_bytes_ = 0;
+  std::unique_ptr<FileParts> files_;
 };
 
 }  // namespace hvsdk::os

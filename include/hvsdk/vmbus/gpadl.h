@@ -76,6 +76,7 @@ class Gpadl {
   std::vector<GpaBuffer> ranges_;  // into words_
   std::vector<uint8_t*> pages_;
   uint64_t size_bytes_ = 0;
+  PinnedPages pinned_;
 };
 
 }  // namespace hvsdk::vmbus
