@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 #include <thread>
+#include <vector>
 
 #include "hvsdk/hvdef/message.h"
 #include "hvsdk/hvdef/msr.h"
@@ -374,10 +375,21 @@ hypercall::RepResult HypercallHandlers::GetVpIndexFromApicId(Caller&, const hvde
   return {HvStatus::kSuccess, ids.size()};
 }
 
-// None of the optional extended calls is implemented.
 HvStatus HypercallHandlers::QueryCapabilities(Caller&, const hypercall::Nothing&, uint64_t& out) {
-  out = 0;
+  out = partition_.environment_.memory.can_discard() ? hvdef::kCapabilityColdDiscardHint : 0;
   return HvStatus::kSuccess;
+}
+
+// At once, and not later by somebody else: when this returns, the guest may use the pages again. What of them is no memory, or is in use
+// here, was but a hint.
+hypercall::RepResult HypercallHandlers::MemoryHeatHint(Caller&, const hvdef::MemoryHeatHintInput& in,
+                                                       Reps<hvdef::GpaPageRange> ranges) {
+  GuestMemory& memory = partition_.environment_.memory;
+  if (in.type != hvdef::kHeatHintColdDiscard || !memory.can_discard()) return {HvStatus::kInvalidParameter, 0};
+  std::vector<GuestMemory::PageRange> unused;
+  for (const hvdef::GpaPageRange& range : ranges.inputs()) unused.push_back({range.first(), range.count()});
+  memory.Discard(unused);
+  return {HvStatus::kSuccess, ranges.size()};
 }
 
 absl::Status HypercallHandlers::AddTo(hypercall::Dispatcher& dispatcher) {
@@ -387,6 +399,8 @@ absl::Status HypercallHandlers::AddTo(hypercall::Dispatcher& dispatcher) {
   // A register may cost a system call; as many as stay within the 50 microseconds that a call may take.
   constexpr uint16_t kMaxRegisters = 32;
   constexpr uint16_t kMaxApicIds = 64;
+  // Each may be of many GiB.
+  constexpr uint16_t kMaxHints = 4;
   static constexpr std::array kCalls{
       Describe<&H::FlushVirtualAddressSpace>(CallCode::kFlushVirtualAddressSpace, "HvCallFlushVirtualAddressSpace"),
       Describe<&H::FlushVirtualAddressList>(CallCode::kFlushVirtualAddressList, "HvCallFlushVirtualAddressList"),
@@ -412,6 +426,8 @@ absl::Status HypercallHandlers::AddTo(hypercall::Dispatcher& dispatcher) {
                                          privilege::kStartVirtualProcessor, kMaxApicIds),
       Describe<&H::QueryCapabilities>(CallCode::kQueryCapabilities, "HvExtCallQueryCapabilities",
                                       privilege::kEnableExtendedHypercalls),
+      Describe<&H::MemoryHeatHint>(CallCode::kMemoryHeatHint, "HvExtCallMemoryHeatHint",
+                                   privilege::kEnableExtendedHypercalls, kMaxHints),
   };
   return dispatcher.Add<HypercallHandlers>(kCalls, *this);
 }

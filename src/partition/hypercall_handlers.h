@@ -58,6 +58,7 @@ class HypercallHandlers {
   RepResult GetVpIndexFromApicId(Caller& caller, const hvdef::GetVpIndexFromApicIdInput& in,
                                  Reps<uint32_t, uint32_t> ids);
   HvStatus QueryCapabilities(Caller& caller, const hypercall::Nothing& in, uint64_t& out);
+  RepResult MemoryHeatHint(Caller& caller, const hvdef::MemoryHeatHintInput& in, Reps<hvdef::GpaPageRange> ranges);
 
   VpList FromMask(uint64_t mask) const;
   HvStatus FromSet(const hvdef::VpSetHeader& header, Variable banks, VpList& vps) const;

@@ -2,6 +2,7 @@
 // Each hypercall with good and with bad input, and without its privilege.
 #include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -85,6 +86,7 @@ constexpr PrivilegeCase kPrivilegeCases[] = {
     {CallCode::kStartVirtualProcessor, privilege::kStartVirtualProcessor, 0},
     {CallCode::kGetVpIndexFromApicId, privilege::kStartVirtualProcessor, 1},
     {CallCode::kQueryCapabilities, privilege::kEnableExtendedHypercalls, 0},
+    {CallCode::kMemoryHeatHint, privilege::kEnableExtendedHypercalls, 1},
 };
 
 TEST(HypercallPrivileges, EveryCallWithAndWithoutItsPrivilege) {
@@ -477,6 +479,43 @@ TEST_F(HypercallsTest, QueryCapabilities) {
   machine_.host[FakeMachine::kOutput] = 0xFF;
   EXPECT_EQ(machine_.StatusOf(CallCode::kQueryCapabilities), HvStatus::kSuccess);
   EXPECT_EQ(machine_.Output<uint64_t>(), 0u);
+  machine_.memory.SetDiscarder([](uint8_t*, uint64_t size_bytes) { return size_bytes; });
+  EXPECT_EQ(machine_.StatusOf(CallCode::kQueryCapabilities), HvStatus::kSuccess);
+  EXPECT_EQ(machine_.Output<uint64_t>(), 0x100u);
+}
+
+TEST_F(HypercallsTest, MemoryHeatHint) {
+  const auto hint = [&](uint64_t type, uint16_t reps, const auto&... ranges) {
+    return machine_.Call(MakeControl(CallCode::kMemoryHeatHint, 0, reps), type, ranges...);
+  };
+  constexpr uint64_t kCold = hvdef::kHeatHintColdDiscard;
+  constexpr auto kPages = [](uint64_t first, uint64_t additional) { return first << 12 | additional; };
+  const uint64_t invalid = static_cast<uint64_t>(HvStatus::kInvalidParameter);
+  EXPECT_EQ(hint(kCold, 1, kPages(40, 0)), invalid) << "nobody takes pages here";
+  std::vector<std::pair<uint64_t, uint64_t>> discarded;
+  machine_.memory.SetDiscarder([&](uint8_t* host, uint64_t size_bytes) {
+    discarded.emplace_back((host - machine_.host.data()) / kPageSize, size_bytes / kPageSize);
+    return size_bytes;
+  });
+  for (const uint64_t type : {uint64_t{0}, uint64_t{1}, uint64_t{3}, kCold | 4, kCold | uint64_t{1} << 63}) {
+    EXPECT_EQ(hint(type, 1, kPages(40, 0)), invalid) << type;
+  }
+  EXPECT_THAT(discarded, IsEmpty());
+  // More than are done at once; not memory, and beyond all addresses.
+  EXPECT_EQ(
+      hint(kCold, 6, kPages(40, 0), kPages(41, 3), kPages(60, 0x7FF), kPages(1000, 0), ~uint64_t{0xFFF}, kPages(50, 1)),
+      uint64_t{6} << 32);
+  EXPECT_EQ(machine_.retries, 1);
+  EXPECT_THAT(discarded, ElementsAre(Pair(40, 1), Pair(41, 4), Pair(60, 4), Pair(50, 2)));
+  discarded.clear();
+  // Two large pages at 0, but for what the hypervisor has there: the hypercall page, and the SynIC's.
+  machine_.EnableSynic();
+  EXPECT_EQ(hint(kCold, 1, uint64_t{1 << 11 | 1}), uint64_t{1} << 32);
+  EXPECT_THAT(discarded, ElementsAre(Pair(0, 1), Pair(2, 6), Pair(10, 54)));
+  EXPECT_EQ(hvdef::GpaPageRange{uint64_t{3} << 21 | 1 << 11}.first(), 3u * 512);
+  EXPECT_EQ(hvdef::GpaPageRange{uint64_t{3} << 21 | 1 << 11}.count(), 512u);
+  EXPECT_EQ((hvdef::GpaPageRange{uint64_t{512} << 21 | 1 << 12 | 1 << 11 | 1}.first()), uint64_t{1} << 18);
+  EXPECT_EQ((hvdef::GpaPageRange{uint64_t{512} << 21 | 1 << 12 | 1 << 11 | 1}.count()), uint64_t{1} << 19);
 }
 
 }  // namespace

@@ -31,6 +31,7 @@ enum class CallCode : uint16_t {
   kStartVirtualProcessor = 0x0099,       // HvCallStartVirtualProcessor
   kGetVpIndexFromApicId = 0x009A,        // HvCallGetVpIndexFromApicId
   kQueryCapabilities = 0x8001,           // HvExtCallQueryCapabilities
+  kMemoryHeatHint = 0x8003,              // HvExtCallMemoryHeatHint
 };
 // Codes from here on are extended hypercalls.
 inline constexpr uint16_t kFirstExtendedCall = 0x8001;
@@ -360,6 +361,33 @@ static_assert(sizeof(GetVpIndexFromApicIdInput) == 16);
 static_assert(offsetof(GetVpIndexFromApicIdInput, partition_id) == 0 &&
               offsetof(GetVpIndexFromApicIdInput, target_vtl) == 8 &&
               offsetof(GetVpIndexFromApicIdInput, reserved) == 9);
+
+// Bits of HvExtCallQueryCapabilities' output.
+inline constexpr uint64_t kCapabilityColdDiscardHint = uint64_t{1} << 8;  // by HvExtCallMemoryHeatHint
+
+// The header of HvExtCallMemoryHeatHint. Source: Linux, hv_memory_hint.
+struct MemoryHeatHintInput {
+  uint64_t type;  // 1:0, reserved 63:2
+};
+static_assert(sizeof(MemoryHeatHintInput) == 8);
+static_assert(offsetof(MemoryHeatHintInput, type) == 0);
+inline constexpr uint64_t kHeatHintColdDiscard = 2;  // the pages are not used, and may lose their bytes
+
+// HV_GPA_PAGE_RANGE: pages in a row. Additional pages 10:0; large 11; then, of small pages, the first one's number 63:12; of large ones their
+// size 12 (0: 2 MiB, 1: 1 GiB) and the first one's number, in units of 2 MiB, 63:21. Source: Linux, hv_gpa_page_range.
+struct GpaPageRange {
+  uint64_t value;
+
+  constexpr bool is_large() const { return (value >> 11 & 1) != 0; }
+  // Both in pages of 4 KiB.
+  constexpr uint64_t first() const { return is_large() ? value >> 21 << 9 : value >> 12; }
+  constexpr uint64_t count() const {
+    const uint64_t unit = !is_large() ? 1 : (value >> 12 & 1) != 0 ? uint64_t{1} << 18 : uint64_t{1} << 9;
+    return ((value & 0x7FF) + 1) * unit;
+  }
+};
+static_assert(sizeof(GpaPageRange) == 8);
+static_assert(offsetof(GpaPageRange, value) == 0);
 
 }  // namespace hvsdk::hvdef
 
