@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Balloon: dynamic memory, by which a guest gives pages that it can do without back to the host, and gets them again.
+//
+// What the guest is to have is a target. Above it the guest is asked for pages, which leave the process (GuestMemory::Discard); below it
+// some of those go back, and cost the host something again once the guest uses them. Nobody keeps a guest from using a page that it has
+// given up: it finds zeros, and the host has the page again. A limit that holds against such a guest is the host's to set.
+//
+// Limits: at most 256 MiB are asked for at once, and 128 MiB given back; memory that the machine began with. A page that the host relies
+// on (PinnedPages) keeps its bytes, though the guest gave it up. What a guest says it gives up and is not memory, or was
+// given up before, breaks the protocol: nothing more is read until it closes the channel.
+//
+// Thread class: the executor. Source: hvdef/dynamic_memory.h.
+//
+//   const auto balloon = vsp::Balloon::Create(server, memory, {.executor = loop, .timers = timers, .clock = clock});
+//   if (!balloon.ok()) return balloon.status();
+//   (*balloon)->SetTarget({.pages = (256 << 20) >> kPageShift}, [](const absl::Status& status) { Tell(status); });
+
+#ifndef HVSDK_VSP_BALLOON_H_
+#define HVSDK_VSP_BALLOON_H_
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "hvsdk/hvdef/dynamic_memory.h"
+#include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/vmbus/server.h"
+#include "hvsdk/vsp/integration.h"
+
+namespace hvsdk::vsp {
+
+struct BalloonOptions {
+  uint64_t min_pages = 0;  // what a guest is left with
+};
+
+struct BalloonTarget {
+  uint64_t pages = 0;  // that the guest is to have; all of them at most
+  // Of each request to the guest.
+  std::chrono::milliseconds answer_within{10'000};
+};
+
+// In pages.
+struct BalloonStatus {
+  hvdef::dynamic_memory::Version version{};  // kNone: no driver takes part
+  uint64_t memory = 0;                       // the machine's
+  uint64_t assigned = 0;                     // of it, what the guest has not given up
+  uint64_t target = 0;
+  // The guest's last report, which Linux sends every second from 45 s on; until then false.
+  bool has_report = false;
+  uint64_t available = 0;  // that it could use without swapping
+  uint64_t demand = 0;     // what its programs and itself have been promised, without what it gave up
+
+  // How much of what it has the guest needs, in percent; above 100 it needs more.
+  uint32_t pressure() const { return assigned == 0 ? 0 : static_cast<uint32_t>(demand * 100 / assigned); }
+};
+
+class Balloon : public IntegrationComponent {
+ public:
+  // As vmbus::Server::OfferChannel. The memory outlives it.
+  static absl::StatusOr<std::unique_ptr<Balloon>> Create(vmbus::Server& server, GuestMemory& memory,
+                                                         const IntegrationResources& resources,
+                                                         const BalloonOptions& options = {});
+  // Takes it off the bus; a target that was not reached is not reached any more. On the executor, or on any thread once that has
+  // stopped for good.
+  ~Balloon() override;
+
+  // `done` is called once, here or later on the executor. Ok: the guest has so much. FailedPrecondition: it has no driver that takes part, or
+  // gives up no more than it did, and that is what it goes on with. DeadlineExceeded: it did not answer; what it may do yet is taken. InvalidArgument: less
+  // than min_pages, or more than the machine has. Cancelled: another target was set, or the machine was reset or goes.
+  using Done = absl::AnyInvocable<void(const absl::Status&)>;
+  void SetTarget(const BalloonTarget& target, Done done);
+
+  BalloonStatus status() const;
+
+  // While the guest does not run it is asked nothing.
+  void Pause() override;
+  void Resume() override;
+
+  // state::Component, while paused; restored before vmbus::Server. The target is saved, not who waits for it.
+  std::string StateName() const override { return "integration/balloon"; }
+  absl::Status Save(state::StateWriter& writer) const override;
+  absl::Status Restore(state::StateReader& reader) override;
+  void Reset() override;
+
+ private:
+  class Core;
+  explicit Balloon(std::unique_ptr<Core> core);
+  const std::unique_ptr<Core> core_;
+};
+
+}  // namespace hvsdk::vsp
+
+#endif  // HVSDK_VSP_BALLOON_H_

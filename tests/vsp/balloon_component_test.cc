@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// The balloon by the suite that every component passes. Its guest is nothing but memory: it says what comes next, or something else, and
+// gives up pages that it has, or does not.
+
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "hvsdk/base/fake_clock.h"
+#include "hvsdk/base/queue_executor.h"
+#include "hvsdk/hvdef/dynamic_memory.h"
+#include "hvsdk/memory/guest_memory.h"
+#include "hvsdk/vmbus/loopback_hypervisor.h"
+#include "hvsdk/vmbus/ring/memory.h"
+#include "hvsdk/vmbus/ring/reader.h"
+#include "hvsdk/vmbus/ring/writer.h"
+#include "hvsdk/vmbus/server.h"
+#include "hvsdk/vsp/balloon.h"
+#include "tests/state/component_suite.h"
+#include "tests/vsp/child_messages.h"
+
+namespace hvsdk::vsp {
+namespace {
+
+namespace wire = hvdef::dynamic_memory;
+using wire::MessageType;
+
+class BalloonSubject {
+ public:
+  BalloonSubject() : bytes_(kPages * kPageSize) {
+    EXPECT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_)).ok());
+    memory_.SetDiscarder([](uint8_t* host, uint64_t size_bytes) {
+      std::memset(host, 0, size_bytes);
+      return size_bytes;
+    });
+    EXPECT_TRUE(server_.Start().ok());
+    balloon_ = *Balloon::Create(server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_});
+    executor_.RunUntilIdle();
+  }
+
+  state::Component& component() { return *balloon_; }
+
+  // Of all subjects: the histories are not empty.
+  static inline int opens = 0, ready = 0, given = 0, got_back = 0;
+
+  void CopyWorld(BalloonSubject& from) {
+    bytes_ = from.bytes_;  // as many, so they stay where they are
+    is_open_ = from.is_open_;
+    is_connected_ = from.is_connected_;
+    last_ = from.last_;
+    clock_.Set(from.clock_.Now100ns());
+    server_state_ = state::SaveOf(from.server_);
+    has_server_state_ = true;
+  }
+
+  std::string Step(std::mt19937_64& random) {
+    if (std::exchange(has_server_state_, false)) {
+      const absl::Status status = state::RestoreOf(server_, server_state_);
+      EXPECT_TRUE(status.ok()) << status;
+    }
+    balloon_->Pause();
+    balloon_->Resume();
+    executor_.RunUntilIdle();
+    std::string seen;
+    switch (random() % 8) {
+      case 0:
+        if (!is_open_) {
+          seen = Open();
+        } else if (random() % 16 == 0) {
+          seen = Post("close-channel channel=1");
+          is_open_ = false;
+        }
+        break;
+      case 1:
+        timers_.AdvanceBy(random() % 130'000'000);
+        break;
+      case 2:
+        // Its answer is no matter of state: after a restore nobody waits for it.
+        balloon_->SetTarget({.pages = random() % 2 == 0 ? kPages : random() % (kPages + 1)},
+                            [](const absl::Status&) {});
+        break;
+      case 3:
+      case 4:
+        seen = TakePacket();
+        break;
+      default:
+        Say(random);
+    }
+    executor_.RunUntilIdle();
+    const BalloonStatus status = balloon_->status();
+    ready += status.version != wire::Version::kNone;
+    given += status.assigned != kPages;
+    return absl::StrCat(seen, TakeMessages(hypervisor_, executor_), "version ", static_cast<uint32_t>(status.version),
+                        " assigned ", status.assigned, " target ", status.target, " available ", status.available,
+                        " demand ", status.demand, "\n");
+  }
+
+ private:
+  static constexpr uint64_t kPages = 72, kFirst = 8;
+
+  // The rings are all in memory: each use attaches anew. Both have a control page and two of data.
+  vmbus::FlatMemory Ring(bool to_root) {
+    uint8_t* const page = &bytes_[(to_root ? 1 : 4) * kPageSize];
+    return {page, page + kPageSize, 2 * kPageSize};
+  }
+  std::string Post(absl::string_view text) { return PostMessage(hypervisor_, executor_, is_connected_, text); }
+  std::string Open() {
+    std::string seen;
+    if (!is_connected_) {
+      seen = Post("initiate-contact version=5.3 target_vp=0 target=0x2");
+      is_connected_ = true;
+      seen += Post("request-offers");
+    }
+    std::memset(&bytes_[kPageSize], 0, 6 * kPageSize);
+    seen += Post("gpadl-teardown channel=1 gpadl=1");
+    seen += Post("gpadl-header channel=1 gpadl=1 bytes=56 ranges=1 words=24576,1,2,3,4,5,6");
+    const std::string answer = Post("open-channel channel=1 open_id=1 gpadl=1 downstream=3 target_vp=0");
+    is_open_ = absl::StrContains(answer, "message 0600000000000000");
+    opens += is_open_;
+    last_ = MessageType::kError;
+    return seen + answer;
+  }
+  std::string TakePacket() {
+    if (!is_open_) return "";
+    vmbus::RingReader<vmbus::FlatMemory> ring(Ring(false));
+    alignas(8) uint8_t buffer[4096];
+    vmbus::Packet packet;
+    if (ring.Attach() != vmbus::RingStatus::kOk ||
+        ring.Read(buffer, sizeof(buffer), packet) != vmbus::RingStatus::kOk) {
+      return "";
+    }
+    std::memcpy(&last_, packet.payload, sizeof(last_));
+    got_back += last_ == MessageType::kUnballoonRequest;
+    const std::string seen = absl::StrCat(
+        "packet ", absl::BytesToHexString({reinterpret_cast<const char*>(packet.payload), packet.payload_size}), "\n");
+    if (ring.Commit() == vmbus::Signal::kNeeded) Signal();
+    return seen;
+  }
+  // What is due after the host's last word, mostly.
+  void Say(std::mt19937_64& random) {
+    if (!is_open_) return;
+    MessageType type = MessageType::kStatusReport;
+    if (last_ == MessageType::kError) type = MessageType::kVersionRequest;
+    if (last_ == MessageType::kVersionResponse) type = MessageType::kCapabilitiesReport;
+    if (last_ == MessageType::kBalloonRequest) type = MessageType::kBalloonResponse;
+    if (last_ == MessageType::kUnballoonRequest) type = MessageType::kUnballoonResponse;
+    if (random() % 64 == 0) type = static_cast<MessageType>(random() % 13);
+    union {
+      wire::Header header;
+      wire::VersionRequest version;
+      wire::CapabilitiesReport capabilities;
+      wire::StatusReport status;
+      struct {
+        wire::BalloonResponse response;
+        wire::PageRange ranges[4];
+      } balloon;
+    } message;
+    std::memset(&message, 0, sizeof(message));
+    size_t size = sizeof(message.header);
+    switch (type) {
+      case MessageType::kVersionRequest:
+        message.version.version = random() % 8 == 0 ? static_cast<wire::Version>(9) : wire::kVersions[random() % 3];
+        message.version.is_last = random() % 32 == 0;
+        size = sizeof(message.version);
+        break;
+      case MessageType::kCapabilitiesReport:
+        message.capabilities.capabilities = random() % 8 == 0 ? 0 : wire::kCanBalloon;
+        size = sizeof(message.capabilities);
+        break;
+      case MessageType::kStatusReport:
+        message.status.available = random() % 100;
+        message.status.committed = random() % 100;
+        size = sizeof(message.status);
+        break;
+      case MessageType::kBalloonResponse: {
+        // In one place of four, so that few were given up before.
+        const uint32_t count = random() % 5;
+        uint64_t at = kFirst + random() % 4 * 16;
+        for (uint32_t i = 0; i < count; ++i) {
+          const uint64_t pages = 1 + random() % 3;
+          message.balloon.ranges[i] = wire::PageRange::Make(at, pages);
+          at += pages;
+        }
+        message.balloon.response.ranges = count << 1 | (random() % 2);
+        if ((message.balloon.response.ranges & 1) == 0) last_ = MessageType::kCapabilitiesResponse;
+        size = sizeof(message.balloon.response) + count * sizeof(wire::PageRange);
+        break;
+      }
+      default:
+        break;
+    }
+    if (type == MessageType::kUnballoonResponse) last_ = MessageType::kCapabilitiesResponse;
+    message.header.type = type;
+    message.header.size_bytes = static_cast<uint16_t>(size);
+    vmbus::RingWriter<vmbus::FlatMemory> out(Ring(true));
+    if (out.Attach() == vmbus::RingStatus::kOk) {
+      (void)out.StageInBand(vmbus::PacketHeader::InBand(1, false), &message, static_cast<uint32_t>(size));
+      (void)out.Publish();
+    }
+    Signal();
+  }
+  void Signal() {
+    (void)hypervisor_.ChildSignalEvent(ConnectionId{0x2001});
+    executor_.RunUntilIdle();
+  }
+
+  std::vector<uint8_t> bytes_;
+  GuestMemory memory_;
+  QueueExecutor executor_;
+  FakeClock clock_;
+  FakeTimerQueue timers_{clock_};
+  vmbus::LoopbackHypervisor hypervisor_{1, 64};
+  vmbus::Server server_{memory_, hypervisor_, {}, {.executor = &executor_, .timers = &timers_, .clock = &clock_}};
+  std::unique_ptr<Balloon> balloon_;
+
+  state::SavedState server_state_;
+  bool has_server_state_ = false;
+  bool is_connected_ = false, is_open_ = false;
+  MessageType last_ = MessageType::kError;  // of the host's
+};
+
+TEST(BalloonComponentTest, KeepsItsState) {
+  state::CheckComponent([] { return std::make_unique<BalloonSubject>(); });
+  EXPECT_GT(BalloonSubject::opens, 20);
+  EXPECT_GT(BalloonSubject::ready, 200);
+  EXPECT_GT(BalloonSubject::given, 50);
+  EXPECT_GT(BalloonSubject::got_back, 10);
+}
+
+}  // namespace
+}  // namespace hvsdk::vsp

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0
+// The balloon against its client over real rings, by a model of who has which page, and against guests that lie.
+
+#include "hvsdk/vsp/balloon.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "hvsdk/hvdef/dynamic_memory.h"
+#include "hvsdk/vsc/balloon_client.h"
+#include "tests/random_seed.h"
+#include "tests/vsp/provider_fixture.h"
+
+namespace hvsdk::vsp {
+namespace {
+
+namespace wire = hvdef::dynamic_memory;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using wire::MessageType;
+using wire::PageRange;
+using wire::Version;
+
+class BalloonTest : public ProviderFixture<vsc::BalloonClient> {
+ protected:
+  static constexpr uint64_t kMemoryBytes = 16 << 20, kPages = kMemoryBytes >> kPageShift;
+  static constexpr uint32_t kRingPages = 5;
+  static constexpr uint64_t kFirst = 64;  // pages below are the bus' and the rings'
+
+  void SetUp() override {
+    MakeServer(kMemoryBytes);
+    memory_.SetDiscarder([this](uint8_t* host, uint64_t size_bytes) {
+      discarded_ += size_bytes >> kPageShift;
+      return madvise(host, size_bytes, MADV_DONTNEED) == 0 ? size_bytes : 0;
+    });
+    balloon_ = *Balloon::Create(*server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_},
+                                {.min_pages = 256});
+    MakeChild();
+    const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
+    ring_ = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
+             .outgoing_pages = kRingPages};
+  }
+  void TearDown() override {
+    balloon_.reset();
+    ProviderFixture::TearDown();
+  }
+
+  void OpenChannel() {
+    rings_ = vsc::ClientRings::Create(child_->host(ring_.pages.first_pfn * kPageSize), ring_);
+    for (const auto& offer : child_->offers()) {
+      if (offer.class_id == hvdef::class_id::kDynamicMemory) {
+        EXPECT_TRUE(child_->client().Open(channel_, offer, ring_));
+      }
+    }
+    Pump();
+    ASSERT_EQ(channel_.state(), vsc::Channel::State::kOpen);
+  }
+  void CloseChannel() {
+    child_->client().Close(channel_);
+    Pump();
+    channel_ = vsc::Channel();
+  }
+
+  std::vector<std::string> SetTarget(uint64_t pages) {
+    std::vector<std::string> answers;
+    balloon_->SetTarget({.pages = pages}, [&](const absl::Status& status) { answers.push_back(status.ToString()); });
+    Pump();
+    return answers;
+  }
+
+  // --- A guest without a client, which says what it likes. ---
+
+  std::string Take() {
+    alignas(8) uint8_t buffer[wire::kMaxMessageBytes];
+    vmbus::Packet packet;
+    if (rings_.incoming.Read(buffer, sizeof(buffer), packet) != vmbus::RingStatus::kOk) return "";
+    (void)rings_.incoming.Commit();
+    return absl::BytesToHexString({reinterpret_cast<const char*>(packet.payload), packet.payload_size});
+  }
+  void Put(const void* message, size_t size_bytes) {
+    ASSERT_EQ(
+        rings_.outgoing.StageInBand(vmbus::PacketHeader::InBand(7, false), message, static_cast<uint32_t>(size_bytes)),
+        vmbus::RingStatus::kOk);
+    (void)rings_.outgoing.Publish();
+    child_->client().Signal(channel_);
+    Pump();
+  }
+  void Agree() {
+    const wire::VersionRequest version{.header = {MessageType::kVersionRequest, sizeof(version), 1},
+                                       .version = Version::k3};
+    Put(&version, sizeof(version));
+    const wire::CapabilitiesReport capabilities{.header = {MessageType::kCapabilitiesReport, sizeof(capabilities), 2},
+                                                .capabilities = wire::kCanBalloon};
+    Put(&capabilities, sizeof(capabilities));
+    while (!Take().empty()) {
+    }
+    ASSERT_EQ(balloon_->status().version, Version::k3);
+  }
+  void PutRanges(const std::vector<PageRange>& ranges, bool has_more = false, int size_off = 0, int count_off = 0) {
+    const size_t size = sizeof(wire::BalloonResponse) + ranges.size() * sizeof(PageRange);
+    const wire::BalloonResponse response{
+        .header = {MessageType::kBalloonResponse, static_cast<uint16_t>(size + size_off), 3},
+        .ranges = static_cast<uint32_t>(ranges.size() + count_off) << 1 | has_more};
+    std::vector<uint8_t> message(size);
+    std::memcpy(message.data(), &response, sizeof(response));
+    std::memcpy(message.data() + sizeof(response), ranges.data(), ranges.size() * sizeof(PageRange));
+    Put(message.data(), size);
+  }
+  uint64_t given_up() const { return kPages - balloon_->status().assigned; }
+
+  std::unique_ptr<Balloon> balloon_;
+  uint64_t discarded_ = 0;
+  vsc::Channel channel_;
+  vsc::RingPages ring_;
+  vsc::ClientRings rings_;
+};
+
+// As Linux says it (drivers/hv/hv_balloon.c, balloon_connect_vsp), and what it wants to hear.
+TEST_F(BalloonTest, GoldenBytes) {
+  OpenChannel();
+  const auto put = [&](const std::string& hex) {
+    const std::string bytes = absl::HexStringToBytes(hex);
+    Put(bytes.data(), bytes.size());
+  };
+  put("0100"
+      "1000"
+      "01000000"
+      "00000300"
+      "00000000");  // version 3.0, which nobody knows
+  EXPECT_EQ(Take(),
+            "0200100001000000"
+            "0000000000000000");
+  put("0100"
+      "1000"
+      "02000000"
+      "00000200"
+      "00000000");
+  EXPECT_EQ(Take(),
+            "0200100002000000"
+            "0100000000000000");
+  put("0300"
+      "2000"
+      "03000000"
+      "1d00000000000000"
+      "0000000000000000"
+      "ffffffffffffffff");
+  EXPECT_EQ(Take(),
+            "0400100003000000"
+            "0100000000000000");
+  EXPECT_EQ(balloon_->status().version, Version::k3);
+  EXPECT_FALSE(balloon_->status().has_report);
+  put("0500"
+      "3000"
+      "04000000"
+      "0010000000000000"
+      "0020000000000000"
+      "0000000000000000"
+      "0000000000000000"
+      "0000000000000000");
+  EXPECT_TRUE(balloon_->status().has_report);
+  EXPECT_EQ(balloon_->status().available, 0x1000u);
+  EXPECT_EQ(balloon_->status().demand, 0x2000u);
+  EXPECT_EQ(balloon_->status().pressure(), 200u);
+  EXPECT_THAT(SetTarget(kPages - 512), IsEmpty());
+  EXPECT_EQ(Take(),
+            "0600100004000000"
+            "00020000"
+            "00000000");
+  put("0700"
+      "2000"
+      "05000000"
+      "00000000"
+      "05000000"
+      "0004000000000100"
+      "0006000000ff0000");
+  EXPECT_EQ(Take(), "");
+  EXPECT_EQ(given_up(), 511u);
+  EXPECT_EQ(discarded_, 511u);
+  put("0700"
+      "1800"
+      "06000000"
+      "00000000"
+      "02000000"
+      "0008000000010000");
+  EXPECT_EQ(given_up(), 512u);
+  EXPECT_EQ(balloon_->status().demand, 0x2000u - 512u);
+  EXPECT_THAT(SetTarget(kPages), IsEmpty());
+  EXPECT_EQ(Take(),
+            "0800280005000000"
+            "00000000"
+            "03000000"
+            "0004000000000100"
+            "0006000000ff0000"
+            "0008000000010000");
+  EXPECT_EQ(given_up(), 0u);
+  put("0900"
+      "0800"
+      "07000000");
+  EXPECT_THAT(SetTarget(kPages), ElementsAre("OK"));
+  CloseChannel();
+}
+
+TEST_F(BalloonTest, AGuestThatSpeaksNoVersionIsRefused) {
+  OpenChannel();
+  wire::VersionRequest version{
+      .header = {MessageType::kVersionRequest, sizeof(version), 1}, .version = static_cast<Version>(7), .is_last = 1};
+  Put(&version, sizeof(version));
+  EXPECT_THAT(Take(), HasSubstr("0200100001000000"));
+  EXPECT_EQ(balloon_->status().version, Version::kNone);
+  EXPECT_THAT(SetTarget(kPages / 2), ElementsAre(HasSubstr("no driver")));
+  CloseChannel();
+}
+
+// Whatever the target, and whatever the guest is willing to give: both sides have the same idea of who has what, and what was given
+// up is gone.
+TEST_F(BalloonTest, AgreesWithAModelOfPages) {
+  const uint32_t seed = TestSeed();
+  std::mt19937 random(seed);
+  struct Guest {
+    std::mt19937& random;
+    GuestMemory& memory;
+    std::set<uint64_t> own, given;
+    uint64_t willing = kPages;
+    int errors = 0;
+  } guest{random, memory_, {}, {}};
+  const auto stamp = [&](uint64_t page) { return page * 0x9E3779B97F4A7C15 | 1; };
+  for (uint64_t page = kFirst; page < kPages; ++page) {
+    guest.own.insert(page);
+    ASSERT_TRUE(memory_.WriteObject(page << kPageShift, stamp(page)));
+  }
+  for (const Version newest : wire::kVersions) {
+    OpenChannel();
+    vsc::BalloonClient client(child_->client(), channel_, rings_, newest);
+    client.context = &guest;
+    client.give_up = [](void* context, uint32_t pages, PageRange* ranges, uint32_t most) -> uint32_t {
+      auto& guest = *static_cast<Guest*>(context);
+      uint32_t count = 0;
+      uint64_t left = std::min<uint64_t>(pages, guest.willing);
+      most = std::min<uint32_t>(most, 1 + guest.random() % 40);
+      while (left != 0 && count < most && !guest.own.empty()) {
+        auto at = guest.own.lower_bound(guest.random() % kPages);
+        if (at == guest.own.end()) at = guest.own.begin();
+        const uint64_t first = *at;
+        const uint64_t wanted = std::min<uint64_t>(left, 1 + guest.random() % 700);
+        uint64_t run = 0;
+        while (run < wanted && at != guest.own.end() && *at == first + run) {
+          guest.given.insert(*at);
+          at = guest.own.erase(at);
+          ++run;
+        }
+        ranges[count++] = PageRange::Make(first, run);
+        left -= run;
+        guest.willing -= run;
+      }
+      return count;
+    };
+    client.take_back = [](void* context, PageRange range) {
+      auto& guest = *static_cast<Guest*>(context);
+      for (uint64_t page = range.first(); page < range.first() + range.count(); ++page) {
+        guest.errors += guest.given.erase(page) != 1;
+        guest.own.insert(page);
+        // As whoever gets it.
+        guest.errors += !guest.memory.WriteObject(page << kPageShift, page * 0x9E3779B97F4A7C15 | 1);
+      }
+    };
+    client.Start();
+    Pump();
+    ASSERT_EQ(client.state(), vsc::BalloonClient::State::kReady);
+    ASSERT_EQ(client.version(), newest);
+    int reached = 0;
+    for (int step = 0; step < 12; ++step) {
+      guest.willing = random() % 4 == 0 ? random() % 2000 : kPages;
+      const uint64_t before = balloon_->status().assigned;
+      const uint64_t target = 256 + random() % (kPages - 255);
+      const std::vector<std::string> answers = SetTarget(target);
+      ASSERT_EQ(answers.size(), 1u) << "seed " << seed;
+      const uint64_t assigned = balloon_->status().assigned;
+      reached += answers[0] == "OK";
+      if (answers[0] == "OK") {
+        ASSERT_EQ(assigned, target);
+      } else {
+        ASSERT_THAT(answers[0], HasSubstr("gives up no more"));
+        ASSERT_TRUE(assigned > target && assigned <= before);
+        ASSERT_EQ(balloon_->status().target, assigned);
+      }
+      ASSERT_EQ(kPages - assigned, guest.given.size()) << "seed " << seed;
+      ASSERT_EQ(guest.errors, 0) << "seed " << seed;
+      ASSERT_TRUE(client.Report(guest.own.size(), 1000 + guest.given.size()));
+      Pump();
+      ASSERT_EQ(balloon_->status().available, guest.own.size());
+      ASSERT_EQ(balloon_->status().demand, 1000u);
+    }
+    EXPECT_GT(reached, 2);
+    uint64_t word;
+    for (uint64_t page = kFirst; page < kPages; ++page) {
+      ASSERT_TRUE(memory_.ReadObject(page << kPageShift, word));
+      ASSERT_EQ(word, guest.given.contains(page) ? 0 : stamp(page)) << page << ", seed " << seed;
+    }
+    CloseChannel();
+    // What the driver had given up is the guest's, who has forgotten it.
+    EXPECT_EQ(balloon_->status().assigned, kPages);
+    for (const uint64_t page : guest.given) ASSERT_TRUE(memory_.WriteObject(page << kPageShift, stamp(page)));
+    guest.own.merge(guest.given);
+    guest.given.clear();
+  }
+}
+
+TEST_F(BalloonTest, LiesAreNotBelieved) {
+  const std::vector<uint8_t> short_one = {7, 0, 8};
+  const std::vector<std::pair<const char*, std::function<void()>>> lies = {
+      {"too short to be a message", [&] { Put(short_one.data(), short_one.size()); }},
+      {"longer than its packet", [&] { PutRanges({PageRange::Make(100, 1)}, false, 8); }},
+      {"shorter than its header", [&] { PutRanges({PageRange::Make(100, 1)}, false, -20); }},
+      {"more ranges than there are", [&] { PutRanges({PageRange::Make(100, 1)}, false, 0, 1); }},
+      {"2^31 ranges", [&] { PutRanges({PageRange::Make(100, 1)}, false, 0, 0x7FFFFFFE); }},
+      {"behind the end of memory", [&] { PutRanges({PageRange::Make(kPages - 1, 2)}); }},
+      {"far from memory", [&] { PutRanges({PageRange::Make(PageRange::kMaxFirst, 1)}); }},
+      {"all there is", [&] { PutRanges({PageRange::Make(0, PageRange::kMaxCount)}); }},
+      {"twice in a message",
+       [&] {
+         PutRanges({PageRange::Make(300, 4), PageRange::Make(303, 2)});
+       }},
+      {"given up before",
+       [&] {
+         PutRanges({PageRange::Make(300, 4)}, /*has_more=*/true);
+         PutRanges({PageRange::Make(290, 20)});
+       }},
+      {"more than was asked for", [&] { PutRanges({PageRange::Make(300, 1024 + 512)}); }},
+      {"an answer to another question",
+       [&] {
+         const wire::Header header{MessageType::kUnballoonResponse, sizeof(header), 5};
+         Put(&header, sizeof(header));
+       }},
+      {"a version in the middle",
+       [&] {
+         const wire::VersionRequest version{.header = {MessageType::kVersionRequest, sizeof(version), 1},
+                                            .version = Version::k3};
+         Put(&version, sizeof(version));
+       }},
+  };
+  for (const auto& [name, lie] : lies) {
+    SCOPED_TRACE(name);
+    OpenChannel();
+    Agree();
+    std::vector<std::string> answers;
+    balloon_->SetTarget({.pages = kPages - 1024},
+                        [&](const absl::Status& status) { answers.push_back(status.ToString()); });
+    Pump();
+    ASSERT_NE(Take(), "");
+    const uint64_t word = 0x0123456789ABCDEF;
+    ASSERT_TRUE(memory_.WriteObject(290 << kPageShift, word));
+    lie();
+    const uint64_t kept = given_up();
+    EXPECT_TRUE(kept == 0 || kept == 4);
+    // Nothing of it was done, and nothing more is heard.
+    uint64_t now = 0;
+    EXPECT_TRUE(memory_.ReadObject(290 << kPageShift, now));
+    EXPECT_EQ(now, word);
+    PutRanges({PageRange::Make(500, 10)});
+    EXPECT_EQ(given_up(), kept);
+    EXPECT_THAT(answers, IsEmpty());
+    timers_.AdvanceBy(11 * 10'000'000);
+    Pump();
+    EXPECT_THAT(answers, ElementsAre(HasSubstr("does not answer")));
+    CloseChannel();
+  }
+}
+
+// Rings are what the guest says they are; it may say that it gives them up.
+TEST_F(BalloonTest, WhatTheHostReliesOnKeepsItsBytes) {
+  OpenChannel();
+  Agree();
+  EXPECT_THAT(SetTarget(kPages - 1024), IsEmpty());
+  ASSERT_NE(Take(), "");
+  const uint64_t ring = ring_.pages.first_pfn;
+  PutRanges({PageRange::Make(ring - 1, 2 * kRingPages + 2)}, /*has_more=*/true);
+  EXPECT_EQ(given_up(), 2 * kRingPages + 2);
+  EXPECT_EQ(discarded_, 2u);
+  // They still are what messages go through.
+  PutRanges({PageRange::Make(1000, 1024 - 2 * kRingPages - 2)});
+  EXPECT_EQ(given_up(), 1024u);
+  EXPECT_THAT(SetTarget(kPages), IsEmpty());
+  EXPECT_NE(Take(), "");
+  CloseChannel();
+}
+
+TEST_F(BalloonTest, ALateGuestIsTakenAtItsWordYet) {
+  OpenChannel();
+  Agree();
+  std::vector<std::string> first, second;
+  balloon_->SetTarget({.pages = kPages - 512}, [&](const absl::Status& status) { first.push_back(status.ToString()); });
+  Pump();
+  timers_.AdvanceBy(11 * 10'000'000);
+  Pump();
+  EXPECT_THAT(first, ElementsAre(HasSubstr("does not answer")));
+  balloon_->SetTarget({.pages = kPages - 1024},
+                      [&](const absl::Status& status) { second.push_back(status.ToString()); });
+  Pump();
+  EXPECT_NE(Take(), "");
+  EXPECT_EQ(Take(), "") << "one request at a time";
+  PutRanges({PageRange::Make(1024, 512)});
+  EXPECT_NE(Take(), "");
+  PutRanges({PageRange::Make(2048, 512)});
+  EXPECT_THAT(second, ElementsAre("OK"));
+  // Out of bounds, and another one's.
+  EXPECT_THAT(SetTarget(255), ElementsAre(HasSubstr("0 MiB is not between 1 and 16 MiB")));
+  EXPECT_THAT(SetTarget(kPages + 1), ElementsAre(HasSubstr("not between")));
+  std::vector<std::string> third;
+  balloon_->SetTarget({.pages = kPages}, [&](const absl::Status& status) { third.push_back(status.ToString()); });
+  balloon_->SetTarget({.pages = kPages - 512}, [](const absl::Status&) {});
+  EXPECT_THAT(third, ElementsAre(HasSubstr("another target")));
+  // A guest that stands still is asked nothing.
+  balloon_->Pause();
+  Pump();
+  EXPECT_EQ(Take(), "");
+  balloon_->Resume();
+  Pump();
+  EXPECT_NE(Take(), "");
+  CloseChannel();
+}
+
+}  // namespace
+}  // namespace hvsdk::vsp
