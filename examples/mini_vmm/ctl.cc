@@ -20,6 +20,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
 #include "flags.h"
+#include "hvsdk/vmm/config.h"
 #include "hvsdk/vmm/control_server.h"
 #include "hvsdk/vmm/machine_stats.h"
 #include "messages.h"
@@ -52,6 +53,8 @@ constexpr Command kCommands[] = {
     {"power-button", "", hvsdk::vmm::POWER_BUTTON, "ask the guest to turn itself off"},
     {"shutdown", "[--restart|--hibernate] [--force] [--reason=TEXT]", hvsdk::vmm::SHUTDOWN,
      "ask the guest's integration driver to shut it down; says whether it begins"},
+    {"balloon", "SIZE", hvsdk::vmm::BALLOON,
+     "have the guest give memory up, or give it some back, until it has that much, such as 512M"},
     {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
     {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
     {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
@@ -129,6 +132,15 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
     absl::PrintF("sockets    %s, %d connections\n",
                  status.sockets().path().empty() ? "nowhere" : absl::CHexEscape(status.sockets().path()),
                  status.sockets().connections());
+  }
+  if (const hvsdk::vmm::MemoryStatus& memory = status.memory(); memory.version() != 0) {
+    absl::PrintF("balloon    %d MiB assigned", memory.assigned());
+    if (memory.target() != memory.assigned()) absl::PrintF(" of %d wanted", memory.target());
+    if (memory.reported()) {
+      absl::PrintF(", %d MiB needed, pressure %d %%, %d MiB available", memory.demand(), memory.pressure(),
+                   memory.available());
+    }
+    absl::PrintF("\n");
   }
   for (const hvsdk::vmm::NetworkStatus& network : status.networks()) {
     absl::PrintF("%-10s %s%s%s, %s, link %s", network.device(), network.name(), network.name().empty() ? "" : ": ",
@@ -244,6 +256,11 @@ int RunCtl(int count, char** arguments) {
       }
       request.set_gpa(gpa);
       has_address = true;
+    } else if (command->command == hvsdk::vmm::BALLOON && request.memory_mib() == 0) {
+      const absl::StatusOr<uint32_t> mib = hvsdk::vmm::ParseMemoryMib(word);
+      if (!mib.ok()) return Mistake(absl::StrCat("balloon: ", mib.status().message()));
+      if (*mib == 0) return Mistake("balloon: a guest needs memory");
+      request.set_memory_mib(*mib);
     } else if (word == "--live" && command->command == hvsdk::vmm::SAVE) {
       request.set_live(true);
     } else if (word == "--pause" && command->command == hvsdk::vmm::SAVE) {
@@ -295,6 +312,7 @@ int RunCtl(int count, char** arguments) {
     }
   }
   if (command->command == hvsdk::vmm::LOSE_PAGE && !has_address) return Mistake("lose-page: an address is needed");
+  if (command->command == hvsdk::vmm::BALLOON && request.memory_mib() == 0) return Mistake("balloon: a size is needed");
   if (request.pause() && !request.live()) return Mistake("save: --pause is for --live");
   if (command->command == hvsdk::vmm::SAVE && request.directory().empty())
     return Mistake("save: a directory is needed");

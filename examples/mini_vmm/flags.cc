@@ -151,9 +151,19 @@ absl::Status SetCpus(absl::string_view text, MachineConfig& config) {
 }
 
 absl::Status SetMemory(absl::string_view text, MachineConfig& config) {
-  const absl::StatusOr<uint32_t> mib = hvsdk::vmm::ParseMemoryMib(text);
+  const std::vector<std::string> parts = SplitAtCommas(text);
+  const absl::StatusOr<uint32_t> mib = hvsdk::vmm::ParseMemoryMib(parts[0]);
   if (!mib.ok()) return mib.status();
   config.set_memory_mib(*mib);
+  config.clear_memory_min_mib();
+  for (const std::string& part : absl::MakeConstSpan(parts).subspan(1)) {
+    if (part.substr(0, 4) != "min=") {
+      return absl::InvalidArgumentError(absl::StrFormat("unknown option \"%s\"; there is min=", part));
+    }
+    const absl::StatusOr<uint32_t> min = hvsdk::vmm::ParseMemoryMib(absl::string_view(part).substr(4));
+    if (!min.ok()) return absl::InvalidArgumentError(absl::StrCat("min: ", min.status().message()));
+    config.set_memory_min_mib(*min);
+  }
   return absl::OkStatus();
 }
 
@@ -193,7 +203,8 @@ const Flag kFlags[] = {
      "initial RAM disk"},
     {"cmdline", "TEXT", SetText<[](MachineConfig& c, std::string t) { c.set_cmdline(std::move(t)); }>,
      "kernel command line (default: \"console=ttyS0 quiet\")"},
-    {"memory", "SIZE", SetMemory, "guest memory in whole MiB, such as 512M or 4G (default: 512M)"},
+    {"memory", "SIZE[,min=SIZE]", SetMemory,
+     "guest memory in whole MiB, such as 512M or 4G (default: 512M), and what ctl balloon leaves it"},
     {"cpus", "N", SetCpus, "virtual processors (default: 2)"},
     {"backend", "NAME", SetText<[](MachineConfig& c, std::string t) { c.set_backend(std::move(t)); }>,
      ""},  // made by HelpText, as builds differ
@@ -209,7 +220,7 @@ const Flag kFlags[] = {
      "what the machine says it is: uuid, serial, asset_tag, product, ...; may be repeated"},
     {"integration", "all|none|NAME[,NAME]...",
      SetText<[](MachineConfig& c, std::string t) { c.set_integration(std::move(t)); }>,
-     "integration components: shutdown, heartbeat, time-sync or time-samples (default: all)"},
+     "integration components: shutdown, heartbeat, time-sync or time-samples, balloon (default: all)"},
     {"sockets", "PATH", SetText<[](MachineConfig& c, std::string t) { c.set_sockets(std::move(t)); }>,
      "sockets to the guest's programs at this Unix socket, and from them at PATH_PORT"},
     {"config", "FILE.textproto", nullptr, "read the machine from a file; other flags change or add to it"},

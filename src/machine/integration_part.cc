@@ -2,6 +2,7 @@
 #include "machine/integration_part.h"
 
 #include "base/status_macros.h"
+#include "hvsdk/base/ids.h"
 #include "hvsdk/vsp/time_sync.h"
 
 namespace hvsdk::machine {
@@ -27,6 +28,11 @@ absl::Status IntegrationPart::Attach(Board& board) {
     ASSIGN_OR_RETURN(auto time_sync, vsp::TimeSync::Create(board.vmbus(), resources, board.wall_clock(),
                                                            {.samples_only = wanted_.time_samples_only}));
     keep(std::move(time_sync));
+  }
+  if (wanted_.balloon) {
+    ASSIGN_OR_RETURN(auto balloon, vsp::Balloon::Create(board.vmbus(), board.memory(), resources,
+                                                        {.min_pages = wanted_.balloon_min_bytes >> kPageShift}));
+    found_.balloon = keep(std::move(balloon));
   }
   return absl::OkStatus();
 }

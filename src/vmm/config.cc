@@ -140,7 +140,16 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     return absl::InvalidArgumentError(absl::StrFormat("on_crash: \"%s\" is not report or end", on_crash));
   }
   if (const auto smbios = SmbiosOf(config); !smbios.ok()) return smbios.status();
-  if (const auto integration = IntegrationOf(config); !integration.ok()) return integration.status();
+  const auto integration = IntegrationOf(config);
+  if (!integration.ok()) return integration.status();
+  if (config.memory_min_mib() > MemoryMib(config)) {
+    return absl::InvalidArgumentError(absl::StrFormat("memory: min: %d MiB is more than the %d MiB of the machine",
+                                                      config.memory_min_mib(), MemoryMib(config)));
+  }
+  if (config.memory_min_mib() != 0 && !integration->balloon) {
+    return absl::InvalidArgumentError(
+        "memory: min: is for machines with the balloon among their integration components");
+  }
   for (const DiskConfig& disk : config.disks()) RETURN_IF_ERROR(CheckNoZeroByte("disk", disk.path()));
   RETURN_IF_ERROR(CheckNoZeroByte("kernel", config.kernel()));
   RETURN_IF_ERROR(CheckNoZeroByte("initrd", config.initrd()));
@@ -177,8 +186,9 @@ absl::StatusOr<boot::SmbiosIdentity> SmbiosOf(const MachineConfig& config) {
 
 absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& config) {
   const std::string& text = config.integration();
-  if (text.empty() || text == "all") return machine::MachineIntegration{};
-  machine::MachineIntegration wanted{.shutdown = false, .heartbeat = false, .time_sync = false};
+  machine::MachineIntegration wanted{.balloon_min_bytes = uint64_t{config.memory_min_mib()} << 20};
+  if (text.empty() || text == "all") return wanted;
+  wanted.shutdown = wanted.heartbeat = wanted.time_sync = wanted.balloon = false;
   if (text == "none") return wanted;
   for (const absl::string_view name : absl::StrSplit(text, ',')) {
     if (name == "shutdown") {
@@ -189,10 +199,12 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
       wanted.time_sync = true;
     } else if (name == "time-samples") {
       wanted.time_sync = wanted.time_samples_only = true;
+    } else if (name == "balloon") {
+      wanted.balloon = true;
     } else {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("integration: \"%s\" is none of all, none, shutdown, heartbeat, time-sync and time-samples",
-                          absl::CEscape(name)));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "integration: \"%s\" is none of all, none, shutdown, heartbeat, time-sync, time-samples and balloon",
+          absl::CEscape(name)));
     }
   }
   return wanted;

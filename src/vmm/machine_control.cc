@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -50,6 +51,22 @@ std::string TextOf(hvdef::netvsp::Version version) {
   return (number & 0xFFFF) == 0 ? absl::StrCat(number >> 16) : absl::StrCat(number >> 16, ".", number & 0xFFFF);
 }
 
+MemoryStatus ToMemoryStatus(const vsp::BalloonStatus& of) {
+  using hvdef::dynamic_memory::kVersions;
+  const auto mib = [](uint64_t pages) { return static_cast<uint32_t>(pages << kPageShift >> 20); };
+  MemoryStatus status;
+  for (size_t i = 0; i < std::size(kVersions); ++i) {
+    if (kVersions[i] == of.version) status.set_version(static_cast<uint32_t>(i + 1));
+  }
+  status.set_assigned(mib(of.assigned));
+  status.set_target(mib(of.target));
+  status.set_reported(of.has_report);
+  status.set_available(mib(std::min(of.available, of.memory)));
+  status.set_demand(mib(of.demand));
+  status.set_pressure(of.pressure());
+  return status;
+}
+
 }  // namespace
 
 void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
@@ -77,6 +94,8 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return Answer(std::move(reply))(machine_.InjectNmi(VpIndex{request.vp()}));
     case SHUTDOWN:
       return Shutdown(request.shutdown(), std::move(reply));
+    case BALLOON:
+      return Balloon(request.memory_mib(), std::move(reply));
     case LOSE_PAGE: {
       const uint64_t gpa = request.gpa() & ~(kPageSize - 1);
       uint8_t* const page = machine_.board().memory().Pointer(gpa, kPageSize);
@@ -124,6 +143,17 @@ void MachineControl::Shutdown(const ShutdownConfig& request, Reply reply) {
                      .force = request.force(),
                      .reason = request.reason()},
                     Answer(std::move(reply)));
+}
+
+void MachineControl::Balloon(uint32_t target_mib, Reply reply) {
+  vsp::Balloon* const balloon = machine_.integration().balloon;
+  if (balloon == nullptr) {
+    return reply(ReplyOf(absl::FailedPreconditionError("balloon: the machine has no such component")));
+  }
+  balloon->SetTarget({.pages = uint64_t{target_mib} << 20 >> kPageShift}, [answer = Answer(std::move(reply))](
+                                                                              const absl::Status& status) mutable {
+    answer(status.ok() ? status : absl::Status(status.code(), absl::StrCat("balloon: ", status.message())));
+  });
 }
 
 void MachineControl::Tell(absl::string_view name, absl::string_view key, absl::string_view value) {
@@ -309,6 +339,9 @@ MachineStatus MachineControl::Status() const {
   if (const vsp::SocketProvider* const sockets = machine_.sockets(); sockets != nullptr) {
     status.mutable_sockets()->set_path(options_.sockets_path);
     status.mutable_sockets()->set_connections(sockets->counts().connections);
+  }
+  if (const vsp::Balloon* const balloon = machine_.integration().balloon; balloon != nullptr) {
+    *status.mutable_memory() = ToMemoryStatus(balloon->status());
   }
   if (options_.disks != nullptr) {
     for (DiskStatus& disk : options_.disks->disks()) {

@@ -410,6 +410,12 @@ void NetworkClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings
                           uint8_t* send, PageList more_pages, const uint8_t* data, uint32_t size) {
   //> vsc/network_client.h
 }
+uint32_t TakeFromFreeList(uint32_t pages, hvdef::dynamic_memory::PageRange* ranges);
+void PutOnFreeList(hvdef::dynamic_memory::PageRange range);
+void BalloonClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings) {
+  using hvdef::dynamic_memory::PageRange;
+  //> vsc/balloon_client.h
+}
 void PowerOffSoon();
 void IntegrationClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings) {
   namespace integration = hvdef::integration;
@@ -449,6 +455,11 @@ void Tell(const absl::Status& status);
 void IntegrationExample(Executor& loop, TimerQueue& timers, const Clock& clock) {
   //> vsp/integration.h
   (void)resources;
+}
+absl::Status BalloonExample(vmbus::Server& server, GuestMemory& memory, Executor& loop, TimerQueue& timers,
+                            const Clock& clock) {
+  //> vsp/balloon.h
+  return absl::OkStatus();
 }
 absl::Status HeartbeatExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
   //> vsp/heartbeat.h

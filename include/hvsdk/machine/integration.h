@@ -6,6 +6,7 @@
 #ifndef HVSDK_MACHINE_INTEGRATION_H_
 #define HVSDK_MACHINE_INTEGRATION_H_
 
+#include "hvsdk/vsp/balloon.h"
 #include "hvsdk/vsp/heartbeat.h"
 #include "hvsdk/vsp/shutdown.h"
 
@@ -17,12 +18,15 @@ struct MachineIntegration {
   bool heartbeat = true;
   bool time_sync = true;           // the guest's clock follows the host's
   bool time_samples_only = false;  // vsp::TimeSyncOptions
+  bool balloon = true;             // the guest gives memory up when it is asked to, and what it does not use by itself
+  uint64_t balloon_min_bytes = 0;  // vsp::BalloonOptions
 };
 
 // Those that the machine has and that one asks something of, for as long as the machine lives. Null: it has none. On the loop's thread.
 struct IntegrationComponents {
   vsp::Shutdown* shutdown = nullptr;
   vsp::Heartbeat* heartbeat = nullptr;
+  vsp::Balloon* balloon = nullptr;
 };
 
 }  // namespace hvsdk::machine
