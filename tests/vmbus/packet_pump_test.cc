@@ -175,6 +175,57 @@ TEST_F(CarefulProviderTest, WhoWantsNoCompletionGetsNone) {
   EXPECT_FALSE(client_->rings.incoming.HasPacket());
 }
 
+// Sends as much as there is room for, and counts what comes.
+class Talker : public vmbus::PacketPump {
+ public:
+  static constexpr uint32_t kBytes = 1000;
+  Talker() : PacketPump({.max_packet_bytes = 64, .takes_while_waiting = true}) {}
+  int sent = 0, taken = 0;
+
+ private:
+  vmbus::Take OnTurn() override {
+    const uint8_t bytes[kBytes] = {};
+    while (has_time() && HasRoom(kBytes)) {
+      EXPECT_TRUE(Send(vmbus::PacketHeader::InBand(0, false), bytes, kBytes));
+      ++sent;
+      AddWork(1);
+    }
+    return vmbus::Take::kMore;
+  }
+  vmbus::Take OnPacket(const vmbus::Packet&) override {
+    ++taken;
+    return vmbus::Take::kMore;
+  }
+};
+
+TEST_F(PairTest, AStreamTakesPacketsWhileItsOwnWaitForRoom) {
+  Talker talker;
+  auto channel = server_->OfferChannel(EchoOffer(1), talker, executor_);
+  ASSERT_TRUE(channel.ok());
+  Boot();
+  const auto client = Open(1);
+  Settle();
+  const int first = talker.sent;
+  EXPECT_GT(first, 0);
+  for (int i = 1; i <= 5; ++i) {
+    ASSERT_EQ(client->rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(0, false), "", 0), vmbus::RingStatus::kOk);
+    if (client->rings.outgoing.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(client->channel);
+    Settle();
+    EXPECT_EQ(talker.taken, i);
+  }
+  EXPECT_EQ(talker.sent, first);
+  alignas(8) uint8_t buffer[2 * Talker::kBytes];
+  for (int round = 1; round <= 3; ++round) {
+    int received = 0;
+    vmbus::Packet packet;
+    while (client->rings.incoming.Read(buffer, sizeof(buffer), packet) == vmbus::RingStatus::kOk) ++received;
+    EXPECT_EQ(received, first);
+    if (client->rings.incoming.Arm().signal == vmbus::Signal::kNeeded) child_->client().Signal(client->channel);
+    Settle();
+    EXPECT_EQ(talker.sent, (round + 1) * first);
+  }
+}
+
 TEST_F(PairTest, ARingThatIsTooSmallForAnAnswerIsRefused) {
   class LongAnswers : public vmbus::PacketPump {
    public:

@@ -86,6 +86,8 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" networks { switch { vlan: 4095 } }", "net: vlan:"},
       {"kernel: \"k\" networks { user {} name: \"a\" } disks { path: \"d\" name: \"a\" }", "name:"},
       {"kernel: \"k\" deterministic: true networks { user {} }", "deterministic:"},
+      {"kernel: \"k\" deterministic: true sockets: \"s\"", "deterministic:"},
+      {"kernel: \"k\" sockets: \"a\\000b\"", "sockets:"},
       {"kernel: \"k\" smbios { uuid: \"42\" }", "smbios: uuid:"},
       {"kernel: \"k\" smbios { serial: \"a\\nb\" }", "smbios: serial:"},
   };

@@ -192,6 +192,15 @@ class SocketTest : public ProviderFixture<vsc::SocketClient> {
   std::map<uint32_t, std::vector<uint64_t>> free_pages_;
 };
 
+TEST(SocketIds, OfPorts) {
+  EXPECT_EQ(ServiceOfPort(1234), hvdef::MakeGuid("000004d2-facb-11e6-bd58-64006a7986d3"));
+  uint32_t port = 7;
+  EXPECT_TRUE(hvdef::socket::PortOfService(hvdef::MakeGuid("80000001-facb-11e6-bd58-64006a7986d3"), port));
+  EXPECT_EQ(port, 0x80000001u);
+  EXPECT_FALSE(hvdef::socket::PortOfService(hvdef::MakeGuid("00000001-facb-11e6-bd58-64006a7986d4"), port));
+  EXPECT_EQ(port, 0x80000001u);
+}
+
 TEST_F(SocketTest, GuestConnects) {
   Start();
   Guest* guest = ConnectGuest(50000, 1234);

@@ -57,7 +57,7 @@ class NetworkOwner {
 class MachineControl final : public ControlHandler {
  public:
   struct Options {
-    std::string backend;                         // its name, for the status
+    std::string backend;                        // its name, for the status
     MachineSaver::Configuration configuration;  // may be null
     // Told of what clients have had done that is no event of the machine's. May be null.
     std::function<void(const Event&)> tell;
