@@ -27,6 +27,10 @@ constexpr hvdef::Guid kInstance = hvdef::MakeGuid("1eccfd72-4b41-45ef-b73a-4a6e4
 // In pages. What comes back at once is zapped in one go, on the executor; and what Linux gets at once it frees in its interrupt.
 constexpr uint64_t kMostAsked = (256 << 20) >> kPageShift;
 constexpr uint64_t kMostGivenBack = (128 << 20) >> kPageShift;
+// A guest that has given nothing is asked again so often, after so long: Linux does not try hard, and memory that it could have
+// given may just have been in use.
+constexpr uint32_t kMostInVain = 4;
+constexpr std::chrono::milliseconds kRest{400};
 // Linux before 5.0 rounds what it gives up to whole pieces of this.
 constexpr uint64_t kPiece = (2 << 20) >> kPageShift;
 
@@ -36,6 +40,7 @@ enum class Phase : uint8_t {
   kCapabilities,  // and tells them
   kReady,
   kRefused,  // no version in common
+  kBroken,   // it has said what makes no sense, and is neither heard nor asked until it closes the channel
 };
 
 // What the guest is owed before anything else of it is read.
@@ -53,6 +58,7 @@ struct Protocol {
   uint32_t transaction_id = 0;
   // Of kInflating.
   uint64_t asked = 0, given = 0;
+  uint32_t in_vain = 0;     // how many of these in a row brought nothing
   bool is_seeking = false;  // the target
   uint64_t target = 0;
   bool has_report = false;
@@ -73,6 +79,7 @@ struct Protocol {
     visit(11, "has_report", has_report);
     visit(12, "available", available);
     visit(13, "committed", committed);
+    visit(14, "in_vain", in_vain);
   }
 };
 
@@ -104,7 +111,8 @@ class Balloon::Core final : private vmbus::PacketPump {
         memory_(memory),
         options_(options),
         memory_pages_(memory.size_bytes() >> kPageShift),
-        late_(resources.timers, resources.clock, resources.executor, [this] { OnLate(); }) {
+        late_(resources.timers, resources.clock, resources.executor, [this] { OnLate(); }),
+        rest_(resources.timers, resources.clock, resources.executor, [this] { TakeTurn(); }) {
     uint64_t end = 0;
     for (const GuestMemory::Range& range : memory.ranges()) end = std::max(end, range.gpa + range.size_bytes);
     ballooned_ = PageSet(end >> kPageShift);
@@ -134,6 +142,8 @@ class Balloon::Core final : private vmbus::PacketPump {
     Finish(absl::CancelledError("another target was set"));
     state_.target = target.pages;
     state_.is_seeking = true;
+    state_.in_vain = 0;
+    rest_.Cancel();
     answer_within_ = target.answer_within;
     done_ = std::move(done);
     late_.ArmIn(answer_within_);
@@ -156,6 +166,7 @@ class Balloon::Core final : private vmbus::PacketPump {
 
   void SetPaused(bool paused) {
     is_paused_ = paused;
+    rest_.Cancel();
     if (!paused && channel_ != nullptr) channel_->Wake();
   }
 
@@ -175,7 +186,7 @@ class Balloon::Core final : private vmbus::PacketPump {
     BalloonState state;
     RETURN_IF_ERROR(reader.Read(state));
     const Protocol& protocol = state.protocol;
-    if (protocol.phase > Phase::kRefused) return reader.Invalid("protocol.phase", "unknown");
+    if (protocol.phase > Phase::kBroken) return reader.Invalid("protocol.phase", "unknown");
     if (protocol.answer > Answer::kAcceptCapabilities) return reader.Invalid("protocol.answer", "unknown");
     if (protocol.operation > Operation::kDeflating) return reader.Invalid("protocol.operation", "unknown");
     const bool is_ready = protocol.phase == Phase::kReady;
@@ -198,6 +209,7 @@ class Balloon::Core final : private vmbus::PacketPump {
     if (protocol.asked > kMostAsked || protocol.given >= protocol.asked + kPiece) {
       return reader.Invalid("protocol.asked", "more than is ever asked for");
     }
+    if (protocol.in_vain >= kMostInVain) return reader.Invalid("protocol.in_vain", "more often than it ever is");
     PageSet ballooned(ballooned_.size());
     if (!state.ballooned.empty() && state.ballooned.back() == 0) return reader.Invalid("ballooned", "zeros at its end");
     for (uint64_t byte = 0; byte < state.ballooned.size(); ++byte) {
@@ -208,7 +220,8 @@ class Balloon::Core final : private vmbus::PacketPump {
       }
     }
     const uint64_t count = ballooned.Count();
-    if (!is_ready && count != 0) return reader.Invalid("ballooned", "before the guest is ready");
+    if (!is_ready && protocol.phase != Phase::kBroken && count != 0)
+      return reader.Invalid("ballooned", "before the guest is ready");
     state_ = protocol;
     ballooned_ = std::move(ballooned);
     ballooned_count_ = count;
@@ -226,6 +239,7 @@ class Balloon::Core final : private vmbus::PacketPump {
   // Whatever the guest's driver was told, there is another one now, or none.
   void Forget() {
     state_ = {.target = memory_pages_};
+    rest_.Cancel();
     ballooned_.Clear();
     ballooned_count_ = 0;
   }
@@ -255,7 +269,8 @@ class Balloon::Core final : private vmbus::PacketPump {
       if (!SendAnswer()) return Take::kNoMore;
       state_.answer = Answer::kNone;
     }
-    if (state_.phase == Phase::kReady && state_.operation == Operation::kNone && state_.is_seeking) Seek();
+    const bool is_free = state_.phase == Phase::kReady && state_.operation == Operation::kNone;
+    if (is_free && state_.is_seeking && !rest_.is_armed()) Seek();
     return Take::kMore;
   }
 
@@ -324,7 +339,24 @@ class Balloon::Core final : private vmbus::PacketPump {
     }
   }
 
+  // What makes no sense now might later, after another request; so it is remembered that it made none.
+  Take Break() {
+    state_.phase = Phase::kBroken;
+    state_.operation = Operation::kNone;
+    state_.version = Version::kNone;
+    state_.is_seeking = false;
+    rest_.Cancel();
+    Finish(absl::FailedPreconditionError("the guest's driver has broken the protocol"));
+    return Take::kMalformed;
+  }
+  Take OnLongPacket(const vmbus::Packet&) override { return Break(); }
   Take OnPacket(const vmbus::Packet& packet) override {
+    if (state_.phase == Phase::kBroken) return Take::kMalformed;
+    const Take take = TakeMessage(packet);
+    return take == Take::kMalformed ? Break() : take;
+  }
+
+  Take TakeMessage(const vmbus::Packet& packet) {
     wire::Header header;
     if (packet.type != hvdef::PacketType::kDataInBand || packet.payload_size < sizeof(header)) return Take::kMalformed;
     std::memcpy(&header, packet.payload, sizeof(header));
@@ -436,9 +468,11 @@ class Balloon::Core final : private vmbus::PacketPump {
 
   void OnInflated() {
     state_.operation = Operation::kNone;
-    if (state_.given >= state_.asked || assigned() <= state_.target) return;
-    if (!std::exchange(state_.is_seeking, false)) return;
-    // To ask again would bring the same answer, and a line in its log.
+    state_.in_vain = state_.given == 0 ? state_.in_vain + 1 : 0;
+    if (state_.in_vain == 0 || !state_.is_seeking || assigned() <= state_.target) return;
+    if (state_.in_vain < kMostInVain) return rest_.ArmIn(kRest);
+    state_.in_vain = 0;
+    state_.is_seeking = false;
     state_.target = assigned();
     Finish(absl::FailedPreconditionError(
         absl::StrFormat("the guest gives up no more: it has kept %d MiB", MiB(assigned()))));
@@ -453,7 +487,7 @@ class Balloon::Core final : private vmbus::PacketPump {
   bool is_paused_ = false;
   Done done_;
   std::chrono::milliseconds answer_within_{};
-  ExecutorTimer late_;
+  ExecutorTimer late_, rest_;
   std::unique_ptr<vmbus::Channel> channel_;  // last: it is gone before the rest
 };
 

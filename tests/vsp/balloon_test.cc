@@ -73,11 +73,18 @@ class BalloonTest : public ProviderFixture<vsc::BalloonClient> {
     channel_ = vsc::Channel();
   }
 
+  // What it answers soon; what it answers later is nobody's.
   std::vector<std::string> SetTarget(uint64_t pages) {
-    std::vector<std::string> answers;
-    balloon_->SetTarget({.pages = pages}, [&](const absl::Status& status) { answers.push_back(status.ToString()); });
+    const auto answers = std::make_shared<std::vector<std::string>>();
+    balloon_->SetTarget({.pages = pages},
+                        [answers](const absl::Status& status) { answers->push_back(status.ToString()); });
     Pump();
-    return answers;
+    // A guest that gives nothing is asked again after a while.
+    for (int i = 0; i < 4 && answers->empty(); ++i) {
+      timers_.AdvanceBy(5'000'000);
+      Pump();
+    }
+    return *answers;
   }
 
   // --- A guest without a client, which says what it likes. ---
@@ -370,10 +377,8 @@ TEST_F(BalloonTest, LiesAreNotBelieved) {
     EXPECT_EQ(now, word);
     PutRanges({PageRange::Make(500, 10)});
     EXPECT_EQ(given_up(), kept);
-    EXPECT_THAT(answers, IsEmpty());
-    timers_.AdvanceBy(11 * 10'000'000);
-    Pump();
-    EXPECT_THAT(answers, ElementsAre(HasSubstr("does not answer")));
+    EXPECT_THAT(answers, ElementsAre(HasSubstr("has broken the protocol")));
+    EXPECT_THAT(SetTarget(kPages - 512), ElementsAre(HasSubstr("no driver")));
     CloseChannel();
   }
 }
