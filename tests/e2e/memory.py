@@ -14,7 +14,7 @@ import e2e
 from e2e import Running, case, check_kernel_log, expect
 
 MIB = 1 << 20
-CYCLES = int(os.environ.get('HVSDK_BALLOON_CYCLES', '10'))
+CYCLES = int(os.environ.get('HVSDK_BALLOON_CYCLES', '2'))
 
 # Fills the page cache each time that the guest has got its memory back, and ends after so many times. A disk that nobody has open
 # any more has nothing in it.
