@@ -77,18 +77,21 @@ class SaveTest : public ConformanceTest {
     machine().Run(recorder_, /*vp=*/0, kLimitSeconds);
     const auto wanted = result();
     std::mt19937_64 random(TestSeed());
-    MakeMachine(1);
-    machine().Start(Mode::kLong, code);
-    recorder_.done = false;
     int moves = 0;
-    for (; !recorder_.done && moves < most_moves; ++moves) {
-      ASSERT_NO_FATAL_FAILURE(RunFor(std::chrono::microseconds(random() % 2000)));
-      ASSERT_NO_FATAL_FAILURE(Move());
+    // On a busy host whoever is to stop the guest may come too late.
+    for (int attempt = 0; attempt < 50 && moves <= 1; ++attempt) {
+      MakeMachine(1);
+      machine().Start(Mode::kLong, code);
+      recorder_.done = false;
+      for (moves = 0; !recorder_.done && moves < most_moves; ++moves) {
+        ASSERT_NO_FATAL_FAILURE(RunFor(std::chrono::microseconds(random() % 2000)));
+        ASSERT_NO_FATAL_FAILURE(Move());
+      }
+      if (!recorder_.done) machine().Run(recorder_, /*vp=*/0, kLimitSeconds);
+      EXPECT_EQ(recorder_.fault, -1);
+      EXPECT_EQ(result(), wanted);
     }
-    if (!recorder_.done) machine().Run(recorder_, /*vp=*/0, kLimitSeconds);
-    EXPECT_EQ(recorder_.fault, -1);
     EXPECT_GT(moves, 1) << "it was saved in its midst";
-    EXPECT_EQ(result(), wanted);
   }
   static uint32_t ApicWord(const VpState& state, size_t offset) {
     uint32_t value;
