@@ -332,7 +332,7 @@ absl::Status MachineExample(backend::Backend* backend, const ByteSource* kernel,
   //> machine/machine.h
   return absl::OkStatus();
 }
-void IntegrationExample(Machine* machine, vsp::Shutdown::Done done) {
+void IntegrationExample(Machine* machine, void (*done)(const absl::Status&)) {
   //> machine/integration.h
 }
 absl::Status HostExample(backend::Backend* engine, const ByteSource* kernel, absl::StatusOr<PartitionId> b) {
