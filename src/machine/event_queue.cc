@@ -15,6 +15,7 @@ const char* DeviceOf(const hvdef::Guid& class_id) {
   if (class_id == ids::kShutdown) return "integration/shutdown";
   if (class_id == ids::kHeartbeat) return "integration/heartbeat";
   if (class_id == ids::kTimeSync) return "integration/time-sync";
+  if (class_id == ids::kDynamicMemory) return "integration/balloon";
   return "";
 }
 
