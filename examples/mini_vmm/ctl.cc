@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
@@ -19,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
+#include "ctl_guest.h"
 #include "flags.h"
 #include "hvsdk/vmm/config.h"
 #include "hvsdk/vmm/control_server.h"
@@ -55,6 +57,8 @@ constexpr Command kCommands[] = {
      "ask the guest's integration driver to shut it down; says whether it begins"},
     {"balloon", "SIZE", hvsdk::vmm::BALLOON,
      "have the guest give memory up, or give it some back, until it has that much, such as 512M"},
+    {"kvp", kKvpArguments, hvsdk::vmm::KEY_VALUE, "ask the guest about itself, and tell it things, by key and value"},
+    {"copy", kCopyArguments, hvsdk::vmm::COPY_FILE, "write a file in the guest; ended, it is taken back"},
     {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
     {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
     {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
@@ -225,7 +229,16 @@ int RunCtl(int count, char** arguments) {
   request.set_command(command->command);
   bool json = false, watch = false, prometheus = false, has_address = false, has_device = false;
   std::vector<std::string> trace;
-  for (const std::string& word : absl::MakeSpan(words).subspan(2)) {
+  absl::Span<const std::string> rest = absl::MakeSpan(words).subspan(2);
+  absl::Status parsed;
+  if (command->command == hvsdk::vmm::KEY_VALUE) {
+    parsed = ParseKvp(std::exchange(rest, {}), *request.mutable_key_value(), json);
+  } else if (command->command == hvsdk::vmm::COPY_FILE) {
+    parsed = ParseCopy(std::exchange(rest, {}), *request.mutable_copy_file());
+    if (parsed.ok()) request.mutable_copy_file()->set_source(Absolute(request.copy_file().source()));
+  }
+  if (!parsed.ok()) return Mistake(absl::StrCat(command->name, ": ", parsed.message()));
+  for (const std::string& word : rest) {
     if (word == "--json" && !prometheus &&
         (command->command == hvsdk::vmm::STATUS || command->command == hvsdk::vmm::STATS ||
          command->command == hvsdk::vmm::EVENTS)) {
@@ -346,6 +359,9 @@ int RunCtl(int count, char** arguments) {
     if (reply->has_status()) json ? PrintJson(reply->status()) : PrintStatus(reply->status());
     if (!reply->device().empty()) absl::PrintF("%s\n", reply->device());
     if (reply->has_stats()) json ? PrintJson(reply->stats()) : PrintStats(reply->stats(), prometheus);
+    if (reply->has_key_values()) {
+      json ? PrintJson(reply->key_values()) : PrintKeyValues(request.key_value(), reply->key_values());
+    }
     if (reply->has_saved() && request.live()) PrintSaved(reply->saved(), request.pause());
     std::fflush(stdout);
     if (command->command == hvsdk::vmm::EVENTS) return Follow(*client, json);

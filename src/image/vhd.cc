@@ -9,10 +9,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
+#include "base/utf16.h"
 #include "image/blocking.h"
 #include "image/image_format.h"
 #include "image/mapped_disk.h"
-#include "image/utf16.h"
 #include "image/vhd_file.h"
 #include "image/vhd_map.h"
 

@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
+#include "base/utf16.h"
 #include "image/blocking.h"
-#include "image/utf16.h"
 
 namespace hvsdk::internal::vhd {
 namespace {

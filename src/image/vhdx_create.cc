@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/status_macros.h"
+#include "base/utf16.h"
 #include "image/blocking.h"
 #include "image/image_format.h"
-#include "image/utf16.h"
 #include "image/vhdx_file.h"
 
 namespace hvsdk::internal {

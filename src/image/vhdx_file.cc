@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf16.h"
 #include "image/blocking.h"
 #include "image/crc32c.h"
-#include "image/utf16.h"
 
 namespace hvsdk::internal::vhdx {
 namespace {

@@ -16,6 +16,8 @@ const char* DeviceOf(const hvdef::Guid& class_id) {
   if (class_id == ids::kHeartbeat) return "integration/heartbeat";
   if (class_id == ids::kTimeSync) return "integration/time-sync";
   if (class_id == ids::kDynamicMemory) return "integration/balloon";
+  if (class_id == ids::kKeyValuePair) return "integration/key-value";
+  if (class_id == ids::kFileCopy) return "integration/file-copy";
   return "";
 }
 

@@ -34,6 +34,14 @@ absl::Status IntegrationPart::Attach(Board& board) {
                                                         {.min_pages = wanted_.balloon_min_bytes >> kPageShift}));
     found_.balloon = keep(std::move(balloon));
   }
+  if (wanted_.key_value) {
+    ASSIGN_OR_RETURN(auto key_value, vsp::KeyValueExchange::Create(board.vmbus(), resources, {}));
+    found_.key_value = keep(std::move(key_value));
+  }
+  if (wanted_.file_copy) {
+    ASSIGN_OR_RETURN(auto file_copy, vsp::GuestFileCopy::Create(board.vmbus(), resources, {}));
+    found_.file_copy = keep(std::move(file_copy));
+  }
   return absl::OkStatus();
 }
 

@@ -120,7 +120,11 @@ void PacketPump::TakeTurn() {
       ring.Release(view);
       if (++work_ >= next_look_) LookAtClock();
     }
-    if (work_ != before) take = OnTurn();
+    if (work_ != before) {
+      take = OnTurn();
+      // Room for the guest's answers before what it answers: Linux' utility drivers drop one that finds its ring full.
+      channel_->SignalGuest(ring.Commit());
+    }
     channel_->Publish();
     if (!has_time()) {
       channel_->Wake();

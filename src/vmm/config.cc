@@ -188,7 +188,7 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
   const std::string& text = config.integration();
   machine::MachineIntegration wanted{.balloon_min_bytes = uint64_t{config.memory_min_mib()} << 20};
   if (text.empty() || text == "all") return wanted;
-  wanted.shutdown = wanted.heartbeat = wanted.time_sync = wanted.balloon = false;
+  wanted.shutdown = wanted.heartbeat = wanted.time_sync = wanted.key_value = wanted.file_copy = wanted.balloon = false;
   if (text == "none") return wanted;
   for (const absl::string_view name : absl::StrSplit(text, ',')) {
     if (name == "shutdown") {
@@ -199,12 +199,17 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
       wanted.time_sync = true;
     } else if (name == "time-samples") {
       wanted.time_sync = wanted.time_samples_only = true;
+    } else if (name == "key-value") {
+      wanted.key_value = true;
+    } else if (name == "file-copy") {
+      wanted.file_copy = true;
     } else if (name == "balloon") {
       wanted.balloon = true;
     } else {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "integration: \"%s\" is none of all, none, shutdown, heartbeat, time-sync, time-samples and balloon",
-          absl::CEscape(name)));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("integration: \"%s\" is none of all, none, shutdown, heartbeat, time-sync, time-samples, "
+                          "key-value, file-copy and balloon",
+                          absl::CEscape(name)));
     }
   }
   return wanted;

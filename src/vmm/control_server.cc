@@ -153,20 +153,25 @@ void ControlServer::Handle(Client& client) {
     }
     client.busy = true;
     const bool wants_events = request.command() == EVENTS;
-    handler_.OnRequest(request, [self = std::weak_ptr(self_), id, wants_events](ControlReply reply) {
+    // The client, and through it the server, if both are there still.
+    const auto find = [self = std::weak_ptr(self_), id]() -> std::pair<ControlServer*, Client*> {
       const std::shared_ptr<ControlServer*> alive = self.lock();
-      if (alive == nullptr || *alive == nullptr) return;
-      Client* const asker = (*alive)->Find(id);
+      if (alive == nullptr || *alive == nullptr) return {};
+      return {*alive, (*alive)->Find(id)};
+    };
+    const auto send = [find, id, wants_events](ControlReply reply) {
+      const auto [server, asker] = find();
       if (asker == nullptr) return;
-      (*alive)->Send(*asker, reply);
+      server->Send(*asker, reply);
       if (reply.has_progress()) return;
       asker->busy = false;
       if (wants_events && reply.code() == 0 && !std::exchange(asker->events, true)) {
-        (*alive)->Send(*asker, absl::StrJoin((*alive)->past_, ""));
+        server->Send(*asker, absl::StrJoin(server->past_, ""));
       }
       // Within Handle or not: what it asked meanwhile is next.
-      if (!asker->handling) (*alive)->Handle(*asker), (*alive)->Settle(id);
-    });
+      if (!asker->handling) server->Handle(*asker), server->Settle(id);
+    };
+    handler_.OnRequest(request, ControlHandler::Reply(send, [find] { return find().second != nullptr; }));
   }
   client.handling = false;
 }

@@ -15,19 +15,13 @@
 #include "hvsdk/base/ids.h"
 #include "hvsdk/os/lost_memory.h"
 #include "hvsdk/vmm/machine_stats.h"
+#include "vmm/guest_requests.h"
 
 namespace hvsdk::vmm {
 
 using machine::Controller;
 
 namespace {
-
-ControlReply ReplyOf(const absl::Status& status) {
-  ControlReply reply;
-  reply.set_code(static_cast<uint32_t>(status.code()));
-  reply.set_error(std::string(status.message()));
-  return reply;
-}
 
 std::string DeviceOf(const DiskStatus& disk) { return absl::StrCat("storage/", disk.lun()); }
 std::string DeviceOf(const NetworkStatus& network) { return absl::StrCat("network/", network.number()); }
@@ -96,6 +90,10 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return Shutdown(request.shutdown(), std::move(reply));
     case BALLOON:
       return Balloon(request.memory_mib(), std::move(reply));
+    case KEY_VALUE:
+      return AskKeyValue(request.key_value(), std::move(reply));
+    case COPY_FILE:
+      return CopyFile(machine_, request.copy_file(), std::move(reply));
     case LOSE_PAGE: {
       const uint64_t gpa = request.gpa() & ~(kPageSize - 1);
       uint8_t* const page = machine_.board().memory().Pointer(gpa, kPageSize);
@@ -154,6 +152,14 @@ void MachineControl::Balloon(uint32_t target_mib, Reply reply) {
                                                                               const absl::Status& status) mutable {
     answer(status.ok() ? status : absl::Status(status.code(), absl::StrCat("balloon: ", status.message())));
   });
+}
+
+void MachineControl::AskKeyValue(const KeyValueRequest& request, Reply reply) {
+  std::vector<std::string> adapters;
+  if (options_.networks != nullptr) {
+    for (const NetworkStatus& network : options_.networks->networks()) adapters.push_back(network.mac());
+  }
+  vmm::AskKeyValue(machine_, request, std::move(adapters), std::move(reply));
 }
 
 void MachineControl::Tell(absl::string_view name, absl::string_view key, absl::string_view value) {

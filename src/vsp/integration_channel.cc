@@ -21,7 +21,7 @@ using vmbus::Take;
 namespace {
 
 // Besides what a request may have, the padding that a guest's ring adds.
-constexpr uint32_t kMaxPacketBytes = 4096;
+constexpr uint32_t kMaxPacketBytes = 7680;
 
 template <typename Versions>
 bool Has(const Versions& versions, Version version) {

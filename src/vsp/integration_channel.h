@@ -61,7 +61,7 @@ class IntegrationChannel : protected vmbus::PacketPump {
   };
 
   // The longest body of a request or an answer, and no less than a negotiation's.
-  static constexpr uint32_t kMaxBodyBytes = 3072;
+  static constexpr uint32_t kMaxBodyBytes = 7432;
 
   explicit IntegrationChannel(const Protocol& protocol);
   virtual ~IntegrationChannel() = default;

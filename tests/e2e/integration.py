@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 
 import e2e
@@ -118,6 +119,100 @@ def no_integration(context):
         machine.end(0)
     bad = context.vmm('--kernel=x', '--integration=heartbeat,fax').expect_status(2)
     expect(re.fullmatch(r'mini_vmm: --integration: "fax" is none of [^\n]*\n', bad.err), 'not one line', bad.err)
+
+
+# One record of a pool: a key and a value, filled up with zeros (tools/hv/hv_kvp_daemon.c).
+PUT_PAIR = r'''
+put() { printf "%s" "$1"; head -c $((512 - ${#1})) /dev/zero; printf "%s" "$2"; head -c $((2048 - ${#2})) /dev/zero; }
+'''
+
+
+@case
+def key_values(context):
+    """Pairs go both ways through Linux' own daemon, and it says which addresses it has."""
+    flags = context.guest_flags(PUT_PAIR + r'''
+ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.2.2
+echo started
+while ! [ -e /sys/bus/vmbus/drivers/hv_utils ]; do sleep 0.1; done
+sleep 3
+hv_kvp_daemon; until [ -e /var/lib/hyperv/.kvp_pool_4 ]; do sleep 0.2; done; put Greeting "good day" >>/var/lib/hyperv/.kvp_pool_1
+echo begun
+until grep -q database /var/lib/hyperv/.kvp_pool_0; do sleep 0.2; done
+tr -s "\\0" " " </var/lib/hyperv/.kvp_pool_0; echo; killall -STOP hv_kvp_daemon; echo stopped; sleep 100000''', disks=0)
+    with Running(context, [*flags, '--memory=256M', '--net=user'], 'vm') as machine:
+        machine.wait_for('^started$')
+        expect('service does not run yet' in machine.ctl('kvp', 'list', status=2), 'without a daemon')
+        machine.wait_for('^begun$')
+        end = time.monotonic() + 90
+        # The driver speaks once it has its daemon.
+        while subprocess.run([context.mini_vmm, 'ctl', machine.socket, 'kvp', 'list'], capture_output=True, check=False).returncode != 0:
+            expect(time.monotonic() < end, 'no pairs', machine.text()[-2000:])
+            time.sleep(0.5)
+        expect(machine.ctl('kvp', 'get', 'Greeting', '--pool=guest') == 'good day\n', 'not what the guest says')
+        auto = json.loads(machine.ctl('kvp', 'list', '--pool=auto', '--json'))['pairs']
+        pairs = {pair['key']: pair['value'] for pair in auto}
+        expect(pairs['OSName'] == 'Linux' and pairs['ProcessorArchitecture'] == 'x86_64' and '10.0.2.15' in pairs['NetworkAddressIPv4'],
+               'not what the guest is', pairs)
+        addresses = json.loads(machine.ctl('kvp', 'addresses', '--json'))['adapters']
+        expect(len(addresses) == 1 and '10.0.2.15' in addresses[0]['addresses'] and '10.0.2.2' in addresses[0]['gateways'],
+               'not its addresses', addresses)
+        strange = 'żółw 🪨 \\ "'
+        machine.ctl('kvp', 'set', strange, strange)
+        expect(json.loads(machine.ctl('kvp', 'get', strange, '--json'))['pairs'][0]['value'] == strange, 'not what was set')
+        machine.ctl('kvp', 'delete', strange)
+        expect('none of that name' in machine.ctl('kvp', 'get', strange, status=2), 'still there')
+        expect('longer than 255' in machine.ctl('kvp', 'set', 'k' * 256, '', status=2), 'too long')
+        machine.ctl('kvp', 'set', 'k' * 254, 'v' * 1000)
+        expect(machine.ctl('kvp', 'get', 'k' * 254) == 'v' * 1000 + '\n', 'not the longest')
+        machine.ctl('kvp', 'delete', 'k' * 254)
+        machine.ctl('kvp', 'set', 'Role', 'database')
+        machine.wait_for('^Role database ')
+        machine.wait_for('^stopped$')
+        begin = time.monotonic()
+        expect('does not answer' in machine.ctl('kvp', 'get', 'Role', status=2), 'an answer')
+        expect(time.monotonic() - begin < 20, 'too late')
+        machine.ctl('stop')
+        machine.end(0)
+        check_kernel_log(machine.text())
+
+
+@case
+def file_copy(context):
+    """A large file arrives whole; one whose sender goes away is taken back."""
+    megabytes = int(os.environ.get('HVSDK_COPY_MIB', '64'))
+    flags = context.guest_flags(r'''
+hv_fcopy_daemon; sleep 1; echo begun
+next() { until [ -e /tmp/next ]; do sleep 0.1; done; rm /tmp/next; }
+next; sha256sum /tmp/new/folder/file; echo summed
+next; ls -A /tmp/new/folder; echo listed; sleep 100000''', disks=0)
+    source, next_step = context.path('file'), context.path('next')
+    with open(source, 'wb') as file:
+        for _ in range(megabytes):
+            file.write(os.urandom(1 << 20))
+    open(next_step, 'wb').close()
+    with Running(context, [*flags, '--memory=512M'], 'vm') as machine:
+        machine.wait_for('^begun$')
+        expect('fails' in machine.ctl('copy', source, '/tmp/new/folder/', status=2), 'a folder that is not there')
+        begin = time.monotonic()
+        machine.ctl('copy', source, '/tmp/new/folder/', '--create-path')
+        seconds = time.monotonic() - begin
+        print(f'  {megabytes} MiB in {seconds:.1f} s, {megabytes / seconds:.1f} MiB/s')
+        machine.ctl('copy', next_step, '/tmp/next')
+        machine.wait_for('^summed$')
+        expect(e2e.sha256(source) in machine.text(), 'not the same file', machine.text()[-1000:])
+        expect('has it already' in machine.ctl('copy', source, '/tmp/new/folder/file', status=2), 'overwritten')
+        expect('No such file' in machine.ctl('copy', source + 'x', '/tmp/x', status=2), 'no file')
+        # Its name goes as it came.
+        with subprocess.Popen([context.mini_vmm, 'ctl', machine.socket, 'copy', source, '/tmp/new/folder/gone']) as sender:
+            time.sleep(1)
+            expect(sender.poll() is None, 'sent already')
+            sender.terminate()
+        machine.ctl('copy', next_step, '/tmp/next')
+        machine.wait_for('^listed$')
+        expect(re.search(r'^summed\nfile\nlisted$', machine.text(), re.M), 'the other file is there', machine.text()[-1000:])
+        machine.ctl('stop')
+        machine.end(0)
+        check_kernel_log(machine.text())
 
 
 if __name__ == '__main__':

@@ -9,11 +9,11 @@
 #include <random>
 #include <vector>
 
+#include "base/utf16.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "image/blocking.h"
 #include "image/crc32c.h"
-#include "image/utf16.h"
 #include "image/vhd_file.h"
 #include "image/vhdx_file.h"
 #include "image/vhdx_log.h"

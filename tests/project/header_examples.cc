@@ -486,6 +486,16 @@ absl::Status UnixSocketsExample(os::EventLoop& loop, SocketHub& hub) {
   //> network/unix_sockets.h
   return absl::OkStatus();
 }
+void Tell(const absl::Status& status);
+absl::Status KeyValueExchangeExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/key_value_exchange.h
+  return absl::OkStatus();
+}
+absl::Status GuestFileCopyExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock,
+                                  std::string text) {
+  //> vsp/guest_file_copy.h
+  return absl::OkStatus();
+}
 absl::Status ShutdownExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
   //> vsp/shutdown.h
   return absl::OkStatus();

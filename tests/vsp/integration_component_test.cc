@@ -22,7 +22,9 @@
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/ring/writer.h"
 #include "hvsdk/vmbus/server.h"
+#include "hvsdk/vsp/guest_file_copy.h"
 #include "hvsdk/vsp/heartbeat.h"
+#include "hvsdk/vsp/key_value_exchange.h"
 #include "hvsdk/vsp/shutdown.h"
 #include "hvsdk/vsp/time_sync.h"
 #include "tests/state/component_suite.h"
@@ -67,6 +69,34 @@ struct ShutdownKind {
     shutdown.Request(
         {.action = static_cast<ShutdownAction>(random() % 3), .answer_within = std::chrono::milliseconds(1)},
         [](const absl::Status&) {});
+    return "";
+  }
+};
+
+struct KeyValueKind {
+  using Component = KeyValueExchange;
+  static auto Make(vmbus::Server& server, const IntegrationResources& resources, const WallClock&) {
+    return *KeyValueExchange::Create(server, resources, {.answer_within = std::chrono::milliseconds(1)});
+  }
+  static std::string Use(KeyValueExchange& pairs, std::mt19937_64& random) {
+    if (random() % 2 == 0) {
+      pairs.Set(KeyValuePool::kExternal, "key", "value", [](const absl::Status&) {});
+    } else {
+      pairs.List(KeyValuePool::kGuest, [](const absl::StatusOr<std::vector<KeyValue>>&) {});
+    }
+    return "";
+  }
+};
+// What is not answered is taken back, and that is a matter of state.
+struct FileCopyKind {
+  using Component = GuestFileCopy;
+  static auto Make(vmbus::Server& server, const IntegrationResources& resources, const WallClock&) {
+    return *GuestFileCopy::Create(server, resources, {.answer_within = std::chrono::milliseconds(1)});
+  }
+  static std::string Use(GuestFileCopy& files, std::mt19937_64&) {
+    FileCopyRequest request{.guest_path = "/tmp/a", .size_bytes = 1};
+    request.read = [](uint64_t, absl::Span<uint8_t> to) { return to[0] = 'x', absl::OkStatus(); };
+    files.Copy(std::move(request), [](const absl::Status&) {});
     return "";
   }
 };
@@ -159,7 +189,7 @@ class IntegrationSubject {
   std::string Answer(std::mt19937_64& random) {
     if (!is_open_) return "";
     vmbus::RingReader<vmbus::FlatMemory> ring(Ring(false));
-    alignas(8) uint8_t buffer[4096];
+    alignas(8) uint8_t buffer[8192];
     vmbus::Packet packet;
     if (ring.Attach() != vmbus::RingStatus::kOk ||
         ring.Read(buffer, sizeof(buffer), packet) != vmbus::RingStatus::kOk) {
@@ -216,7 +246,7 @@ class IntegrationSubject {
 
 template <typename Kind>
 class IntegrationComponentTest : public testing::Test {};
-using Kinds = testing::Types<HeartbeatKind, TimeSyncKind, ShutdownKind>;
+using Kinds = testing::Types<HeartbeatKind, TimeSyncKind, ShutdownKind, KeyValueKind, FileCopyKind>;
 TYPED_TEST_SUITE(IntegrationComponentTest, Kinds);
 
 TYPED_TEST(IntegrationComponentTest, KeepsItsState) {

@@ -17,7 +17,7 @@
 #include "hvsdk/vsp/heartbeat.h"
 #include "hvsdk/vsp/shutdown.h"
 #include "hvsdk/vsp/time_sync.h"
-#include "tests/vsp/provider_fixture.h"
+#include "tests/vsp/integration_fixture.h"
 
 namespace hvsdk::vsp {
 namespace {
@@ -28,72 +28,14 @@ using integration::Version;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr uint64_t kSecond = 10'000'000;
-
 class FakeWallClock final : public WallClock {
  public:
   int64_t NowNs() const override { return now_ns; }
   int64_t now_ns = 1'700'000'000'000'000'000;
 };
 
-// A guest's side of one component: raw, so that it can also lie.
-class IntegrationTest : public ProviderFixture<vsc::IntegrationClient> {
+class IntegrationTest : public IntegrationFixture {
  protected:
-  static constexpr uint32_t kRingPages = 4;
-
-  void SetUp() override { MakeServer(4 << 20); }
-  IntegrationResources resources() { return {.executor = executor_, .timers = timers_, .clock = clock_}; }
-
-  // Time goes on, and everybody does what is due.
-  void Advance(uint64_t time_100ns) {
-    for (uint64_t passed = 0; passed < time_100ns; passed += kSecond / 2) {
-      timers_.AdvanceBy(std::min(kSecond / 2, time_100ns - passed));
-      Pump();
-    }
-  }
-
-  // A channel of the component, which the guest opens without a client.
-  struct Raw {
-    vsc::Channel channel;
-    vsc::RingPages ring;
-    vsc::ClientRings rings;
-    int ends = 0;
-  };
-  std::unique_ptr<Raw> OpenRaw(const hvdef::Guid& class_id) {
-    auto raw = std::make_unique<Raw>();
-    const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
-    raw->ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
-                 .outgoing_pages = kRingPages};
-    raw->rings = vsc::ClientRings::Create(child_->host(gpa), raw->ring);
-    EXPECT_TRUE(child_->client().Open(raw->channel, *OfferOf(class_id), raw->ring));
-    Pump();
-    return raw;
-  }
-  const hvdef::vmbus::OfferChannel* OfferOf(const hvdef::Guid& class_id) {
-    for (const auto& offer : child_->offers()) {
-      if (offer.class_id == class_id) return &offer;
-    }
-    return nullptr;
-  }
-  // The next message of the host's as bytes; empty: there is none.
-  std::vector<uint8_t> Take(Raw& raw) {
-    alignas(8) uint8_t buffer[4096];
-    vmbus::Packet packet;
-    if (raw.rings.incoming.Read(buffer, sizeof(buffer), packet) != vmbus::RingStatus::kOk) return {};
-    return {packet.payload, packet.payload + packet.payload_size};
-  }
-  void Put(Raw& raw, const std::vector<uint8_t>& message) {
-    ASSERT_EQ(raw.rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(7, false), message.data(),
-                                             static_cast<uint32_t>(message.size())),
-              vmbus::RingStatus::kOk);
-    (void)raw.rings.outgoing.Publish();
-    child_->client().Signal(raw.channel);
-    Pump();
-  }
-  static std::string Hex(const std::vector<uint8_t>& bytes) {
-    return absl::BytesToHexString({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  }
-
   FakeWallClock wall_clock_;
 };
 

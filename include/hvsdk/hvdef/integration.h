@@ -57,7 +57,10 @@ enum class Status : uint32_t {
   kFail = 0x80004005,          // E_FAIL
   kNotSupported = 0x80070032,  // ERROR_NOT_SUPPORTED
   kNotFound = 0x80041002,
-  kNoMoreItems = 0x80070103,  // ERROR_NO_MORE_ITEMS
+  kNoMoreItems = 0x80070103,      // ERROR_NO_MORE_ITEMS
+  kAlreadyExists = 0x80070050,    // ERROR_FILE_EXISTS
+  kInvalidArgument = 0x80070057,  // E_INVALIDARG
+  kDiskFull = 0x80070070,         // ERROR_DISK_FULL
 };
 
 inline constexpr uint8_t kFlagTransaction = 1;  // it is, or wants, an answer

@@ -7,7 +7,9 @@
 #define HVSDK_MACHINE_INTEGRATION_H_
 
 #include "hvsdk/vsp/balloon.h"
+#include "hvsdk/vsp/guest_file_copy.h"
 #include "hvsdk/vsp/heartbeat.h"
+#include "hvsdk/vsp/key_value_exchange.h"
 #include "hvsdk/vsp/shutdown.h"
 
 namespace hvsdk::machine {
@@ -20,6 +22,8 @@ struct MachineIntegration {
   bool time_samples_only = false;  // vsp::TimeSyncOptions
   bool balloon = true;             // the guest gives memory up when it is asked to, and what it does not use by itself
   uint64_t balloon_min_bytes = 0;  // vsp::BalloonOptions
+  bool key_value = true;
+  bool file_copy = true;
 };
 
 // Those that the machine has and that one asks something of, for as long as the machine lives. Null: it has none. On the loop's thread.
@@ -27,6 +31,8 @@ struct IntegrationComponents {
   vsp::Shutdown* shutdown = nullptr;
   vsp::Heartbeat* heartbeat = nullptr;
   vsp::Balloon* balloon = nullptr;
+  vsp::KeyValueExchange* key_value = nullptr;
+  vsp::GuestFileCopy* file_copy = nullptr;
 };
 
 }  // namespace hvsdk::machine

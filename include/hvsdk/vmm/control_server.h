@@ -20,6 +20,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -42,7 +43,19 @@ inline constexpr size_t kMaxControlClients = 32;
 // may be called with `progress` any number of times.
 class ControlHandler {
  public:
-  using Reply = absl::AnyInvocable<void(ControlReply)>;
+  class Reply {
+   public:
+    Reply() = default;
+    Reply(absl::AnyInvocable<void(ControlReply)> send, absl::AnyInvocable<bool()> is_wanted)
+        : send_(std::move(send)), is_wanted_(std::move(is_wanted)) {}
+    void operator()(ControlReply reply) { send_(std::move(reply)); }
+    // False: the client is gone, and what takes long need not go on for it.
+    bool is_wanted() { return is_wanted_(); }
+
+   private:
+    absl::AnyInvocable<void(ControlReply)> send_;
+    absl::AnyInvocable<bool()> is_wanted_;
+  };
   virtual ~ControlHandler() = default;
   virtual void OnRequest(const ControlRequest& request, Reply reply) = 0;
 };

@@ -80,6 +80,7 @@ class MachineControl final : public ControlHandler {
   void Tell(absl::string_view name, absl::string_view key, absl::string_view value);
   void Shutdown(const ShutdownConfig& request, Reply reply);
   void Balloon(uint32_t target_mib, Reply reply);
+  void AskKeyValue(const KeyValueRequest& request, Reply reply);
   void Trace(const ControlRequest& request, Reply reply);
   absl::Status TraceNow(const ControlRequest& request);
   void Attach(const ControlRequest& request, Reply reply);

@@ -65,7 +65,7 @@ class IntegrationClient {
   void OnSignal();
 
  private:
-  static constexpr uint32_t kMaxPacketBytes = 4096;
+  static constexpr uint32_t kMaxPacketBytes = 7680;
 
   bool is_over() const { return state_ == State::kFailed || state_ == State::kEnded; }
   void OnPacket(uint64_t transaction_id, uint8_t* message, uint32_t size_bytes);

@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "image/utf16.h"
+// UTF-16 to UTF-8 and back, for what images and guests carry. What is no character becomes U+FFFD.
+
+#ifndef HVSDK_SRC_BASE_UTF16_H_
+#define HVSDK_SRC_BASE_UTF16_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace hvsdk::internal {
-namespace {
 
-constexpr uint32_t kReplacement = 0xFFFD;
+inline constexpr uint32_t kReplacementCharacter = 0xFFFD;
 
-void AppendUtf8(uint32_t character, std::string& text) {
+inline void AppendUtf8(uint32_t character, std::string& text) {
   const auto tail = [&](int shift) { text += static_cast<char>(0x80 | (character >> shift & 0x3F)); };
   if (character < 0x80) {
     text += static_cast<char>(character);
@@ -25,9 +34,8 @@ void AppendUtf8(uint32_t character, std::string& text) {
   }
 }
 
-}  // namespace
-
-std::string FromUtf16(absl::Span<const uint8_t> bytes, bool big_endian) {
+// Ends at the first zero.
+inline std::string FromUtf16(absl::Span<const uint8_t> bytes, bool big_endian = false) {
   const size_t count = bytes.size() / 2;
   const auto unit = [&](size_t i) -> uint32_t {
     return big_endian ? bytes[2 * i] << 8 | bytes[2 * i + 1] : bytes[2 * i + 1] << 8 | bytes[2 * i];
@@ -41,7 +49,7 @@ std::string FromUtf16(absl::Span<const uint8_t> bytes, bool big_endian) {
         character = 0x10000 + ((character - 0xD800) << 10) + (low - 0xDC00);
         ++i;
       } else {
-        character = kReplacement;
+        character = kReplacementCharacter;
       }
     }
     AppendUtf8(character, text);
@@ -49,7 +57,7 @@ std::string FromUtf16(absl::Span<const uint8_t> bytes, bool big_endian) {
   return text;
 }
 
-std::vector<uint8_t> ToUtf16(absl::string_view text, bool big_endian) {
+inline std::vector<uint8_t> ToUtf16(absl::string_view text, bool big_endian = false) {
   std::vector<uint8_t> bytes;
   const auto put = [&](uint32_t unit) {
     const uint8_t high = static_cast<uint8_t>(unit >> 8), low = static_cast<uint8_t>(unit);
@@ -66,7 +74,7 @@ std::vector<uint8_t> ToUtf16(absl::string_view text, bool big_endian) {
       good = i < text.size() && (byte(i) & 0xC0) == 0x80;
       if (good) character = character << 6 | (byte(i++) & 0x3F);
     }
-    if (!good || character > 0x10FFFF || (character >= 0xD800 && character < 0xE000)) character = kReplacement;
+    if (!good || character > 0x10FFFF || (character >= 0xD800 && character < 0xE000)) character = kReplacementCharacter;
     if (character >= 0x10000) {
       put(0xD800 + ((character - 0x10000) >> 10));
       put(0xDC00 + ((character - 0x10000) & 0x3FF));
@@ -78,3 +86,5 @@ std::vector<uint8_t> ToUtf16(absl::string_view text, bool big_endian) {
 }
 
 }  // namespace hvsdk::internal
+
+#endif  // HVSDK_SRC_BASE_UTF16_H_

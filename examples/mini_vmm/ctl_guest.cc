@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ctl_guest.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace mini_vmm {
+
+using hvsdk::vmm::CopyFileRequest;
+using hvsdk::vmm::KeyValueRequest;
+
+namespace {
+
+struct Subcommand {
+  absl::string_view name;
+  KeyValueRequest::Operation operation;
+  size_t least, most;  // words
+};
+
+constexpr Subcommand kSubcommands[] = {
+    {"list", KeyValueRequest::LIST, 0, 0},
+    {"get", KeyValueRequest::GET, 1, 1},
+    {"set", KeyValueRequest::SET, 2, 2},
+    {"delete", KeyValueRequest::DELETE, 1, 1},
+    {"addresses", KeyValueRequest::ADDRESSES, 0, 1},
+};
+
+absl::Status Unexpected(absl::string_view word, absl::string_view arguments) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", absl::CHexEscape(word), "\" is not expected; it takes ", arguments));
+}
+
+}  // namespace
+
+absl::Status ParseKvp(absl::Span<const std::string> words, KeyValueRequest& request, bool& json) {
+  const Subcommand* const found = words.empty()
+                                      ? std::end(kSubcommands)
+                                      : std::find_if(std::begin(kSubcommands), std::end(kSubcommands),
+                                                     [&](const Subcommand& each) { return each.name == words[0]; });
+  if (found == std::end(kSubcommands)) return absl::InvalidArgumentError(absl::StrCat("it takes ", kKvpArguments));
+  request.set_operation(found->operation);
+  std::vector<std::string> values;
+  bool only_values = false;  // "--" ends the options, for a key or value that looks like one
+  for (const std::string& word : words.subspan(1)) {
+    if (!only_values && word == "--") {
+      only_values = true;
+    } else if (!only_values && word == "--json") {
+      json = true;
+    } else if (!only_values && absl::StartsWith(word, "--pool=") && word.size() > 7 && request.pool().empty() &&
+               found->operation != KeyValueRequest::ADDRESSES) {
+      request.set_pool(word.substr(7));
+    } else if ((!only_values && absl::StartsWith(word, "--")) || values.size() == found->most) {
+      return Unexpected(word, kKvpArguments);
+    } else {
+      values.push_back(word);
+    }
+  }
+  if (values.size() < found->least) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(found->name, ": a key", found->least == 2 ? " and a value are" : " is", " needed"));
+  }
+  if (found->operation == KeyValueRequest::ADDRESSES) {
+    if (!values.empty()) request.set_adapter(values[0]);
+    return absl::OkStatus();
+  }
+  if (!values.empty()) request.set_key(values[0]);
+  if (values.size() > 1) request.set_value(values[1]);
+  return absl::OkStatus();
+}
+
+absl::Status ParseCopy(absl::Span<const std::string> words, CopyFileRequest& request) {
+  for (const std::string& word : words) {
+    if (word == "--overwrite") {
+      request.set_overwrite(true);
+    } else if (word == "--create-path") {
+      request.set_create_path(true);
+    } else if (word.empty() || absl::StartsWith(word, "--") || !request.guest_path().empty()) {
+      return Unexpected(word, kCopyArguments);
+    } else if (request.source().empty()) {
+      request.set_source(word);
+    } else {
+      request.set_guest_path(word);
+    }
+  }
+  if (request.guest_path().empty()) return absl::InvalidArgumentError("a file and a path in the guest are needed");
+  // Into a directory, under the name that it has here.
+  const char last = request.guest_path().back();
+  if (last == '/' || last == '\\') {
+    const std::string& source = request.source();
+    request.set_guest_path(absl::StrCat(request.guest_path(), source.substr(source.rfind('/') + 1)));
+  }
+  return absl::OkStatus();
+}
+
+void PrintKeyValues(const KeyValueRequest& request, const hvsdk::vmm::KeyValues& values) {
+  for (const hvsdk::vmm::KeyValue& pair : values.pairs()) {
+    const std::string value = absl::Utf8SafeCEscape(pair.value());
+    if (request.operation() == KeyValueRequest::GET) {
+      absl::PrintF("%s\n", value);
+    } else {
+      absl::PrintF("%-14s %s = %s\n", pair.pool(), absl::Utf8SafeCEscape(pair.key()), value);
+    }
+  }
+  for (const hvsdk::vmm::AdapterAddresses& adapter : values.adapters()) {
+    const auto print = [](absl::string_view what, const auto& list) {
+      if (list.empty()) return;
+      absl::PrintF("  %-13s%s\n", what, absl::Utf8SafeCEscape(absl::StrJoin(list, " ")));
+    };
+    absl::PrintF("%s%s\n", absl::Utf8SafeCEscape(adapter.adapter()), adapter.dhcp() ? ", by DHCP" : "");
+    print("addresses", adapter.addresses());
+    print("subnets", adapter.subnets());
+    print("gateways", adapter.gateways());
+    print("name servers", adapter.name_servers());
+  }
+}
+
+}  // namespace mini_vmm

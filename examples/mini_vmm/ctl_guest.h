@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands of mini_vmm ctl that ask the guest itself: kvp and copy.
+
+#ifndef MINI_VMM_CTL_GUEST_H_
+#define MINI_VMM_CTL_GUEST_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "hvsdk/vmm/control.pb.h"
+
+namespace mini_vmm {
+
+inline constexpr char kKvpArguments[] =
+    "list [--pool=POOL]|get KEY [--pool=POOL]|set KEY VALUE|delete KEY|addresses [ADAPTER-ID], with [--json]";
+inline constexpr char kCopyArguments[] = "SOURCE GUEST-PATH [--overwrite] [--create-path]";
+
+// Errors are a line without the command's name.
+absl::Status ParseKvp(absl::Span<const std::string> words, hvsdk::vmm::KeyValueRequest& request, bool& json);
+absl::Status ParseCopy(absl::Span<const std::string> words, hvsdk::vmm::CopyFileRequest& request);
+
+// What comes from the guest is escaped: it goes to a terminal.
+void PrintKeyValues(const hvsdk::vmm::KeyValueRequest& request, const hvsdk::vmm::KeyValues& values);
+
+}  // namespace mini_vmm
+
+#endif  // MINI_VMM_CTL_GUEST_H_

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/guest_requests.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "hvsdk/boot/byte_source.h"
+
+namespace hvsdk::vmm {
+
+using vsp::KeyValuePool;
+
+namespace {
+
+// What a client takes, with room for what stands around it.
+constexpr size_t kMaxReplyBytes = kMaxControlReplies - (16 << 10);
+// Of a copy; more often nobody looks.
+constexpr uint64_t kProgressBytes = 1 << 20;
+
+constexpr KeyValuePool kPools[] = {KeyValuePool::kExternal, KeyValuePool::kGuest, KeyValuePool::kAuto,
+                                   KeyValuePool::kAutoExternal, KeyValuePool::kAutoInternal};
+// The last is never exchanged between host and guest, unless it is asked for.
+constexpr size_t kExchangedPools = 4;
+
+absl::Status Of(absl::string_view command, const absl::Status& status) {
+  return status.ok() ? status : absl::Status(status.code(), absl::StrCat(command, ": ", status.message()));
+}
+
+// Asks for one list after another, until all are there or one is not to be had.
+class Collection : public std::enable_shared_from_this<Collection> {
+ public:
+  Collection(vsp::KeyValueExchange& guest, ControlHandler::Reply reply) : guest_(guest), reply_(std::move(reply)) {
+    values();
+  }
+
+  void List(std::vector<KeyValuePool> pools) {
+    pools_ = std::move(pools);
+    NextPool();
+  }
+  void GetAddresses(std::vector<std::string> adapters) {
+    adapters_ = std::move(adapters);
+    NextAdapter();
+  }
+
+ private:
+  KeyValues& values() { return *answer_.mutable_key_values(); }
+
+  void NextPool() {
+    if (next_ == pools_.size()) return Finish();
+    const KeyValuePool pool = pools_[next_++];
+    guest_.List(pool, [self = shared_from_this(), pool](absl::StatusOr<std::vector<vsp::KeyValue>> pairs) {
+      if (!pairs.ok()) return self->reply_(ReplyOf(Of("kvp", pairs.status())));
+      for (vsp::KeyValue& pair : *pairs) {
+        KeyValue& added = *self->values().add_pairs();
+        added.set_pool(std::string(vsp::TextOf(pool)));
+        added.set_key(std::move(pair.key));
+        added.set_value(std::move(pair.value));
+      }
+      self->NextPool();
+    });
+  }
+  void NextAdapter() {
+    if (next_ == adapters_.size()) return Finish();
+    const std::string& adapter = adapters_[next_++];
+    guest_.GetAddresses(adapter, [self = shared_from_this(), adapter](absl::StatusOr<vsp::GuestAddresses> found) {
+      if (!found.ok()) {
+        return self->reply_(ReplyOf(Of(absl::StrCat("kvp: ", absl::CHexEscape(adapter)), found.status())));
+      }
+      AdapterAddresses& added = *self->values().add_adapters();
+      added.set_adapter(adapter);
+      added.set_dhcp(found->dhcp);
+      const auto put = [](std::vector<std::string>& from, auto& to) {
+        for (std::string& each : from) *to.Add() = std::move(each);
+      };
+      put(found->addresses, *added.mutable_addresses());
+      put(found->subnets, *added.mutable_subnets());
+      put(found->gateways, *added.mutable_gateways());
+      put(found->name_servers, *added.mutable_name_servers());
+      self->NextAdapter();
+    });
+  }
+  void Finish() {
+    if (answer_.ByteSizeLong() > kMaxReplyBytes) {
+      return reply_(ReplyOf(absl::ResourceExhaustedError("kvp: the guest has more than fits an answer")));
+    }
+    reply_(std::move(answer_));
+  }
+
+  vsp::KeyValueExchange& guest_;
+  ControlHandler::Reply reply_;
+  ControlReply answer_;
+  std::vector<KeyValuePool> pools_;
+  std::vector<std::string> adapters_;
+  size_t next_ = 0;
+};
+
+// Linux has them in capitals; what is no MAC address stays as it is.
+std::string AdapterId(std::string text) {
+  return text.find(':') == std::string::npos ? text : absl::AsciiStrToUpper(text);
+}
+
+}  // namespace
+
+ControlReply ReplyOf(const absl::Status& status) {
+  ControlReply reply;
+  reply.set_code(static_cast<uint32_t>(status.code()));
+  reply.set_error(std::string(status.message()));
+  return reply;
+}
+
+void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, std::vector<std::string> adapters,
+                 ControlHandler::Reply reply) {
+  vsp::KeyValueExchange* const guest = machine.integration().key_value;
+  if (guest == nullptr) {
+    return reply(ReplyOf(absl::FailedPreconditionError("kvp: the machine has no such component")));
+  }
+  auto pool = KeyValuePool::kExternal;
+  if (!request.pool().empty()) {
+    size_t i = 0;
+    while (i < std::size(kPools) && vsp::TextOf(kPools[i]) != request.pool()) ++i;
+    if (i == std::size(kPools)) {
+      return reply(ReplyOf(absl::InvalidArgumentError(
+          "kvp: --pool: it is none of external, guest, auto, auto-external and auto-internal")));
+    }
+    pool = kPools[i];
+  }
+  const auto answer = [](ControlHandler::Reply reply) {
+    return [reply = std::move(reply)](const absl::Status& status) mutable { reply(ReplyOf(Of("kvp", status))); };
+  };
+  switch (request.operation()) {
+    case KeyValueRequest::LIST: {
+      std::vector<KeyValuePool> pools(std::begin(kPools), std::begin(kPools) + kExchangedPools);
+      if (!request.pool().empty()) pools = {pool};
+      return std::make_shared<Collection>(*guest, std::move(reply))->List(std::move(pools));
+    }
+    case KeyValueRequest::GET:
+      // By the list: what Linux' daemon answers to a request for one is always empty.
+      return guest->List(pool, [pool, key = request.key(), reply = std::move(reply)](
+                                   const absl::StatusOr<std::vector<vsp::KeyValue>>& pairs) mutable {
+        if (!pairs.ok()) return reply(ReplyOf(Of("kvp", pairs.status())));
+        const auto found =
+            std::find_if(pairs->begin(), pairs->end(), [&](const vsp::KeyValue& each) { return each.key == key; });
+        if (found == pairs->end()) {
+          return reply(ReplyOf(Of("kvp", absl::NotFoundError("the guest has none of that name"))));
+        }
+        ControlReply done;
+        KeyValue& pair = *done.mutable_key_values()->add_pairs();
+        pair.set_pool(std::string(vsp::TextOf(pool)));
+        pair.set_key(found->key);
+        pair.set_value(found->value);
+        reply(std::move(done));
+      });
+    case KeyValueRequest::SET:
+      return guest->Set(pool, request.key(), request.value(), answer(std::move(reply)));
+    case KeyValueRequest::DELETE:
+      return guest->Delete(pool, request.key(), answer(std::move(reply)));
+    case KeyValueRequest::ADDRESSES: {
+      if (!request.adapter().empty()) adapters = {request.adapter()};
+      for (std::string& adapter : adapters) adapter = AdapterId(std::move(adapter));
+      if (adapters.empty()) {
+        return reply(ReplyOf(absl::FailedPreconditionError("kvp: the machine has no network adapter")));
+      }
+      return std::make_shared<Collection>(*guest, std::move(reply))->GetAddresses(std::move(adapters));
+    }
+    default:
+      return reply(ReplyOf(absl::InvalidArgumentError("kvp: no such operation")));
+  }
+}
+
+void CopyFile(machine::Machine& machine, const CopyFileRequest& request, ControlHandler::Reply reply) {
+  vsp::GuestFileCopy* const guest = machine.integration().file_copy;
+  if (guest == nullptr) {
+    return reply(ReplyOf(absl::FailedPreconditionError("copy: the machine has no such component")));
+  }
+  absl::StatusOr<std::unique_ptr<boot::ByteSource>> opened = boot::OpenFileSource(request.source());
+  if (!opened.ok()) {
+    return reply(ReplyOf(Of(absl::StrCat("copy: ", absl::CHexEscape(request.source())), opened.status())));
+  }
+  const std::shared_ptr<boot::ByteSource> source = *std::move(opened);
+  const auto asker = std::make_shared<ControlHandler::Reply>(std::move(reply));
+  const uint64_t size = source->size();
+  const auto tell = [asker, size](uint64_t done_bytes) {
+    ControlReply progress;
+    progress.mutable_progress()->set_done_bytes(done_bytes);
+    progress.mutable_progress()->set_total_bytes(size);
+    (*asker)(std::move(progress));
+  };
+  guest->Copy({.guest_path = request.guest_path(),
+               .overwrite = request.overwrite(),
+               .create_path = request.create_path(),
+               .size_bytes = size,
+               .read = [source](uint64_t offset, absl::Span<uint8_t> to) { return source->Read(offset, to); },
+               .on_progress =
+                   [asker, tell, size, next = kProgressBytes](uint64_t done_bytes) mutable {
+                     if (done_bytes >= next || done_bytes == size) {
+                       tell(done_bytes);
+                       next = done_bytes + kProgressBytes;
+                     }
+                     return asker->is_wanted();
+                   }},
+              [asker](const absl::Status& status) { (*asker)(ReplyOf(Of("copy", status))); });
+}
+
+}  // namespace hvsdk::vmm

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a control socket's clients ask of a guest, by its integration drivers: key-value pairs, and files that it is to have.
+//
+// Thread class: the loop's thread.
+
+#ifndef HVSDK_SRC_VMM_GUEST_REQUESTS_H_
+#define HVSDK_SRC_VMM_GUEST_REQUESTS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "hvsdk/machine/machine.h"
+#include "hvsdk/vmm/control.pb.h"
+#include "hvsdk/vmm/control_server.h"
+
+namespace hvsdk::vmm {
+
+ControlReply ReplyOf(const absl::Status& status);
+
+// `adapters`: the MAC addresses of the machine's network adapters. The machine outlives the reply.
+void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, std::vector<std::string> adapters,
+                 ControlHandler::Reply reply);
+void CopyFile(machine::Machine& machine, const CopyFileRequest& request, ControlHandler::Reply reply);
+
+}  // namespace hvsdk::vmm
+
+#endif  // HVSDK_SRC_VMM_GUEST_REQUESTS_H_
