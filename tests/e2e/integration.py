@@ -137,8 +137,9 @@ while ! [ -e /sys/bus/vmbus/drivers/hv_utils ]; do sleep 0.1; done
 sleep 3
 hv_kvp_daemon; until [ -e /var/lib/hyperv/.kvp_pool_4 ]; do sleep 0.2; done; put Greeting "good day" >>/var/lib/hyperv/.kvp_pool_1
 echo begun
-until grep -q database /var/lib/hyperv/.kvp_pool_0; do sleep 0.2; done
-tr -s "\\0" " " </var/lib/hyperv/.kvp_pool_0; echo; killall -STOP hv_kvp_daemon; echo stopped; sleep 100000''', disks=0)
+until tr -d "\\0" </var/lib/hyperv/.kvp_pool_0 | grep -q database; do sleep 0.2; done
+first() { tr "\\0" "\n" | head -n 1; }
+echo "$(head -c 512 /var/lib/hyperv/.kvp_pool_0 | first) is $(tail -c +513 /var/lib/hyperv/.kvp_pool_0 | first)"; killall -STOP hv_kvp_daemon; echo stopped; sleep 100000''', disks=0)
     with Running(context, [*flags, '--memory=256M', '--net=user'], 'vm') as machine:
         machine.wait_for('^started$')
         expect('service does not run yet' in machine.ctl('kvp', 'list', status=2), 'without a daemon')
@@ -166,7 +167,7 @@ tr -s "\\0" " " </var/lib/hyperv/.kvp_pool_0; echo; killall -STOP hv_kvp_daemon;
         expect(machine.ctl('kvp', 'get', 'k' * 254) == 'v' * 1000 + '\n', 'not the longest')
         machine.ctl('kvp', 'delete', 'k' * 254)
         machine.ctl('kvp', 'set', 'Role', 'database')
-        machine.wait_for('^Role database ')
+        machine.wait_for('^Role is database$')
         machine.wait_for('^stopped$')
         begin = time.monotonic()
         expect('does not answer' in machine.ctl('kvp', 'get', 'Role', status=2), 'an answer')
