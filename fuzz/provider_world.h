@@ -85,11 +85,23 @@ class ProviderWorld {
   void OpenChannel(ChannelEnd& end, uint16_t index, Forget forget) {
     const auto* const offer = child_->FindOffer(kInstance, index);
     HVSDK_CHECK(index != 0 || offer != nullptr);
-    if (offer == nullptr || end.channel.state() != vsc::Channel::State::kNone) return;
+    if (offer != nullptr) OpenOffer(end, *offer, forget);
+  }
+  // The one of a class that has one channel.
+  template <typename Forget>
+  void OpenChannelOf(ChannelEnd& end, const hvdef::Guid& class_id, Forget forget) {
+    for (const auto& offer : child_->offers()) {
+      if (offer.class_id == class_id) return OpenOffer(end, offer, forget);
+    }
+    HVSDK_CHECK(!"offered");
+  }
+  template <typename Forget>
+  void OpenOffer(ChannelEnd& end, const hvdef::vmbus::OfferChannel& offer, Forget forget) {
+    if (end.channel.state() != vsc::Channel::State::kNone) return;
     end.rings = vsc::ClientRings::Create(child_->host(end.ring.pages.first_pfn * kPageSize), end.ring);
     end.asked.clear();
     forget();
-    HVSDK_CHECK(child_->client().Open(end.channel, *offer, end.ring));
+    HVSDK_CHECK(child_->client().Open(end.channel, offer, end.ring));
     Pump();
     HVSDK_CHECK(end.is_open());
   }

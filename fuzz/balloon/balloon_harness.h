@@ -77,14 +77,7 @@ class BalloonHarness : private ProviderWorld {
   }
 
   void Open() {
-    for (const auto& offer : child_->offers()) {
-      if (offer.class_id != hvdef::class_id::kDynamicMemory) continue;
-      end_.rings = vsc::ClientRings::Create(child_->host(end_.ring.pages.first_pfn * kPageSize), end_.ring);
-      HVSDK_CHECK(child_->client().Open(end_.channel, offer, end_.ring));
-    }
-    Pump();
-    HVSDK_CHECK(end_.is_open());
-    Forget();
+    OpenChannelOf(end_, hvdef::class_id::kDynamicMemory, [this] { Forget(); });
   }
   void Close() {
     child_->client().Close(end_.channel);

@@ -71,16 +71,10 @@ class IntegrationHarness : private ProviderWorld {
   void OpenEnd(size_t index) {
     constexpr hvdef::Guid kClasses[] = {hvdef::class_id::kKeyValuePair, hvdef::class_id::kFileCopy};
     End& end = ends_[index];
-    if (end.channel.state() != vsc::Channel::State::kNone) return;
-    for (const auto& offer : child_->offers()) {
-      if (!(offer.class_id == kClasses[index])) continue;
-      end.rings = vsc::ClientRings::Create(child_->host(end.ring.pages.first_pfn * kPageSize), end.ring);
+    OpenChannelOf(end, kClasses[index], [&end] {
       end.last.clear();
       end.owed = 0;
-      HVSDK_CHECK(child_->client().Open(end.channel, offer, end.ring));
-      Pump();
-      HVSDK_CHECK(end.is_open());
-    }
+    });
   }
   void CloseEnd(End& end) {
     if (!end.is_open()) return;

@@ -26,10 +26,6 @@ constexpr KeyValuePool kPools[] = {KeyValuePool::kExternal, KeyValuePool::kGuest
 // The last is never exchanged between host and guest, unless it is asked for.
 constexpr size_t kExchangedPools = 4;
 
-absl::Status Of(absl::string_view command, const absl::Status& status) {
-  return status.ok() ? status : absl::Status(status.code(), absl::StrCat(command, ": ", status.message()));
-}
-
 // Asks for one list after another, until all are there or one is not to be had.
 class Collection : public std::enable_shared_from_this<Collection> {
  public:
@@ -53,7 +49,7 @@ class Collection : public std::enable_shared_from_this<Collection> {
     if (next_ == pools_.size()) return Finish();
     const KeyValuePool pool = pools_[next_++];
     guest_.List(pool, [self = shared_from_this(), pool](absl::StatusOr<std::vector<vsp::KeyValue>> pairs) {
-      if (!pairs.ok()) return self->reply_(ReplyOf(Of("kvp", pairs.status())));
+      if (!pairs.ok()) return self->reply_(ReplyOf(ErrorOf("kvp", pairs.status())));
       for (vsp::KeyValue& pair : *pairs) {
         KeyValue& added = *self->values().add_pairs();
         added.set_pool(std::string(vsp::TextOf(pool)));
@@ -68,7 +64,7 @@ class Collection : public std::enable_shared_from_this<Collection> {
     const std::string& adapter = adapters_[next_++];
     guest_.GetAddresses(adapter, [self = shared_from_this(), adapter](absl::StatusOr<vsp::GuestAddresses> found) {
       if (!found.ok()) {
-        return self->reply_(ReplyOf(Of(absl::StrCat("kvp: ", absl::CHexEscape(adapter)), found.status())));
+        return self->reply_(ReplyOf(ErrorOf(absl::StrCat("kvp: ", absl::CHexEscape(adapter)), found.status())));
       }
       AdapterAddresses& added = *self->values().add_adapters();
       added.set_adapter(adapter);
@@ -105,6 +101,10 @@ std::string AdapterId(std::string text) {
 
 }  // namespace
 
+absl::Status ErrorOf(absl::string_view command, const absl::Status& status) {
+  return status.ok() ? status : absl::Status(status.code(), absl::StrCat(command, ": ", status.message()));
+}
+
 ControlReply ReplyOf(const absl::Status& status) {
   ControlReply reply;
   reply.set_code(static_cast<uint32_t>(status.code()));
@@ -129,7 +129,7 @@ void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, std:
     pool = kPools[i];
   }
   const auto answer = [](ControlHandler::Reply reply) {
-    return [reply = std::move(reply)](const absl::Status& status) mutable { reply(ReplyOf(Of("kvp", status))); };
+    return [reply = std::move(reply)](const absl::Status& status) mutable { reply(ReplyOf(ErrorOf("kvp", status))); };
   };
   switch (request.operation()) {
     case KeyValueRequest::LIST: {
@@ -141,11 +141,11 @@ void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, std:
       // By the list: what Linux' daemon answers to a request for one is always empty.
       return guest->List(pool, [pool, key = request.key(), reply = std::move(reply)](
                                    const absl::StatusOr<std::vector<vsp::KeyValue>>& pairs) mutable {
-        if (!pairs.ok()) return reply(ReplyOf(Of("kvp", pairs.status())));
+        if (!pairs.ok()) return reply(ReplyOf(ErrorOf("kvp", pairs.status())));
         const auto found =
             std::find_if(pairs->begin(), pairs->end(), [&](const vsp::KeyValue& each) { return each.key == key; });
         if (found == pairs->end()) {
-          return reply(ReplyOf(Of("kvp", absl::NotFoundError("the guest has none of that name"))));
+          return reply(ReplyOf(ErrorOf("kvp", absl::NotFoundError("the guest has none of that name"))));
         }
         ControlReply done;
         KeyValue& pair = *done.mutable_key_values()->add_pairs();
@@ -178,7 +178,7 @@ void CopyFile(machine::Machine& machine, const CopyFileRequest& request, Control
   }
   absl::StatusOr<std::unique_ptr<boot::ByteSource>> opened = boot::OpenFileSource(request.source());
   if (!opened.ok()) {
-    return reply(ReplyOf(Of(absl::StrCat("copy: ", absl::CHexEscape(request.source())), opened.status())));
+    return reply(ReplyOf(ErrorOf(absl::StrCat("copy: ", absl::CHexEscape(request.source())), opened.status())));
   }
   const std::shared_ptr<boot::ByteSource> source = *std::move(opened);
   const auto asker = std::make_shared<ControlHandler::Reply>(std::move(reply));
@@ -202,7 +202,7 @@ void CopyFile(machine::Machine& machine, const CopyFileRequest& request, Control
                      }
                      return asker->is_wanted();
                    }},
-              [asker](const absl::Status& status) { (*asker)(ReplyOf(Of("copy", status))); });
+              [asker](const absl::Status& status) { (*asker)(ReplyOf(ErrorOf("copy", status))); });
 }
 
 }  // namespace hvsdk::vmm

@@ -10,12 +10,15 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/control.pb.h"
 #include "hvsdk/vmm/control_server.h"
 
 namespace hvsdk::vmm {
 
+// "command: " stands before an error's message.
+absl::Status ErrorOf(absl::string_view command, const absl::Status& status);
 ControlReply ReplyOf(const absl::Status& status);
 
 // `adapters`: the MAC addresses of the machine's network adapters. The machine outlives the reply.

@@ -148,10 +148,9 @@ void MachineControl::Balloon(uint32_t target_mib, Reply reply) {
   if (balloon == nullptr) {
     return reply(ReplyOf(absl::FailedPreconditionError("balloon: the machine has no such component")));
   }
-  balloon->SetTarget({.pages = uint64_t{target_mib} << 20 >> kPageShift}, [answer = Answer(std::move(reply))](
-                                                                              const absl::Status& status) mutable {
-    answer(status.ok() ? status : absl::Status(status.code(), absl::StrCat("balloon: ", status.message())));
-  });
+  balloon->SetTarget(
+      {.pages = uint64_t{target_mib} << 20 >> kPageShift},
+      [answer = Answer(std::move(reply))](const absl::Status& status) mutable { answer(ErrorOf("balloon", status)); });
 }
 
 void MachineControl::AskKeyValue(const KeyValueRequest& request, Reply reply) {

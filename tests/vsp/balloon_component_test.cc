@@ -6,25 +6,15 @@
 #include <memory>
 #include <random>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
-#include "hvsdk/base/fake_clock.h"
-#include "hvsdk/base/queue_executor.h"
 #include "hvsdk/hvdef/dynamic_memory.h"
-#include "hvsdk/memory/guest_memory.h"
-#include "hvsdk/vmbus/loopback_hypervisor.h"
-#include "hvsdk/vmbus/ring/memory.h"
 #include "hvsdk/vmbus/ring/reader.h"
-#include "hvsdk/vmbus/ring/writer.h"
-#include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsp/balloon.h"
 #include "tests/state/component_suite.h"
-#include "tests/vsp/child_messages.h"
+#include "tests/vsp/played_channel.h"
 
 namespace hvsdk::vsp {
 namespace {
@@ -32,15 +22,13 @@ namespace {
 namespace wire = hvdef::dynamic_memory;
 using wire::MessageType;
 
-class BalloonSubject {
+class BalloonSubject : private PlayedChannel {
  public:
-  BalloonSubject() : bytes_(kPages * kPageSize) {
-    EXPECT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_)).ok());
+  BalloonSubject() : PlayedChannel(kPages) {
     memory_.SetDiscarder([](uint8_t* host, uint64_t size_bytes) {
       std::memset(host, 0, size_bytes);
       return size_bytes;
     });
-    EXPECT_TRUE(server_.Start().ok());
     balloon_ = *Balloon::Create(server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_});
     executor_.RunUntilIdle();
   }
@@ -51,20 +39,12 @@ class BalloonSubject {
   static inline int opens = 0, ready = 0, given = 0, got_back = 0;
 
   void CopyWorld(BalloonSubject& from) {
-    bytes_ = from.bytes_;  // as many, so they stay where they are
-    is_open_ = from.is_open_;
-    is_connected_ = from.is_connected_;
+    CopyWorldOf(from);
     last_ = from.last_;
-    clock_.Set(from.clock_.Now100ns());
-    server_state_ = state::SaveOf(from.server_);
-    has_server_state_ = true;
   }
 
   std::string Step(std::mt19937_64& random) {
-    if (std::exchange(has_server_state_, false)) {
-      const absl::Status status = state::RestoreOf(server_, server_state_);
-      EXPECT_TRUE(status.ok()) << status;
-    }
+    RestoreServer();
     balloon_->Pause();
     balloon_->Resume();
     executor_.RunUntilIdle();
@@ -72,9 +52,10 @@ class BalloonSubject {
     const uint64_t what = random() % 16;
     if (!is_open_ && what < 12) {
       seen = Open();
+      opens += is_open_;
+      last_ = MessageType::kError;
     } else if (what == 0) {
-      seen = Post("close-channel channel=1");
-      is_open_ = false;
+      seen = Close();
     } else if (what == 1) {
       timers_.AdvanceBy(random() % 130'000'000);
     } else if (what < 5) {
@@ -96,28 +77,6 @@ class BalloonSubject {
  private:
   static constexpr uint64_t kPages = 72, kFirst = 8;
 
-  // The rings are all in memory: each use attaches anew. Both have a control page and two of data.
-  vmbus::FlatMemory Ring(bool to_root) {
-    uint8_t* const page = &bytes_[(to_root ? 1 : 4) * kPageSize];
-    return {page, page + kPageSize, 2 * kPageSize};
-  }
-  std::string Post(absl::string_view text) { return PostMessage(hypervisor_, executor_, is_connected_, text); }
-  std::string Open() {
-    std::string seen;
-    if (!is_connected_) {
-      seen = Post("initiate-contact version=5.3 target_vp=0 target=0x2");
-      is_connected_ = true;
-      seen += Post("request-offers");
-    }
-    std::memset(&bytes_[kPageSize], 0, 6 * kPageSize);
-    seen += Post("gpadl-teardown channel=1 gpadl=1");
-    seen += Post("gpadl-header channel=1 gpadl=1 bytes=56 ranges=1 words=24576,1,2,3,4,5,6");
-    const std::string answer = Post("open-channel channel=1 open_id=1 gpadl=1 downstream=3 target_vp=0");
-    is_open_ = absl::StrContains(answer, "message 0600000000000000");
-    opens += is_open_;
-    last_ = MessageType::kError;
-    return seen + answer;
-  }
   std::string TakePacket() {
     if (!is_open_) return "";
     vmbus::RingReader<vmbus::FlatMemory> ring(Ring(false));
@@ -190,30 +149,9 @@ class BalloonSubject {
     if (type == MessageType::kUnballoonResponse) last_ = MessageType::kCapabilitiesResponse;
     message.header.type = type;
     message.header.size_bytes = static_cast<uint16_t>(size);
-    vmbus::RingWriter<vmbus::FlatMemory> out(Ring(true));
-    if (out.Attach() == vmbus::RingStatus::kOk) {
-      (void)out.StageInBand(vmbus::PacketHeader::InBand(1, false), &message, static_cast<uint32_t>(size));
-      (void)out.Publish();
-    }
-    Signal();
+    Put(&message, size);
   }
-  void Signal() {
-    (void)hypervisor_.ChildSignalEvent(ConnectionId{0x2001});
-    executor_.RunUntilIdle();
-  }
-
-  std::vector<uint8_t> bytes_;
-  GuestMemory memory_;
-  QueueExecutor executor_;
-  FakeClock clock_;
-  FakeTimerQueue timers_{clock_};
-  vmbus::LoopbackHypervisor hypervisor_{1, 64};
-  vmbus::Server server_{memory_, hypervisor_, {}, {.executor = &executor_, .timers = &timers_, .clock = &clock_}};
   std::unique_ptr<Balloon> balloon_;
-
-  state::SavedState server_state_;
-  bool has_server_state_ = false;
-  bool is_connected_ = false, is_open_ = false;
   MessageType last_ = MessageType::kError;  // of the host's
 };
 

@@ -10,17 +10,11 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 #include "hvsdk/base/fake_clock.h"
-#include "hvsdk/base/queue_executor.h"
-#include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/resource/wall_clock.h"
-#include "hvsdk/vmbus/loopback_hypervisor.h"
-#include "hvsdk/vmbus/ring/memory.h"
 #include "hvsdk/vmbus/ring/reader.h"
-#include "hvsdk/vmbus/ring/writer.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsp/guest_file_copy.h"
 #include "hvsdk/vsp/heartbeat.h"
@@ -28,7 +22,7 @@
 #include "hvsdk/vsp/shutdown.h"
 #include "hvsdk/vsp/time_sync.h"
 #include "tests/state/component_suite.h"
-#include "tests/vsp/child_messages.h"
+#include "tests/vsp/played_channel.h"
 
 namespace hvsdk::vsp {
 namespace {
@@ -102,11 +96,9 @@ struct FileCopyKind {
 };
 
 template <typename Kind>
-class IntegrationSubject {
+class IntegrationSubject : private PlayedChannel {
  public:
-  IntegrationSubject() : bytes_(kPages * kPageSize) {
-    EXPECT_TRUE(memory_.AddRange(0, absl::MakeSpan(bytes_)).ok());
-    EXPECT_TRUE(server_.Start().ok());
+  IntegrationSubject() : PlayedChannel(/*pages=*/8) {
     component_ = Kind::Make(server_, {.executor = executor_, .timers = timers_, .clock = clock_}, wall_clock_);
     executor_.RunUntilIdle();
   }
@@ -116,21 +108,10 @@ class IntegrationSubject {
   // Of all subjects: the histories are not empty.
   static inline int opens = 0, messages = 0;
 
-  void CopyWorld(IntegrationSubject& from) {
-    bytes_ = from.bytes_;  // as many, so they stay where they are
-    is_open_ = from.is_open_;
-    is_connected_ = from.is_connected_;
-    clock_.Set(from.clock_.Now100ns());
-    server_state_ = state::SaveOf(from.server_);
-    has_server_state_ = true;
-  }
+  void CopyWorld(IntegrationSubject& from) { CopyWorldOf(from); }
 
   std::string Step(std::mt19937_64& random) {
-    if (std::exchange(has_server_state_, false)) {
-      const absl::Status status = state::RestoreOf(server_, server_state_);
-      EXPECT_TRUE(status.ok()) << status;
-      executor_.RunUntilIdle();
-    }
+    RestoreServer();
     // What is due is counted anew after each stop, as after a restore.
     component_->Pause();
     component_->Resume();
@@ -140,9 +121,9 @@ class IntegrationSubject {
       case 0:
         if (!is_open_) {
           seen = Open();
+          opens += is_open_;
         } else if (random() % 8 == 0) {
-          seen = PostMessage(hypervisor_, executor_, is_connected_, "close-channel channel=1");
-          is_open_ = false;
+          seen = Close();
         }
         break;
       case 1:
@@ -162,29 +143,6 @@ class IntegrationSubject {
   }
 
  private:
-  static constexpr uint64_t kPages = 8;
-
-  // The rings are all in memory: each use attaches anew. Both have a control page and two of data.
-  vmbus::FlatMemory Ring(bool to_root) {
-    uint8_t* const page = &bytes_[(to_root ? 1 : 4) * kPageSize];
-    return {page, page + kPageSize, 2 * kPageSize};
-  }
-  std::string Post(absl::string_view text) { return PostMessage(hypervisor_, executor_, is_connected_, text); }
-  std::string Open() {
-    std::string seen;
-    if (!is_connected_) {
-      seen = Post("initiate-contact version=5.3 target_vp=0 target=0x2");
-      is_connected_ = true;
-      seen += Post("request-offers");
-    }
-    std::memset(&bytes_[kPageSize], 0, 6 * kPageSize);
-    seen += Post("gpadl-teardown channel=1 gpadl=1");
-    seen += Post("gpadl-header channel=1 gpadl=1 bytes=56 ranges=1 words=24576,1,2,3,4,5,6");
-    const std::string answer = Post("open-channel channel=1 open_id=1 gpadl=1 downstream=3 target_vp=0");
-    is_open_ = absl::StrContains(answer, "message 0600000000000000");
-    opens += is_open_;
-    return seen + answer;
-  }
   // Takes a message, and mostly answers it as Linux does: as it is, but for the flags.
   std::string Answer(std::mt19937_64& random) {
     if (!is_open_) return "";
@@ -214,34 +172,11 @@ class IntegrationSubject {
       ++message[28];
     }
     if (random() % 16 == 0) message[random() % message.size()] ^= static_cast<uint8_t>(1 << random() % 8);
-    vmbus::RingWriter<vmbus::FlatMemory> out(Ring(true));
-    if (out.Attach() == vmbus::RingStatus::kOk) {
-      (void)out.StageInBand(vmbus::PacketHeader::InBand(1, false), message.data(),
-                            static_cast<uint32_t>(message.size()));
-      (void)out.Publish();
-    }
-    Signal();
-    executor_.RunUntilIdle();
+    Put(message.data(), message.size());
     return seen;
   }
-  void Signal() {
-    (void)hypervisor_.ChildSignalEvent(ConnectionId{0x2001});
-    executor_.RunUntilIdle();
-  }
-
-  std::vector<uint8_t> bytes_;
-  GuestMemory memory_;
-  QueueExecutor executor_;
-  FakeClock clock_;
-  FakeTimerQueue timers_{clock_};
   ClockOfTime wall_clock_{clock_};
-  vmbus::LoopbackHypervisor hypervisor_{1, 64};
-  vmbus::Server server_{memory_, hypervisor_, {}, {.executor = &executor_, .timers = &timers_, .clock = &clock_}};
   std::unique_ptr<typename Kind::Component> component_;
-
-  state::SavedState server_state_;
-  bool has_server_state_ = false;
-  bool is_connected_ = false, is_open_ = false;
 };
 
 template <typename Kind>

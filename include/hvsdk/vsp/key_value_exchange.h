@@ -70,6 +70,7 @@ class KeyValueExchange : public IntegrationComponent {
   using Got = absl::AnyInvocable<void(absl::StatusOr<std::string>)>;
   using Listed = absl::AnyInvocable<void(absl::StatusOr<std::vector<KeyValue>>)>;
   using GotAddresses = absl::AnyInvocable<void(absl::StatusOr<GuestAddresses>)>;
+  // Linux' daemon answers Get with an empty text, whatever there is; what it has, List has.
   void Get(KeyValuePool pool, absl::string_view key, Got done);
   void Set(KeyValuePool pool, absl::string_view key, absl::string_view value, Done done);
   void Delete(KeyValuePool pool, absl::string_view key, Done done);
