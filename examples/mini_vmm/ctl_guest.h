@@ -7,14 +7,15 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "hvsdk/vmm/control.pb.h"
 
 namespace mini_vmm {
 
-inline constexpr char kKvpArguments[] =
+inline constexpr absl::string_view kKvpArguments =
     "list [--pool=POOL]|get KEY [--pool=POOL]|set KEY VALUE|delete KEY|addresses [ADAPTER-ID], with [--json]";
-inline constexpr char kCopyArguments[] = "SOURCE GUEST-PATH [--overwrite] [--create-path]";
+inline constexpr absl::string_view kCopyArguments = "SOURCE GUEST-PATH [--overwrite] [--create-path]";
 
 // Errors are a line without the command's name.
 absl::Status ParseKvp(absl::Span<const std::string> words, hvsdk::vmm::KeyValueRequest& request, bool& json);
