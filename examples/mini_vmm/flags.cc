@@ -397,6 +397,9 @@ absl::Status ReadState(Flags& flags) {
     return Invalid(shown, "the state is of another program");
   }
   flags.config = flags.saved.machine();
+  if (const absl::Status status = hvsdk::vmm::ValidateMachineConfig(flags.config); !status.ok()) {
+    return Invalid(shown, status.message());
+  }
   ChooseNumbers(flags.config);
   return absl::OkStatus();
 }

@@ -328,8 +328,9 @@ int RunMachine(const Flags& flags) {
       }
       sockets = *std::move(made);
     }
-    absl::optional<hvsdk::vmm::MachineControl> control;
+    // The control goes first: a save that comes to its end with it tells those who listen.
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
+    absl::optional<hvsdk::vmm::MachineControl> control;
     if (!config.control().empty()) {
       control.emplace(*current,
                       hvsdk::vmm::MachineControl::Options{

@@ -2,6 +2,7 @@
 #include "hvsdk/vmm/control_server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -35,6 +36,9 @@ std::string Framed(const google::protobuf::MessageLite& message) {
   return bytes;
 }
 
+// A descriptor to be given up for a client that is to be turned away when there is no other.
+int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
 }  // namespace
 
 struct ControlServer::Client {
@@ -60,13 +64,14 @@ absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Listen(os::EventLo
 }
 
 ControlServer::ControlServer(os::EventLoop& loop, int fd, ControlHandler& handler)
-    : loop_(loop), file_(std::make_unique<os::UnixSocketFile>()), fd_(fd), handler_(handler) {}
+    : loop_(loop), file_(std::make_unique<os::UnixSocketFile>()), fd_(fd), spare_fd_(OpenSpare()), handler_(handler) {}
 
 ControlServer::~ControlServer() {
   *self_ = nullptr;
   while (!clients_.empty()) Drop(clients_.begin()->first);
   loop_.Unwatch(fd_);
   close(fd_);
+  if (spare_fd_ >= 0) close(spare_fd_);
 }
 
 ControlServer::Client* ControlServer::Find(uint64_t id) {
@@ -75,10 +80,20 @@ ControlServer::Client* ControlServer::Find(uint64_t id) {
 }
 
 void ControlServer::Accept() {
-  const int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd < 0) return;
-  if (clients_.size() >= kMaxControlClients) {
+  int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  const bool has_none = fd < 0 && (errno == EMFILE || errno == ENFILE);
+  if (has_none) {
+    // One that stays in the queue would be told of for ever.
+    close(spare_fd_);
+    fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  }
+  if (fd < 0) {
+    if (has_none) spare_fd_ = OpenSpare();
+    return;
+  }
+  if (has_none || clients_.size() >= kMaxControlClients) {
     close(fd);
+    if (has_none) spare_fd_ = OpenSpare();
     return;
   }
   auto client = std::make_unique<Client>();
@@ -178,7 +193,7 @@ void ControlServer::Handle(Client& client) {
 
 void ControlServer::Settle(uint64_t id) {
   Client* const client = Find(id);
-  if (client == nullptr) return;
+  if (client == nullptr || client->handling) return;  // whoever handles it, settles it
   if (client->doomed) return Drop(id);
   Watch(*client);
 }

@@ -65,7 +65,7 @@ class MachineSaver::Core final : private Task {
     if (const absl::Status status = CheckBase(request.base); !status.ok()) return done(status);
     request_ = request;
     done_ = std::move(done);
-    result_ = Saved{};
+    result_ = absl::CancelledError("the machine has ended");
     meter_.emplace(on_pages_, log_.pages() << kPageShift);
     const machine::Board& board = machine_.board();
     is_live_ = request.live && board.caps().dirty_log && !board.is_deterministic();
@@ -182,8 +182,18 @@ class MachineSaver::Core final : private Task {
     return absl::OkStatus();
   }
 
+  // In the moment that is saved. A disk that does not answer lets no machine pause, and somebody else may have resumed it.
+  absl::Status CheckPaused() const {
+    if (!request_.live || !request_.pause || machine_.controller().state() == Controller::State::kPaused) {
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError("save: --pause: the machine does not stand still");
+  }
+
   // On the loop's thread, while the machine is paused.
   absl::Status SaveStill() {
+    RETURN_IF_ERROR(CheckPaused());
+    result_ = Saved{};
     PageSet pages(log_.pages());
     if (log_.is_enabled()) RETURN_IF_ERROR(TakeDirty(pages));
     RETURN_IF_ERROR(CheckBase(request_.base));
@@ -248,6 +258,7 @@ class MachineSaver::Core final : private Task {
     const auto start = steady_clock::now();
     machine_.controller().WhilePaused(
         [&]() -> absl::Status {
+          RETURN_IF_ERROR(CheckPaused());
           PageSet since(dirty.size());
           RETURN_IF_ERROR(TakeDirty(since));
           dirty.Add(since);

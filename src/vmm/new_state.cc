@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/vmm/new_state.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -11,8 +13,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -73,15 +78,23 @@ absl::Status ShareFile(const std::string& from, const std::string& to, const Fil
   return CopyFile(file.fd(), from, to, size_bytes);
 }
 
+std::vector<std::string> FileNames() {
+  std::vector<std::string> names = {std::string(kManifestName), std::string(kStateName), std::string(kMemoryName)};
+  for (size_t i = 1; i <= kMaxDifferences; ++i) names.push_back(DifferenceName(i));
+  return names;
+}
+
 // The files of a state alone: what else a user keeps there is not ours to remove.
-absl::Status Remove(const std::string& directory) {
-  const auto remove = [&](absl::string_view name) {
+absl::Status RemoveFiles(const std::string& directory) {
+  for (const std::string& name : FileNames()) {
     const std::string path = PathIn(directory, name);
     if (unlink(path.c_str()) != 0 && errno != ENOENT && errno != ENOTDIR) return FileError(path, errno);
-    return absl::OkStatus();
-  };
-  for (const absl::string_view name : {kManifestName, kStateName, kMemoryName}) RETURN_IF_ERROR(remove(name));
-  for (size_t i = 1; i <= kMaxDifferences; ++i) RETURN_IF_ERROR(remove(DifferenceName(i)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Remove(const std::string& directory) {
+  RETURN_IF_ERROR(RemoveFiles(directory));
   if (rmdir(directory.c_str()) != 0 && errno != ENOENT) return FileError(directory, errno);
   return absl::OkStatus();
 }
@@ -98,8 +111,40 @@ std::string ParentOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+// Beside `path`, and hidden: a name that nobody chooses for something of their own.
+std::string Beside(const std::string& path, absl::string_view kind) {
+  const size_t name = path.rfind('/') + 1;  // 0 if there is none
+  return absl::StrCat(path.substr(0, name), ".", path.substr(name), ".hvsdk-", kind);
+}
+
+// The directory's, for as long as it is open: until then no other save removes what is in it.
+absl::StatusOr<Descriptor> Lock(const std::string& path) {
+  Descriptor directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (directory.fd() < 0) return FileError(path, errno);
+  if (flock(directory.fd(), LOCK_EX | LOCK_NB) == 0) return directory;
+  // Without locks (ENOLCK, EOPNOTSUPP) it goes as well, but for two saves to one place at once.
+  if (errno != EWOULDBLOCK) return directory;
+  return absl::FailedPreconditionError(absl::StrCat(path, ": another save to the same place is under way"));
+}
+
+// Makes an empty directory, or empties the one that a save left which was killed.
+absl::StatusOr<Descriptor> MakeFresh(const std::string& path) {
+  for (;;) {
+    if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return FileError(path, errno);
+    absl::StatusOr<Descriptor> locked = Lock(path);
+    if (absl::IsNotFound(locked.status())) continue;
+    RETURN_IF_ERROR(locked.status());
+    // Another save may have moved it into its place since.
+    struct stat opened, named;
+    if (fstat(locked->fd(), &opened) != 0) return FileError(path, errno);
+    if (lstat(path.c_str(), &named) != 0 || named.st_ino != opened.st_ino || named.st_dev != opened.st_dev) continue;
+    RETURN_IF_ERROR(RemoveFiles(path));
+    return locked;
+  }
+}
+
 // Moves `fresh` to `path`; an older state that was there is then at `fresh`. Network file systems exchange nothing: there the older one is
-// moved away first, and a crash in between leaves it at PATH.old.
+// moved away first, and a crash in between leaves it beside.
 absl::Status MoveIntoPlace(const std::string& fresh, const std::string& path) {
   const auto move = [](const std::string& from, const std::string& to, unsigned flags = 0) {
     return renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0;
@@ -111,7 +156,7 @@ absl::Status MoveIntoPlace(const std::string& fresh, const std::string& path) {
   if (errno != EINVAL && errno != ENOSYS) return FileError(path, errno);
 
   if (move(fresh, path)) return absl::OkStatus();  // nothing was there
-  const std::string old = absl::StrCat(path, ".old");
+  const std::string old = Beside(path, "old");
   RETURN_IF_ERROR(Remove(old));
   if (!move(path, old)) return FileError(path, errno);
   const bool moved = move(fresh, path);
@@ -120,14 +165,25 @@ absl::Status MoveIntoPlace(const std::string& fresh, const std::string& path) {
   return moved ? absl::OkStatus() : FileError(path, error);
 }
 
-// Nothing, or a state: its place may be taken.
+// Nothing, or a state and nothing else: its place may be taken.
 absl::Status CheckPlace(const std::string& path) {
   struct stat found;
   if (stat(path.c_str(), &found) != 0) return errno == ENOENT ? absl::OkStatus() : FileError(path, errno);
-  if (!S_ISDIR(found.st_mode)) return absl::FailedPreconditionError(absl::StrCat(path, ": is there, and is no state"));
-  const std::string manifest = PathIn(path, kManifestName);
-  if (stat(manifest.c_str(), &found) == 0 || rmdir(path.c_str()) == 0) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(path, ": is there, and is no state"));
+  const auto is_no_state = [&](absl::string_view why) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": is there, and ", why));
+  };
+  if (!S_ISDIR(found.st_mode)) return is_no_state("is no state");
+  if (rmdir(path.c_str()) == 0) return absl::OkStatus();
+  if (stat(PathIn(path, kManifestName).c_str(), &found) != 0) return is_no_state("is no state");
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir(path.c_str()), closedir);
+  if (directory == nullptr) return FileError(path, errno);
+  const std::vector<std::string> names = FileNames();
+  while (const dirent* entry = readdir(directory.get())) {
+    const absl::string_view name = entry->d_name;
+    if (name == "." || name == ".." || absl::c_linear_search(names, name)) continue;
+    return is_no_state(absl::StrCat("has another file than a state's: ", name));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -143,11 +199,18 @@ absl::StatusOr<NewState> NewState::Create(const std::string& path, uint64_t memo
   NewState state;
   state.place_ = path;
   while (state.place_.size() > 1 && absl::EndsWith(state.place_, "/")) state.place_.pop_back();
+  // What is exchanged is a directory, and not a link to it.
+  struct stat found;
+  if (lstat(state.place_.c_str(), &found) == 0 && S_ISLNK(found.st_mode)) {
+    const std::unique_ptr<char, void (*)(void*)> real(realpath(state.place_.c_str(), nullptr), std::free);
+    if (real == nullptr) return FileError(state.place_, errno);
+    state.place_ = real.get();
+  }
   state.memory_bytes_ = memory_bytes;
   RETURN_IF_ERROR(CheckPlace(state.place_));
-  const std::string fresh = state.place_ + ".new";
-  RETURN_IF_ERROR(Remove(fresh));  // of a save that was killed
-  if (mkdir(fresh.c_str(), 0700) != 0) return FileError(fresh, errno);
+  const std::string fresh = Beside(state.place_, "new");
+  ASSIGN_OR_RETURN(Descriptor locked, MakeFresh(fresh));
+  state.lock_fd_ = locked.Release();
   state.fresh_ = fresh;
   RETURN_IF_ERROR(state.Open(base));
   return state;
@@ -191,6 +254,7 @@ NewState& NewState::operator=(NewState&& other) noexcept {
   std::swap(fresh_, other.fresh_);
   std::swap(memory_path_, other.memory_path_);
   std::swap(memory_fd_, other.memory_fd_);
+  std::swap(lock_fd_, other.lock_fd_);
   std::swap(memory_bytes_, other.memory_bytes_);
   std::swap(is_difference_, other.is_difference_);
   std::swap(written_bytes_, other.written_bytes_);
@@ -204,6 +268,7 @@ NewState& NewState::operator=(NewState&& other) noexcept {
 NewState::~NewState() {
   if (memory_fd_ >= 0) close(memory_fd_);
   if (!fresh_.empty()) (void)Remove(fresh_);
+  if (lock_fd_ >= 0) close(lock_fd_);
 }
 
 absl::Status NewState::WritePages(uint64_t first, absl::Span<const uint8_t> bytes) {
@@ -287,8 +352,11 @@ absl::StatusOr<std::string> NewState::Seal(machine::SavedMachine& machine) {
 
 absl::StatusOr<std::string> NewState::Commit(machine::SavedMachine& machine) {
   ASSIGN_OR_RETURN(std::string id, Seal(machine));
+  // The older one, too, until it is gone: in place of ours.
+  const absl::StatusOr<Descriptor> older = Lock(place_);
+  if (!older.ok() && !absl::IsNotFound(older.status())) return older.status();
   RETURN_IF_ERROR(MoveIntoPlace(fresh_, place_));
-  (void)Remove(fresh_);  // an older one
+  (void)Remove(fresh_);
   fresh_.clear();
   RETURN_IF_ERROR(SyncDirectory(ParentOf(place_)));
   return id;

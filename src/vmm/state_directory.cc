@@ -14,6 +14,7 @@
 #include "base/host_thread.h"
 #include "base/status_macros.h"
 #include "hvsdk/base/ids.h"
+#include "hvsdk/boot/memory_layout.h"
 #include "hvsdk/memory/page_set.h"
 #include "hvsdk/state/reader.h"
 #include "hvsdk/vmm/new_state.h"
@@ -70,6 +71,7 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, con
   directory.memory_fd_ = memory_file.Release();
   ASSIGN_OR_RETURN(directory.memory_bytes_, SizeOf(directory.memory_fd_, memory_path));
   RETURN_IF_ERROR(CheckSize(memory_path, directory.memory_bytes_, manifest.memory));
+  if (directory.memory_bytes_ > boot::kMaxMemoryBytes) return Damaged(memory_path, "too long");
   directory.memory_sum_ = manifest.memory.sum;
   ASSIGN_OR_RETURN(const FileMark mark, MarkOf(directory.memory_fd_, memory_path));
   directory.is_unchanged_ = mark == manifest.memory_mark;
@@ -88,13 +90,13 @@ absl::Status StateDirectory::OpenDifference(size_t number, uint64_t size_bytes, 
   ASSIGN_OR_RETURN(Descriptor file, OpenFile(path));
   ASSIGN_OR_RETURN(const uint64_t found_bytes, SizeOf(file.fd(), path));
   RETURN_IF_ERROR(CheckSize(path, found_bytes, {size_bytes, sum}));
-  ASSIGN_OR_RETURN(const uint64_t found_sum, SumOfFile(file.fd(), path, size_bytes));
-  if (found_sum != sum) return Damaged(path, "its checksum is wrong");
-  Difference& difference = differences_.emplace_back();
   constexpr uint64_t kBytesPerPage = kPageSize + sizeof(uint64_t);
   if (size_bytes % kBytesPerPage != 0 || size_bytes / kBytesPerPage > memory_bytes_ >> kPageShift) {
     return Damaged(path, "not whole pages");
   }
+  ASSIGN_OR_RETURN(const uint64_t found_sum, SumOfFile(file.fd(), path, size_bytes));
+  if (found_sum != sum) return Damaged(path, "its checksum is wrong");
+  Difference& difference = differences_.emplace_back();
   difference.pages.resize(size_bytes / kBytesPerPage);
   const uint64_t index_bytes = difference.pages.size() * sizeof(uint64_t);
   RETURN_IF_ERROR(ReadAt(file.fd(), path, difference.pages.data(), index_bytes, size_bytes - index_bytes));

@@ -164,7 +164,8 @@ absl::StatusOr<uint64_t> SumOfMemory(int fd, const std::string& path, uint64_t s
   for (uint64_t at = 0; at < size_bytes;) {
     // From one hole to the next; a file system without holes says that all is data.
     const off_t data = lseek(fd, static_cast<off_t>(at), SEEK_DATA);
-    if (data < 0) break;
+    if (data < 0 && errno == ENXIO) break;  // a hole to the end
+    if (data < 0) return FileError(path, errno);
     const off_t hole = lseek(fd, data, SEEK_HOLE);
     const uint64_t end = hole < 0 ? size_bytes : std::min<uint64_t>(hole, size_bytes);
     for (at = std::max<uint64_t>(at, static_cast<uint64_t>(data) / kPiece * kPiece); at < end;) {

@@ -4,6 +4,7 @@
 #include "hvsdk/vmm/control_server.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -40,6 +41,7 @@ class Handler : public ControlHandler {
  public:
   void OnRequest(const ControlRequest& request, Reply reply) override {
     ++requests;
+    if (tell_first != nullptr) tell_first->Tell(Named("asked"));
     if (request.command() == SAVE) {
       late.push_back(std::move(reply));
       return;
@@ -50,6 +52,7 @@ class Handler : public ControlHandler {
   }
   int requests = 0;
   std::vector<Reply> late;
+  ControlServer* tell_first = nullptr;
 };
 
 class ControlServerTest : public ::testing::Test {
@@ -188,6 +191,54 @@ TEST_F(ControlServerTest, EventsGoToWhoAsked) {
 }
 
 // A client that comes late hears of what has happened, as far as it is remembered.
+// Telling is how the server finds out that one is gone, the very one whose request it is at.
+TEST_F(ControlServerTest, WhoAsksMayBeGoneBeforeItIsTold) {
+  ASSERT_TRUE(Listen().ok());
+  handler_.tell_first = server_.get();
+  for (const bool is_late : {false, true}) {
+    const int fd = Connect();
+    Send(fd, Request(EVENTS));
+    Serve();
+    (void)Received(fd);
+    Send(fd, Request(is_late ? SAVE : STATUS) + Request(STATUS));
+    close(fd);
+    Serve();
+    for (ControlHandler::Reply& reply : handler_.late) reply(ControlReply());
+    handler_.late.clear();
+    Serve();
+  }
+  const int fd = Connect();
+  Send(fd, Request(STATUS));
+  Serve();
+  EXPECT_NE(Received(fd), "gone");
+  close(fd);
+}
+
+TEST_F(ControlServerTest, WithoutDescriptorsClientsAreTurnedAway) {
+  ASSERT_TRUE(Listen().ok());
+  rlimit before;
+  getrlimit(RLIMIT_NOFILE, &before);
+  const int last = dup(0);
+  close(last);
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  EXPECT_EQ(fd, last);
+  const rlimit none{static_cast<rlim_t>(last) + 1, before.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &none);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, path_.c_str());
+  EXPECT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  Serve();
+  EXPECT_EQ(Received(fd), "gone") << "the server is told of it for ever";
+  setrlimit(RLIMIT_NOFILE, &before);
+  close(fd);
+  const int next = Connect();
+  Send(next, Request(STATUS));
+  Serve();
+  EXPECT_NE(Received(next), "gone");
+  close(next);
+}
+
 TEST_F(ControlServerTest, EventsOfThePastComeFirst) {
   ASSERT_TRUE(Listen().ok());
   for (int i = 0; i < 100'000; ++i) server_->Tell(Named(std::to_string(i)));

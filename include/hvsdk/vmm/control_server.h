@@ -92,6 +92,7 @@ class ControlServer {
   os::EventLoop& loop_;
   const std::unique_ptr<os::UnixSocketFile> file_;
   const int fd_;
+  int spare_fd_;
   ControlHandler& handler_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, std::unique_ptr<Client>> clients_;

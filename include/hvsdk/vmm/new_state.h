@@ -34,7 +34,7 @@ namespace hvsdk::vmm {
 class NewState {
  public:
   // Of a machine with so much memory, all of which is zero in it until it is written; or, with a base, what it is there. FailedPrecondition:
-  // something else is at `path`. NotFound, InvalidArgument: `base` is no state, or one of a machine with another size of memory.
+  // something else is at `path`, or in it, or another NewState for it is at work. NotFound, InvalidArgument: `base` is no state, or one of a machine with another size of memory.
   // Others: the host refuses.
   static absl::StatusOr<NewState> Create(const std::string& path, uint64_t memory_bytes, const std::string& base);
 
@@ -62,6 +62,7 @@ class NewState {
   std::string place_, fresh_;  // fresh_ is empty when there is nothing to remove
   std::string memory_path_;    // of the file that pages are written to
   int memory_fd_ = -1;
+  int lock_fd_ = -1;  // of fresh_, which is locked
   uint64_t memory_bytes_ = 0;
   bool is_difference_ = false;
   uint64_t written_bytes_ = 0;
