@@ -99,6 +99,12 @@ function(hvsdk_compile_apart source)
   set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${ARGN}" SKIP_PRECOMPILE_HEADERS ON)
 endfunction()
 
+# hvsdk_compile_alone(SOURCE...): where sources are compiled many at a time (CMAKE_UNITY_BUILD, as the sanitizers' presets have it), these are
+# not: they give names of their own to what others of their library have under the same.
+function(hvsdk_compile_alone)
+  set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+endfunction()
+
 # What the sanitizers' builds need: every test program that runs without KVM, and those of several threads.
 add_custom_target(hvsdk_unit_tests)
 add_custom_target(hvsdk_thread_tests)

@@ -44,7 +44,10 @@ int main() {
   // The child's side.
   vsc::LoopbackChild child(hypervisor, memory);
   const auto settle = [&] {  // lets both sides work until neither has anything to do
-    while (child.Poll() | (executor.RunUntilIdle() != 0)) continue;
+    for (bool worked = true; worked;) {
+      worked = child.Poll();
+      worked |= executor.RunUntilIdle() != 0;
+    }
   };
   child.Connect();
   settle();

@@ -9,9 +9,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "absl/base/config.h"
+
 namespace hvsdk::internal {
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER)
 __attribute__((no_sanitize("thread"))) inline void GuestCopy(void* to, const void* from, size_t size) {
   auto* out = static_cast<volatile uint8_t*>(to);
   auto* in = static_cast<const volatile uint8_t*>(from);

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 
+#include "absl/base/config.h"
 #include "tests/backend_software/software_test.h"
 #include "tests/test_scale.h"
 
@@ -17,7 +18,7 @@ using hvdef::RegisterName;
 
 constexpr uint64_t kFirstGpa = 0x100000, kEndGpa = 0x1F0000;  // where the guests write code
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_ADDRESS_SANITIZER) || defined(ABSL_HAVE_THREAD_SANITIZER)
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;

@@ -67,7 +67,7 @@ TEST_F(CodeLimitTest, EveryByteOfAnInstructionCounts) {
 
 TEST_F(CodeLimitTest, NothingBehindTheLimitIsLookedAt) {
   // The last byte within the limit is a prefix; behind it the page is not even there.
-  machine().Load(0x3FFFFF, {{0x3E}});
+  machine().Load(0x3FFFFF, {0x3E});
   StartAt(0x3FFFFF - 8, 8, 8);
   machine().Run(recorder_);
   EXPECT_EQ(recorder_.fault, 13);

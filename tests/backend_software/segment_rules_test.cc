@@ -22,7 +22,7 @@ class SegmentRulesTest : public SoftwareTest {
   // Kernel's segments whose bases are what an MSR or WRGSBASE made them.
   void StartWithKernelSegments(absl::Span<const uint8_t> code) {
     machine().Start(Mode::kLong, code);
-    machine().Load(kCodeGpa + 0x1000, {{0xCC}});  // where user mode begins
+    machine().Load(kCodeGpa + 0x1000, {0xCC});  // where user mode begins
     SetSegment(RegisterName::kFs, 0x1122334455, 0xFFFFFFFF, kData32, 0xC093);
     SetSegment(RegisterName::kGs, 0xFFFF800012345678, 0xFFFFFFFF, kData32, 0xC093);
     SetSegment(RegisterName::kEs, 0, 0xFFFFFFFF, kUserData, 0xC0F3);

@@ -183,7 +183,8 @@ TEST(UserPortTest, ReachesTheLoopbackOnlyIfItMay) {
     Guest guest({.host_loopback = open});
     Bytes frame = ethernet::MakeFrame(guest.Spec(ethernet::kUdp, server.port(), {'p', 'i', 'n', 'g'}));
     if (open) {
-      guest.Send(frame, ethernet::LeaveChecksum(frame));
+      const FrameOffload offload = ethernet::LeaveChecksum(frame);
+      guest.Send(frame, offload);
       char got[16];
       sockaddr_in from{};
       socklen_t size = sizeof(from);
@@ -202,7 +203,8 @@ TEST(UserPortTest, ReachesTheLoopbackOnlyIfItMay) {
       ethernet::WriteBe16(&direct[24], 0);
       ethernet::WriteBe16(&direct[24],
                           static_cast<uint16_t>(~ethernet::Sum(absl::MakeConstSpan(direct).subspan(14, 20))));
-      guest.Send(direct, ethernet::LeaveChecksum(direct));
+      const FrameOffload offload = ethernet::LeaveChecksum(direct);
+      guest.Send(direct, offload);
     }
     Bytes six = ethernet::MakeFrame({.to = {0x52, 0x56, 0, 0, 0, 2},
                                      .from = kGuestMac,
@@ -212,7 +214,8 @@ TEST(UserPortTest, ReachesTheLoopbackOnlyIfItMay) {
                                      .payload = Bytes(4)});
     const std::array<uint8_t, 16> mapped = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 127, 0, 0, 1};
     std::copy(mapped.begin(), mapped.end(), six.begin() + 38);
-    guest.Send(six, ethernet::LeaveChecksum(six));
+    const FrameOffload offload = ethernet::LeaveChecksum(six);
+    guest.Send(six, offload);
     guest.Ping(1);
     char none;
     EXPECT_EQ(recv(server.fd(), &none, 1, MSG_DONTWAIT), -1);
@@ -273,8 +276,9 @@ TEST(UserPortTest, ConnectionCarriesAllBytes) {
     Bytes frame = ethernet::MakeFrame(spec);
     ethernet::WriteBe32(&frame[42], acknowledge);
     ethernet::WriteBe16(&frame[48], 0xFFFF);
-    guest.Send(frame,
-               segment_bytes != 0 ? ethernet::LeaveSegmentation(frame, segment_bytes) : ethernet::LeaveChecksum(frame));
+    const FrameOffload offload =
+        segment_bytes != 0 ? ethernet::LeaveSegmentation(frame, segment_bytes) : ethernet::LeaveChecksum(frame);
+    guest.Send(frame, offload);
   };
   spec.flags = 0x02;  // SYN
   spec.sequence = 1000;

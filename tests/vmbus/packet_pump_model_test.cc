@@ -306,7 +306,7 @@ TEST_P(PumpModelTest, WhatFollowsAMalformedPacketIsNotTaken) {
 TEST_P(PumpModelTest, HostileRings) {
   uint64_t held_back = 0, taken = 0;
   for (int round = 0; round < 1000; ++round) {
-    provider_.is_malformed_ = [this](const vmbus::Packet& packet) { return packet.transaction_id % 64 == 63; };
+    provider_.is_malformed_ = [](const vmbus::Packet& packet) { return packet.transaction_id % 64 == 63; };
     uint8_t* const rings = child_->host(client_->gpa);
     const uint64_t ring_bytes = client_->pages.outgoing_pages * kPageSize;
     for (uint64_t step = 1 + random_() % 60; step-- != 0;) {

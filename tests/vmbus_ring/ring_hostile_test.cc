@@ -119,7 +119,7 @@ void ReadFromVandal(Memory memory) {
   RingReader<Memory> reader(memory);
   (void)reader.Attach();
   const auto buffer = std::make_unique<uint64_t[]>(kSize / 8);
-  uint64_t packets = 0, corrupt = 0, buffers = 0;
+  uint64_t packets = 0, corrupt = 0;
   for (Budget budget; !budget.Spent([&] { return packets != 0 && corrupt != 0; });) {
     Packet packet;
     RingStatus status;
@@ -128,7 +128,7 @@ void ReadFromVandal(Memory memory) {
       if (status == RingStatus::kOk) {
         ASSERT_LE(packet.extension_size + packet.payload_size, kSize);
         GpaBufferWalk walk(packet.extension, packet.extension_size);
-        for (GpaBuffer gpa; walk.Next(gpa);) buffers += gpa.pfn_count();
+        for (GpaBuffer gpa; walk.Next(gpa);) ASSERT_LE(gpa.pfn_count(), kSize / 8);
       }
     } else {
       PacketView<Memory> view;

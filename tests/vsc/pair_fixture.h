@@ -95,7 +95,9 @@ class PairTest : public testing::Test {
 
   // Lets both sides work until neither has anything to do.
   void Settle() {
-    while ((child_ != nullptr && child_->Poll()) | (executor_.RunUntilIdle() != 0)) {
+    for (bool worked = true; worked;) {
+      worked = child_ != nullptr && child_->Poll();
+      worked |= executor_.RunUntilIdle() != 0;
     }
   }
   void Boot(hvdef::vmbus::Version newest = hvdef::vmbus::kNewestVersion) {

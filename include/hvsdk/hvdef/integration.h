@@ -13,6 +13,7 @@
 #ifndef HVSDK_HVDEF_INTEGRATION_H_
 #define HVSDK_HVDEF_INTEGRATION_H_
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>

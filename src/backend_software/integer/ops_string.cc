@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/base/config.h"
 #include "backend_software/code/decoder.h"
 #include "backend_software/processor/memory_access.h"
 
@@ -92,7 +93,7 @@ const Op* Movs(Cpu& c, const Op* op) {
         if (target > source && target < source + bytes) {
           CopyElements<T>(target, source, done);  // overlap that repeats what was just written
         } else {
-#if defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER)
           CopyElements<T>(target, source, done);
 #else
           std::memmove(target, source, bytes);
@@ -135,7 +136,7 @@ const Op* Stos(Cpu& c, const Op* op) {
     uint64_t done = piece;
     uint8_t* target = done > 1 ? c.HostForWrite(op, to, static_cast<int>(done * sizeof(T))) : nullptr;
     if (target != nullptr) {
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(ABSL_HAVE_THREAD_SANITIZER)
       if (value == T{0} || sizeof(T) == 1) {
         std::memset(target, static_cast<uint8_t>(value), done * sizeof(T));
       } else

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "absl/base/config.h"
 #include "backend_software/processor/cpu.h"
 
 #if !defined(__x86_64__)
@@ -19,14 +20,9 @@
 namespace hvsdk::software {
 
 // Data races between VPs are the guest's own business; ThreadSanitizer looks at the emulator's.
-#if defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER)
 #define HVSDK_GUEST_ACCESS inline __attribute__((no_sanitize("thread"), noinline))
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define HVSDK_GUEST_ACCESS inline __attribute__((no_sanitize("thread"), noinline))
-#endif
-#endif
-#ifndef HVSDK_GUEST_ACCESS
+#else
 #define HVSDK_GUEST_ACCESS inline __attribute__((always_inline))
 #endif
 
@@ -44,7 +40,7 @@ HVSDK_GUEST_ACCESS void RawStore(uint64_t host, T value) {
   *reinterpret_cast<volatile typename UnalignedOf<T>::type*>(host) = value;
 }
 HVSDK_GUEST_ACCESS void RawCopy(void* to, const void* from, size_t size) {
-#if defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER)
   for (size_t i = 0; i < size; ++i)
     static_cast<volatile uint8_t*>(to)[i] = static_cast<const volatile uint8_t*>(from)[i];
 #else

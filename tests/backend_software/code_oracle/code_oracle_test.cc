@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/base/config.h"
 #include "absl/strings/str_format.h"
 #include "gtest/gtest.h"
 #include "hvsdk/backend_software/software_backend.h"
@@ -77,7 +78,7 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
 }
 
 void Compare(uint64_t programs_wanted, bool interrupts, const backend::SoftwareOptions& options = {}) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_ADDRESS_SANITIZER) || defined(ABSL_HAVE_THREAD_SANITIZER)
   GTEST_SKIP() << "a sanitizer's shadow lies where stray accesses on the host must find nothing";
 #endif
   const auto backend = backend::CreateSoftwareBackend(options);
