@@ -98,21 +98,48 @@ absl::Status ParseCopy(absl::Span<const std::string> words, CopyFileRequest& req
   return absl::OkStatus();
 }
 
+// A guest's text: no control characters, those of 0x80 to 0x9F included, and none that turn the direction of writing.
+std::string ForTerminal(absl::string_view text) {
+  std::string escaped = absl::Utf8SafeCEscape(text), shown;
+  for (size_t at = 0; at < escaped.size();) {
+    const auto byte = [&](size_t i) { return at + i < escaped.size() ? static_cast<uint8_t>(escaped[at + i]) : 0u; };
+    uint32_t character = 0;
+    size_t size = 1;
+    if (byte(0) == 0xC2) {
+      character = byte(1);
+      size = 2;
+    } else if (byte(0) == 0xE2 && (byte(1) == 0x80 || byte(1) == 0x81)) {
+      character = 0x2000 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
+      size = 3;
+    }
+    const bool is_control = (character >= 0x80 && character < 0xA0) || character == 0x200E || character == 0x200F ||
+                            (character >= 0x2028 && character <= 0x202E) ||
+                            (character >= 0x2066 && character <= 0x2069);
+    if (is_control) {
+      absl::StrAppendFormat(&shown, "\\u%04x", character);
+    } else {
+      shown += escaped.substr(at, size);
+    }
+    at += size;
+  }
+  return shown;
+}
+
 void PrintKeyValues(const KeyValueRequest& request, const hvsdk::vmm::KeyValues& values) {
   for (const hvsdk::vmm::KeyValue& pair : values.pairs()) {
-    const std::string value = absl::Utf8SafeCEscape(pair.value());
+    const std::string value = ForTerminal(pair.value());
     if (request.operation() == KeyValueRequest::GET) {
       absl::PrintF("%s\n", value);
     } else {
-      absl::PrintF("%-14s %s = %s\n", pair.pool(), absl::Utf8SafeCEscape(pair.key()), value);
+      absl::PrintF("%-14s %s = %s\n", pair.pool(), ForTerminal(pair.key()), value);
     }
   }
   for (const hvsdk::vmm::AdapterAddresses& adapter : values.adapters()) {
     const auto print = [](absl::string_view what, const auto& list) {
       if (list.empty()) return;
-      absl::PrintF("  %-13s%s\n", what, absl::Utf8SafeCEscape(absl::StrJoin(list, " ")));
+      absl::PrintF("  %-13s%s\n", what, ForTerminal(absl::StrJoin(list, " ")));
     };
-    absl::PrintF("%s%s\n", absl::Utf8SafeCEscape(adapter.adapter()), adapter.dhcp() ? ", by DHCP" : "");
+    absl::PrintF("%s%s\n", ForTerminal(adapter.adapter()), adapter.dhcp() ? ", by DHCP" : "");
     print("addresses", adapter.addresses());
     print("subnets", adapter.subnets());
     print("gateways", adapter.gateways());

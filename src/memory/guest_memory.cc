@@ -12,6 +12,7 @@ namespace hvsdk {
 namespace {
 
 constexpr size_t kMaxRanges = 64;
+constexpr uint64_t kMaxExtraPieces = 256;
 
 }  // namespace
 
@@ -28,12 +29,14 @@ absl::Status GuestMemory::AddRange(uint64_t gpa, absl::Span<uint8_t> host) {
     return absl::InvalidArgumentError(absl::StrFormat("memory range %#x+%#x overlaps another", gpa, size));
   }
   auto flags = MakeZeroedArray<std::atomic<uint8_t>>(size >> kPageShift);
-  if (flags == nullptr) {
+  auto counts = MakeZeroedArray<std::atomic<uint32_t>>(size >> kPageShift);
+  if (flags == nullptr || counts == nullptr) {
     return absl::ResourceExhaustedError(absl::StrFormat("no memory for the flags of %d pages", size >> kPageShift));
   }
   const auto index = after - ranges_.begin();
   ranges_.insert(after, Range{gpa, size, host.data()});
   page_flags_.insert(page_flags_.begin() + index, std::move(flags));
+  pin_counts_.insert(pin_counts_.begin() + index, std::move(counts));
   size_bytes_ += size;
   return absl::OkStatus();
 }
@@ -172,66 +175,51 @@ SharedPages::~SharedPages() {
   memory_->shared_.erase(pages_);
 }
 
-PinnedPages::PinnedPages(GuestMemory& memory, std::vector<uint64_t> gpas) : memory_(&memory) {
-  std::lock_guard lock(memory.shared_mutex_);
-  pages_ = memory.pinned_.insert(memory.pinned_.end(), std::move(gpas));
+PinnedPages::PinnedPages(GuestMemory& memory, std::vector<uint64_t> gpas) : memory_(&memory), gpas_(std::move(gpas)) {
+  memory.Pin(gpas_, 1);
 }
 
 PinnedPages::~PinnedPages() {
-  if (memory_ == nullptr) return;
-  std::lock_guard lock(memory_->shared_mutex_);
-  memory_->pinned_.erase(pages_);
+  if (memory_ != nullptr) memory_->Pin(gpas_, ~uint32_t{0});
 }
 
-// The numbers of pages, ascending, that lie between the lowest and the highest of the ranges.
-std::vector<uint64_t> GuestMemory::PinnedWithin(absl::Span<const PageRange> ranges) {
-  uint64_t first = ~uint64_t{0}, end = 0;
-  for (const PageRange& range : ranges) {
-    first = std::min(first, range.first);
-    end = std::max(end, range.first + range.count);
+void GuestMemory::Pin(absl::Span<const uint64_t> gpas, uint32_t more) {
+  for (const uint64_t gpa : gpas) {
+    uint64_t offset;
+    const Range* range = Find(gpa, offset);
+    if (range == nullptr) continue;
+    pin_counts_[range - ranges_.data()][offset >> kPageShift].fetch_add(more, std::memory_order_relaxed);
   }
-  std::vector<uint64_t> found;
-  {
-    std::lock_guard lock(shared_mutex_);
-    for (const std::vector<uint64_t>& pinned : pinned_) {
-      for (const uint64_t gpa : pinned) {
-        if (const uint64_t page = gpa >> kPageShift; page >= first && page < end) found.push_back(page);
-      }
-    }
-  }
-  std::sort(found.begin(), found.end());
-  return found;
 }
 
 uint64_t GuestMemory::Discard(absl::Span<const PageRange> wanted) {
   if (discarder_ == nullptr) return 0;
-  // Within the address space, so that nothing wraps around.
-  constexpr uint64_t kEnd = ~uint64_t{0} >> kPageShift;
-  std::vector<PageRange> ranges;
-  ranges.reserve(wanted.size());
-  for (const PageRange& range : wanted) {
-    if (range.first < kEnd) ranges.push_back({range.first, std::min(range.count, kEnd - range.first)});
-  }
-  const std::vector<uint64_t> pinned = PinnedWithin(ranges);
+  // Each is a system call, and a guest may pin every second page.
+  uint64_t pieces_left = wanted.size() + kMaxExtraPieces;
   uint64_t discarded_bytes = 0;
-  const auto discard = [&](uint64_t first, uint64_t end) {
-    for (const Range& memory : ranges_) {
-      const uint64_t from = std::max(first << kPageShift, memory.gpa);
-      const uint64_t to = std::min(end << kPageShift, memory.gpa + memory.size_bytes);
-      if (from >= to) continue;
-      discarded_bytes += discarder_(memory.host + (from - memory.gpa), to - from);
-      // Behind it: a copy that is made from a mark on has what is there now.
-      MarkWritten(from, to - from);
+  for (const PageRange& range : wanted) {
+    for (size_t i = 0; i < ranges_.size(); ++i) {
+      const Range& memory = ranges_[i];
+      const uint64_t first = memory.gpa >> kPageShift, count = memory.size_bytes >> kPageShift;
+      // From here on pages of the range of memory. No sum wraps around: the wanted one may end anywhere.
+      uint64_t at = range.first > first ? range.first - first : 0;
+      const uint64_t before = first > range.first ? first - range.first : 0;
+      if (at >= count || range.count <= before) continue;
+      const uint64_t end = at + std::min(range.count - before, count - at);
+      const std::atomic<uint32_t>* const pins = pin_counts_[i].get();
+      while (at < end) {
+        if (pins[at].load(std::memory_order_relaxed) != 0) {
+          ++at;
+          continue;
+        }
+        const uint64_t from = at;
+        while (at < end && pins[at].load(std::memory_order_relaxed) == 0) ++at;
+        if (pieces_left-- == 0) return discarded_bytes >> kPageShift;
+        discarded_bytes += discarder_(memory.host + (from << kPageShift), (at - from) << kPageShift);
+        // Behind it: a copy that is made from a mark on has what is there now.
+        MarkWritten(memory.gpa + (from << kPageShift), (at - from) << kPageShift);
+      }
     }
-  };
-  for (const PageRange& range : ranges) {
-    uint64_t at = range.first;
-    const uint64_t end = range.first + range.count;
-    for (auto pin = std::lower_bound(pinned.begin(), pinned.end(), at); pin != pinned.end() && *pin < end; ++pin) {
-      if (at < *pin) discard(at, *pin);
-      at = *pin + 1;
-    }
-    if (at < end) discard(at, end);
   }
   return discarded_bytes >> kPageShift;
 }

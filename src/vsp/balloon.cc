@@ -460,8 +460,9 @@ class Balloon::Core final : private vmbus::PacketPump {
     ballooned_count_ += total;
     state_.given += total;
     memory_.Discard(ranges);
-    AddWork(total / 64);
-    if (done_) late_.ArmIn(answer_within_);
+    AddWork(1 + ranges.size() + total / 64);
+    // Who sends answers without a page is as late as who sends none.
+    if (done_ && (total != 0 || !response.has_more())) late_.ArmIn(answer_within_);
     if (!response.has_more()) OnInflated();
     return Take::kMore;
   }

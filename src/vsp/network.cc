@@ -177,7 +177,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   }
 
   ~Core() override {
-    if (is_attached_) port_->Detach();
+    if (std::exchange(is_attached_, false)) port_->Detach();
     subchannels_.clear();
     DropBuffers();
     primary_channel_.reset();

@@ -18,6 +18,8 @@ namespace {
 
 // The least that is read of a stream for a packet, where the ring has that much at all: a reader that is slow gets few long packets.
 constexpr uint32_t kLeastDataBytes = 4096;
+// More than a ring of any size needs, and an end with a guest that fills it meanwhile.
+constexpr uint32_t kMostClosingTurns = 4096;
 
 }  // namespace
 
@@ -81,8 +83,9 @@ void SocketConnection::OnSignal(vmbus::Channel& channel) {
 }
 
 void SocketConnection::OnClosing(vmbus::Channel& channel) {
-  // What it has sent before is the stream's still, as much as that takes now.
+  // What it has sent before is the stream's still, as much as that takes now: a turn that ended with its time has asked for another.
   OnSignal(channel);
+  if (!shared_.is_paused && !is_over_ && !has_time() && closing_turns_++ < kMostClosingTurns) return;
   End(guest_has_ended_ ? absl::OkStatus() : absl::UnavailableError("the guest's end is gone"));
   FinishClose();
 }

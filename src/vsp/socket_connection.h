@@ -86,6 +86,7 @@ class SocketConnection final : private vmbus::PacketPump, private SocketWaker {
   const Name name_;
   std::unique_ptr<SocketStream> stream_;
   bool is_open_ = false;
+  uint32_t closing_turns_ = 0;
   bool is_over_ = false;
   bool guest_has_ended_ = false;       // its last packet was taken
   bool host_was_told_ = false;         // of that

@@ -169,6 +169,23 @@ TEST_F(GuestMemoryTest, DiscardsWhatNobodyReliesOn) {
     EXPECT_EQ(zeros(), (std::vector<uint64_t>{0, 1, 3, 4, kHighPage}));
   }
   EXPECT_EQ(memory_.Discard({{2, 1}}), 1u);
+  {
+    // Each piece between two pinned pages is a call of the system: not as many of them as a guest likes.
+    std::vector<uint8_t> bytes(2000 * kPageSize, 7);
+    GuestMemory memory;
+    ASSERT_TRUE(memory.AddRange(0, absl::MakeSpan(bytes)).ok());
+    uint64_t calls = 0;
+    memory.SetDiscarder([&](uint8_t*, uint64_t size_bytes) { return ++calls, size_bytes; });
+    std::vector<uint64_t> every_second;
+    for (uint64_t page = 0; page < 2000; page += 2) every_second.push_back(page * kPageSize);
+    const PinnedPages pinned(memory, every_second);
+    memory.Discard({{0, kAll}});
+    EXPECT_LT(calls, 300u);
+    // What is asked for one by one is given back one by one.
+    std::vector<PageRange> ones;
+    for (uint64_t page = 1; page < 2000; page += 2) ones.push_back({page, 1});
+    EXPECT_EQ(memory.Discard(ones), 1000u);
+  }
   // They count as written, and who keeps something of them is told.
   struct : HostWriteObserver {
     void OnHostWrite(uint64_t gpa, uint64_t) override { pages.push_back(gpa >> kPageShift); }

@@ -85,14 +85,14 @@ class PinnedPages {
   PinnedPages(PinnedPages&& other) noexcept { *this = std::move(other); }
   PinnedPages& operator=(PinnedPages&& other) noexcept {
     std::swap(memory_, other.memory_);
-    std::swap(pages_, other.pages_);
+    std::swap(gpas_, other.gpas_);
     return *this;
   }
   ~PinnedPages();
 
  private:
   GuestMemory* memory_ = nullptr;
-  std::list<std::vector<uint64_t>>::iterator pages_;
+  std::vector<uint64_t> gpas_;
 };
 
 class GuestMemory {
@@ -173,8 +173,8 @@ class GuestMemory {
   void TakeDirty(uint64_t gpa, uint64_t pages, absl::Span<uint64_t> bitmap);
 
   // Gives the bytes of pages back to the host: what is there from then on is zero, and costs the host nothing until somebody writes it.
-  // Pages that are pinned keep their bytes, as do those that the host does not take; what is no memory does not count. They count as
-  // written. Answers how many pages were given back. Whoever uses such a page meanwhile sees what it had, or zeros.
+  // Pages that are pinned keep their bytes, as do those that the host does not take, and those between so many pinned ones that a call would
+  // take long; what is no memory does not count. They count as written. Answers how many pages were given back. Whoever uses such a page meanwhile sees what it had, or zeros.
   uint64_t Discard(absl::Span<const PageRange> ranges);
 
   // What gives bytes back to the host (os::HostMemory::Discard), and answers how many it did; thread-safe. Without it Discard does
@@ -197,10 +197,11 @@ class GuestMemory {
   const Range* Find(uint64_t gpa, uint64_t& offset) const;
   template <typename Visit>
   bool ForEachPiece(uint64_t gpa, uint64_t size_bytes, Visit visit) const;
-  std::vector<uint64_t> PinnedWithin(absl::Span<const PageRange> ranges);
+  void Pin(absl::Span<const uint64_t> gpas, uint32_t more);
 
   std::vector<Range> ranges_;
-  std::vector<ZeroedArray<std::atomic<uint8_t>>> page_flags_;  // beside ranges_
+  std::vector<ZeroedArray<std::atomic<uint8_t>>> page_flags_;   // beside ranges_
+  std::vector<ZeroedArray<std::atomic<uint32_t>>> pin_counts_;  // likewise: how many rely on each page
   uint64_t size_bytes_ = 0;
   std::shared_ptr<const void> owner_;
   HostWriteObserver* observer_ = nullptr;
@@ -209,7 +210,6 @@ class GuestMemory {
   std::mutex shared_mutex_;  // guards what follows
   bool tracking_ = false;
   std::list<std::vector<uint64_t>> shared_;  // of each SharedPages
-  std::list<std::vector<uint64_t>> pinned_;  // of each PinnedPages
 };
 
 }  // namespace hvsdk
