@@ -112,10 +112,15 @@ class UnixStream final : public SocketStream {
 
   // What its program reads first.
   void SetGreeting(std::string greeting) { greeting_ = std::move(greeting); }
-  // False: it waits still.
-  bool TryToConnect() {
-    if (connect(fd_, reinterpret_cast<const sockaddr*>(&*address_), sizeof(*address_)) != 0) {
-      if (IsLater(errno) && ++tries_ < kMostTries) return false;
+  // False: it waits still. Programs whose backlogs are full are not asked for each stream anew: `full` has their paths.
+  bool TryToConnect(std::set<absl::string_view>& full) {
+    const absl::string_view path = address_->sun_path;
+    const bool is_full = full.count(path) != 0;
+    if (is_full || connect(fd_, reinterpret_cast<const sockaddr*>(&*address_), sizeof(*address_)) != 0) {
+      if ((is_full || IsLater(errno)) && ++tries_ < kMostTries) {
+        full.insert(path);
+        return false;
+      }
       is_broken_ = true;
     }
     address_.reset();
@@ -189,8 +194,9 @@ absl::Status Common::Start() {
   timer_fd_ = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
   if (timer_fd_ < 0) return absl::ErrnoToStatus(errno, "timerfd_create");
   return loop.Watch(timer_fd_, EPOLLIN | EPOLLET, [this](uint32_t) {
+    std::set<absl::string_view> full;
     for (auto each = connecting.begin(); each != connecting.end();) {
-      each = (*each)->TryToConnect() ? connecting.erase(each) : std::next(each);
+      each = (*each)->TryToConnect(full) ? connecting.erase(each) : std::next(each);
     }
     if (!connecting.empty()) TryAgainSoon();
     if (on_retry) on_retry();

@@ -81,7 +81,7 @@ void IntegrationRequests::Resume() {
 void IntegrationRequests::FailAll(const absl::Status& status) {
   late_.Cancel();
   TakeBack();
-  is_front_asked_ = false;
+  is_front_asked_ = is_undoing_ = false;
   // They may ask anew.
   const auto operations = std::exchange(operations_, {});
   for (const auto& operation : operations) {
@@ -91,6 +91,9 @@ void IntegrationRequests::FailAll(const absl::Status& status) {
 
 void IntegrationRequests::OnLate() {
   if (operations_.empty()) return;
+  // What is to be undone and could not be asked yet, for the guest has not answered what came before, waits as long as that takes: nothing
+  // else is asked meanwhile.
+  if (is_undoing_ && !is_front_asked_) return;
   const std::unique_ptr<Operation> first = std::move(operations_.front());
   operations_.pop_front();
   const absl::Status status = absl::DeadlineExceededError("the guest does not answer");
@@ -99,11 +102,13 @@ void IntegrationRequests::OnLate() {
   std::unique_ptr<Operation> undo = first->Undo();
   if (undo == nullptr || !is_ready()) return;
   operations_.push_front(std::move(undo));
+  is_undoing_ = true;
   AskFront();
 }
 
 uint32_t IntegrationRequests::WriteRequest(absl::Span<uint8_t> body) {
   is_front_asked_ = true;
+  if (!late_.is_armed()) late_.ArmIn(answer_within_);
   return operations_.front()->Write(body);
 }
 
@@ -119,6 +124,7 @@ void IntegrationRequests::OnAnswer(Status status, absl::Span<const uint8_t> body
   }
   if (has_ended) {
     operations_.pop_front();
+    is_undoing_ = false;
   } else {
     operations_.front() = std::move(front);
   }
@@ -145,6 +151,7 @@ void IntegrationRequests::Restore(const State& state, std::unique_ptr<Operation>
   RestoreState(state);
   if (undo == nullptr) return;
   operations_.push_back(std::move(undo));
+  is_undoing_ = true;
   late_.ArmIn(answer_within_);
   is_front_asked_ = is_asked;
   if (!is_asked) Ask();

@@ -81,6 +81,7 @@ class IntegrationRequests final : public IntegrationChannel {
   const std::chrono::milliseconds answer_within_;
   std::deque<std::unique_ptr<Operation>> operations_;
   bool is_front_asked_ = false;  // what the guest owes is the answer to the first's request
+  bool is_undoing_ = false;      // the first in line is what an earlier one left to be undone
   ExecutorTimer late_;
 };
 
