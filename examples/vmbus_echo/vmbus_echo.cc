@@ -44,10 +44,7 @@ int main() {
   // The child's side.
   vsc::LoopbackChild child(hypervisor, memory);
   const auto settle = [&] {  // lets both sides work until neither has anything to do
-    for (bool worked = true; worked;) {
-      worked = child.Poll();
-      worked |= executor.RunUntilIdle() != 0;
-    }
+    while (child.Poll() || executor.RunUntilIdle() != 0) continue;
   };
   child.Connect();
   settle();

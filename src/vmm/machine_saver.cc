@@ -13,6 +13,7 @@
 #include "base/host_thread.h"
 #include "base/status_macros.h"
 #include "hvsdk/base/ids.h"
+#include "hvsdk/base/lost_memory.h"
 #include "hvsdk/machine/dirty_log.h"
 #include "hvsdk/machine/saved_machine.h"
 #include "hvsdk/vmm/new_state.h"
@@ -66,6 +67,7 @@ class MachineSaver::Core final : private Task {
     request_ = request;
     done_ = std::move(done);
     result_ = absl::CancelledError("the machine has ended");
+    lost_before_ = LostPages();
     meter_.emplace(on_pages_, log_.pages() << kPageShift);
     const machine::Board& board = machine_.board();
     is_live_ = request.live && board.caps().dirty_log && !board.is_deterministic();
@@ -190,6 +192,12 @@ class MachineSaver::Core final : private Task {
     return absl::FailedPreconditionError("save: --pause: the machine does not stand still");
   }
 
+  // Behind the last copy. A page that was lost under it has come as zeros, and its machine check is in no component's record.
+  absl::Status CheckMemory() const {
+    if (LostPages() == lost_before_) return absl::OkStatus();
+    return absl::DataLossError("save: the host has lost a page of memory meanwhile, which the guest is told");
+  }
+
   // On the loop's thread, while the machine is paused.
   absl::Status SaveStill() {
     RETURN_IF_ERROR(CheckPaused());
@@ -200,6 +208,7 @@ class MachineSaver::Core final : private Task {
     ASSIGN_OR_RETURN(NewState state, NewState::Create(request_.directory, pages.size() << kPageShift, request_.base));
     pages.AddAll();
     RETURN_IF_ERROR(WritePages(state, state.is_difference() ? changed_ : pages, /*is_first=*/true));
+    RETURN_IF_ERROR(CheckMemory());
     ASSIGN_OR_RETURN(SavedMachine saved, SaveComponents());
     result_->rounds = 1;
     RETURN_IF_ERROR(Commit(state, saved, *result_));
@@ -263,6 +272,7 @@ class MachineSaver::Core final : private Task {
           RETURN_IF_ERROR(TakeDirty(since));
           dirty.Add(since);
           RETURN_IF_ERROR(HoldPages(state, dirty, held));
+          RETURN_IF_ERROR(CheckMemory());
           saved = SaveComponents();
           return saved.status();
         },
@@ -302,6 +312,7 @@ class MachineSaver::Core final : private Task {
   Request request_;
   Done done_;
   absl::StatusOr<Saved> result_;
+  uint64_t lost_before_ = 0;
   bool is_live_ = false;     // on a thread of its own
   bool has_paused_ = false;  // and the machine was not paused before
   HostThread thread_;

@@ -22,6 +22,7 @@
 #include "gtest/gtest.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/hvdef/msr.h"
+#include "hvsdk/os/lost_memory.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/state_directory.h"
 #include "tests/boot/kernel_images.h"
@@ -285,6 +286,29 @@ TEST_P(MachineSaverTest, WhatCannotBeSavedLeavesTheMachineAsItIs) {
   ASSERT_TRUE(Save({.directory = root_ + "/2", .base = root_ + "/1", .live = true}).ok());
   Read(root_ + "/2");
   EXPECT_EQ(std::distance(fs::directory_iterator(root_), fs::directory_iterator()), 3) << "something is left";
+  End();
+}
+
+TEST_P(MachineSaverTest, APageThatIsLostMeanwhileIsNotSaved) {
+  if (GetParam() == "kvm") GTEST_SKIP() << "a KVM does not tell its user of a page that a file lacks";
+  ASSERT_TRUE(os::HandleLostMemory().ok());
+  Start();
+  WaitForCount(2000);
+  // This guest takes no machine checks, and would end with one.
+  std::promise<absl::Status> paused;
+  LoopCall call(*loop_,
+                [&] { machine_->controller().Pause([&](const absl::Status& status) { paused.set_value(status); }); });
+  ASSERT_TRUE(paused.get_future().get().ok());
+  loop_->Drain(call);
+  uint8_t* const page = machine_->board().memory().Pointer(kFirstGpa + 5 * kPageSize, kPageSize);
+  ASSERT_NE(page, nullptr);
+  for (const bool live : {true, false}) {
+    ASSERT_TRUE(os::LosePage(page).ok());
+    const absl::Status lost = Save({.directory = root_ + "/0", .live = live}).status();
+    EXPECT_EQ(lost.code(), absl::StatusCode::kDataLoss) << lost;
+    EXPECT_TRUE(fs::is_empty(root_)) << "something is left";
+  }
+  EXPECT_TRUE(Save({.directory = root_ + "/0", .live = true}).ok());
   End();
 }
 

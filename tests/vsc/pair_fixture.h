@@ -95,10 +95,7 @@ class PairTest : public testing::Test {
 
   // Lets both sides work until neither has anything to do.
   void Settle() {
-    for (bool worked = true; worked;) {
-      worked = child_ != nullptr && child_->Poll();
-      worked |= executor_.RunUntilIdle() != 0;
-    }
+    while ((child_ != nullptr && child_->Poll()) || executor_.RunUntilIdle() != 0) continue;
   }
   void Boot(hvdef::vmbus::Version newest = hvdef::vmbus::kNewestVersion) {
     child_ = std::make_unique<LoopbackChild>(hypervisor_, memory_, newest, 1);

@@ -4,7 +4,7 @@
 //
 // Limits: 4096 ranges in one process.
 // Thread class: WatchLostMemory and UnwatchLostMemory are thread-safe; nobody touches the bytes any more when they are unwatched.
-// FindLostMemoryObserver and OnLostPage are async-signal-safe.
+// FindLostMemoryObserver, OnLostPage and LostPages are async-signal-safe.
 
 #ifndef HVSDK_BASE_LOST_MEMORY_H_
 #define HVSDK_BASE_LOST_MEMORY_H_
@@ -34,6 +34,7 @@ struct WatchedMemory {
   std::atomic<uintptr_t> begin, end;
 };
 inline std::array<WatchedMemory, 4096> watched_memory{};
+inline std::atomic<uint64_t> lost_pages{0};
 
 }  // namespace internal
 
@@ -60,6 +61,9 @@ inline void UnwatchLostMemory(LostMemoryObserver& observer, const uint8_t* begin
     entry.taken.store(false, std::memory_order_release);
   }
 }
+
+// How many pages this process has lost: who copies memory knows by it whether all of that was still there.
+inline uint64_t LostPages() { return internal::lost_pages.load(std::memory_order_acquire); }
 
 // Who watches the byte at `address`, or null.
 inline LostMemoryObserver* FindLostMemoryObserver(uintptr_t address) {

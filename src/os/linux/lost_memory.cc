@@ -46,6 +46,7 @@ bool TakeLoss(const siginfo_t& info) {
       -1) {
     return false;
   }
+  internal::lost_pages.fetch_add(1, std::memory_order_release);
   observer->OnLostPage(static_cast<const uint8_t*>(page));
   return true;
 }
