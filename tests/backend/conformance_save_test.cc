@@ -194,7 +194,7 @@ TEST_P(SaveTest, WhatWaitsArrivesOnce) {
 HVSDK_GUEST(WaitForTimer, 64, HVSDK_ENABLE_APIC R"(
     mov dword ptr [rbx + 0x3E0], 0xB
     mov dword ptr [rbx + 0x320], 0x41
-    mov dword ptr [rbx + 0x380], 30000000
+    mov dword ptr [rbx + 0x380], 120000000
     out 0xF4, al
     sti
     hlt
@@ -212,8 +212,8 @@ TEST_P(SaveTest, TheTimerGoesOnWithWhatIsLeftToCount) {
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
   ASSERT_NO_FATAL_FAILURE(Restore(first));
   ASSERT_NO_FATAL_FAILURE(Save(second));
-  EXPECT_EQ(ApicWord(first.vps[0], 0x380), 30'000'000u);
-  EXPECT_EQ(ApicWord(second.vps[0], 0x380), 30'000'000u);
+  EXPECT_EQ(ApicWord(first.vps[0], 0x380), 120'000'000u);
+  EXPECT_EQ(ApicWord(second.vps[0], 0x380), 120'000'000u);
   EXPECT_GT(ApicWord(first.vps[0], 0x390), 0u);
   EXPECT_LE(ApicWord(second.vps[0], 0x390), ApicWord(first.vps[0], 0x390));
   machine().Run(recorder_);
