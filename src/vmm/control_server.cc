@@ -80,20 +80,17 @@ ControlServer::Client* ControlServer::Find(uint64_t id) {
 }
 
 void ControlServer::Accept() {
-  int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  const bool has_none = fd < 0 && (errno == EMFILE || errno == ENFILE);
-  if (has_none) {
+  const int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
     // One that stays in the queue would be told of for ever.
     close(spare_fd_);
-    fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  }
-  if (fd < 0) {
-    if (has_none) spare_fd_ = OpenSpare();
+    close(accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC));
+    spare_fd_ = OpenSpare();
     return;
   }
-  if (has_none || clients_.size() >= kMaxControlClients) {
+  if (fd < 0) return;
+  if (clients_.size() >= kMaxControlClients) {
     close(fd);
-    if (has_none) spare_fd_ = OpenSpare();
     return;
   }
   auto client = std::make_unique<Client>();

@@ -73,13 +73,23 @@ class ControlServerTest : public ::testing::Test {
     return server.status();
   }
   int Connect() {
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    Connect(fd);
+    return fd;
+  }
+  void Connect(int fd) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::strcpy(address.sun_path, path_.c_str());
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
     EXPECT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
     Serve();
-    return fd;
+  }
+  void ExpectThatItServes() {
+    const int fd = Connect();
+    Send(fd, Request(STATUS));
+    Serve();
+    EXPECT_NE(Received(fd), "gone");
+    close(fd);
   }
   void Serve(int turns = 8) {
     for (int i = 0; i < turns; ++i) loop_->RunOnce(/*wait=*/false);
@@ -190,7 +200,6 @@ TEST_F(ControlServerTest, EventsGoToWhoAsked) {
   Serve();
 }
 
-// A client that comes late hears of what has happened, as far as it is remembered.
 // Telling is how the server finds out that one is gone, the very one whose request it is at.
 TEST_F(ControlServerTest, WhoAsksMayBeGoneBeforeItIsTold) {
   ASSERT_TRUE(Listen().ok());
@@ -207,11 +216,7 @@ TEST_F(ControlServerTest, WhoAsksMayBeGoneBeforeItIsTold) {
     handler_.late.clear();
     Serve();
   }
-  const int fd = Connect();
-  Send(fd, Request(STATUS));
-  Serve();
-  EXPECT_NE(Received(fd), "gone");
-  close(fd);
+  ExpectThatItServes();
 }
 
 TEST_F(ControlServerTest, WithoutDescriptorsClientsAreTurnedAway) {
@@ -224,21 +229,14 @@ TEST_F(ControlServerTest, WithoutDescriptorsClientsAreTurnedAway) {
   EXPECT_EQ(fd, last);
   const rlimit none{static_cast<rlim_t>(last) + 1, before.rlim_max};
   setrlimit(RLIMIT_NOFILE, &none);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strcpy(address.sun_path, path_.c_str());
-  EXPECT_EQ(connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
-  Serve();
+  Connect(fd);
   EXPECT_EQ(Received(fd), "gone") << "the server is told of it for ever";
   setrlimit(RLIMIT_NOFILE, &before);
   close(fd);
-  const int next = Connect();
-  Send(next, Request(STATUS));
-  Serve();
-  EXPECT_NE(Received(next), "gone");
-  close(next);
+  ExpectThatItServes();
 }
 
+// A client that comes late hears of what has happened, as far as it is remembered.
 TEST_F(ControlServerTest, EventsOfThePastComeFirst) {
   ASSERT_TRUE(Listen().ok());
   for (int i = 0; i < 100'000; ++i) server_->Tell(Named(std::to_string(i)));

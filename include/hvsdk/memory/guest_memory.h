@@ -174,7 +174,8 @@ class GuestMemory {
 
   // Gives the bytes of pages back to the host: what is there from then on is zero, and costs the host nothing until somebody writes it.
   // Pages that are pinned keep their bytes, as do those that the host does not take, and those between so many pinned ones that a call would
-  // take long; what is no memory does not count. They count as written. Answers how many pages were given back. Whoever uses such a page meanwhile sees what it had, or zeros.
+  // take long; what is no memory does not count. They count as written. Answers how many pages were given back. Whoever uses such a page
+  // meanwhile sees what it had, or zeros.
   uint64_t Discard(absl::Span<const PageRange> ranges);
 
   // What gives bytes back to the host (os::HostMemory::Discard), and answers how many it did; thread-safe. Without it Discard does

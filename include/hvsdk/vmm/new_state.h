@@ -34,8 +34,8 @@ namespace hvsdk::vmm {
 class NewState {
  public:
   // Of a machine with so much memory, all of which is zero in it until it is written; or, with a base, what it is there. FailedPrecondition:
-  // something else is at `path`, or in it, or another NewState for it is at work. NotFound, InvalidArgument: `base` is no state, or one of a machine with another size of memory.
-  // Others: the host refuses.
+  // something else is at `path`, or in it, or another NewState for it is at work. NotFound, InvalidArgument: `base` is no state, or one of a
+  // machine with another size of memory. Others: the host refuses.
   static absl::StatusOr<NewState> Create(const std::string& path, uint64_t memory_bytes, const std::string& base);
 
   NewState(NewState&& other) noexcept { *this = std::move(other); }
