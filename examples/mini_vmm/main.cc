@@ -328,6 +328,17 @@ int RunMachine(const Flags& flags) {
       }
       sockets = *std::move(made);
     }
+    // A machine that goes on from memory which nobody has changed need not wait until all of it is read.
+    absl::Status damage;
+    std::unique_ptr<hvsdk::vmm::StateDirectory::Check> check;
+    if (flags.state != nullptr && flags.state->is_unchanged()) {
+      auto started = flags.state->CheckMeanwhile([&](const absl::Status& status) {
+        damage = status;
+        current->Stop();
+      });
+      if (!started.ok()) return FailBy(started.status(), "--restore");
+      check = *std::move(started);
+    }
     // The control goes first: a save that comes to its end with it tells those who listen.
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
     absl::optional<hvsdk::vmm::MachineControl> control;
@@ -336,6 +347,7 @@ int RunMachine(const Flags& flags) {
                       hvsdk::vmm::MachineControl::Options{
                           .backend = std::string((*backend)->name()),
                           .configuration = [&](bool goes_on) { return Configuration(config, files, goes_on); },
+                          .origin = check.get(),
                           .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
                           .disks = &disks,
                           .networks = &networks,
@@ -350,19 +362,8 @@ int RunMachine(const Flags& flags) {
       server = *std::move(listening);
       listeners = server.get();
     }
-    // A machine that goes on from memory which nobody has changed need not wait until all of it is read.
-    absl::Status damage;
-    std::unique_ptr<hvsdk::vmm::StateDirectory::Check> check;
-    if (flags.state != nullptr && flags.state->is_unchanged()) {
-      auto started = flags.state->CheckMeanwhile([&](const absl::Status& status) {
-        damage = status;
-        current->Stop();
-      });
-      if (!started.ok()) return FailBy(started.status(), "--restore");
-      check = *std::move(started);
-    }
     const hvsdk::machine::MachineResult result = current->Run();
-    check.reset();
+    if (check != nullptr) check->End();
     std::set_new_handler(nullptr);
     // A slow reader gets all that the guest said, but for one that holds up the user's own wish to end.
     if (console.has_value() && result.outcome != Outcome::kStopped) {

@@ -49,11 +49,19 @@ struct HeldPages {
 
 class MachineSaver::Core final : private Task {
  public:
-  Core(machine::Machine& machine, Configuration configuration)
-      : machine_(machine), configuration_(std::move(configuration)), log_(machine.board()), changed_(log_.pages()) {}
+  Core(machine::Machine& machine, Configuration configuration, StateDirectory::Check* origin)
+      : machine_(machine),
+        configuration_(std::move(configuration)),
+        origin_(origin),
+        log_(machine.board()),
+        changed_(log_.pages()) {}
 
   ~Core() override {
-    giving_up_.store(true, std::memory_order_relaxed);
+    {
+      std::lock_guard lock(moment_mutex_);
+      giving_up_.store(true, std::memory_order_relaxed);
+    }
+    moment_changed_.notify_one();
     if (thread_.is_running()) thread_.Join();
     machine_.board().loop().Drain(*this);
     machine_.board().loop().Drain(progress_);
@@ -81,8 +89,9 @@ class MachineSaver::Core final : private Task {
     }
     const auto start = steady_clock::now();
     const bool was_paused = PauseIfAsked();
-    machine_.controller().WhilePaused([this] { return SaveStill(); },
-                                      [this, start, was_paused](const absl::Status& status) {
+    machine_.controller().WhilePaused([this, alive = Alive()] { return alive.expired() ? Gone() : SaveStill(); },
+                                      [this, start, was_paused, alive = Alive()](const absl::Status& status) {
+                                        if (alive.expired()) return;
                                         if (!status.ok()) return Finish(status);
                                         if (!was_paused && request_.live) {
                                           result_->stood_still = steady_clock::now() - start;
@@ -92,6 +101,10 @@ class MachineSaver::Core final : private Task {
   }
 
  private:
+  // What is asked of the controller may have its turn when this is gone. On the loop's thread, as the destructor is.
+  std::weak_ptr<char> Alive() const { return alive_; }
+  static absl::Status Gone() { return absl::CancelledError("whoever saved the machine has gone"); }
+
   // Before the moment that is saved; true: the guest stands still after it, too.
   bool PauseIfAsked() {
     if (machine_.controller().state() == Controller::State::kPaused) return true;
@@ -175,6 +188,7 @@ class MachineSaver::Core final : private Task {
   }
 
   absl::Status Commit(NewState& state, SavedMachine& saved, Saved& result) {
+    if (origin_ != nullptr) RETURN_IF_ERROR(origin_->Wait());
     ASSIGN_OR_RETURN(std::string id, state.Commit(saved));
     result.written_bytes = state.written_bytes();
     result.is_difference = state.is_difference();
@@ -261,12 +275,11 @@ class MachineSaver::Core final : private Task {
   absl::StatusOr<SavedMachine> SaveMoment(NewState& state, PageSet& dirty, HeldPages& held, Saved& result) {
     absl::StatusOr<SavedMachine> saved = absl::CancelledError();
     absl::optional<absl::Status> paused;
-    std::mutex mutex;
-    std::condition_variable changed;
     const bool was_paused = PauseIfAsked();
     const auto start = steady_clock::now();
     machine_.controller().WhilePaused(
-        [&]() -> absl::Status {
+        [&, alive = Alive()]() -> absl::Status {
+          if (alive.expired()) return Gone();
           RETURN_IF_ERROR(CheckPaused());
           PageSet since(dirty.size());
           RETURN_IF_ERROR(TakeDirty(since));
@@ -276,14 +289,17 @@ class MachineSaver::Core final : private Task {
           saved = SaveComponents();
           return saved.status();
         },
-        [&](const absl::Status& status) {
+        [&, was_paused, start, alive = Alive()](const absl::Status& status) {
+          if (alive.expired()) return;
           if (!was_paused) result.stood_still = steady_clock::now() - start;
-          std::lock_guard lock(mutex);
+          std::lock_guard lock(moment_mutex_);
           paused = status;
-          changed.notify_one();
+          moment_changed_.notify_one();
         });
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [&] { return paused.has_value(); });
+    // The loop may not have begun to run, and never will.
+    std::unique_lock lock(moment_mutex_);
+    moment_changed_.wait(lock, [&] { return paused.has_value() || giving_up_.load(std::memory_order_relaxed); });
+    if (!paused.has_value()) return absl::CancelledError("the machine has ended");
     RETURN_IF_ERROR(*paused);
     return saved;
   }
@@ -307,6 +323,7 @@ class MachineSaver::Core final : private Task {
 
   machine::Machine& machine_;
   const Configuration configuration_;
+  StateDirectory::Check* const origin_;
 
   // Of the save that is under way: its thread's, once that runs.
   Request request_;
@@ -317,6 +334,9 @@ class MachineSaver::Core final : private Task {
   bool has_paused_ = false;  // and the machine was not paused before
   HostThread thread_;
   std::atomic<bool> giving_up_{false};
+  std::mutex moment_mutex_;
+  std::condition_variable moment_changed_;
+  const std::shared_ptr<char> alive_ = std::make_shared<char>();
   // Every page counts once, when it is first written or found not to have changed; on whatever thread writes.
   const StateDirectory::OnProgress on_pages_ = [this](uint64_t done_bytes, uint64_t) {
     done_bytes_.store(done_bytes, std::memory_order_relaxed);
@@ -336,8 +356,8 @@ class MachineSaver::Core final : private Task {
   PageSet changed_;
 };
 
-MachineSaver::MachineSaver(machine::Machine& machine, Configuration configuration)
-    : core_(std::make_unique<Core>(machine, std::move(configuration))) {}
+MachineSaver::MachineSaver(machine::Machine& machine, Configuration configuration, StateDirectory::Check* origin)
+    : core_(std::make_unique<Core>(machine, std::move(configuration), origin)) {}
 
 MachineSaver::~MachineSaver() = default;
 

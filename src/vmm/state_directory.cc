@@ -6,10 +6,13 @@
 #include <xxhash.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/types/optional.h"
 #include "base/check.h"
 #include "base/host_thread.h"
 #include "base/status_macros.h"
@@ -118,7 +121,13 @@ absl::StatusOr<std::unique_ptr<StateDirectory::Check>> StateDirectory::CheckMean
     absl::AnyInvocable<void(const absl::Status&)> on_damage) const {
   class ThreadedCheck final : public Check {
    public:
-    ~ThreadedCheck() override {
+    ~ThreadedCheck() override { End(); }
+    absl::Status Wait() override {
+      std::unique_lock lock(mutex_);
+      ended_.wait(lock, [this] { return result_.has_value(); });
+      return *result_;
+    }
+    void End() override {
       stop_.store(true, std::memory_order_relaxed);
       if (thread_.is_running()) thread_.Join();
     }
@@ -127,12 +136,20 @@ absl::StatusOr<std::unique_ptr<StateDirectory::Check>> StateDirectory::CheckMean
         // The guest, which has just begun, comes first. Best effort.
         (void)setpriority(PRIO_PROCESS, 0, 19);
         const absl::Status status = directory.CheckMemory(stop_);
+        {
+          std::lock_guard lock(mutex_);
+          result_ = status;
+        }
+        ended_.notify_all();
         if (!status.ok() && !absl::IsCancelled(status)) on_damage(status);
       });
     }
 
    private:
     std::atomic<bool> stop_{false};
+    std::mutex mutex_;
+    std::condition_variable ended_;
+    absl::optional<absl::Status> result_;
     HostThread thread_;
   };
   auto check = std::make_unique<ThreadedCheck>();

@@ -77,6 +77,15 @@ class LoopCall final : public Task {
   std::function<void()> call_;
 };
 
+// Of the state that a machine went on from.
+class FakeCheck final : public StateDirectory::Check {
+ public:
+  absl::Status Wait() override { return result; }
+  void End() override {}
+
+  absl::Status result;
+};
+
 class MachineSaverTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -91,7 +100,12 @@ class MachineSaverTest : public ::testing::TestWithParam<std::string> {
     if (!root_.empty()) fs::remove_all(root_);
   }
 
-  void Start(MachineOptions options = {}) {
+  void Start() {
+    ASSERT_NO_FATAL_FAILURE(Make());
+    thread_ = std::thread([this] { EXPECT_EQ(machine_->Run().outcome, Outcome::kStopped); });
+  }
+  void Make() {
+    MachineOptions options;
     const std::string code = CountThroughPages();
     image_ = boot::MakePvhElf(true);
     std::copy(code.begin(), code.end(), image_.begin() + 0x1010);
@@ -104,11 +118,13 @@ class MachineSaverTest : public ::testing::TestWithParam<std::string> {
     auto machine = Machine::Create(options, *loop_, blame);
     ASSERT_TRUE(machine.ok()) << machine.status();
     machine_ = *std::move(machine);
-    saver_ = std::make_unique<MachineSaver>(*machine_, [this](bool goes_on) -> absl::StatusOr<std::string> {
-      goes_on_ = goes_on;
-      return configured_.ok() ? absl::StatusOr<std::string>("counts") : configured_;
-    });
-    thread_ = std::thread([this] { EXPECT_EQ(machine_->Run().outcome, Outcome::kStopped); });
+    saver_ = std::make_unique<MachineSaver>(
+        *machine_,
+        [this](bool goes_on) -> absl::StatusOr<std::string> {
+          goes_on_ = goes_on;
+          return configured_.ok() ? absl::StatusOr<std::string>("counts") : configured_;
+        },
+        &origin_);
   }
   void End() {
     machine_->Stop();
@@ -181,6 +197,7 @@ class MachineSaverTest : public ::testing::TestWithParam<std::string> {
   // What the saver's configuration was asked last, and what it answers.
   std::atomic<bool> goes_on_{false};
   absl::Status configured_;
+  FakeCheck origin_;
 };
 
 TEST_P(MachineSaverTest, EachStateIsOfOneMoment) {
@@ -287,6 +304,33 @@ TEST_P(MachineSaverTest, WhatCannotBeSavedLeavesTheMachineAsItIs) {
   Read(root_ + "/2");
   EXPECT_EQ(std::distance(fs::directory_iterator(root_), fs::directory_iterator()), 3) << "something is left";
   End();
+}
+
+TEST_P(MachineSaverTest, WhatCameFromADamagedStateIsNotSaved) {
+  Start();
+  for (const bool live : {true, false}) {
+    origin_.result = absl::InvalidArgumentError("memory: its checksum is wrong");
+    EXPECT_EQ(Save({.directory = root_ + "/0", .live = live}).status(), origin_.result);
+    EXPECT_TRUE(fs::is_empty(root_)) << "something is left";
+  }
+  origin_.result = absl::OkStatus();
+  EXPECT_TRUE(Save({.directory = root_ + "/0", .live = true}).ok());
+  End();
+}
+
+// As a program does that fails between its first save and Machine::Run.
+TEST_P(MachineSaverTest, AMachineThatNeverRunsIsLeftAlone) {
+  for (const bool live : {true, false}) {
+    ASSERT_NO_FATAL_FAILURE(Make());
+    absl::Status ended;
+    saver_->Save({.directory = root_ + "/0", .live = live},
+                 [&](const absl::StatusOr<Saved>& saved) { ended = saved.status(); });
+    saver_.reset();
+    EXPECT_EQ(ended.code(), absl::StatusCode::kCancelled) << ended;
+    loop_->RunOnce(/*wait=*/false);  // the controller has the request still
+    machine_.reset();
+    EXPECT_TRUE(fs::is_empty(root_)) << "something is left";
+  }
 }
 
 TEST_P(MachineSaverTest, APageThatIsLostMeanwhileIsNotSaved) {

@@ -59,6 +59,7 @@ class MachineControl final : public ControlHandler {
   struct Options {
     std::string backend;                        // its name, for the status
     MachineSaver::Configuration configuration;  // may be null
+    StateDirectory::Check* origin = nullptr;    // as the saver's; may be null
     // Told of what clients have had done that is no event of the machine's. May be null.
     std::function<void(const Event&)> tell;
     DiskOwner* disks = nullptr;        // null: none can be attached
@@ -70,7 +71,7 @@ class MachineControl final : public ControlHandler {
   };
   // The machine outlives it. Destroyed before Machine::Run, or after it.
   MachineControl(machine::Machine& machine, Options options)
-      : machine_(machine), options_(std::move(options)), saver_(machine, options_.configuration) {}
+      : machine_(machine), options_(std::move(options)), saver_(machine, options_.configuration, options_.origin) {}
 
   void OnRequest(const ControlRequest& request, Reply reply) override;
 

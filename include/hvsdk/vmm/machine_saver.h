@@ -56,8 +56,9 @@ class MachineSaver {
   // What a state that is saved now carries; the machine is paused. `goes_on`: and runs on from there at once. Otherwise whoever goes on from the
   // state needs the disks as they are now, so what they have in memory belongs on their media. An error fails the save.
   using Configuration = std::function<absl::StatusOr<std::string>(bool goes_on)>;
-  // The machine outlives it. `configuration` may be null.
-  MachineSaver(machine::Machine& machine, Configuration configuration);
+  // The machine and `origin` outlive it. `configuration` may be null. `origin`: of the state that the machine went on from, while that is
+  // still being read, or null; before that has ended well no new state is put in its place, for what is damaged would look whole there.
+  MachineSaver(machine::Machine& machine, Configuration configuration, StateDirectory::Check* origin = nullptr);
   // While the machine does not run. Gives up what is under way, unless only the disk is waited for; `done` is called.
   ~MachineSaver();
 

@@ -39,10 +39,15 @@ class StateDirectory {
  public:
   // Told some times a second, at most, how much of memory is done.
   using OnProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
-  // A check that is under way; its destructor ends it, and waits for that.
+  // A check that is under way, or was. Thread class: thread-safe.
   class Check {
    public:
+    // As End.
     virtual ~Check() = default;
+    // Until all has been read; as CheckMemory. Cancelled: End was called first.
+    virtual absl::Status Wait() = 0;
+    // Has it end, and waits for that: `on_damage` has returned, or will not be called.
+    virtual void End() = 0;
   };
 
   // Writes a whole state to `path`, in place of an older one if there is one, by a NewState; see there.
