@@ -223,13 +223,14 @@ ServerCore::Channel* ServerCore::Find(OfferId id) {
 const ServerCore::Channel* ServerCore::Find(OfferId id) const { return const_cast<ServerCore*>(this)->Find(id); }
 
 ServerCore::Channel* ServerCore::FindByChannelId(uint32_t channel_id) {
-  if (channel_id >= relids_.size() || !relids_[channel_id].has_value()) return nullptr;
-  return Find(*relids_[channel_id]);
+  const absl::optional<OfferId> id = FindChannel(channel_id);
+  return id.has_value() ? Find(*id) : nullptr;
 }
 
 absl::optional<OfferId> ServerCore::FindChannel(uint32_t channel_id) const {
-  if (channel_id >= relids_.size()) return absl::nullopt;
-  return relids_[channel_id];
+  if (channel_id >= relids_.size() || !relids_[channel_id].has_value()) return absl::nullopt;
+  // The guest has let go of what is held.
+  return Find(*relids_[channel_id])->channel_id == channel_id ? relids_[channel_id] : absl::nullopt;
 }
 
 uint32_t ServerCore::channel_id(OfferId id) const {
@@ -299,16 +300,17 @@ void ServerCore::ShowHeldBack(const Key& key) {
 }
 
 void ServerCore::Erase(Channel& channel) {
+  FreeHeldId(channel);
   by_key_.erase({{channel.offer.class_id, channel.offer.instance_id, channel.offer.subchannel_index}, channel.id});
   channels_.erase(channel.id);
 }
 
 void ServerCore::ReleaseByGuest(Channel& channel) {
-  if (channel.channel_id != 0) relids_[channel.channel_id].reset();
-  channel.channel_id = 0;
+  channel.held_id = std::max(channel.held_id, std::exchange(channel.channel_id, 0));
   switch (channel.state) {
     case ChannelState::kClosed:
       channel.state = ChannelState::kHidden;
+      FreeHeldId(channel);
       return;
     case ChannelState::kOpening:
       channel.state = ChannelState::kOpeningReleased;
@@ -330,6 +332,10 @@ void ServerCore::ReleaseByGuest(Channel& channel) {
     case ChannelState::kClosingReleased:
       return;
   }
+}
+
+void ServerCore::FreeHeldId(Channel& channel) {
+  if (channel.held_id != 0) relids_[std::exchange(channel.held_id, 0)].reset();
 }
 
 // --- Opening, closing, moving interrupts. ---
@@ -383,6 +389,7 @@ void ServerCore::CompleteOpen(OfferId id, bool accepted) {
     return;
   }
   channel.state = ChannelState::kHidden;
+  FreeHeldId(channel);
   --busy_channels_;
   EndRing(channel);
   FinishDisconnectIfDone();
@@ -405,6 +412,7 @@ void ServerCore::CompleteClose(OfferId id) {
       return;
     case ChannelState::kClosingReleased:
       channel.state = ChannelState::kHidden;
+      FreeHeldId(channel);
       --busy_channels_;
       EndRing(channel);
       FinishDisconnectIfDone();

@@ -22,6 +22,11 @@ void ServerCore::CheckInvariants() const {
       HVSDK_CHECK(relids_[channel.channel_id] == id);
       HVSDK_CHECK(state_ == ConnectionState::kConnected);
     }
+    HVSDK_CHECK((channel.held_id != 0) == released);
+    if (channel.held_id != 0) {
+      ++shown;
+      HVSDK_CHECK(relids_[channel.held_id] == id);
+    }
     const bool has_ring = released || channel.state == ChannelState::kOpening || channel.state == ChannelState::kOpen ||
                           channel.state == ChannelState::kClosing || channel.state == ChannelState::kReopening;
     HVSDK_CHECK(has_ring == (channel.ring != nullptr));

@@ -48,11 +48,13 @@ struct SocketsState {
   static constexpr uint32_t kSchema = 1;
   uint32_t next_host_port = kFirstHostPort;
   std::vector<ConnectionState> connections;  // that the guest knows of, or soon will
+  std::vector<ConnectionState> requests;     // of the guest's, which nobody has looked at
 
   template <typename Visitor>
   void Fields(Visitor& visit) {
     visit(1, "next_host_port", next_host_port);
     visit(2, "connections", connections);
+    visit(3, "requests", requests);
   }
 };
 
@@ -110,7 +112,7 @@ class SocketProvider::Core final : public SocketConnection::Shared {
     return now;
   }
 
-  void Save(state::StateWriter& writer) const;
+  void Save(state::StateWriter& writer);
   absl::Status Restore(state::StateReader& reader);
   void Reset();
 
@@ -280,13 +282,19 @@ void SocketProvider::Core::Resume() {
   resources_.executor.Schedule(accept_);
 }
 
-void SocketProvider::Core::Save(state::StateWriter& writer) const {
+void SocketProvider::Core::Save(state::StateWriter& writer) {
   SocketsState state;
   state.next_host_port = next_host_port_;
   for (const auto& connection : connections_) {
     if (!connection->is_offered()) continue;
     const SocketConnection::Name& name = connection->name();
     state.connections.push_back({Bytes(name.service_id), Bytes(name.endpoint_id), name.is_from_host});
+  }
+  {
+    std::lock_guard lock(mutex_);
+    for (const SocketConnection::Name& name : requests_) {
+      state.requests.push_back({Bytes(name.service_id), Bytes(name.endpoint_id), name.is_from_host});
+    }
   }
   writer.Write(state);
 }
@@ -298,6 +306,12 @@ absl::Status SocketProvider::Core::Restore(state::StateReader& reader) {
     return reader.Invalid("next_host_port", "not a port of the host's ends");
   }
   if (state.connections.size() > options_.max_connections) return reader.Invalid("connections", "too many");
+  if (state.requests.size() > kMostRequests) return reader.Invalid("requests", "too many");
+  std::deque<SocketConnection::Name> requests;
+  for (const ConnectionState& saved : state.requests) {
+    if (saved.is_from_host) return reader.Invalid("requests", "one of the host's");
+    requests.push_back({.service_id = GuidOf(saved.service_id), .endpoint_id = GuidOf(saved.endpoint_id)});
+  }
   Connections restored;
   for (const ConnectionState& saved : state.connections) {
     auto connection = std::make_unique<SocketConnection>(
@@ -309,6 +323,8 @@ absl::Status SocketProvider::Core::Restore(state::StateReader& reader) {
   }
   next_host_port_ = state.next_host_port;
   connections_ = std::move(restored);
+  std::lock_guard lock(mutex_);
+  requests_ = std::move(requests);
   return absl::OkStatus();
 }
 

@@ -21,6 +21,7 @@ namespace wire = hvdef::vmbus;
 
 constexpr hvdef::Guid kInstance = hvdef::MakeGuid("00000001-0000-0000-0000-000000000000");
 constexpr hvdef::Guid kOther = hvdef::MakeGuid("00000002-0000-0000-0000-000000000000");
+constexpr hvdef::Guid kThird = hvdef::MakeGuid("00000003-0000-0000-0000-000000000000");
 
 class ServerCoreTest : public testing::Test {
  protected:
@@ -518,6 +519,25 @@ TEST_F(ServerCoreTest, RescindInEveryState) {
     EXPECT_EQ(core_.gpadl_count(), 0u);
     EXPECT_EQ(Guest("close-channel channel=1"), "");
   }
+}
+
+// What the provider of a channel still does with it must not reach another.
+TEST_F(ServerCoreTest, AChannelIdIsHeldUntilItsProviderHasFinished) {
+  const OfferId id = Add(kInstance);
+  Connect();
+  OpenFirst(id);
+  Guest("close-channel channel=1");
+  Guest("relid-released channel=1");
+  const OfferId second = Add(kOther), third = Add(kThird);
+  EXPECT_EQ(core_.channel_id(second), 2u);
+  EXPECT_EQ(core_.channel_id(third), 3u);
+  EXPECT_EQ(core_.FindChannel(1), absl::nullopt);
+  for (const char* message : {"relid-released channel=1", "close-channel channel=1"}) EXPECT_EQ(Guest(message), "");
+  core_.RemoveOffer(third);
+  Guest("relid-released channel=3");
+  core_.CompleteClose(id);
+  core_.CheckInvariants();
+  EXPECT_EQ(core_.channel_id(Add(kThird)), 1u);
 }
 
 TEST_F(ServerCoreTest, RescindWhileATeardownWaits) {

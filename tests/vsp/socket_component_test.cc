@@ -109,6 +109,8 @@ class SocketSubject {
     const size_t place = random() % kPlaces;
     switch (random() % 8) {
       case 0:
+        sockets_->Pause();  // so that it waits when the state is taken
+        [[fallthrough]];
       case 1:
         seen += Post(absl::StrCat("tl-connect-request endpoint=0000000", random() % 5,
                                   "-facb-11e6-bd58-64006a7986d3 service=00000007-facb-11e6-bd58-64006a7986d3"));

@@ -231,7 +231,8 @@ class ServerCore {
     ChannelState state = ChannelState::kHidden;
     bool declined = false;  // the guest released it of its own accord: no new offer on this connection
     uint32_t channel_id = 0;
-    OpenParams open;  // of the open in effect, or asked for
+    uint32_t held_id = 0;  // the one it had: no other channel's before the provider has finished with it
+    OpenParams open;       // of the open in effect, or asked for
     uint32_t open_id = 0;
     OpenParams reopen;  // kReopening
     uint32_t reopen_id = 0;
@@ -297,6 +298,7 @@ class ServerCore {
   void Show(Channel& channel);
   void ShowHeldBack(const Key& key);
   void ReleaseByGuest(Channel& channel);  // the channel may be erased by it
+  void FreeHeldId(Channel& channel);
   void Erase(Channel& channel);
   bool BeginOpen(Channel& channel, const OpenParams& params, uint32_t open_id);
   void BeginRetarget(Channel& channel, uint32_t target_vp);
@@ -326,7 +328,7 @@ class ServerCore {
   Contact next_contact_;
   uint64_t interrupt_page_ = 0;
 
-  // Channels. Invariants: by_key_ has every channel; relids_[c.channel_id] == c.id where channel_id is not 0; at most
+  // Channels. Invariants: by_key_ has every channel; relids_[i] == c.id where i, its channel_id or held_id, is not 0; at most
   // one channel of a key is not revoked, and at most one is.
   std::map<OfferId, Channel> channels_;
   std::set<std::pair<Key, OfferId>> by_key_;
