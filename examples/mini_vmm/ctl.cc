@@ -2,7 +2,6 @@
 #include "ctl.h"
 
 #include <google/protobuf/util/json_util.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -26,6 +25,7 @@
 #include "hvsdk/vmm/control_server.h"
 #include "hvsdk/vmm/machine_stats.h"
 #include "messages.h"
+#include "paths.h"
 
 namespace mini_vmm {
 namespace {
@@ -66,6 +66,7 @@ constexpr Command kCommands[] = {
      "save the machine and end it, or with --live let it go on, or with --pause stand still until you resume it; "
      "--base names its last "
      "live state: write what changed"},
+    {"dump", "FILE", hvsdk::vmm::DUMP, "write a core file of memory and processors, for gdb and crash"},
     {"attach",
      "--disk=PATH[,readonly][,name=TEXT]|--dvd=[PATH][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...",
      hvsdk::vmm::ATTACH,
@@ -90,22 +91,6 @@ int Mistake(absl::string_view message) {
 int Fail(int exit_status, const absl::Status& status, absl::string_view path) {
   Say(absl::StrCat("ctl ", path, ": ", status.message()));
   return exit_status;
-}
-
-// The machine may run in another folder.
-std::string Absolute(absl::string_view path) {
-  char here[PATH_MAX];
-  if (path[0] == '/' || getcwd(here, sizeof(here)) == nullptr) return std::string(path);
-  return absl::StrCat(here, "/", path);
-}
-
-// Those that a network names.
-std::vector<std::string*> PathsOf(hvsdk::vmm::NetworkConfig& network) {
-  std::vector<std::string*> paths;
-  if (!network.pcap().empty()) paths.push_back(network.mutable_pcap());
-  if (!network.socket().path().empty()) paths.push_back(network.mutable_socket()->mutable_path());
-  if (!network.socket().local().empty()) paths.push_back(network.mutable_socket()->mutable_local());
-  return paths;
 }
 
 void Help() {
@@ -290,7 +275,7 @@ int RunCtl(int count, char** arguments) {
       if (network->tap().fd_size() != 0 || network->socket().has_fd()) {
         return Mistake("attach: --net: fd: a descriptor is the machine's when it starts, or never");
       }
-      for (std::string* const path : PathsOf(*network)) *path = Absolute(*path);
+      MakeAbsolute(*network);
       *request.mutable_network() = *std::move(network);
     } else if (command->command == hvsdk::vmm::ATTACH && !has_device && absl::StartsWith(word, "--disk=")) {
       has_device = true;
@@ -313,6 +298,8 @@ int RunCtl(int count, char** arguments) {
     } else if ((command->command == hvsdk::vmm::INSERT || command->command == hvsdk::vmm::EJECT) &&
                request.device().empty() && !word.empty() && word[0] != '-') {
       request.set_device(word);
+    } else if (command->command == hvsdk::vmm::DUMP && request.path().empty() && !word.empty() && word[0] != '-') {
+      request.set_path(Absolute(word));
     } else if (command->command == hvsdk::vmm::INSERT && request.path().empty() && !word.empty()) {
       request.set_path(Absolute(word));
     } else if (command->command == hvsdk::vmm::TRACE_ON && trace.size() < 2 && !word.empty() && word[0] != '-') {
@@ -329,6 +316,7 @@ int RunCtl(int count, char** arguments) {
   if (request.pause() && !request.live()) return Mistake("save: --pause is for --live");
   if (command->command == hvsdk::vmm::SAVE && request.directory().empty())
     return Mistake("save: a directory is needed");
+  if (command->command == hvsdk::vmm::DUMP && request.path().empty()) return Mistake("dump: a file is needed");
   if (command->command == hvsdk::vmm::TRACE_ON) {
     if (trace.size() == 2 && trace[0] == "on") {
       request.set_path(Absolute(trace[1]));

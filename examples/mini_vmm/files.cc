@@ -38,6 +38,14 @@ hvsdk::vmm::SavedDisk Describe(const hvsdk::ImageDisk& disk) {
   return described;
 }
 
+// By whatever name.
+bool IsSameFile(const std::string& path, const std::string& other) {
+  struct stat info, other_info;
+  if (path == other) return true;
+  if (stat(path.c_str(), &info) != 0 || stat(other.c_str(), &other_info) != 0) return false;
+  return info.st_dev == other_info.st_dev && info.st_ino == other_info.st_ino;
+}
+
 // A guest goes on with the disks that it had: it has parts of them in its memory.
 absl::Status CheckSavedDisks(const Flags& flags, const Files& files) {
   for (size_t i = 0; i < files.disks.size(); ++i) {
@@ -51,8 +59,8 @@ absl::Status CheckSavedDisks(const Flags& flags, const Files& files) {
                                                      then.size_bytes(), " when the state was saved"));
     }
     // One that has moved, as by a copy, may have another time.
-    const bool moved =
-        flags.config.disks(static_cast<int>(i)).path() != flags.saved.machine().disks(static_cast<int>(i)).path();
+    const bool moved = !IsSameFile(flags.config.disks(static_cast<int>(i)).path(),
+                                   flags.saved.machine().disks(static_cast<int>(i)).path());
     if (!moved && !flags.accept_changed_disks && now.written_ns() != then.written_ns()) {
       return absl::InvalidArgumentError(
           absl::StrCat(name, ": was written since the state was saved; --changed-disks=accept takes it all the same"));
@@ -121,7 +129,7 @@ absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenLastDisk(const std::string
 }
 
 absl::Status OpenTrace(const std::string& config_path, const MachineConfig& config, const std::string& path,
-                       OutputFile& file) {
+                       hvsdk::vmm::OutputFile& file) {
   if (absl::Status status = file.Open(path); !status.ok()) return FileError(absl::StrCat("trace: ", path), status);
   MachineConfig with = config;
   with.set_trace(path);

@@ -14,13 +14,13 @@
 #include "hvsdk/boot/byte_source.h"
 #include "hvsdk/image/image_disk.h"
 #include "hvsdk/os/file_engine.h"
-#include "output_file.h"
+#include "hvsdk/vmm/output_file.h"
 
 namespace mini_vmm {
 
 struct Files {
   std::unique_ptr<hvsdk::boot::ByteSource> kernel, initrd;  // no initrd: null
-  OutputFile serial, trace;                                 // open if there is such a file
+  hvsdk::vmm::OutputFile serial, trace;                     // open if there is such a file
   std::vector<std::shared_ptr<hvsdk::ImageDisk>> disks;     // those of the configuration
   std::shared_ptr<hvsdk::FileEngine> engine;                // theirs, once there has been one
 };
@@ -40,7 +40,7 @@ absl::Status CheckRoles(const std::string& config_path, const hvsdk::vmm::Machin
 
 // Opens a file for a trace of the running machine, which it commits to.
 absl::Status OpenTrace(const std::string& config_path, const hvsdk::vmm::MachineConfig& config, const std::string& path,
-                       OutputFile& file);
+                       hvsdk::vmm::OutputFile& file);
 
 // Each disk's size and when it was last written, for a state that is saved now; `settle`: all that was written is on its medium then.
 absl::Status DescribeDisks(const Files& files, bool settle, hvsdk::vmm::SavedConfig& saved);

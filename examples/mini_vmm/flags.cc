@@ -235,6 +235,8 @@ const Flag kFlags[] = {
      "end when the guest resets, instead of starting again"},
     {"on-crash", "report|end", SetOnCrash,
      "a guest that says it crashed goes on, to dump or restart itself (default), or is ended"},
+    {"crash-dump", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_crash_dump(std::move(t)); }>,
+     "write a core file, for gdb and crash, when the guest says it crashed"},
     {"deterministic", "",
      [](absl::string_view, MachineConfig& c) { return c.set_deterministic(true), absl::OkStatus(); },
      "software engine on one thread, time counted in instructions; prints a hash of the final state"},
@@ -288,7 +290,7 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
 bool MayChangeOnRestore(absl::string_view flag) {
   return flag == "disk" || flag == "net" || flag == "serial" || flag == "trace" || flag == "control" ||
          flag == "sockets" || flag == "backend" || flag == "kernel" || flag == "initrd" || flag == "no-reboot" ||
-         flag == "on-crash";
+         flag == "on-crash" || flag == "crash-dump";
 }
 
 // Gives each device of a kind its number, where the configuration leaves it open: the next free one behind the device before it.

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <google/protobuf/stubs/logging.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -32,11 +33,13 @@
 #include "hvsdk/os/lost_memory.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/control_server.h"
+#include "hvsdk/vmm/core_dump.h"
 #include "hvsdk/vmm/machine_control.h"
 #include "hvsdk/vmm/networks.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "messages.h"
 #include "networks.h"
+#include "paths.h"
 
 namespace mini_vmm {
 namespace {
@@ -105,6 +108,16 @@ void ReportCrash(const hvsdk::partition::CrashReport& crash) {
   SayText(text);
 }
 
+// Whoever crashed may be at its restart already: what it is waits for no other device.
+void WriteCrashDump(Machine& machine, const std::string& path) {
+  const bool was_paused = machine.controller().state() == hvsdk::machine::Controller::State::kPaused;
+  machine.board().Pause();
+  const absl::Status written = hvsdk::vmm::WriteCoreDump(machine.board(), path);
+  if (!was_paused) machine.board().Resume();
+  Say(written.ok() ? absl::StrCat("a core file of the guest is in ", path)
+                   : absl::StrCat("--crash-dump: ", written.message()));
+}
+
 // While the machine runs, in place of an exception: its threads have nobody to catch one.
 void OnNoMemory() {
   hvsdk::vmm::RawTerminal::Restore();
@@ -161,6 +174,8 @@ absl::StatusOr<std::string> Configuration(const MachineConfig& config, const Fil
   hvsdk::vmm::SavedConfig saved;
   *saved.mutable_machine() = config;
   saved.mutable_machine()->clear_control();
+  saved.mutable_machine()->clear_crash_dump();
+  MakeAbsolute(*saved.mutable_machine());
   if (const absl::Status status = DescribeDisks(files, /*settle=*/!goes_on, saved); !status.ok()) return status;
   return saved.SerializeAsString();
 }
@@ -173,6 +188,9 @@ int RunMachine(const Flags& flags) {
   if (signal_fd < 0) return Fail(kHostFailure, absl::StrCat("signalfd: ", strerror(errno)));
   if (const absl::Status handled = hvsdk::os::HandleLostMemory(); !handled.ok()) {
     return Fail(kHostFailure, handled.message());
+  }
+  if (!config.crash_dump().empty() && access(config.crash_dump().c_str(), F_OK) == 0) {
+    return Fail(kUserMistake, absl::StrCat("--crash-dump=", config.crash_dump(), ": is there already"));
   }
   Files files;
   if (const absl::Status opened = OpenFiles(flags, files); !opened.ok()) return FailBy(opened, "");
@@ -268,7 +286,10 @@ int RunMachine(const Flags& flags) {
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
   options.on_crash =
       config.on_crash() == "end" ? hvsdk::machine::CrashAction::kEnd : hvsdk::machine::CrashAction::kReport;
-  options.crash_observer = ReportCrash;
+  options.crash_observer = [&](const hvsdk::partition::CrashReport& crash) {
+    ReportCrash(crash);
+    if (!config.crash_dump().empty()) WriteCrashDump(*current, config.crash_dump());
+  };
   if (!config.no_reboot() && !config.deterministic() && files.kernel != nullptr) {
     options.on_reset = hvsdk::machine::ResetAction::kRestart;
   }
@@ -287,20 +308,13 @@ int RunMachine(const Flags& flags) {
     current = machine->get();
     options.disks.clear();  // they are the machine's, until they are pulled out
     options.networks.clear();
-    // Nothing is written before the machine is there, so that a mistake changes nothing.
-    if (files.serial.is_open()) files.serial.Commit();
-    if (files.trace.is_open()) files.trace.Commit();
     // Until here signals end the program by themselves, even where it waits for a file that does not answer.
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    if (files.trace.is_open()) {
-      const absl::Status started = tracer->Start(files.trace.fd());
-      if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
-    }
     if (stdio) terminal.emplace();
     std::set_new_handler(OnNoMemory);
     const auto start_trace = [&](const std::string& path) -> absl::Status {
       if (tracer.has_value()) return absl::FailedPreconditionError("trace: the machine is traced already");
-      OutputFile file;
+      hvsdk::vmm::OutputFile file;
       if (absl::Status opened = OpenTrace(flags.config_path, config, path, file); !opened.ok()) return opened;
       file.Commit();
       absl::Status status = tracer.emplace().Start(file.fd());
@@ -362,6 +376,13 @@ int RunMachine(const Flags& flags) {
       server = *std::move(listening);
       listeners = server.get();
     }
+    // Nothing is written before all is there, so that a mistake changes nothing.
+    if (files.serial.is_open()) files.serial.Commit();
+    if (files.trace.is_open()) files.trace.Commit();
+    if (files.trace.is_open()) {
+      const absl::Status started = tracer->Start(files.trace.fd());
+      if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
+    }
     const hvsdk::machine::MachineResult result = current->Run();
     if (check != nullptr) check->End();
     std::set_new_handler(nullptr);
@@ -400,6 +421,9 @@ int RunMachine(const Flags& flags) {
         terminal.reset();
         return Fail(kHostFailure, result.status.message());
       case Outcome::kReset:
+        if (files.kernel == nullptr && !config.no_reboot()) {
+          Say(absl::StrCat("the guest has reset itself, and --kernel=", config.kernel(), " is not there"));
+        }
         return quit ? kPoweredOff : kReset;
     }
     return kHostFailure;
@@ -424,6 +448,7 @@ int RunMachine(const Flags& flags) {
 }
 
 int Main(int argc, char** argv) {
+  google::protobuf::SetLogHandler(nullptr);  // what cannot be read is said by whoever reads it
   if (argc > 1 && absl::string_view(argv[1]) == "ctl") return RunCtl(argc - 2, argv + 2);
   PrepareSignals();
   OpenStandardDescriptors();

@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "files.h"
 #include "hvsdk/vmm/config.h"
-#include "output_file.h"
+#include "hvsdk/vmm/output_file.h"
 
 namespace mini_vmm {
 
@@ -71,7 +71,7 @@ absl::Status Networks::StartTrace(uint8_t number, const std::string& path) {
   if ((*port)->is_recorded()) {
     return absl::FailedPreconditionError(absl::StrCat("trace: network/", number, " is traced already"));
   }
-  OutputFile file;
+  hvsdk::vmm::OutputFile file;
   if (absl::Status opened = OpenTrace(config_path_, config_, path, file); !opened.ok()) return opened;
   file.Commit();
   return FileError("trace", (*port)->Start(file.fd()));

@@ -29,8 +29,15 @@ CrashWatch::CrashWatch(Board& board, uint32_t silence_ms, Tell tell, absl::AnyIn
       tell_(std::move(tell)),
       on_silence_(std::move(on_silence)) {}
 
-CrashWatch::~CrashWatch() {
+CrashWatch::~CrashWatch() { Reset(); }
+
+void CrashWatch::Reset() {
   board_.loop().Drain(*this);
+  {
+    std::lock_guard lock(mutex_);
+    report_.reset();
+  }
+  told_ = false;
   if (timer_ == nullptr) return;
   timer_.reset();
   board_.RemoveLayer(*this);

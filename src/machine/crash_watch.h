@@ -40,6 +40,9 @@ class CrashWatch final : private Task, private ExitLayer {
   // What it said, if it has.
   absl::optional<partition::CrashReport> report() const;
 
+  // The guest was reset: what it said is forgotten. On the board's thread, while no VP runs.
+  void Reset();
+
   // Tells, if that has not been done yet.
   void TellNow();
 

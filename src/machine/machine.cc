@@ -512,13 +512,22 @@ void PcMachine::ResumeAll() {
 }
 
 absl::Status PcMachine::ResetAll() {
-  boot::LoadInput unused{};
+  if (options_.kernel == nullptr) {
+    return absl::FailedPreconditionError(
+        "reset: the machine went on from a state, and has no kernel to begin anew with");
+  }
+  boot::LoadInput blame{};
   absl::Status status = board_->Reset();
   if (status.ok()) {
     for (Part* const part : attached_) {
       for (state::Component* const component : part->components()) component->Reset();
     }
-    status = LoadGuest(unused);
+    status = LoadGuest(blame);
+    const absl::string_view what = blame == boot::LoadInput::kKernel   ? "kernel: "
+                                   : blame == boot::LoadInput::kInitrd ? "initrd: "
+                                                                       : "";
+    if (!status.ok()) status = absl::Status(status.code(), absl::StrCat("reset: ", what, status.message()));
+    crash_watch_->Reset();
   }
   if (!status.ok()) {
     End({.outcome = Outcome::kHostFailure, .status = status});

@@ -20,6 +20,7 @@
 #include "base/status_macros.h"
 #include "hvsdk/boot/memory_layout.h"
 #include "hvsdk/vmm/networks.h"
+#include "vmm/text_fields.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -71,6 +72,7 @@ absl::StatusOr<MachineConfig> ParseMachineConfig(const std::string& text) {
 }
 
 absl::Status ValidateMachineConfig(const MachineConfig& config) {
+  RETURN_IF_ERROR(CheckTextFields(config));
   if (config.kernel().empty()) return absl::InvalidArgumentError("kernel: a file is needed");
   const uint64_t memory_bytes = uint64_t{MemoryMib(config)} << 20;
   if (memory_bytes < boot::kMinMemoryBytes || memory_bytes > boot::kMaxMemoryBytes) {
@@ -155,6 +157,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   RETURN_IF_ERROR(CheckNoZeroByte("initrd", config.initrd()));
   RETURN_IF_ERROR(CheckNoZeroByte("serial", config.serial().file()));
   RETURN_IF_ERROR(CheckNoZeroByte("trace", config.trace()));
+  RETURN_IF_ERROR(CheckNoZeroByte("crash_dump", config.crash_dump()));
   RETURN_IF_ERROR(CheckNoZeroByte("sockets", config.sockets()));
   return CheckNoZeroByte("cmdline", config.cmdline());
 }

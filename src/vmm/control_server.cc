@@ -15,6 +15,8 @@
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "os/linux/unix_socket.h"
+#include "vmm/guest_requests.h"
+#include "vmm/text_fields.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -50,6 +52,7 @@ struct ControlServer::Client {
   bool events = false;  // it wants them
   bool doomed = false;
   uint32_t watched = 0;
+  uint64_t last_heard = 0;  // in the order in which clients sent something
 };
 
 absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Listen(os::EventLoop& loop, const std::string& path,
@@ -89,16 +92,33 @@ void ControlServer::Accept() {
     return;
   }
   if (fd < 0) return;
-  if (clients_.size() >= kMaxControlClients) {
+  if (clients_.size() >= kMaxControlClients && !DropIdlest()) {
+    // Best effort: as much as fits at once.
+    const std::string full = Framed(ReplyOf(absl::ResourceExhaustedError(
+        absl::StrCat("all ", kMaxControlClients, " clients that may be are being served"))));
+    (void)!send(fd, full.data(), full.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     close(fd);
     return;
   }
   auto client = std::make_unique<Client>();
   client->id = next_id_++;
   client->fd = fd;
+  client->last_heard = ++hearings_;
   Client& added = *client;
   clients_[added.id] = std::move(client);
   Watch(added);
+}
+
+// Whoever asks for nothing gives way to those who may.
+bool ControlServer::DropIdlest() {
+  const Client* idlest = nullptr;
+  for (const auto& [id, client] : clients_) {
+    if (client->busy || client->events || client->handling) continue;
+    if (idlest == nullptr || client->last_heard < idlest->last_heard) idlest = client.get();
+  }
+  if (idlest == nullptr) return false;
+  Drop(idlest->id);
+  return true;
 }
 
 // What a client is watched for follows from what it is at: that it sends, that it takes.
@@ -142,6 +162,7 @@ void ControlServer::Read(Client& client) {
     client.doomed = true;
     return;
   }
+  client.last_heard = ++hearings_;
   client.input.append(buffer, got);
   Handle(client);
 }
@@ -250,6 +271,7 @@ ControlClient::~ControlClient() {
 
 absl::StatusOr<ControlReply> ControlClient::Ask(const ControlRequest& request,
                                                 const std::function<void(const Progress&)>& on_progress) {
+  RETURN_IF_ERROR(CheckTextFields(request));
   const std::string bytes = Framed(request);
   for (size_t at = 0; at < bytes.size();) {
     const ssize_t sent = send(fd_, bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);

@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/os/lost_memory.h"
+#include "hvsdk/vmm/core_dump.h"
 #include "hvsdk/vmm/machine_stats.h"
 #include "vmm/guest_requests.h"
 
@@ -108,6 +109,8 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return machine_.Stop();
     case SAVE:
       return Save(request, std::move(reply));
+    case DUMP:
+      return Dump(request.path(), std::move(reply));
     case TRACE_ON:
     case TRACE_OFF:
       return Trace(request, std::move(reply));
@@ -301,6 +304,32 @@ void MachineControl::ChangeMedium(const ControlRequest& request, Reply reply) {
       });
 }
 
+namespace {
+
+ControlReply ProgressOf(uint64_t done_bytes, uint64_t total_bytes) {
+  ControlReply reply;
+  reply.mutable_progress()->set_done_bytes(done_bytes);
+  reply.mutable_progress()->set_total_bytes(total_bytes);
+  return reply;
+}
+
+}  // namespace
+
+void MachineControl::Dump(const std::string& path, Reply reply) {
+  auto replies = std::make_shared<Reply>(std::move(reply));
+  machine_.controller().WhilePaused(
+      [this, replies, path] {
+        const absl::Status status = WriteCoreDump(
+            machine_.board(), path,
+            [&](uint64_t done_bytes, uint64_t total_bytes) { (*replies)(ProgressOf(done_bytes, total_bytes)); });
+        return ErrorOf("dump", status);
+      },
+      [this, replies, path](const absl::Status& status) {
+        (*replies)(ReplyOf(status));
+        if (status.ok()) Tell("dumped", "path", path);
+      });
+}
+
 void MachineControl::Save(const ControlRequest& request, Reply reply) {
   // Once for the request, and before for how far it has come.
   auto replies = std::make_shared<Reply>(std::move(reply));
@@ -308,13 +337,8 @@ void MachineControl::Save(const ControlRequest& request, Reply reply) {
                .base = request.base(),
                .live = request.live(),
                .pause = request.pause(),
-               .on_progress =
-                   [replies](uint64_t done_bytes, uint64_t total_bytes) {
-                     ControlReply progress;
-                     progress.mutable_progress()->set_done_bytes(done_bytes);
-                     progress.mutable_progress()->set_total_bytes(total_bytes);
-                     (*replies)(std::move(progress));
-                   }},
+               .on_progress = [replies](uint64_t done_bytes,
+                                        uint64_t total_bytes) { (*replies)(ProgressOf(done_bytes, total_bytes)); }},
               [this, replies, directory = request.directory()](const absl::StatusOr<MachineSaver::Saved>& saved) {
                 ControlReply done = ReplyOf(saved.status());
                 if (saved.ok()) {

@@ -75,7 +75,8 @@ class MachineSaver::Core final : private Task {
     request_ = request;
     done_ = std::move(done);
     result_ = absl::CancelledError("the machine has ended");
-    lost_before_ = LostPages();
+    // What is lost while a guest stands still it is told when it goes on, and not by a state that is saved before.
+    if (machine_.controller().state() != Controller::State::kPaused) lost_before_ = LostPages();
     meter_.emplace(on_pages_, log_.pages() << kPageShift);
     const machine::Board& board = machine_.board();
     is_live_ = request.live && board.caps().dirty_log && !board.is_deterministic();
@@ -209,7 +210,7 @@ class MachineSaver::Core final : private Task {
   // Behind the last copy. A page that was lost under it has come as zeros, and its machine check is in no component's record.
   absl::Status CheckMemory() const {
     if (LostPages() == lost_before_) return absl::OkStatus();
-    return absl::DataLossError("save: the host has lost a page of memory meanwhile, which the guest is told");
+    return absl::DataLossError("save: the host has lost a page of memory, which the guest is told when it goes on");
   }
 
   // On the loop's thread, while the machine is paused.
@@ -329,9 +330,9 @@ class MachineSaver::Core final : private Task {
   Request request_;
   Done done_;
   absl::StatusOr<Saved> result_;
-  uint64_t lost_before_ = 0;
-  bool is_live_ = false;     // on a thread of its own
-  bool has_paused_ = false;  // and the machine was not paused before
+  uint64_t lost_before_ = LostPages();  // those that the guest knows of
+  bool is_live_ = false;                // on a thread of its own
+  bool has_paused_ = false;             // and the machine was not paused before
   HostThread thread_;
   std::atomic<bool> giving_up_{false};
   std::mutex moment_mutex_;

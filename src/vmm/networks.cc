@@ -19,6 +19,7 @@
 #include "hvsdk/network/user_port.h"
 #include "hvsdk/os/host_clock.h"
 #include "hvsdk/vmm/config.h"
+#include "hvsdk/vmm/output_file.h"
 #include "hvsdk/vsp/network.h"
 
 namespace hvsdk::vmm {
@@ -184,11 +185,12 @@ absl::StatusOr<machine::MachineNetwork> NetworkPorts::Make(const NetworkConfig& 
   if (port == nullptr) return made;
   const auto captured = std::make_shared<network::CapturedPort>(std::move(port));
   if (!network.pcap().empty()) {
-    const int fd = open(network.pcap().c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("pcap: ", network.pcap()));
-    const absl::Status started = captured->Start(fd);
-    close(fd);
-    RETURN_IF_ERROR(started);
+    OutputFile file;
+    if (const absl::Status opened = file.Open(network.pcap()); !opened.ok()) {
+      return absl::Status(opened.code(), absl::StrCat("pcap: ", network.pcap(), ": ", opened.message()));
+    }
+    file.Commit();
+    RETURN_IF_ERROR(captured->Start(file.fd()));
   }
   captured_[made.mac_address] = captured;
   made.port = captured;

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "output_file.h"
+#include "hvsdk/vmm/output_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "hvsdk/image/raw_disk.h"
 
-namespace mini_vmm {
+namespace hvsdk::vmm {
 
 absl::Status OutputFile::Open(const std::string& path) {
   path_ = path;
@@ -27,7 +28,12 @@ absl::Status OutputFile::Open(const std::string& path) {
     return absl::ErrnoToStatus(errno, "cannot be written");
   }
   // To be emptied, or written, would be the end of another machine's disk.
-  if (const absl::Status status = hvsdk::RawDisk::TestNoDisk(fd_); absl::IsFailedPrecondition(status)) return status;
+  if (const absl::Status status = RawDisk::TestNoDisk(fd_); absl::IsFailedPrecondition(status)) return status;
+  // File systems without locks do without.
+  if (struct stat info;
+      fstat(fd_, &info) == 0 && S_ISREG(info.st_mode) && flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return absl::FailedPreconditionError("another machine writes it");
+  }
   return absl::OkStatus();
 }
 
@@ -42,4 +48,4 @@ OutputFile::~OutputFile() {
   close(fd_);
 }
 
-}  // namespace mini_vmm
+}  // namespace hvsdk::vmm

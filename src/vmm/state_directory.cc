@@ -50,13 +50,26 @@ absl::Status StateDirectory::Write(const std::string& path, machine::SavedMachin
 }
 
 absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, const OnProgress& on_progress) {
+  constexpr int kTries = 5;
+  for (int i = 1;; ++i) {
+    std::string manifest;
+    absl::StatusOr<StateDirectory> directory = OpenOnce(path, manifest, on_progress);
+    if (directory.ok() || manifest.empty() || i == kTries) return directory;
+    // Its files may be another state's by now, which has taken its place.
+    const absl::StatusOr<std::string> now = ReadManifest(path);
+    if (!now.ok() || *now == manifest) return directory;
+  }
+}
+
+absl::StatusOr<StateDirectory> StateDirectory::OpenOnce(const std::string& path, std::string& manifest_text,
+                                                        const OnProgress& on_progress) {
   StateDirectory directory;
   directory.path_ = path;
   const std::string state_path = PathIn(path, kStateName);
   const std::string memory_path = PathIn(path, kMemoryName);
 
-  ASSIGN_OR_RETURN(const std::string text, ReadManifest(path));
-  ASSIGN_OR_RETURN(const Manifest manifest, Manifest::Parse(PathIn(path, kManifestName), text));
+  ASSIGN_OR_RETURN(manifest_text, ReadManifest(path));
+  ASSIGN_OR_RETURN(const Manifest manifest, Manifest::Parse(PathIn(path, kManifestName), manifest_text));
 
   ASSIGN_OR_RETURN(const Descriptor state_file, OpenFile(state_path));
   ASSIGN_OR_RETURN(const uint64_t state_bytes, SizeOf(state_file.fd(), state_path));

@@ -12,6 +12,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import mmap
 import os
 import pty
 import random
@@ -1535,6 +1536,44 @@ def kdump(context):
 
 
 @case
+def core_dump(context):
+    """A core file of a guest that crashed, and one of a guest that runs: gdb shows its processors, and by what the kernel tells of itself its log."""
+    def gdb(core, *commands):
+        words = [word for command in commands for word in ('-ex', command)]
+        done = subprocess.run(['gdb', '-nx', '-batch', *words, '-c', core], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+        return done.stdout
+
+    def log_of(core):
+        with open(core, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            at = whole.find(b'OSRELEASE=')
+            info = dict(line.split('=', 1) for line in whole[at:at + 4096].split(b'\0')[0].decode().splitlines() if '=' in line)
+        ring = info['OFFSET(printk_ringbuffer.text_data_ring)']
+        log = context.path('log')
+        gdb(core, f'set $ring = *(unsigned long *)0x{info["SYMBOL(prb)"]} + {ring}', 'set $text = *(unsigned long *)($ring + 8)',
+            f'dump binary memory {log} $text $text+(1<<*(unsigned int *)$ring)')
+        with open(log, 'rb') as file:
+            return file.read()
+
+    crashed, running = context.path('crashed.core'), context.path('running.core')
+    flags = context.guest_flags('echo a mark in memory | tr a-z A-Z >/dev/kmsg; echo c >/proc/sysrq-trigger')
+    result = context.vmm(*flags, '--on-crash=end', f'--crash-dump={crashed}').expect_status(11)
+    expect(f'a core file of the guest is in {crashed}' in result.err, 'says so', result.err)
+    log = log_of(crashed)
+    expect(b'A MARK IN MEMORY' in log and b'sysrq triggered crash' in log, 'the log', log[:200])
+    threads = gdb(crashed, 'info threads', 'thread 1', 'info registers rip')
+    expect(threads.count('LWP') >= 2 and re.search(r'rip +0xffffffff\w+', threads), 'the processors', threads)
+    again = context.vmm(*flags, f'--crash-dump={crashed}').expect_status(2)
+    expect(again.err == f'mini_vmm: --crash-dump={crashed}: is there already\n', 'a file that is there', again.err)
+
+    with Running(context, context.guest_flags('echo LATER MARK >/dev/kmsg; echo ready; sleep 1000')) as machine:
+        machine.wait_for('^ready')
+        machine.ctl('dump', running)
+        expect(b'LATER MARK' in log_of(running), 'the log of one that runs')
+        expect(f'dump: {running}: File exists' in machine.ctl('dump', running, status=2), 'a file that is there')
+        machine.ctl('stop')
+
+
+@case
 def power_offs(context):
     """Boots and power-offs in a row, with a disk; on the software processor, with one, two and four processors each. HVSDK_POWER_OFFS of them,
     3 by default."""
@@ -1748,6 +1787,8 @@ def bad_input(context):
     disk_image = write('disk.img', b'x' * 4096)
     precious_disk = write('precious.img', b'y' * 4096)
     precious = write('precious', b'do not touch')
+    pipe = context.path('pipe')
+    os.mkfifo(pipe)
     unknown = write('unknown.textproto', b'kernel: "k"\nflux_capacitor: 1\n')
     wrong = write('wrong.textproto', b'kernel: "k" cpus: "two"\n')
     config = write('good.textproto', b'kernel: "%s" cpus: 1 memory_mib: 64\n' % kernel.encode())
@@ -1867,6 +1908,11 @@ def bad_input(context):
         ([k, f'--serial={precious}', f'--trace={folder}/no/such/folder/trace'], '--trace'),
         ([f'--kernel={truncated}', f'--serial={precious}', f'--trace={context.path("new-trace")}'], truncated),
         ([f'--kernel={truncated}', f'--serial={context.path("new-log")}'], truncated),
+        ([k, f'--serial={precious}', f'--control={folder}/no/such/folder/socket'], '--control'),
+        ([k, f'--trace={precious}', f'--sockets={folder}/no/such/folder/socket'], '--sockets'),
+        ([k, f'--disk={disk_image},name=caf'.encode() + b'\xe9'], 'name: is not UTF-8'),
+        ([k, f'--net=switch,pcap={pipe}'], f'pcap: {pipe}: nobody reads from this pipe'),
+        ([k, f'--crash-dump={precious}'], f'--crash-dump={precious}: is there already'),
     ]
     before = sorted(os.listdir(folder))
     for flags, name in mistakes:
@@ -1886,10 +1932,23 @@ def bad_input(context):
         with subprocess.Popen([context.mini_vmm, '--backend=software', '--memory=16M', f'--kernel={spin}', f'--disk={precious_disk}{options}'],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
             expect(process.stdout.read(1) == b'x', 'the guest does not start')
-            for flag in 'serial', 'trace':
-                result = context.vmm(*engine, k, f'--{flag}={precious_disk}', timeout=60).expect_status(2)
-                expect(result.err == f'mini_vmm: --{flag}={precious_disk}: is in use by another program or machine\n', result.err)
+            for flag, shown in ('serial=', 'serial='), ('trace=', 'trace='), ('net=switch,pcap=', 'net: pcap: '):
+                result = context.vmm(*engine, k, f'--{flag}{precious_disk}', timeout=60).expect_status(2)
+                expect(result.err == f'mini_vmm: --{shown}{precious_disk}: is in use by another program or machine\n', result.err)
             process.kill()
+    # What another machine writes.
+    for flag, shown in ('serial=', 'serial='), ('net=switch,pcap=', 'net: pcap: '):
+        written = context.path('written')
+        with subprocess.Popen([context.mini_vmm, '--backend=software', '--memory=16M', f'--kernel={spin}', f'--serial={written}'],
+                              stdin=subprocess.DEVNULL) as process:
+            while not os.path.exists(written) or os.path.getsize(written) == 0:
+                time.sleep(0.05)
+            result = context.vmm(*engine, k, f'--{flag}{written}', timeout=60).expect_status(2)
+            expect(result.err == f'mini_vmm: --{shown}{written}: another machine writes it\n', result.err)
+            with open(written, 'rb') as file:
+                expect(file.read() == b'x', "another machine's output was overwritten")
+            process.kill()
+        os.unlink(written)
     with open(precious_disk, 'rb') as file:
         expect(file.read() == b'y' * 4096, "another machine's disk was overwritten")
     print(f'  {len(mistakes)} mistakes')

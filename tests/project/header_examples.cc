@@ -370,6 +370,12 @@ void MachineStatsExample(Machine& machine) {
 void MachineSaverExample(Machine& machine, std::string configuration) {
   //> vmm/machine_saver.h
 }
+absl::Status OutputFileExample(machine::Tracer& tracer) {
+  //> vmm/output_file.h
+}
+void CoreDumpExample(Machine& machine) {
+  //> vmm/core_dump.h
+}
 absl::Status NewStateExample(SavedMachine& machine, absl::Span<const uint8_t> memory) {
   //> vmm/new_state.h
 }

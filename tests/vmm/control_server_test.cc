@@ -320,18 +320,30 @@ TEST_F(ControlServerTest, GarbageIsShownTheDoor) {
   EXPECT_EQ(handler_.requests, 0);
 }
 
+// Those that ask for nothing make room, the longest idle first.
 TEST_F(ControlServerTest, ManyClientsAreRefused) {
   ASSERT_TRUE(Listen().ok());
   std::vector<int> fds;
   for (size_t i = 0; i < kMaxControlClients; ++i) fds.push_back(Connect());
+  for (size_t i = 0; i < kMaxControlClients; ++i) {
+    if (i == 7) continue;
+    Send(fds[i], Request(SAVE));  // which takes its time
+    Serve();
+  }
   const int more = Connect();
-  EXPECT_EQ(Received(more), "gone");
+  EXPECT_EQ(Received(fds[7]), "gone");
+  EXPECT_EQ(Received(more), "");
+  Send(more, Request(SAVE));
+  Serve();
+  const int too_many = Connect();
+  std::string told(4096, '\0');
+  told.resize(std::max<ssize_t>(0, recv(too_many, told.data(), told.size(), 0)));
+  EXPECT_NE(told.find("clients that may be are being served"), told.npos) << told;
   close(fds.back());
   Serve();
   const int again = Connect();
   EXPECT_EQ(Received(again), "");
-  close(more);
-  close(again);
+  for (const int fd : {more, too_many, again}) close(fd);
   fds.pop_back();
   for (const int fd : fds) close(fd);
 }

@@ -100,6 +100,21 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
   }
 }
 
+// A state that carries it could never be read.
+TEST(MachineConfigTest, NamesAreText) {
+  MachineConfig config;
+  config.set_kernel("a path \xFF");
+  config.set_cmdline("caf\xE9");
+  EXPECT_TRUE(ValidateMachineConfig(config).ok());
+  DiskConfig& disk = *config.add_disks();
+  disk.set_path("\xFF");
+  EXPECT_TRUE(ValidateMachineConfig(config).ok());
+  for (const char* name : {"caf\xE9", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "cut \xC3"}) {
+    disk.set_name(name);
+    EXPECT_EQ(ValidateMachineConfig(config).message(), "name: is not UTF-8");
+  }
+}
+
 TEST(MachineConfigTest, IdentityWithItsDefaults) {
   const auto config = ParseMachineConfig(R"pb(
     kernel: "k"

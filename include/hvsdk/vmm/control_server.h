@@ -77,6 +77,7 @@ class ControlServer {
 
   ControlServer(os::EventLoop& loop, int fd, ControlHandler& handler);
   void Accept();
+  bool DropIdlest();
   void OnReady(uint64_t id, uint32_t events);
   void Read(Client& client);
   void Handle(Client& client);
@@ -95,6 +96,7 @@ class ControlServer {
   int spare_fd_;
   ControlHandler& handler_;
   uint64_t next_id_ = 1;
+  uint64_t hearings_ = 0;
   std::map<uint64_t, std::unique_ptr<Client>> clients_;
   std::deque<std::string> past_;  // events, framed
   size_t past_bytes_ = 0;

@@ -92,6 +92,7 @@ class MachineControl final : public ControlHandler {
   void ChangeMedium(const ControlRequest& request, Reply reply);
   absl::StatusOr<DiskStatus> FindDisk(const std::string& device) const;
   void Save(const ControlRequest& request, Reply reply);
+  void Dump(const std::string& path, Reply reply);
   static machine::Controller::Done Answer(Reply reply);
 
   machine::Machine& machine_;

@@ -84,6 +84,8 @@ class StateDirectory {
   };
 
   StateDirectory() = default;
+  static absl::StatusOr<StateDirectory> OpenOnce(const std::string& path, std::string& manifest_text,
+                                                 const OnProgress& on_progress);
   absl::Status OpenDifference(size_t number, uint64_t size_bytes, uint64_t sum);
 
   std::string path_;
