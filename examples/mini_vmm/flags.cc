@@ -220,8 +220,8 @@ const Flag kFlags[] = {
      "what the machine says it is: uuid, serial, asset_tag, product, ...; may be repeated"},
     {"integration", "all|none|NAME[,NAME]...",
      SetText<[](MachineConfig& c, std::string t) { c.set_integration(std::move(t)); }>,
-     "integration components: shutdown, heartbeat, time-sync or time-samples, key-value, file-copy, balloon (default: "
-     "all)"},
+     "integration components: shutdown, heartbeat, time-sync or time-samples, key-value, file-copy, backup, balloon "
+     "(default: all)"},
     {"sockets", "PATH", SetText<[](MachineConfig& c, std::string t) { c.set_sockets(std::move(t)); }>,
      "sockets to the guest's programs at this Unix socket, and from them at PATH_PORT"},
     {"config", "FILE.textproto", nullptr, "read the machine from a file; other flags change or add to it"},

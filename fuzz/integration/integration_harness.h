@@ -21,6 +21,7 @@
 #include "hvsdk/hvdef/integration.h"
 #include "hvsdk/state/reader.h"
 #include "hvsdk/state/writer.h"
+#include "hvsdk/vsp/backup.h"
 #include "hvsdk/vsp/guest_file_copy.h"
 #include "hvsdk/vsp/key_value_exchange.h"
 
@@ -32,6 +33,7 @@ class IntegrationHarness : private ProviderWorld {
     const IntegrationResources resources{.executor = executor_, .timers = timers_, .clock = clock_};
     pairs_ = *KeyValueExchange::Create(*server_, resources, {});
     files_ = *GuestFileCopy::Create(*server_, resources, {});
+    backup_ = *Backup::Create(*server_, resources, {});
     Connect(absl::MakeSpan(ends_));
   }
 
@@ -43,12 +45,12 @@ class IntegrationHarness : private ProviderWorld {
     }
     while (!in_.empty()) Step();
     // Whoever asked is told in the end.
-    components()[0]->Reset();
-    components()[1]->Reset();
+    for (IntegrationComponent* const component : components()) component->Reset();
     Pump();
     HVSDK_CHECK(waiting_ == 0);
     pairs_.reset();
     files_.reset();
+    backup_.reset();
   }
 
  private:
@@ -57,7 +59,7 @@ class IntegrationHarness : private ProviderWorld {
     int owed = 0;
   };
 
-  std::vector<IntegrationComponent*> components() { return {pairs_.get(), files_.get()}; }
+  std::vector<IntegrationComponent*> components() { return {pairs_.get(), files_.get(), backup_.get()}; }
 
   // A callback that counts: once, and no more.
   auto Told() {
@@ -69,7 +71,8 @@ class IntegrationHarness : private ProviderWorld {
   }
 
   void OpenEnd(size_t index) {
-    constexpr hvdef::Guid kClasses[] = {hvdef::class_id::kKeyValuePair, hvdef::class_id::kFileCopy};
+    constexpr hvdef::Guid kClasses[] = {hvdef::class_id::kKeyValuePair, hvdef::class_id::kFileCopy,
+                                        hvdef::class_id::kBackup};
     End& end = ends_[index];
     OpenChannelOf(end, kClasses[index], [&end] {
       end.last.clear();
@@ -131,7 +134,7 @@ class IntegrationHarness : private ProviderWorld {
   void Ask() {
     const auto pool = static_cast<KeyValuePool>(Byte() % 5);
     const std::string text(Byte(), 'k');
-    switch (Byte() % 8) {
+    switch (Byte() % 10) {
       case 0:
         return pairs_->Get(pool, text, Told());
       case 1:
@@ -144,6 +147,10 @@ class IntegrationHarness : private ProviderWorld {
         return pairs_->GetAddresses(text, Told());
       case 5:
         return pairs_->SetAddresses({.adapter_id = "a", .addresses = {text, text}}, Told());
+      case 8:
+        return backup_->Freeze(std::chrono::seconds(Byte() % 8), Told());
+      case 9:
+        return backup_->Thaw(Told());
       default: {
         const size_t left = Byte() % 4;
         FileCopyRequest request{.guest_path = "/tmp/" + text, .size_bytes = uint64_t{Byte()} * 100};
@@ -219,7 +226,8 @@ class IntegrationHarness : private ProviderWorld {
   FakeTimerQueue timers_{clock_};
   std::unique_ptr<KeyValueExchange> pairs_;
   std::unique_ptr<GuestFileCopy> files_;
-  End ends_[2];
+  std::unique_ptr<Backup> backup_;
+  End ends_[3];
   int waiting_ = 0;
 };
 

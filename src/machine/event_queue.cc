@@ -18,6 +18,7 @@ const char* DeviceOf(const hvdef::Guid& class_id) {
   if (class_id == ids::kDynamicMemory) return "integration/balloon";
   if (class_id == ids::kKeyValuePair) return "integration/key-value";
   if (class_id == ids::kFileCopy) return "integration/file-copy";
+  if (class_id == ids::kBackup) return "integration/backup";
   return "";
 }
 

@@ -42,6 +42,10 @@ absl::Status IntegrationPart::Attach(Board& board) {
     ASSIGN_OR_RETURN(auto file_copy, vsp::GuestFileCopy::Create(board.vmbus(), resources, {}));
     found_.file_copy = keep(std::move(file_copy));
   }
+  if (wanted_.backup) {
+    ASSIGN_OR_RETURN(auto backup, vsp::Backup::Create(board.vmbus(), resources, {}));
+    found_.backup = keep(std::move(backup));
+  }
   return absl::OkStatus();
 }
 

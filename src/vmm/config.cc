@@ -192,6 +192,7 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
   machine::MachineIntegration wanted{.balloon_min_bytes = uint64_t{config.memory_min_mib()} << 20};
   if (text.empty() || text == "all") return wanted;
   wanted.shutdown = wanted.heartbeat = wanted.time_sync = wanted.key_value = wanted.file_copy = wanted.balloon = false;
+  wanted.backup = false;
   if (text == "none") return wanted;
   for (const absl::string_view name : absl::StrSplit(text, ',')) {
     if (name == "shutdown") {
@@ -206,12 +207,14 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
       wanted.key_value = true;
     } else if (name == "file-copy") {
       wanted.file_copy = true;
+    } else if (name == "backup") {
+      wanted.backup = true;
     } else if (name == "balloon") {
       wanted.balloon = true;
     } else {
       return absl::InvalidArgumentError(
           absl::StrFormat("integration: \"%s\" is none of all, none, shutdown, heartbeat, time-sync, time-samples, "
-                          "key-value, file-copy and balloon",
+                          "key-value, file-copy, backup and balloon",
                           absl::CEscape(name)));
     }
   }

@@ -502,6 +502,11 @@ absl::Status GuestFileCopyExample(vmbus::Server& server, Executor& loop, TimerQu
   //> vsp/guest_file_copy.h
   return absl::OkStatus();
 }
+void CopyDisks();
+absl::Status BackupExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/backup.h
+  return absl::OkStatus();
+}
 absl::Status ShutdownExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
   //> vsp/shutdown.h
   return absl::OkStatus();

@@ -16,6 +16,7 @@
 #include "hvsdk/resource/wall_clock.h"
 #include "hvsdk/vmbus/ring/reader.h"
 #include "hvsdk/vmbus/server.h"
+#include "hvsdk/vsp/backup.h"
 #include "hvsdk/vsp/guest_file_copy.h"
 #include "hvsdk/vsp/heartbeat.h"
 #include "hvsdk/vsp/key_value_exchange.h"
@@ -95,6 +96,20 @@ struct FileCopyKind {
   }
 };
 
+// That something is to be thawed is a matter of state, whoever has frozen it.
+struct BackupKind {
+  using Component = Backup;
+  static auto Make(vmbus::Server& server, const IntegrationResources& resources, const WallClock&) {
+    return *Backup::Create(server, resources, {.thaw_within = std::chrono::milliseconds(1)});
+  }
+  static std::string Use(Backup& backup, std::mt19937_64&) {
+    backup.Freeze(std::chrono::milliseconds(1), [&backup](const absl::Status& status) {
+      if (status.ok()) backup.Thaw([](const absl::Status&) {});
+    });
+    return "";
+  }
+};
+
 template <typename Kind>
 class IntegrationSubject : private PlayedChannel {
  public:
@@ -133,6 +148,7 @@ class IntegrationSubject : private PlayedChannel {
       case 2:
         seen = Kind::Use(*component_, random);
         executor_.RunUntilIdle();
+        for (uint64_t in_time = random() % 4; in_time > 0; --in_time) seen += Answer(random);
         timers_.AdvanceBy(20'000);
         executor_.RunUntilIdle();
         break;
@@ -181,7 +197,7 @@ class IntegrationSubject : private PlayedChannel {
 
 template <typename Kind>
 class IntegrationComponentTest : public testing::Test {};
-using Kinds = testing::Types<HeartbeatKind, TimeSyncKind, ShutdownKind, KeyValueKind, FileCopyKind>;
+using Kinds = testing::Types<HeartbeatKind, TimeSyncKind, ShutdownKind, KeyValueKind, FileCopyKind, BackupKind>;
 TYPED_TEST_SUITE(IntegrationComponentTest, Kinds);
 
 TYPED_TEST(IntegrationComponentTest, KeepsItsState) {

@@ -6,6 +6,7 @@
 #ifndef HVSDK_MACHINE_INTEGRATION_H_
 #define HVSDK_MACHINE_INTEGRATION_H_
 
+#include "hvsdk/vsp/backup.h"
 #include "hvsdk/vsp/balloon.h"
 #include "hvsdk/vsp/guest_file_copy.h"
 #include "hvsdk/vsp/heartbeat.h"
@@ -24,6 +25,7 @@ struct MachineIntegration {
   uint64_t balloon_min_bytes = 0;  // vsp::BalloonOptions
   bool key_value = true;
   bool file_copy = true;
+  bool backup = true;  // the guest's file systems stand still when they are asked to
 };
 
 // Those that the machine has and that one asks something of, for as long as the machine lives. Null: it has none. On the loop's thread.
@@ -33,6 +35,7 @@ struct IntegrationComponents {
   vsp::Balloon* balloon = nullptr;
   vsp::KeyValueExchange* key_value = nullptr;
   vsp::GuestFileCopy* file_copy = nullptr;
+  vsp::Backup* backup = nullptr;
 };
 
 }  // namespace hvsdk::machine
