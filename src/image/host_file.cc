@@ -32,27 +32,34 @@ absl::StatusOr<std::unique_ptr<HostFile>> HostFile::Open(const std::string& path
   const int fd = open(path.c_str(), flags, 0666);
   if (fd < 0) return DiskSystemError(path, errno);
   auto host = std::unique_ptr<HostFile>(new HostFile(path, fd));
+  const absl::Status prepared = host->Prepare(options, std::move(engine));
+  if (prepared.ok()) return host;
+  if (options.create) unlink(path.c_str());
+  return prepared;
+}
+
+absl::Status HostFile::Prepare(const HostFileOptions& options, std::shared_ptr<FileEngine> engine) {
   // Before anything is judged: who has it locked may be about to change its size.
-  if (const absl::Status locked = LockFile(fd, options.read_only); !locked.ok()) {
-    return absl::Status(locked.code(), absl::StrCat("disk '", path, "': ", locked.message()));
+  if (const absl::Status locked = LockFile(fd_, options.read_only); !locked.ok()) {
+    return absl::Status(locked.code(), absl::StrCat("disk '", path_, "': ", locked.message()));
   }
-  if (fstat(fd, &host->status_) != 0) return DiskSystemError(path, errno);
+  if (fstat(fd_, &status_) != 0) return DiskSystemError(path_, errno);
   // On a file it would keep io_uring from waiting where the file system cannot tell beforehand that it must.
-  if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) != 0) return DiskSystemError(path, errno);
-  if (!S_ISREG(host->status_.st_mode) && !S_ISBLK(host->status_.st_mode)) {
-    return DiskError(path, "is neither a file nor a block device");
+  if (fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) & ~O_NONBLOCK) != 0) return DiskSystemError(path_, errno);
+  if (!S_ISREG(status_.st_mode) && !S_ISBLK(status_.st_mode)) {
+    return DiskError(path_, "is neither a file nor a block device");
   }
   FileEngine::SyncFailure on_sync_failure;
   if (options.on_writes_lost != nullptr) {
-    on_sync_failure = [path, tell = options.on_writes_lost](int error) {
+    on_sync_failure = [path = path_, tell = options.on_writes_lost](int error) {
       tell(absl::DataLossError(absl::StrCat(
           "disk '", path, "': cannot be flushed: ", std::strerror(error),
           "; what was written since the last flush may be lost, and no flush succeeds until it is opened again")));
     };
   }
-  ASSIGN_OR_RETURN(host->file_, engine->Serve(fd, std::move(on_sync_failure)));
-  host->engine_ = std::move(engine);
-  return host;
+  ASSIGN_OR_RETURN(file_, engine->Serve(fd_, std::move(on_sync_failure)));
+  engine_ = std::move(engine);
+  return absl::OkStatus();
 }
 
 HostFile::~HostFile() {

@@ -46,6 +46,7 @@ class HostFile {
 
  private:
   HostFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  absl::Status Prepare(const HostFileOptions& options, std::shared_ptr<FileEngine> engine);
 
   const std::string path_;
   const int fd_;

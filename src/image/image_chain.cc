@@ -18,8 +18,6 @@
 namespace hvsdk::internal {
 namespace {
 
-constexpr size_t kMaxChain = 64;
-
 absl::StatusOr<ImageFormat> Detect(ImageFile& file) {
   uint8_t start[8] = {};
   if (file.size_bytes() >= sizeof(start)) {

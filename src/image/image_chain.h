@@ -36,6 +36,9 @@ struct ChainLink {
   FileIdentity identity;
 };
 
+// So many images, one over the other, are a disk at most.
+inline constexpr size_t kMaxChain = 64;
+
 absl::StatusOr<ImageFormat> DetectIfUnnamed(ImageFile& file, ImageFormat format);
 
 // Where the parent of the image at `path` is. InvalidArgument: nowhere.

@@ -9,6 +9,7 @@
 
 #include "base/status_macros.h"
 #include "image/host_file.h"
+#include "os/linux/file_lock.h"
 
 namespace hvsdk {
 namespace {
@@ -19,11 +20,11 @@ class HostImageFile : public ImageFile {
       : host_(std::move(host)), read_only_(read_only), size_(static_cast<uint64_t>(host_->status().st_size)) {}
 
   const std::string& path() const override { return host_->path(); }
-  bool read_only() const override { return read_only_; }
+  bool read_only() const override { return read_only_.load(std::memory_order_relaxed); }
   uint64_t size_bytes() const override { return size_.load(std::memory_order_relaxed); }
 
   BlockStatus Resize(uint64_t size_bytes) override {
-    if (read_only_) return BlockStatus::kReadOnly;
+    if (read_only()) return BlockStatus::kReadOnly;
     int result;
     do {
       result = ftruncate(host_->fd(), static_cast<off_t>(size_bytes));
@@ -37,15 +38,16 @@ class HostImageFile : public ImageFile {
 
   void Submit(absl::Span<BlockRequest* const> batch) override {
     const uint64_t size = size_bytes();
+    const bool only_reads = read_only();
     size_t first = 0;  // of those that are good and are not handed on yet
     for (size_t i = 0; i < batch.size(); ++i) {
       BlockRequest& request = *batch[i];
       BlockStatus status = BlockStatus::kOk;
-      if (request.op != BlockOp::kRead && request.op != BlockOp::kFlush && read_only_) status = BlockStatus::kReadOnly;
+      if (request.op != BlockOp::kRead && request.op != BlockOp::kFlush && only_reads) status = BlockStatus::kReadOnly;
       if (request.offset_bytes > size || request.size_bytes > size - request.offset_bytes) {
         status = BlockStatus::kOutOfRange;
       }
-      const bool is_nothing = request.op == BlockOp::kFlush ? read_only_ : request.size_bytes == 0;
+      const bool is_nothing = request.op == BlockOp::kFlush ? only_reads : request.size_bytes == 0;
       if (status == BlockStatus::kOk && !is_nothing) continue;
       if (i != first) host_->file().Submit(batch.subspan(first, i - first));
       first = i + 1;
@@ -54,9 +56,14 @@ class HostImageFile : public ImageFile {
     if (first != batch.size()) host_->file().Submit(batch.subspan(first));
   }
 
+  void StopWriting() override {
+    read_only_.store(true, std::memory_order_relaxed);
+    internal::ShareFile(host_->fd());
+  }
+
  private:
   const std::unique_ptr<internal::HostFile> host_;
-  const bool read_only_;
+  std::atomic<bool> read_only_;
   std::atomic<uint64_t> size_;
 };
 

@@ -40,6 +40,9 @@ class MappedDisk : public ImageDisk {
   bool WaitUntilIdle(std::chrono::milliseconds timeout) const override;
   absl::Status Settle() override;
 
+  ImageFile& file() const { return *file_; }
+  const BlockDevice* parent() const { return parent_.get(); }  // null: there is none
+
  private:
   struct Transfer;
   struct Piece : BlockRequest {

@@ -48,7 +48,7 @@ std::vector<uint8_t> EncodeMetadata(const ImageCreateOptions& options, const Par
       (options.is_fixed ? vhdx::kLeaveBlocksAllocated : 0) | (parent != nullptr ? vhdx::kHasParent : 0);
   add(vhdx::kFileParametersItem, 0, bytes_of(vhdx::FileParameters{options.block_bytes, flags}));
   add(vhdx::kDiskSizeItem, vhdx::kItemIsVirtualDisk, bytes_of(options.disk_bytes));
-  add(vhdx::kDiskIdItem, vhdx::kItemIsVirtualDisk, bytes_of(NewGuid()));
+  add(vhdx::kDiskIdItem, vhdx::kItemIsVirtualDisk, bytes_of(options.id == Guid{} ? NewGuid() : options.id));
   add(vhdx::kLogicalSectorItem, vhdx::kItemIsVirtualDisk, bytes_of(options.logical_sector_bytes));
   add(vhdx::kPhysicalSectorItem, vhdx::kItemIsVirtualDisk, bytes_of(options.physical_sector_bytes));
   if (parent != nullptr) add(vhdx::kParentLocatorItem, 0, EncodeVhdxParent(*parent));

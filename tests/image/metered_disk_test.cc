@@ -87,5 +87,21 @@ TEST(MeteredDiskTest, RequestsGoOnFromWithinTheirCompletion) {
   EXPECT_EQ(metered.counts(BlockOp::kWrite).requests, 5u);
 }
 
+TEST(MeteredDiskTest, AnotherGoesOnInItsPlace) {
+  const auto first = std::make_shared<ScriptedDisk>(), second = std::make_shared<ScriptedDisk>();
+  MeteredDisk metered(first);
+  const BlockInfo* const info = &metered.info();
+  Request read(BlockOp::kRead);
+  BlockRequest* const batch[] = {&read};
+  metered.Submit(batch);
+  second->next = BlockStatus::kIoError;
+  metered.Replace(second);
+  EXPECT_EQ(first.use_count(), 1);
+  EXPECT_EQ(&metered.info(), info) << "who remembers it may go on to do so";
+  metered.Submit(batch);
+  EXPECT_EQ(read.status, BlockStatus::kIoError);
+  EXPECT_EQ(metered.counts(BlockOp::kRead).requests, 2u);
+}
+
 }  // namespace
 }  // namespace hvsdk

@@ -119,6 +119,11 @@ absl::Status RawDiskExample() {
   return absl::OkStatus();
 }
 
+absl::Status SnapshotExample(std::shared_ptr<ImageDisk> disk, std::shared_ptr<FileEngine> engine) {
+  //> image/snapshot.h
+  return absl::OkStatus();
+}
+
 absl::Status ImageFileExample(std::shared_ptr<FileEngine> engine) {
   //> image/image_file.h
   return absl::OkStatus();

@@ -96,6 +96,7 @@ struct ImageCreateOptions {
   uint32_t logical_sector_bytes = 0;   // 512 or, VHDX alone, 4096; 0: 512, or as the parent's
   uint32_t physical_sector_bytes = 0;  // 0: 4096, and 512 for VHD
   std::string parent;                  // a differencing image over this one, of the same format
+  std::array<uint8_t, 16> id{};        // VHDX: by which guests know the disk; zeroes: a new one
 };
 
 // Makes a file that was not there (AlreadyExists). InvalidArgument: the options, or the parent.

@@ -36,10 +36,14 @@ class MeteredDisk final : public BlockDevice {
 
   // `on_failure` is told of the first error, once, on the thread on which it came. May be null.
   explicit MeteredDisk(std::shared_ptr<BlockDevice> disk, std::function<void(BlockStatus)> on_failure = nullptr)
-      : disk_(std::move(disk)), on_failure_(std::move(on_failure)) {}
+      : disk_(std::move(disk)), info_(disk_->info()), on_failure_(std::move(on_failure)) {}
 
-  const BlockInfo& info() const override { return disk_->info(); }
+  const BlockInfo& info() const override { return info_; }
   void Submit(absl::Span<BlockRequest* const> batch) override;
+
+  // Another disk goes on in place of this one, with the same contents and size. Nothing is under way or submitted meanwhile.
+  // What the disk says of itself stays what the first has said.
+  void Replace(std::shared_ptr<BlockDevice> disk) { disk_ = std::move(disk); }
 
   Counts counts(BlockOp op) const;
 
@@ -49,7 +53,8 @@ class MeteredDisk final : public BlockDevice {
   };
   static void OnComplete(BlockRequest& request, BlockStatus status);
 
-  const std::shared_ptr<BlockDevice> disk_;
+  std::shared_ptr<BlockDevice> disk_;
+  const BlockInfo info_;
   const std::function<void(BlockStatus)> on_failure_;
   std::atomic<bool> has_failed_{false};
   std::array<Meter, kOps> meters_;

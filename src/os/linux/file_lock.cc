@@ -72,6 +72,13 @@ absl::Status LockFile(int fd, bool read_only) {
   return TestNobodyElse(fd, kHasBase + kResize);
 }
 
+void ShareFile(int fd) {
+  for (const off_t byte : {kHasBase + kWrite, kKeepsBase + kConsistentRead}) {
+    struct flock lock = ByteLock(F_UNLCK, byte);
+    (void)fcntl(fd, F_OFD_SETLK, &lock);
+  }
+}
+
 absl::Status TestWritable(int fd) {
   RETURN_IF_ERROR(TestNobodyElse(fd, kKeepsBase + kWrite));
   return TestNobodyElse(fd, kKeepsBase + kResize);

@@ -19,6 +19,9 @@ namespace hvsdk::internal {
 // FailedPrecondition: another program has it. Unimplemented: its file system has no locks. Others: the host's.
 absl::Status LockFile(int fd, bool read_only);
 
+// A writer becomes a reader, and shares with other readers from then on. What the host refuses of that stays locked.
+void ShareFile(int fd);
+
 // Whether somebody has it locked against writers. FailedPrecondition: another program. It changes nothing.
 absl::Status TestWritable(int fd);
 
