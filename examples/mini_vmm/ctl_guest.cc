@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -14,6 +15,7 @@ namespace mini_vmm {
 
 using hvsdk::vmm::CopyFileRequest;
 using hvsdk::vmm::KeyValueRequest;
+using hvsdk::vmm::SnapshotRequest;
 
 namespace {
 
@@ -98,6 +100,30 @@ absl::Status ParseCopy(absl::Span<const std::string> words, CopyFileRequest& req
   return absl::OkStatus();
 }
 
+absl::Status ParseSnapshot(absl::Span<const std::string> words, SnapshotRequest& request, bool& json) {
+  for (const std::string& word : words) {
+    uint32_t seconds = 0;
+    if (word == "--crash-consistent" && request.freeze_seconds() == 0) {
+      request.set_crash_consistent(true);
+    } else if (word == "--json") {
+      json = true;
+    } else if (absl::StartsWith(word, "--freeze-within=") && !request.crash_consistent()) {
+      const absl::string_view number = absl::string_view(word).substr(16);
+      if (!absl::SimpleAtoi(number, &seconds) || seconds == 0 || seconds > 900) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--freeze-within: \"", absl::CHexEscape(number), "\" is no number of seconds from 1 to 900"));
+      }
+      request.set_freeze_seconds(seconds);
+    } else if (word.empty() || word[0] == '-' || !request.directory().empty()) {
+      return Unexpected(word, kSnapshotArguments);
+    } else {
+      request.set_directory(word);
+    }
+  }
+  if (request.directory().empty()) return absl::InvalidArgumentError("a directory is needed");
+  return absl::OkStatus();
+}
+
 // A guest's text: no control characters, those of 0x80 to 0x9F included, and none that turn the direction of writing.
 std::string ForTerminal(absl::string_view text) {
   std::string escaped = absl::Utf8SafeCEscape(text), shown;
@@ -144,6 +170,20 @@ void PrintKeyValues(const KeyValueRequest& request, const hvsdk::vmm::KeyValues&
     print("subnets", adapter.subnets());
     print("gateways", adapter.gateways());
     print("name servers", adapter.name_servers());
+  }
+}
+
+void PrintSnapshot(const hvsdk::vmm::SnapshotResult& result) {
+  for (const hvsdk::vmm::DiskSnapshot& disk : result.disks()) {
+    absl::PrintF("%-10s %s is kept; what is written goes to %s\n", disk.device(), absl::CHexEscape(disk.snapshot()),
+                 absl::CHexEscape(disk.path()));
+  }
+  const auto seconds = [](uint64_t ns) { return static_cast<double>(ns) / 1e9; };
+  absl::PrintF("the guest stood still for %.3f s", seconds(result.stood_still_ns()));
+  if (result.frozen_ns() == 0) {
+    absl::PrintF(", and its file systems are as after a loss of power\n");
+  } else {
+    absl::PrintF(", and its file systems for %.3f s\n", seconds(result.frozen_ns()));
   }
 }
 

@@ -26,12 +26,16 @@ class Disks final : public hvsdk::vmm::DiskOwner {
   absl::Status Detach(uint8_t lun, absl::AnyInvocable<void()> gone) override;
   absl::Status Insert(uint8_t lun, const std::string& path) override;
   absl::Status Eject(uint8_t lun, bool force) override;
+  absl::StatusOr<std::vector<hvsdk::vmm::DiskSnapshot>> Snapshot(const std::string& directory) override;
+  absl::Status CheckSnapshot() const override;
   // The guest has opened a drive: "storage/1" is empty.
   void OnEjected(absl::string_view device);
 
  private:
   // Its number, or -1.
   int Find(uint8_t lun) const;
+  // Numbers of those that are written.
+  std::vector<int> Written() const;
 
   const std::string& config_path_;
   hvsdk::vmm::MachineConfig& config_;

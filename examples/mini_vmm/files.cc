@@ -20,14 +20,6 @@ struct Role {
   bool written;
 };
 
-// A line for the user, from a disk's thread: not at the price of the disk, should nobody read standard error.
-void Tell(const absl::Status& status) {
-  pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
-  if (poll(&room, 1, /*timeout=*/1000) != 1) return;
-  const std::string line = absl::StrCat("mini_vmm: --disk: ", status.message(), "\n");
-  (void)!write(STDERR_FILENO, line.data(), line.size());
-}
-
 hvsdk::vmm::SavedDisk Describe(const hvsdk::ImageDisk& disk) {
   hvsdk::vmm::SavedDisk described;
   described.set_size_bytes(disk.info().size_bytes);
@@ -80,7 +72,7 @@ absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenDisk(const hvsdk::vmm::Dis
   hvsdk::ImageOptions options;
   options.read_only = wanted.read_only() || wanted.dvd();
   if (wanted.dvd()) options.format = hvsdk::ImageFormat::kRaw;
-  options.on_failure = &Tell;
+  options.on_failure = &TellOfDisk;
   if (!wanted.format().empty()) {
     const auto format = hvsdk::ParseImageFormat(wanted.format());
     if (!format.ok()) return FileError(flag, format.status());
@@ -92,6 +84,14 @@ absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenDisk(const hvsdk::vmm::Dis
 }
 
 }  // namespace
+
+// From a disk's thread: not at the price of the disk, should nobody read standard error.
+void TellOfDisk(const absl::Status& status) {
+  pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  if (poll(&room, 1, /*timeout=*/1000) != 1) return;
+  const std::string line = absl::StrCat("mini_vmm: --disk: ", status.message(), "\n");
+  (void)!write(STDERR_FILENO, line.data(), line.size());
+}
 
 absl::Status CheckRoles(const std::string& config_path, const MachineConfig& config) {
   std::vector<Role> roles;

@@ -42,6 +42,9 @@ absl::Status CheckRoles(const std::string& config_path, const hvsdk::vmm::Machin
 absl::Status OpenTrace(const std::string& config_path, const hvsdk::vmm::MachineConfig& config, const std::string& path,
                        hvsdk::vmm::OutputFile& file);
 
+// What happens to a disk later, of which the user must know: a line on standard error. On any thread.
+void TellOfDisk(const absl::Status& status);
+
 // Each disk's size and when it was last written, for a state that is saved now; `settle`: all that was written is on its medium then.
 absl::Status DescribeDisks(const Files& files, bool settle, hvsdk::vmm::SavedConfig& saved);
 

@@ -69,6 +69,19 @@ absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> DiskController::DriveAt(uint8_t 
   return drive;
 }
 
+absl::Status DiskController::Replace(uint8_t lun, std::shared_ptr<BlockDevice> device, std::string name) {
+  const std::shared_ptr<Held> held = lun < slots_.size() ? slots_[lun].held.lock() : nullptr;
+  if (held == nullptr || held->disk == nullptr) return absl::NotFoundError(absl::StrCat("no disk at SCSI LUN ", lun));
+  const BlockInfo &was = held->disk->info(), &is = device->info();
+  if (is.size_bytes != was.size_bytes || is.logical_block_bytes != was.logical_block_bytes ||
+      is.read_only != was.read_only || (was.can_discard && !is.can_discard)) {
+    return absl::InvalidArgumentError(absl::StrCat("the disk at SCSI LUN ", lun, " has another form"));
+  }
+  held->disk->Replace(std::move(device));
+  slots_[lun].name = std::move(name);
+  return absl::OkStatus();
+}
+
 absl::Status DiskController::Insert(uint8_t lun, std::shared_ptr<BlockDevice> medium) {
   ASSIGN_OR_RETURN(const std::shared_ptr<scsi::DvdDrive> drive, DriveAt(lun));
   return drive->Insert(Metered(lun, std::move(medium)));

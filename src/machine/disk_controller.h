@@ -41,6 +41,7 @@ class DiskController final : public Part {
   absl::StatusOr<uint8_t> Plug(MachineDisk disk);
   absl::Status Pull(uint8_t lun, absl::AnyInvocable<void()> gone);
 
+  absl::Status Replace(uint8_t lun, std::shared_ptr<BlockDevice> device, std::string name);
   absl::Status Insert(uint8_t lun, std::shared_ptr<BlockDevice> medium);
   absl::Status Eject(uint8_t lun, bool force);
 

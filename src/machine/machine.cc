@@ -133,6 +133,10 @@ class PcMachine final : public Machine,
   absl::Status InjectNmi(VpIndex vp) override { return board_->InjectNmi(vp); }
   absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) override;
   absl::Status DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) override;
+  absl::Status ReplaceDisk(uint8_t lun, std::shared_ptr<BlockDevice> device, std::string name) override {
+    if (disks_ == nullptr) return absl::NotFoundError("the machine has no disks");
+    return disks_->Replace(lun, std::move(device), std::move(name));
+  }
   absl::Status InsertMedium(uint8_t lun, std::shared_ptr<BlockDevice> medium) override {
     if (disks_ == nullptr) return absl::NotFoundError("the machine has no disks");
     return disks_->Insert(lun, std::move(medium));

@@ -17,6 +17,7 @@
 #include "hvsdk/vmm/core_dump.h"
 #include "hvsdk/vmm/machine_stats.h"
 #include "vmm/guest_requests.h"
+#include "vmm/machine_snapshot.h"
 
 namespace hvsdk::vmm {
 
@@ -95,6 +96,11 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return AskKeyValue(request.key_value(), std::move(reply));
     case COPY_FILE:
       return CopyFile(machine_, request.copy_file(), std::move(reply));
+    case SNAPSHOT:
+      return TakeSnapshot(
+          machine_, options_.disks, request.snapshot(),
+          [this, directory = request.snapshot().directory()] { Tell("snapshot", "directory", directory); },
+          std::move(reply));
     case LOSE_PAGE: {
       const uint64_t gpa = request.gpa() & ~(kPageSize - 1);
       uint8_t* const page = machine_.board().memory().Pointer(gpa, kPageSize);

@@ -7,6 +7,7 @@ integration.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
 HVSDK_CLOCK_SECONDS is how long a guest stands still before its clock is looked at; 4 if it is not set.
 """
 
+import base64
 import json
 import os
 import re
@@ -211,6 +212,146 @@ next; ls -A /tmp/new/folder; echo listed; sleep 100000''', disks=0)
         machine.ctl('copy', next_step, '/tmp/next')
         machine.wait_for('^listed$')
         expect(re.search(r'^summed\nfile\nlisted$', machine.text(), re.M), 'the other file is there', machine.text()[-1000:])
+        machine.ctl('stop')
+        machine.end(0)
+        check_kernel_log(machine.text())
+
+
+# Writes to two file systems without end, and says how far it has come. A number is on the second disk after it is on the first.
+WRITERS = r'''
+echo 0 >/proc/sys/kernel/printk
+next() { until [ -e /tmp/next ]; do sleep 0.1; done; rm /tmp/next; }
+mkdir /data
+for d in sda sdb; do  # which may be found in any order
+  case $(readlink -f /sys/block/$d/device) in *:0) folder=/mnt ;; *:1) folder=/data ;; esac
+  mkfs.ext4 -q /dev/$d && mount -t ext4 /dev/$d $folder || echo failed
+done
+write() {
+  i=0
+  while i=$((i + 1)); do
+    dd if=/dev/urandom of=/mnt/file$((i % 8)) bs=64k count=4 2>/dev/null
+    echo $i >/mnt/new; mv /mnt/new /mnt/number; echo $i >/data/new; mv /data/new /data/number
+    [ $((i % 10)) != 0 ] || echo "at $i"
+  done
+}
+hv_fcopy_daemon; write & echo begun
+next; hv_vss_daemon; echo serves
+'''
+
+# A service that freezes one file system, answers that it has, and is gone (drivers/hv/hv_snapshot.c, vss_on_msg and vss_handle_handshake).
+DYING_SERVICE = r'''
+next; killall -KILL hv_vss_daemon; sleep 0.5
+exec 3<>/dev/vmbus/hv_vss
+printf "\201\0\0\0\0\0\0\0\0\0\0\0" >&3; dd bs=4 count=1 <&3 >/dev/null 2>&1; echo registered
+dd bs=12 count=1 <&3 >/dev/null 2>&1; printf "\0\0\0\0\0\0\0\0\0\0\0\0" >&3
+dd bs=12 count=1 <&3 >/dev/null 2>&1; fsfreeze --freeze /mnt; printf "\0\0\0\0\0\0\0\0\0\0\0\0" >&3; exec 3>&-; echo "gone"
+next; hv_vss_daemon; echo "serves again"; sleep 100000
+'''
+
+
+@case
+def snapshots(context):
+    """Disks whose images are put aside while the guest writes: what is kept is whole, and the guest goes on, whatever becomes of its service."""
+    def hvimg(*arguments):
+        done = subprocess.run([context.hvimg, *arguments], check=False, capture_output=True, text=True)
+        expect(done.returncode == 0, f'hvimg {" ".join(arguments)}', done.stdout + done.stderr)
+
+    def check(image, is_clean=True):
+        """The number that the file system has."""
+        raw = context.path('checked.raw')
+        hvimg('convert', '--format=raw', '--from=vhdx', image, raw)
+        found = subprocess.run(['e2fsck', '-fn', raw], check=False, capture_output=True, text=True)
+        expect(('skipping journal recovery' in found.stdout + found.stderr) == (not is_clean), f'{image}: its journal', found.stdout, found.stderr)
+        expect(found.returncode == 0 or not is_clean, f'{image} is damaged', found.stdout)
+        number = subprocess.run(['debugfs', '-R', 'cat number', raw], check=False, capture_output=True, text=True).stdout
+        os.unlink(raw)
+        return int(number) if is_clean else None
+
+    def at(machine):
+        return max(map(int, re.findall(r'^at (\d+)$', machine.text(), re.M)), default=0)
+
+    def goes_on(machine):
+        begin, end = at(machine), time.monotonic() + 60
+        while at(machine) < begin + 20:
+            machine.expect_running(end, 'another number')
+            time.sleep(0.1)
+
+    images = [context.path(f'disk{i}.vhdx') for i in range(2)]
+    for image in images:
+        hvimg('create', '--size=64M', image)
+    next_step, folder, raw = context.path('next'), context.path('new'), context.path('raw.img')
+    open(next_step, 'wb').close()
+    flags = context.guest_flags(WRITERS + DYING_SERVICE, disks=2)
+    state = context.path('state')
+    with Running(context, [*flags, *(f'--disk={image}' for image in images), '--memory=256M'], 'vm') as machine:
+        def step():
+            end = time.monotonic() + 30
+            while subprocess.run([context.mini_vmm, 'ctl', machine.socket, 'copy', next_step, '/tmp/next'], capture_output=True, check=False).returncode != 0:
+                expect(time.monotonic() < end, 'no copy')
+                time.sleep(0.2)
+
+        machine.wait_for('^begun$')
+        goes_on(machine)
+        expect('hv_vss_daemon' in machine.ctl('snapshot', folder, status=2), 'without a service')
+        expect(not os.path.exists(folder), 'a folder')
+        # As after a loss of power, there is no need for one.
+        machine.ctl('snapshot', '--crash-consistent', context.path('crash'))
+        check(images[0], is_clean=False)
+        goes_on(machine)
+        step()
+        machine.wait_for('^serves$')
+        end = time.monotonic() + 60
+        # Its service registers by and by.
+        while (taken := subprocess.run([context.mini_vmm, 'ctl', machine.socket, 'snapshot', '--json', folder], capture_output=True, text=True,
+                                       check=False)).returncode != 0:
+            expect('hv_vss_daemon' in taken.stderr and time.monotonic() < end, 'no snapshot', taken.stderr)
+            time.sleep(0.2)
+        result = json.loads(taken.stdout)
+        expect([disk['device'] for disk in result['disks']] == ['storage/0', 'storage/1'] and 'thaw_error' in result, 'disks', result)
+        print(f'  the guest stood still for {int(result["stood_still_ns"]) / 1e6:.0f} ms, its file systems for {int(result["frozen_ns"]) / 1e6:.0f} ms')
+        crash = [context.path(f'crash/storage-{i}.avhdx') for i in range(2)]
+        kept = [e2e.sha256(image) for image in crash]
+        first, second = map(check, crash)
+        expect(second <= first <= second + 1 and first > 0, 'the disks are of different moments', first, second)
+        goes_on(machine)
+        expect([e2e.sha256(image) for image in crash] == kept, 'a snapshot was written')
+        expect('File exists' in machine.ctl('snapshot', folder, status=2), 'the same folder')
+        goes_on(machine)
+        # Nothing is made where something is in the way.
+        with open(raw, 'wb') as file:
+            file.truncate(1 << 20)
+        device = machine.ctl('attach', f'--disk={raw}').strip()
+        expect('"hvimg convert"' in machine.ctl('snapshot', context.path('other'), status=2), 'a raw disk')
+        machine.ctl('detach', device)
+        machine.ctl('pause')
+        expect('is paused' in machine.ctl('snapshot', context.path('other'), status=2), 'of a paused machine')
+        machine.ctl('resume')
+        expect('a directory is needed' in machine.ctl('snapshot', status=2), 'no directory')
+        expect('from 1 to 900' in machine.ctl('snapshot', '--freeze-within=901', folder, status=2), 'too long')
+        expect(not os.path.exists(context.path('other')), 'something is left')
+        # The service dies with the file systems frozen. They are thawed when it is there again.
+        step()
+        machine.wait_for('^registered$')
+        last = context.path('last')
+        expect('it was taken, but the guest does not thaw' in machine.ctl('snapshot', last, status=2), 'thawed')
+        machine.wait_for('^gone$')
+        second_images = [f'{folder}/storage-{i}.avhdx' for i in range(2)]
+        check(second_images[0])
+        step()
+        machine.wait_for('^serves again$')
+        goes_on(machine)
+        # What is saved goes on with the newest images.
+        machine.ctl('save', state)
+        machine.end(0)
+    with Running(context, [f'--restore={state}'], 'restored') as machine:
+        machine.wait_for_socket()
+        disks = json.loads(machine.ctl('status', '--json'))['disks']
+        expect([base64.b64decode(disk['path']).decode() for disk in disks] == [f'{last}/storage-{i}.avhdx' for i in range(2)], 'other disks', disks)
+        goes_on(machine)
+        machine.ctl('snapshot', context.path('restored'))
+        first, second = (check(f'{last}/storage-{i}.avhdx') for i in range(2))
+        expect(second <= first <= second + 1 and first > 0, 'the disks are of different moments', first, second)
+        goes_on(machine)
         machine.ctl('stop')
         machine.end(0)
         check_kernel_log(machine.text())

@@ -241,6 +241,11 @@ class Machine {
   virtual absl::Status InsertMedium(uint8_t lun, std::shared_ptr<BlockDevice> medium) = 0;
   virtual absl::Status EjectMedium(uint8_t lun, bool force) = 0;
 
+  // Another device goes on in place of a disk's, with the same contents: one over it, say, so that what it has now is kept (image/snapshot.h).
+  // The guest knows nothing of it. NotFound: no disk is there. InvalidArgument: it has another size, block size or ability. From within
+  // Controller::WhilePaused.
+  virtual absl::Status ReplaceDisk(uint8_t lun, std::shared_ptr<BlockDevice> device, std::string name) = 0;
+
   // On the loop's thread, or before Run.
   virtual std::vector<MachineDiskCounts> disk_counts() const = 0;
   virtual std::vector<MachineNetworkStatus> networks() const = 0;

@@ -38,6 +38,14 @@ class DiskOwner {
   // Opens an ISO file and puts it into a DVD drive, and takes out what is in one; as machine::Machine has it.
   virtual absl::Status Insert(uint8_t lun, const std::string& path) = 0;
   virtual absl::Status Eject(uint8_t lun, bool force) = 0;
+  // Has all disks that are written go on in new images in a directory, made if it is not there, and answers which; of all of them
+  // or of none (image/snapshot.h). From within Controller::WhilePaused.
+  virtual absl::StatusOr<std::vector<DiskSnapshot>> Snapshot(const std::string& directory) {
+    (void)directory;
+    return absl::UnimplementedError("these disks have no snapshots");
+  }
+  // Whether that could be, as far as it can be told before; at any time.
+  virtual absl::Status CheckSnapshot() const { return absl::OkStatus(); }
 };
 
 // Likewise its network adapters.
