@@ -40,6 +40,7 @@ namespace {
 
 // All there is of a BIOS: what stands where a PC begins after a reset. Linux jumps there in real mode to restart a
 // machine by reboot=bios (arch/x86/kernel/reboot.c).
+constexpr uint64_t kMostSettling100ns = 500'000;
 constexpr uint64_t kResetVectorGpa = 0xFFFF0;
 static_assert(boot::kSmbiosGpa + boot::kMaxSmbiosSize == kResetVectorGpa);
 constexpr uint16_t kResetPort = boot::kPowerPort + chipset::AcpiPower::kReset;
@@ -200,6 +201,7 @@ class PcMachine final : public Machine,
   absl::Status ResetAll() override;
   void OnPaused(bool is_paused) override { events_->Put({.name = is_paused ? "paused" : "resumed"}); }
   void OnPauseLate();
+  void Settle();
 
   // partition::PartitionEvents.
   void OnResetRequested(VpIndex) override { OnGuestReset(); }
@@ -222,6 +224,12 @@ class PcMachine final : public Machine,
     PcMachine& machine;
   };
   void CallDone();
+
+  struct Settling final : Task {
+    explicit Settling(PcMachine& machine) : machine(machine) {}
+    void Run() override { machine.Settle(); }
+    PcMachine& machine;
+  };
 
   bool waiting() const override { return options_.serial != nullptr && options_.serial->waiting(); }
 
@@ -251,13 +259,18 @@ class PcMachine final : public Machine,
   std::unique_ptr<Timer> pause_limit_, end_limit_;
   Done done_;
   Finish finish_{*this};
+  Settling settling_{*this};
+  uint64_t settle_until_100ns_ = 0;
   std::atomic<uint64_t> resets_{0};
   absl::optional<TracingExitHandler> tracing_;
   absl::optional<CrashWatch> crash_watch_;
 };
 
 PcMachine::~PcMachine() {
-  if (board_ != nullptr) board_->loop().Drain(finish_);
+  if (board_ != nullptr) {
+    board_->loop().Drain(finish_);
+    board_->loop().Drain(settling_);
+  }
   pause_limit_.reset();
   end_limit_.reset();
   if (controller_ != nullptr) controller_->End();
@@ -496,8 +509,18 @@ void PcMachine::PauseAll(Controller::Done done) {
   pause_limit_->Arm(host_clock_.Now100ns() + uint64_t(options_.grace.count()) * 10'000);
   AskParts(&Part::Pause, [this] {
     pause_limit_->Cancel();
-    std::exchange(on_paused_, nullptr)(absl::OkStatus());
+    settle_until_100ns_ = host_clock_.Now100ns() + kMostSettling100ns;
+    Settle();
   });
+}
+
+// What the guest's last messages have left to the loop and to I/O threads comes first; a guest may also owe something itself.
+void PcMachine::Settle() {
+  if (!on_paused_) return;
+  if (!board_->vmbus().IsSettled() && host_clock_.Now100ns() < settle_until_100ns_) {
+    return board_->loop().Schedule(settling_);
+  }
+  std::exchange(on_paused_, nullptr)(absl::OkStatus());
 }
 
 void PcMachine::OnPauseLate() {

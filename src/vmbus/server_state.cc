@@ -31,6 +31,11 @@ absl::Status Server::CheckSettled() const {
   return core_.CheckSettled();
 }
 
+bool Server::IsSettled() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return CheckSettled().ok();
+}
+
 absl::Status Server::Save(state::StateWriter& writer) const {
   std::lock_guard<std::mutex> lock(mutex_);
   RETURN_IF_ERROR(CheckSettled());

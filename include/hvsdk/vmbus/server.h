@@ -87,6 +87,8 @@ class Server : public state::Component, private MessageSlotObserver {
 
   // state::Component. The executors have nothing left to do; what providers have to do is done on the caller's thread.
   std::string StateName() const override { return "vmbus"; }
+  // Whether a state could be saved now, as far as it is up to the host: nothing is left to its executors.
+  bool IsSettled() const;
   // FailedPrecondition: a channel is closing, a provider owes an answer or a GPADL, or something is left to do.
   absl::Status Save(state::StateWriter& writer) const override;
   // The same offers have been put up as when it was saved, subchannels too, in an order that decides which channel ids
