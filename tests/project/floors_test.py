@@ -19,7 +19,7 @@ FLOORS = {
     'hvdef': 0, 'base': 0,
     'memory': 1, 'state': 1,
     'backend': 2, 'resource': 2,
-    'interrupt': 3, 'os': 3, 'ethernet': 3, 'hypercall': 3, 'vmbus_ring': 3,
+    'interrupt': 3, 'os': 3, 'input': 3, 'ethernet': 3, 'hypercall': 3, 'vmbus_ring': 3,
     'partition': 4, 'vmbus': 4, 'chipset': 4, 'scsi': 4, 'image': 4, 'network': 4,
     'boot': 5, 'vsp': 5, 'vsc': 5, 'xen': 5,
     'backend_kvm': 5, 'backend_software': 5, 'backend_whpx': 5, 'backend_baremetal': 5,
@@ -37,6 +37,7 @@ NARROW = {
     'resource': {'hvdef', 'base', 'memory'},
     'interrupt': {'base', 'state'},
     'os': {'base', 'resource'},
+    'input': {'base', 'resource'},                        # what keys are called; no guest, no display
     'ethernet': {'base', 'memory', 'resource'},
     'vmbus_ring': {'hvdef', 'memory'},
     'partition': {'hvdef', 'base', 'state', 'memory', 'backend', 'hypercall'},

@@ -428,6 +428,14 @@ void BalloonClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings
   //> vsc/balloon_client.h
 }
 void PowerOffSoon();
+void OnScanCode(uint16_t code, uint32_t flags);
+void KeyboardClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings) {
+  //> vsc/keyboard_client.h
+}
+void OnHidReport(const uint8_t* report, uint32_t size_bytes);
+void MouseClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings) {
+  //> vsc/mouse_client.h
+}
 void IntegrationClientExample(VmbusClient& bus, Channel& channel, ClientRings& rings) {
   namespace integration = hvdef::integration;
   //> vsc/integration_client.h
@@ -475,6 +483,28 @@ absl::Status BalloonExample(vmbus::Server& server, GuestMemory& memory, Executor
 absl::Status HeartbeatExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
   //> vsp/heartbeat.h
   return absl::OkStatus();
+}
+void InputResourcesExample(Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/input.h
+  (void)resources;
+}
+absl::Status KeyboardExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/keyboard.h
+  return absl::OkStatus();
+}
+absl::Status MouseExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {
+  //> vsp/mouse.h
+  return absl::OkStatus();
+}
+void InputSourceExample(KeySink* machine_keyboard, PointerSink* machine_mouse) {
+  //> resource/input_source.h
+}
+void KeysExample(InputSource& source) {
+  //> input/keys.h
+}
+absl::Status KeyboardLayoutExample() {
+  //> input/keyboard_layout.h
+  return events.status();
 }
 absl::Status SocketExample(vmbus::Server& server, os::EventLoop& loop, TimerQueue& timers, const Clock& clock,
                            SocketService& service) {

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fuzzer's hostile guest (fuzz/input/input_harness.h) with random bytes.
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "fuzz/input/input_harness.h"
+#include "gtest/gtest.h"
+#include "tests/random_seed.h"
+
+namespace hvsdk::vsp {
+namespace {
+
+TEST(InputHostileTest, RandomBytes) {
+  std::mt19937 random(TestSeed());
+  InputHarness harness;
+  for (int round = 0; round < 1000; ++round) {
+    std::vector<uint8_t> bytes(random() % 600);
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+    harness.Play(bytes.data(), bytes.size());
+  }
+  EXPECT_GT(harness.keys, 1000u);
+  EXPECT_GT(harness.reports, 1000u);
+}
+
+}  // namespace
+}  // namespace hvsdk::vsp
