@@ -20,6 +20,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
 #include "ctl_guest.h"
+#include "ctl_input.h"
 #include "flags.h"
 #include "hvsdk/vmm/config.h"
 #include "hvsdk/vmm/control_server.h"
@@ -59,6 +60,10 @@ constexpr Command kCommands[] = {
      "have the guest give memory up, or give it some back, until it has that much, such as 512M"},
     {"kvp", kKvpArguments, hvsdk::vmm::KEY_VALUE, "ask the guest about itself, and tell it things, by key and value"},
     {"copy", kCopyArguments, hvsdk::vmm::COPY_FILE, "write a file in the guest; ended, it is taken back"},
+    {"type", kTypeArguments, hvsdk::vmm::TYPE, "type a text on the guest's keyboard; returns when the guest has it"},
+    {"key", kKeyArguments, hvsdk::vmm::TYPE, "press keys, such as ctrl-alt-delete or f1, one after another"},
+    {"mouse", kMouseArguments, hvsdk::vmm::POINT,
+     "where the mouse is, from 0,0 to 32767,32767 or in percent, and which buttons are held there; --click lets go"},
     {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
     {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
     {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
@@ -100,7 +105,7 @@ int Fail(int exit_status, const absl::Status& status, absl::string_view path) {
 void Help() {
   absl::PrintF("usage: mini_vmm ctl PATH COMMAND\n\nPATH is what the machine was given as --control.\n\n");
   for (const Command& command : kCommands) {
-    absl::PrintF("  %-30s%s\n", absl::StrCat(command.name, " ", command.arguments), command.help);
+    absl::PrintF("  %-29s %s\n", absl::StrCat(command.name, " ", command.arguments), command.help);
   }
   absl::PrintF("\nexit status: 0 done, 2 a mistake or what the machine refuses, 3 no machine listens at PATH\n");
 }
@@ -126,6 +131,7 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
                  status.sockets().path().empty() ? "nowhere" : absl::CHexEscape(status.sockets().path()),
                  status.sockets().connections());
   }
+  if (status.has_input()) PrintInput(status.input());
   if (const hvsdk::vmm::MemoryStatus& memory = status.memory(); memory.version() != 0) {
     absl::PrintF("balloon    %d MiB assigned", memory.assigned());
     if (memory.target() != memory.assigned()) absl::PrintF(" of %d wanted", memory.target());
@@ -229,6 +235,12 @@ int RunCtl(int count, char** arguments) {
   if (command->command == hvsdk::vmm::SNAPSHOT) {
     parsed = ParseSnapshot(std::exchange(rest, {}), *request.mutable_snapshot(), json);
     if (parsed.ok()) request.mutable_snapshot()->set_directory(Absolute(request.snapshot().directory()));
+  } else if (command->name == "type") {
+    parsed = ParseType(std::exchange(rest, {}), *request.mutable_typing());
+  } else if (command->name == "key") {
+    parsed = ParseKey(std::exchange(rest, {}), *request.mutable_typing());
+  } else if (command->name == "mouse") {
+    parsed = ParseMouse(std::exchange(rest, {}), request);
   }
   if (!parsed.ok()) return Mistake(absl::StrCat(command->name, ": ", parsed.message()));
   for (const std::string& word : rest) {

@@ -5,6 +5,8 @@
 #include <google/protobuf/message.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <set>
 #include <utility>
@@ -222,6 +224,10 @@ const Flag kFlags[] = {
      SetText<[](MachineConfig& c, std::string t) { c.set_integration(std::move(t)); }>,
      "integration components: shutdown, heartbeat, time-sync or time-samples, key-value, file-copy, backup, balloon "
      "(default: all)"},
+    {"input", "all|none|keyboard|mouse", SetText<[](MachineConfig& c, std::string t) { c.set_input(std::move(t)); }>,
+     "what ctl types and points on (default: none)"},
+    {"keyboard-layout", "NAME", SetText<[](MachineConfig& c, std::string t) { c.set_keyboard_layout(std::move(t)); }>,
+     "the layout that the guest has, as XKB calls it: de, de:nodeadkeys (default: us)"},
     {"sockets", "PATH", SetText<[](MachineConfig& c, std::string t) { c.set_sockets(std::move(t)); }>,
      "sockets to the guest's programs at this Unix socket, and from them at PATH_PORT"},
     {"config", "FILE.textproto", nullptr, "read the machine from a file; other flags change or add to it"},
@@ -289,8 +295,8 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
 // A restore's machine is the saved one; what the host has of it may have moved.
 bool MayChangeOnRestore(absl::string_view flag) {
   return flag == "disk" || flag == "net" || flag == "serial" || flag == "trace" || flag == "control" ||
-         flag == "sockets" || flag == "backend" || flag == "kernel" || flag == "initrd" || flag == "no-reboot" ||
-         flag == "on-crash" || flag == "crash-dump";
+         flag == "sockets" || flag == "keyboard-layout" || flag == "backend" || flag == "kernel" || flag == "initrd" ||
+         flag == "no-reboot" || flag == "on-crash" || flag == "crash-dump";
 }
 
 // Gives each device of a kind its number, where the configuration leaves it open: the next free one behind the device before it.
@@ -507,7 +513,13 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
   if (flags.config.cmdline().empty()) flags.config.set_cmdline("console=ttyS0 quiet");
   if (!flags.config.has_serial()) flags.config.mutable_serial()->set_stdio(true);
   const absl::Status status = hvsdk::vmm::ValidateMachineConfig(flags.config);
-  if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--", status.message()));
+  if (!status.ok()) {
+    // A field is called as its flag is, but for the hyphens.
+    std::string text(status.message());
+    std::replace(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(std::min(text.find(':'), text.size())), '_',
+                 '-');
+    return absl::InvalidArgumentError(absl::StrCat("--", text));
+  }
   ChooseNumbers(flags.config);
   hvsdk::vmm::ChooseMacs(flags.config);
   return flags;

@@ -214,6 +214,7 @@ int RunMachine(const Flags& flags) {
   options.loopback_ports = config.loopback_ports();
   options.smbios = *hvsdk::vmm::SmbiosOf(config);  // the flags are valid
   options.integration = *hvsdk::vmm::IntegrationOf(config);
+  options.input = *hvsdk::vmm::InputOf(config);
 
   if (config.has_sockets()) options.sockets.emplace();
 
@@ -366,6 +367,7 @@ int RunMachine(const Flags& flags) {
                           .disks = &disks,
                           .networks = &networks,
                           .sockets_path = sockets == nullptr ? std::string() : sockets->path(),
+                          .keyboard_layout = config.keyboard_layout().empty() ? "us" : config.keyboard_layout(),
                           .start_trace = start_trace,
                           .stop_trace = stop_trace});
       auto listening = hvsdk::vmm::ControlServer::Listen(**loop, config.control(), *control);

@@ -12,6 +12,8 @@ const char* DeviceOf(const hvdef::Guid& class_id) {
   namespace ids = hvdef::class_id;
   if (class_id == ids::kScsi) return "storage";
   if (class_id == ids::kNetwork) return "network";
+  if (class_id == ids::kKeyboard) return "input/keyboard";
+  if (class_id == ids::kMouse) return "input/mouse";
   if (class_id == ids::kShutdown) return "integration/shutdown";
   if (class_id == ids::kHeartbeat) return "integration/heartbeat";
   if (class_id == ids::kTimeSync) return "integration/time-sync";

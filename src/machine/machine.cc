@@ -29,6 +29,7 @@
 #include "machine/crash_watch.h"
 #include "machine/disk_controller.h"
 #include "machine/event_queue.h"
+#include "machine/input_part.h"
 #include "machine/integration_part.h"
 #include "machine/network_adapters.h"
 #include "machine/pc_chipset.h"
@@ -130,6 +131,10 @@ class PcMachine final : public Machine,
   void Stop() override { End({.outcome = Outcome::kStopped}); }
   void PressPowerButton() override { chipset_->PressPowerButton(); }
   const IntegrationComponents& integration() const override { return integration_->found(); }
+  const InputComponents& input() const override {
+    static const InputComponents kNone;
+    return input_ == nullptr ? kNone : input_->found();
+  }
   vsp::SocketProvider* sockets() const override { return sockets_ == nullptr ? nullptr : sockets_->provider(); }
   absl::Status InjectNmi(VpIndex vp) override { return board_->InjectNmi(vp); }
   absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) override;
@@ -243,6 +248,7 @@ class PcMachine final : public Machine,
   absl::optional<EventQueue> events_;
   PcChipset* chipset_ = nullptr;  // the first of the next
   IntegrationPart* integration_ = nullptr;
+  InputPart* input_ = nullptr;           // perhaps
   SocketPart* sockets_ = nullptr;        // perhaps
   DiskController* disks_ = nullptr;      // one of them, from the first disk on
   NetworkAdapters* networks_ = nullptr;  // likewise, from the first adapter on
@@ -343,6 +349,11 @@ absl::Status PcMachine::AttachParts() {
   });
   integration_ = integration.get();
   own_parts_.push_back(std::move(integration));
+  if (options_.input.keyboard || options_.input.mouse) {
+    auto input = std::make_unique<InputPart>(options_.input);
+    input_ = input.get();
+    own_parts_.push_back(std::move(input));
+  }
   if (options_.sockets.has_value()) {
     auto sockets = std::make_unique<SocketPart>(*options_.sockets);
     sockets_ = sockets.get();

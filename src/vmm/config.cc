@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "base/status_macros.h"
 #include "hvsdk/boot/memory_layout.h"
+#include "hvsdk/input/keyboard_layout.h"
 #include "hvsdk/vmm/networks.h"
 #include "vmm/text_fields.h"
 
@@ -144,6 +145,16 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   if (const auto smbios = SmbiosOf(config); !smbios.ok()) return smbios.status();
   const auto integration = IntegrationOf(config);
   if (!integration.ok()) return integration.status();
+  const auto input = InputOf(config);
+  if (!input.ok()) return input.status();
+  if (config.deterministic() && (input->keyboard || input->mouse)) {
+    return absl::InvalidArgumentError("deterministic: needs a machine without a keyboard and a mouse");
+  }
+  if (!config.keyboard_layout().empty()) {
+    if (!input->keyboard) return absl::InvalidArgumentError("keyboard_layout: the machine has no keyboard");
+    const auto layout = input::KeyboardLayout::Load(config.keyboard_layout());
+    if (!layout.ok()) return absl::InvalidArgumentError(absl::StrCat("keyboard_layout: ", layout.status().message()));
+  }
   if (config.memory_min_mib() > MemoryMib(config)) {
     return absl::InvalidArgumentError(absl::StrFormat("memory: min: %d MiB is more than the %d MiB of the machine",
                                                       config.memory_min_mib(), MemoryMib(config)));
@@ -217,6 +228,21 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
                           "key-value, file-copy, backup and balloon",
                           absl::CEscape(name)));
     }
+  }
+  return wanted;
+}
+
+absl::StatusOr<machine::MachineInput> InputOf(const MachineConfig& config) {
+  const std::string& text = config.input();
+  if (text.empty() || text == "none") return machine::MachineInput{};
+  if (text == "all") return machine::MachineInput{.keyboard = true, .mouse = true};
+  machine::MachineInput wanted;
+  for (const absl::string_view name : absl::StrSplit(text, ',')) {
+    if (name != "keyboard" && name != "mouse") {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("input: \"%s\" is none of all, none, keyboard and mouse", absl::CEscape(name)));
+    }
+    (name == "keyboard" ? wanted.keyboard : wanted.mouse) = true;
   }
   return wanted;
 }

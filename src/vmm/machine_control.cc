@@ -17,6 +17,7 @@
 #include "hvsdk/vmm/core_dump.h"
 #include "hvsdk/vmm/machine_stats.h"
 #include "vmm/guest_requests.h"
+#include "vmm/input_requests.h"
 #include "vmm/machine_snapshot.h"
 
 namespace hvsdk::vmm {
@@ -101,6 +102,10 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
           machine_, options_.disks, request.snapshot(),
           [this, directory = request.snapshot().directory()] { Tell("snapshot", "directory", directory); },
           std::move(reply));
+    case TYPE:
+      return Type(machine_, request.typing(), options_.keyboard_layout, std::move(reply));
+    case POINT:
+      return reply(ReplyOf(Point(machine_, request.pointer())));
     case LOSE_PAGE: {
       const uint64_t gpa = request.gpa() & ~(kPageSize - 1);
       uint8_t* const page = machine_.board().memory().Pointer(gpa, kPageSize);
@@ -374,6 +379,9 @@ MachineStatus MachineControl::Status() const {
   if (const vsp::SocketProvider* const sockets = machine_.sockets(); sockets != nullptr) {
     status.mutable_sockets()->set_path(options_.sockets_path);
     status.mutable_sockets()->set_connections(sockets->counts().connections);
+  }
+  if (const machine::InputComponents& input = machine_.input(); input.keyboard != nullptr || input.mouse != nullptr) {
+    *status.mutable_input() = ToInputStatus(input);
   }
   if (const vsp::Balloon* const balloon = machine_.integration().balloon; balloon != nullptr) {
     *status.mutable_memory() = ToMemoryStatus(balloon->status());

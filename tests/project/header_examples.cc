@@ -340,6 +340,9 @@ absl::Status MachineExample(backend::Backend* backend, const ByteSource* kernel,
 void IntegrationExample(Machine* machine, void (*done)(const absl::Status&)) {
   //> machine/integration.h
 }
+void InputExample(Machine* machine) {
+  //> machine/input.h
+}
 absl::Status HostExample(backend::Backend* engine, const ByteSource* kernel, absl::StatusOr<PartitionId> b) {
   //> machine/host.h
   return status;

@@ -88,6 +88,10 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" deterministic: true networks { user {} }", "deterministic:"},
       {"kernel: \"k\" deterministic: true sockets: \"s\"", "deterministic:"},
       {"kernel: \"k\" sockets: \"a\\000b\"", "sockets:"},
+      {"kernel: \"k\" input: \"keyboard,\"", "input: \"\" is none of"},
+      {"kernel: \"k\" input: \"mouse\" keyboard_layout: \"us\"", "keyboard_layout: the machine has no keyboard"},
+      {"kernel: \"k\" input: \"all\" keyboard_layout: \"../de\"", "keyboard_layout: \"../de\" is no keyboard layout"},
+      {"kernel: \"k\" deterministic: true input: \"all\"", "deterministic:"},
       {"kernel: \"k\" smbios { uuid: \"42\" }", "smbios: uuid:"},
       {"kernel: \"k\" smbios { serial: \"a\\nb\" }", "smbios: serial:"},
   };

@@ -41,6 +41,7 @@
 #include "hvsdk/machine/controller.h"
 #include "hvsdk/machine/cpuid.h"
 #include "hvsdk/machine/event.h"
+#include "hvsdk/machine/input.h"
 #include "hvsdk/machine/integration.h"
 #include "hvsdk/machine/part.h"
 #include "hvsdk/machine/saved_machine.h"
@@ -126,6 +127,7 @@ struct MachineOptions {
   // Numbers 0, 1, ..., unless they say otherwise; let go of by DetachNetwork.
   std::vector<MachineNetwork> networks;
   MachineIntegration integration;
+  MachineInput input;
   // Nothing: the guest has no sockets to the host. A deterministic machine has none.
   absl::optional<vsp::SocketOptions> sockets;
   SerialEndpoint* serial = nullptr;  // null: what the guest sends is dropped
@@ -270,6 +272,9 @@ class Machine {
 
   // What asks the guest's integration drivers for something. On the loop's thread, or before Run.
   virtual const IntegrationComponents& integration() const = 0;
+
+  // Its keyboard and mouse, on which one types and points. On the loop's thread, or before Run.
+  virtual const InputComponents& input() const = 0;
 
   // Its sockets, for as long as it lives (vsp/socket.h); null: it has none. On the loop's thread, or before Run.
   virtual vsp::SocketProvider* sockets() const = 0;

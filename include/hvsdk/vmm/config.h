@@ -43,6 +43,9 @@ absl::StatusOr<boot::SmbiosIdentity> SmbiosOf(const MachineConfig& config);
 // What its `integration` says. InvalidArgument: "integration: ...", likewise.
 absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& config);
 
+// What its `input` says. InvalidArgument: "input: ...", likewise.
+absl::StatusOr<machine::MachineInput> InputOf(const MachineConfig& config);
+
 inline uint32_t MemoryMib(const MachineConfig& config) {
   return config.has_memory_mib() ? config.memory_mib() : kDefaultMemoryMib;
 }

@@ -70,9 +70,10 @@ class MachineControl final : public ControlHandler {
     StateDirectory::Check* origin = nullptr;    // as the saver's; may be null
     // Told of what clients have had done that is no event of the machine's. May be null.
     std::function<void(const Event&)> tell;
-    DiskOwner* disks = nullptr;        // null: none can be attached
-    NetworkOwner* networks = nullptr;  // likewise
-    std::string sockets_path;          // where programs connect to the guest's sockets, for the status
+    DiskOwner* disks = nullptr;          // null: none can be attached
+    NetworkOwner* networks = nullptr;    // likewise
+    std::string sockets_path;            // where programs connect to the guest's sockets, for the status
+    std::string keyboard_layout = "us";  // in which is typed
     // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.
     std::function<absl::Status(const std::string& path)> start_trace;
     std::function<absl::Status()> stop_trace;
