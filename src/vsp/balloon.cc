@@ -110,11 +110,13 @@ class Balloon::Core final : private vmbus::PacketPump {
       : PacketPump({.max_packet_bytes = wire::kMaxMessageBytes}),
         memory_(memory),
         options_(options),
-        memory_pages_(memory.size_bytes() >> kPageShift),
+        memory_pages_((memory.size_bytes() - options.device_bytes) >> kPageShift),
         late_(resources.timers, resources.clock, resources.executor, [this] { OnLate(); }),
         rest_(resources.timers, resources.clock, resources.executor, [this] { TakeTurn(); }) {
     uint64_t end = 0;
-    for (const GuestMemory::Range& range : memory.ranges()) end = std::max(end, range.gpa + range.size_bytes);
+    for (const GuestMemory::Range& range : memory.ranges()) {
+      if (!IsDevice(range)) end = std::max(end, range.gpa + range.size_bytes);
+    }
     ballooned_ = PageSet(end >> kPageShift);
     state_.target = memory_pages_;
   }
@@ -234,6 +236,9 @@ class Balloon::Core final : private vmbus::PacketPump {
   }
 
  private:
+  bool IsDevice(const GuestMemory::Range& range) const {
+    return options_.device_bytes != 0 && range.gpa == options_.device_gpa;
+  }
   uint64_t assigned() const { return memory_pages_ - ballooned_count_; }
 
   // Whatever the guest's driver was told, there is another one now, or none.
@@ -426,7 +431,7 @@ class Balloon::Core final : private vmbus::PacketPump {
     for (uint64_t at = first << kPageShift; at < end;) {
       const GuestMemory::Range* found = nullptr;
       for (const GuestMemory::Range& range : memory_.ranges()) {
-        if (at - range.gpa < range.size_bytes) found = &range;
+        if (!IsDevice(range) && at - range.gpa < range.size_bytes) found = &range;
       }
       if (found == nullptr) return false;
       at = found->gpa + found->size_bytes;

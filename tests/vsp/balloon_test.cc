@@ -45,8 +45,11 @@ class BalloonTest : public ProviderFixture<vsc::BalloonClient> {
       discarded_ += size_bytes >> kPageShift;
       return madvise(host, size_bytes, MADV_DONTNEED) == 0 ? size_bytes : 0;
     });
-    balloon_ = *Balloon::Create(*server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_},
-                                {.min_pages = 256});
+    MakeBalloon({.min_pages = 256});
+  }
+  void MakeBalloon(const BalloonOptions& options) {
+    balloon_ =
+        *Balloon::Create(*server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_}, options);
     MakeChild();
     const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
     ring_ = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
@@ -433,6 +436,28 @@ TEST_F(BalloonTest, ALateGuestIsTakenAtItsWordYet) {
   balloon_->Resume();
   Pump();
   EXPECT_NE(Take(), "");
+  CloseChannel();
+}
+
+// As a frame buffer is: memory, and not the guest's to give.
+TEST_F(BalloonTest, ADevicesMemoryIsNotAmongIt) {
+  constexpr uint64_t kDeviceGpa = 64 << 20, kDeviceBytes = 2 << 20;
+  const std::shared_ptr<uint8_t> device = MakeZeroPages(kDeviceBytes);
+  child_.reset();
+  balloon_.reset();
+  ASSERT_TRUE(memory_.AddRange(kDeviceGpa, absl::MakeSpan(device.get(), kDeviceBytes)).ok());
+  server_->Reset();
+  MakeBalloon({.min_pages = 256, .device_gpa = kDeviceGpa, .device_bytes = kDeviceBytes});
+  EXPECT_EQ(balloon_->status().memory, kPages);
+  OpenChannel();
+  Agree();
+  balloon_->SetTarget({.pages = kPages - 1024}, [](const absl::Status&) {});
+  Pump();
+  EXPECT_NE(Take(), "");
+  PutRanges({PageRange::Make(kDeviceGpa >> kPageShift, 1)});
+  EXPECT_EQ(discarded_, 0u);
+  EXPECT_EQ(balloon_->status().assigned, kPages);
+  EXPECT_EQ(balloon_->status().version, Version::kNone) << "it is heard no more";
   CloseChannel();
 }
 

@@ -35,6 +35,8 @@ namespace hvsdk::vsp {
 
 struct BalloonOptions {
   uint64_t min_pages = 0;  // what a guest is left with
+  // Of the memory's ranges one that is a device's, such as a frame buffer, and not the guest's to give up; empty: there is none.
+  uint64_t device_gpa = 0, device_bytes = 0;
 };
 
 struct BalloonTarget {
