@@ -168,14 +168,25 @@ std::string Dsdt(const AcpiOptions& options) {
   constexpr uint64_t kPresent = 0x0F;
   // Hyper-V's own firmware names the bus so; guests' drivers look for the _HID and take the MMIO windows from the
   // nearest ancestor that has any.
+  // Linux' looks at the ancestors only once it has found resources of the bus itself, though there be none among them
+  // (drivers/hv/vmbus_drv.c); before there was a device that wants MMIO, nobody missed that.
+  const std::string vmbus_resources = options.pci_mmio.size_bytes == 0 ? "" : Name("_CRS", ResourceTemplate(""));
   const std::string vmbus = Device(
-      "VMOD",
-      absl::StrCat(Name("_HID", String("ACPI0004")), Name("_UID", Integer(0)),
-                   Name("_CRS", ResourceTemplate(
-                                    absl::StrCat(MemoryWindow32(options.low_mmio.gpa, options.low_mmio.size_bytes),
-                                                 MemoryWindow64(options.high_mmio.gpa, options.high_mmio.size_bytes)))),
-                   Device("VMBS", absl::StrCat(Name("_HID", String("VMBus")), Name("_UID", Integer(0)),
-                                               Name("_DDN", String("VMBUS")), Name("_STA", Integer(kPresent))))));
+      "VMOD", absl::StrCat(Name("_HID", String("ACPI0004")), Name("_UID", Integer(0)),
+                           Name("_CRS", ResourceTemplate(absl::StrCat(
+                                            MemoryWindow32(options.low_mmio.gpa, options.low_mmio.size_bytes),
+                                            MemoryWindow64(options.high_mmio.gpa, options.high_mmio.size_bytes)))),
+                           Device("VMBS", absl::StrCat(Name("_HID", String("VMBus")), Name("_UID", Integer(0)),
+                                                       Name("_DDN", String("VMBUS")), Name("_STA", Integer(kPresent)),
+                                                       vmbus_resources))));
+  const std::string pci =
+      options.pci_mmio.size_bytes == 0
+          ? ""
+          : Device("PCI0",
+                   absl::StrCat(Name("_HID", EisaId("PNP0A03")), Name("_UID", Integer(0)), Name("_BBN", Integer(0)),
+                                Name("_CRS", ResourceTemplate(absl::StrCat(
+                                                 BusNumbers(0, 1), IoPorts(0xCF8, 8),
+                                                 MemoryWindow32(options.pci_mmio.gpa, options.pci_mmio.size_bytes))))));
   const std::string serial =
       !options.serial_port
           ? ""
@@ -203,9 +214,9 @@ std::string Dsdt(const AcpiOptions& options) {
                                                  Integer(chipset::AcpiPower::kSleepTypeOff), Integer(0), Integer(0)}));
   return MakeAcpiTable(
       "DSDT", 2,
-      absl::StrCat(s5,
-                   Scope("\\_SB_", absl::StrCat(vmbus, serial, rtc, generation_id, absl::StrJoin(options.devices, ""))),
-                   events));
+      absl::StrCat(
+          s5, Scope("\\_SB_", absl::StrCat(vmbus, pci, serial, rtc, generation_id, absl::StrJoin(options.devices, ""))),
+          events));
 }
 
 }  // namespace

@@ -192,6 +192,23 @@ std::string Irq(uint8_t irq) {
   return out;
 }
 
+// 6.4.3.5.3: word address space descriptor.
+std::string BusNumbers(uint16_t first, uint16_t count) {
+  constexpr uint8_t kBusNumbers = 2, kProducerFixed = 0x0C;
+  std::string out;
+  Append<uint8_t>(out, 0x88);
+  Append<uint16_t>(out, 13);
+  Append<uint8_t>(out, kBusNumbers);
+  Append<uint8_t>(out, kProducerFixed);
+  Append<uint8_t>(out, 0);
+  Append<uint16_t>(out, 0);  // granularity
+  Append<uint16_t>(out, first);
+  Append<uint16_t>(out, first + (count - 1));
+  Append<uint16_t>(out, 0);  // translation
+  Append<uint16_t>(out, count);
+  return out;
+}
+
 std::string MemoryWindow32(uint32_t first, uint32_t size_bytes) {
   return MemoryWindow<uint32_t>(0x87, first, size_bytes);
 }

@@ -36,6 +36,8 @@ std::string Package(std::initializer_list<std::string> elements);
 std::string ResourceTemplate(absl::string_view descriptors);
 std::string IoPorts(uint16_t first, uint8_t count);
 std::string Irq(uint8_t irq);
+// Of PCI buses behind a bridge.
+std::string BusNumbers(uint16_t first, uint16_t count);
 // Windows of address space that the device passes on to its children.
 std::string MemoryWindow32(uint32_t first, uint32_t size_bytes);
 std::string MemoryWindow64(uint64_t first, uint64_t size_bytes);

@@ -50,7 +50,17 @@ absl::Status PciConfigPorts::Restore(state::StateReader& reader) {
 
 void PciConfigPorts::Reset() { address_ = 0; }
 
+// Bus 0, function 0 of a device.
+PciFunction* PciConfigPorts::FunctionAt(uint32_t address) const {
+  constexpr uint32_t kDeviceMask = 0x0000F800, kDeviceShift = 11;
+  if (!(address & kEnable) || (address & kFunctionMask & ~kDeviceMask) != 0) return nullptr;
+  return functions_[(address & kDeviceMask) >> kDeviceShift];
+}
+
 uint8_t PciConfigPorts::ReadConfig(uint32_t address, uint64_t byte) const {
+  if (PciFunction* const function = FunctionAt(address); function != nullptr) {
+    return function->ReadConfig(static_cast<uint8_t>((address & kRegisterMask) + byte));
+  }
   if (!(address & kEnable) || (address & kFunctionMask) != 0) return 0xFF;
   const uint64_t at = (address & kRegisterMask) + byte;
   return at < sizeof(kHostBridge) ? kHostBridge[at] : 0;
@@ -70,6 +80,15 @@ void PciConfigPorts::Read(uint64_t offset, absl::Span<uint8_t> data) {
 }
 
 void PciConfigPorts::Write(uint64_t offset, absl::Span<const uint8_t> data) {
+  if (offset >= kDataPort) {
+    const uint32_t address = address_.load(std::memory_order_relaxed);
+    PciFunction* const function = FunctionAt(address);
+    if (function == nullptr) return;
+    for (const uint8_t byte : data) {
+      function->WriteConfig(static_cast<uint8_t>((address & kRegisterMask) + (offset++ - kDataPort)), byte);
+    }
+    return;
+  }
   if (offset != kAddressPort || data.size() != 4) return;
   const uint32_t address = data[0] | data[1] << 8 | data[2] << 16 | uint32_t{data[3]} << 24;
   address_.store(address & kAddressMask, std::memory_order_relaxed);

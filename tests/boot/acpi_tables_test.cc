@@ -126,6 +126,10 @@ TEST(AcpiTablesTest, MadtNamesEveryProcessorOnce) {
   for (const auto& [id, count] : ids) EXPECT_EQ(count, 1) << id;
 }
 
+TEST(AcpiTablesTest, NoPciBusWithNothingOnIt) {
+  EXPECT_THAT(BuildAcpiTables(Options(2), kGpa), testing::Not(HasSubstr("PCI0")));
+}
+
 // ACPI 6.4, 20.2.4: a length counts its own bytes.
 TEST(AmlTest, PackageLengths) {
   const auto scope = [](size_t body) { return aml::Scope("ABCD", std::string(body, 'x')); };
@@ -153,7 +157,9 @@ TEST(AcpiTablesTest, AcpicaUnderstandsThem) {
   char folder[] = "/tmp/hvsdk_acpi_XXXXXX";
   ASSERT_NE(mkdtemp(folder), nullptr);
   const std::string base = folder;
-  for (const auto& [signature, table] : Walk(BuildAcpiTables(Options(2), kGpa))) {
+  AcpiOptions with_pci = Options(2);
+  with_pci.pci_mmio = {0xF8000000, 8 << 20};
+  for (const auto& [signature, table] : Walk(BuildAcpiTables(with_pci, kGpa))) {
     const std::string file = absl::StrCat(base, "/", signature);
     std::ofstream(file + ".aml", std::ios::binary) << table;
     const std::string output = RunCommand(absl::StrCat("iasl -d ", file, ".aml"), status);
@@ -166,7 +172,7 @@ TEST(AcpiTablesTest, AcpicaUnderstandsThem) {
   text << dsl.rdbuf();
   for (const char* expected :
        {"\"VMBus\"", "\"VM_Gen_Counter\"", "0x000DF010", "Method (_E00", "Notify (\\_SB.GENC, 0x80)", "ACPI0004",
-        "PNP0501", "PNP0B00", "_S5", "0x0000000FE0000000"}) {
+        "PNP0501", "PNP0B00", "_S5", "0x0000000FE0000000", "PNP0A03", "WordBusNumber", "0xF87FFFFF"}) {
     EXPECT_THAT(text.str(), HasSubstr(expected));
   }
   // Names that guests look for break the rule that they have seven or eight characters.

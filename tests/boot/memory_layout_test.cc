@@ -36,6 +36,19 @@ TEST(MemoryLayoutTest, ExactlyThreeGibHasNoUpperRange) {
   EXPECT_EQ(layout->memory.size(), 1u);
 }
 
+TEST(MemoryLayoutTest, AFrameBufferIsAllThatVmbusHandsOut) {
+  const auto layout = MemoryLayout::ForSize(512 * kMib, 8 * kMib);
+  ASSERT_TRUE(layout.ok());
+  EXPECT_EQ(layout->video, (GpaRange{0xF8000000, 8 * kMib}));
+  EXPECT_EQ(layout->low_mmio(), layout->video);
+  EXPECT_THAT(layout->memory, ElementsAre(GpaRange{0, 512 * kMib}));
+  EXPECT_EQ(layout->E820(), MemoryLayout::ForSize(512 * kMib)->E820());
+  EXPECT_EQ(MemoryLayout::ForSize(512 * kMib)->low_mmio(), kLowMmio);
+  for (const uint64_t bytes : {kMib / 2, 3 * kMib, 128 * kMib, ~uint64_t{0}}) {
+    EXPECT_FALSE(MemoryLayout::ForSize(512 * kMib, bytes).ok()) << bytes;
+  }
+}
+
 TEST(MemoryLayoutTest, RefusesTheImpossible) {
   for (uint64_t bytes : {uint64_t{0}, kMib, 2 * kMib + 4096, kMaxMemoryBytes + kMib, ~uint64_t{0}}) {
     EXPECT_EQ(MemoryLayout::ForSize(bytes).status().code(), absl::StatusCode::kInvalidArgument) << bytes;

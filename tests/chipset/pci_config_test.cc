@@ -2,9 +2,12 @@
 #include "hvsdk/chipset/pci_config.h"
 
 #include <cstring>
+#include <random>
 
 #include "gtest/gtest.h"
 #include "hvsdk/chipset/bus.h"
+#include "hvsdk/chipset/pci_video.h"
+#include "tests/random_seed.h"
 
 namespace hvsdk::chipset {
 namespace {
@@ -63,6 +66,56 @@ TEST_F(PciConfigTest, WritesChangeNothing) {
   Out<uint32_t>(0xCFC, 0xFFFFFFFF);
   EXPECT_EQ(Config(0, 0, 4), before);
   EXPECT_EQ(In<uint8_t>(0xCF9), 0xFF);
+}
+
+// How an operating system finds out how large a function's memory is (PCI 3.0, 6.2.5.1), and what Linux sees of it (lspci -n).
+TEST_F(PciConfigTest, VideoSaysWhereItsMemoryIs) {
+  PciVideo video(0xF8000000, 8 << 20);
+  pci_.SetFunction(PciVideo::kDevice, &video);
+  EXPECT_EQ(Config(8, 0, 0x00), 0x53531414u);
+  EXPECT_EQ(Config(8, 0, 0x04), 0x00000002u);  // decodes memory
+  EXPECT_EQ(Config(8, 0, 0x08), 0x03800000u);
+  EXPECT_EQ(Config(8, 0, 0x10), 0xF8000008u);  // prefetchable
+  EXPECT_EQ(Config(8, 0, 0x3C), 0u);           // no interrupt
+  EXPECT_EQ(Config(8, 1, 0x00), 0xFFFFFFFFu);
+  EXPECT_EQ(Config(7, 0, 0x00), 0xFFFFFFFFu);
+  EXPECT_EQ(Config(0, 0, 0x00), 0x71928086u);
+  (void)Config(8, 0, 0x10);
+  Out<uint32_t>(0xCFC, 0xFFFFFFFF);
+  EXPECT_EQ(Config(8, 0, 0x10), 0xFF800008u);
+  Out<uint32_t>(0xCFC, 0xF8000008);
+  EXPECT_EQ(Config(8, 0, 0x10), 0xF8000008u);
+  for (uint32_t other = 0x14; other <= 0x30; other += 4) {
+    (void)Config(8, 0, other);
+    Out<uint32_t>(0xCFC, 0xFFFFFFFF);
+    EXPECT_EQ(Config(8, 0, other), 0u) << other;
+  }
+  (void)Config(8, 0, 0x04);
+  Out<uint16_t>(0xCFC, 0xFFFF);
+  EXPECT_EQ(Config(8, 0, 0x04), 0x00000006u);
+  Out<uint8_t>(0xCFD, 0xFF);
+  Out<uint16_t>(0xCFE, 0xFFFF);
+  EXPECT_EQ(Config(8, 0, 0x04), 0x00000006u);
+  video.Reset();
+  EXPECT_EQ(Config(8, 0, 0x04), 0x00000002u);
+}
+
+// Whatever is written, at any width and place, the identity stays and the address is one of its size.
+TEST_F(PciConfigTest, AnyWritesToVideo) {
+  PciVideo video(0xF8000000, 32 << 20);
+  pci_.SetFunction(PciVideo::kDevice, &video);
+  std::mt19937 random(TestSeed());
+  for (int i = 0; i < 2000; ++i) {
+    Out<uint32_t>(0xCF8, 0x80000000 | 8 << 11 | (random() & 0xFC));
+    const uint64_t port = 0xCFC + random() % 4;
+    if (random() % 2 == 0) {
+      Out<uint8_t>(port, static_cast<uint8_t>(random()));
+    } else {
+      Out<uint32_t>(0xCFC, random());
+    }
+    ASSERT_EQ(Config(8, 0, 0x00), 0x53531414u);
+    ASSERT_EQ(Config(8, 0, 0x10) & 0x01FFFFFF, 0x8u);
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "hvsdk/base/fake_clock.h"
 #include "hvsdk/chipset/pci_config.h"
+#include "hvsdk/chipset/pci_video.h"
 #include "hvsdk/chipset/power.h"
 #include "hvsdk/chipset/rtc.h"
 #include "hvsdk/chipset/uart16550.h"
@@ -92,6 +93,20 @@ struct SystemControlSubject {
 };
 TEST(ChipsetStateTest, SystemControl) {
   state::CheckComponent([] { return std::make_unique<SystemControlSubject>(); });
+}
+
+struct PciVideoSubject {
+  state::Component& component() { return video; }
+  std::string Step(std::mt19937_64& random) {
+    const auto at = static_cast<uint8_t>(random() % 24);
+    if (random() % 2 == 0) video.WriteConfig(at, static_cast<uint8_t>(random()));
+    return absl::StrCat(video.ReadConfig(at), "\n");
+  }
+  void CopyWorld(PciVideoSubject&) {}
+  PciVideo video{0xF8000000, 8 << 20};
+};
+TEST(ChipsetStateTest, PciVideo) {
+  state::CheckComponent([] { return std::make_unique<PciVideoSubject>(); });
 }
 
 struct PciSubject {

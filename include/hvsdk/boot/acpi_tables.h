@@ -6,7 +6,8 @@
 // sources by ACPI than the fixed hardware's: power button and alarm of the real-time clock, which raise the SCI
 // (drivers/rtc/rtc-cmos.c; drivers/acpi/evged.c, the event device of hardware-reduced machines, does not keep its
 // interrupts while the system sleeps). The DSDT declares VMBus below a module device that passes on the MMIO windows, as a
-// generation 1 VM has it, the serial port, the real-time clock, and the generation id, whose change is a general-purpose event.
+// generation 1 VM has it, the serial port, the real-time clock, the generation id, whose change is a general-purpose event, and a PCI bus if
+// there is something on it.
 //
 // Source: ACPI 6.4, 5.2 "ACPI System Description Tables"; Microsoft, "Virtual Machine Generation ID" (2012).
 
@@ -41,6 +42,7 @@ struct AcpiOptions {
   bool serial_port = true;
   GpaRange low_mmio;
   GpaRange high_mmio;
+  GpaRange pci_mmio{};               // what the PCI bus and VMBus hand out; empty: the guest is not told of the PCI bus
   std::vector<std::string> tables;   // more of them, whole; the XSDT lists them behind the machine's
   std::vector<std::string> devices;  // AML terms for the DSDT's scope \_SB_
 };
