@@ -31,7 +31,7 @@ absl::Status Board::Build(boot::LoadInput& blame) {
         absl::StrFormat("%s runs 1 to %d processors", options_.backend->name(), caps().max_vps));
   }
   blame = boot::LoadInput::kMemory;
-  ASSIGN_OR_RETURN(layout_, boot::MemoryLayout::ForSize(options_.memory_bytes));
+  ASSIGN_OR_RETURN(layout_, boot::MemoryLayout::ForSize(options_.memory_bytes, options_.video_bytes));
   blame = boot::LoadInput::kNone;
   ASSIGN_OR_RETURN(engine_, options_.backend->CreatePartition(memory_));
   ASSIGN_OR_RETURN(processor_cpuid_, engine_->SupportedCpuid());
@@ -50,7 +50,7 @@ absl::Status Board::Build(boot::LoadInput& blame) {
 }
 
 absl::Status Board::BuildMemory() {
-  ASSIGN_OR_RETURN(os::HostMemory reserved, os::HostMemory::Reserve(options_.memory_bytes));
+  ASSIGN_OR_RETURN(os::HostMemory reserved, os::HostMemory::Reserve(options_.memory_bytes + options_.video_bytes));
   host_memory_ = std::make_shared<os::HostMemory>(std::move(reserved));
   memory_.SetOwner(host_memory_);
   memory_.SetDiscarder([host = host_memory_.get()](uint8_t* from, uint64_t size_bytes) {
@@ -62,7 +62,8 @@ absl::Status Board::BuildMemory() {
     RETURN_IF_ERROR(engine_->AddMemory(range.gpa, host));
     rest.remove_prefix(range.size_bytes);
   }
-  return absl::OkStatus();
+  if (layout_.video.size_bytes == 0) return absl::OkStatus();
+  return engine_->AddMemory(layout_.video.gpa, rest);
 }
 
 absl::Status Board::BuildPartition() {
@@ -149,6 +150,7 @@ absl::Status Board::MapMmio(uint64_t gpa, uint64_t size_bytes, Device& device, u
                                                       size_bytes, what, range.gpa, range.size_bytes));
   };
   for (const boot::GpaRange& range : layout_.memory) RETURN_IF_ERROR(clash(range, "memory"));
+  if (layout_.video.size_bytes != 0) RETURN_IF_ERROR(clash(layout_.video, "the frame buffer"));
   RETURN_IF_ERROR(clash({boot::kIoApicGpa, kPageSize}, "the I/O APIC"));
   RETURN_IF_ERROR(clash({boot::kLocalApicGpa, kPageSize}, "the local APICs"));
   return mmio_.Map(gpa, size_bytes, &device, offset);

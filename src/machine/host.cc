@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/host_thread.h"
 #include "base/status_macros.h"
+#include "hvsdk/vsp/video.h"
 
 namespace hvsdk::machine {
 
@@ -150,14 +151,15 @@ absl::Status Host::Build(Partition& partition, MachineOptions options, boot::Loa
   {
     std::lock_guard lock(mutex_);
     const uint64_t left = options_.memory_bytes - memory_used_;
-    if (options.memory_bytes > left) {
+    uint64_t wanted = options.memory_bytes;
+    if (options.video.has_value()) wanted += vsp::VideoMemoryBytes(options.video->width, options.video->height);
+    if (wanted > left) {
       blame = boot::LoadInput::kMemory;
       return absl::ResourceExhaustedError(absl::StrFormat("%d MiB of guest memory: of the host's %d MiB, %d are left",
-                                                          options.memory_bytes >> 20, options_.memory_bytes >> 20,
-                                                          left >> 20));
+                                                          wanted >> 20, options_.memory_bytes >> 20, left >> 20));
     }
-    memory_used_ += options.memory_bytes;
-    partition.memory_bytes = options.memory_bytes;
+    memory_used_ += wanted;
+    partition.memory_bytes = wanted;
   }
   options.parts.push_back(&partition.ports);
   ASSIGN_OR_RETURN(partition.machine, Machine::Create(options, *partition.io.loop, blame));

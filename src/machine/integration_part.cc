@@ -30,8 +30,11 @@ absl::Status IntegrationPart::Attach(Board& board) {
     keep(std::move(time_sync));
   }
   if (wanted_.balloon) {
+    const boot::GpaRange& video = board.layout().video;
     ASSIGN_OR_RETURN(auto balloon, vsp::Balloon::Create(board.vmbus(), board.memory(), resources,
-                                                        {.min_pages = wanted_.balloon_min_bytes >> kPageShift}));
+                                                        {.min_pages = wanted_.balloon_min_bytes >> kPageShift,
+                                                         .device_gpa = video.gpa,
+                                                         .device_bytes = video.size_bytes}));
     found_.balloon = keep(std::move(balloon));
   }
   if (wanted_.key_value) {

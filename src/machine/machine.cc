@@ -35,6 +35,7 @@
 #include "machine/pc_chipset.h"
 #include "machine/socket_part.h"
 #include "machine/tracing_exit_handler.h"
+#include "machine/video_part.h"
 
 namespace hvsdk::machine {
 namespace {
@@ -136,6 +137,7 @@ class PcMachine final : public Machine,
     return input_ == nullptr ? kNone : input_->found();
   }
   vsp::SocketProvider* sockets() const override { return sockets_ == nullptr ? nullptr : sockets_->provider(); }
+  Display* display() const override { return video_ == nullptr ? nullptr : video_->video(); }
   absl::Status InjectNmi(VpIndex vp) override { return board_->InjectNmi(vp); }
   absl::StatusOr<uint8_t> AttachDisk(MachineDisk disk) override;
   absl::Status DetachDisk(uint8_t lun, absl::AnyInvocable<void()> gone) override;
@@ -250,6 +252,7 @@ class PcMachine final : public Machine,
   IntegrationPart* integration_ = nullptr;
   InputPart* input_ = nullptr;           // perhaps
   SocketPart* sockets_ = nullptr;        // perhaps
+  VideoPart* video_ = nullptr;           // likewise
   DiskController* disks_ = nullptr;      // one of them, from the first disk on
   NetworkAdapters* networks_ = nullptr;  // likewise, from the first adapter on
   std::vector<std::unique_ptr<Part>> own_parts_;
@@ -289,8 +292,11 @@ PcMachine::~PcMachine() {
 absl::Status PcMachine::Build(os::EventLoop& loop, boot::LoadInput& blame) {
   blame = boot::LoadInput::kSmbios;
   RETURN_IF_ERROR(boot::ValidateSmbiosIdentity(options_.smbios));
+  const uint64_t video_bytes =
+      options_.video.has_value() ? vsp::VideoMemoryBytes(options_.video->width, options_.video->height) : 0;
   ASSIGN_OR_RETURN(board_, Board::Create({.backend = options_.backend,
                                           .memory_bytes = options_.memory_bytes,
+                                          .video_bytes = video_bytes,
                                           .cpus = options_.cpus,
                                           .processor = options_.processor,
                                           .events = this,
@@ -358,6 +364,11 @@ absl::Status PcMachine::AttachParts() {
     auto sockets = std::make_unique<SocketPart>(*options_.sockets);
     sockets_ = sockets.get();
     own_parts_.push_back(std::move(sockets));
+  }
+  if (options_.video.has_value()) {
+    auto video = std::make_unique<VideoPart>(*options_.video);
+    video_ = video.get();
+    own_parts_.push_back(std::move(video));
   }
   if (HasDiskController()) {
     std::unique_ptr<DiskController> disks = MakeDiskController(std::exchange(options_.disks, {}));
@@ -434,8 +445,9 @@ absl::Status PcMachine::DetachNetwork(uint8_t number, absl::AnyInvocable<void()>
 
 absl::Status PcMachine::WriteFirmware() {
   boot::AcpiOptions acpi{.serial_port = options_.serial != nullptr,
-                         .low_mmio = boot::kLowMmio,
+                         .low_mmio = board_->layout().low_mmio(),
                          .high_mmio = board_->layout().high_mmio,
+                         .pci_mmio = board_->layout().video,
                          .tables = board_->acpi_tables(),
                          .devices = board_->acpi_devices()};
   for (uint32_t i = 0; i < options_.cpus; ++i) acpi.apic_ids.push_back(i);

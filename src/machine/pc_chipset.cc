@@ -8,6 +8,7 @@ namespace hvsdk::machine {
 
 std::vector<state::Component*> PcChipset::components() {
   std::vector<state::Component*> all{rtc_.get(), acpi_power_.get(), &keyboard_, &system_control_, &pci_};
+  if (pci_video_.has_value()) all.push_back(&*pci_video_);
   if (uart_ != nullptr) all.push_back(uart_.get());
   return all;
 }
@@ -30,6 +31,10 @@ absl::Status PcChipset::Attach(Board& board) {
   RETURN_IF_ERROR(board.MapPorts(0x61, 1, nmi_status_));
   RETURN_IF_ERROR(board.MapPorts(0x64, 1, keyboard_, chipset::KeyboardController::kCommand));
   RETURN_IF_ERROR(board.MapPorts(0x92, 1, system_control_));
+  if (const boot::GpaRange& video = board.layout().video; video.size_bytes != 0) {
+    pci_.SetFunction(chipset::PciVideo::kDevice,
+                     &pci_video_.emplace(static_cast<uint32_t>(video.gpa), static_cast<uint32_t>(video.size_bytes)));
+  }
   RETURN_IF_ERROR(board.MapPorts(0xCF8, chipset::PciConfigPorts::kPorts, pci_));
   if (serial_ == nullptr) return absl::OkStatus();
   const auto look = [this, &loop = board.loop()] { loop.Schedule(*serial_); };

@@ -8,8 +8,10 @@
 #include <memory>
 #include <vector>
 
+#include "absl/types/optional.h"
 #include "hvsdk/chipset/nmi_status.h"
 #include "hvsdk/chipset/pci_config.h"
+#include "hvsdk/chipset/pci_video.h"
 #include "hvsdk/chipset/power.h"
 #include "hvsdk/chipset/rtc.h"
 #include "hvsdk/chipset/uart16550.h"
@@ -41,6 +43,7 @@ class PcChipset final : public Part {
   chipset::NmiStatusPort nmi_status_;
   chipset::SystemControlPort system_control_{power_};
   chipset::PciConfigPorts pci_;
+  absl::optional<chipset::PciVideo> pci_video_;  // of a machine with a frame buffer
   std::unique_ptr<chipset::Uart16550> uart_;
   std::unique_ptr<chipset::AcpiPower> acpi_power_;
   std::unique_ptr<chipset::Rtc> rtc_;

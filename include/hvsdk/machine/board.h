@@ -55,6 +55,7 @@ namespace hvsdk::machine {
 struct BoardOptions {
   backend::Backend* backend = nullptr;
   uint64_t memory_bytes = uint64_t{512} << 20;
+  uint64_t video_bytes = 0;  // of a frame buffer (MemoryLayout::video)
   uint32_t cpus = 1;
   Processor processor = Processor::kHost;
   partition::PartitionEvents* events = nullptr;  // resets and crashes that the guest asks for by MSR
@@ -153,7 +154,7 @@ class Board final : private backend::ExitHandler {
   // paused. Errors: the host refused something, and the board is of no more use.
   absl::Status Reset();
 
-  // Guest memory's bytes, all ranges of the layout one behind the other.
+  // Guest memory's bytes, all ranges of the layout one behind the other, a frame buffer last.
   os::HostMemory& host_memory() { return *host_memory_; }
 
   // The last hypercall of a VP, for a trace: what a layer's OnHypercall may look at after the call. *VP thread only*.

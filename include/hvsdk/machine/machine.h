@@ -48,6 +48,7 @@
 #include "hvsdk/os/event_loop.h"
 #include "hvsdk/partition/partition.h"
 #include "hvsdk/resource/block_device.h"
+#include "hvsdk/resource/display.h"
 #include "hvsdk/resource/network_port.h"
 #include "hvsdk/vmbus/server.h"
 #include "hvsdk/vsp/network.h"
@@ -113,6 +114,11 @@ struct MachineNetworkStatus {
   vsp::NetworkCounts counts;
 };
 
+// A display of the machine's, by synthetic video (vsp/video.h, whose limits the size has).
+struct MachineVideo {
+  uint32_t width = 1024, height = 768;  // what the guest is to show at first
+};
+
 struct MachineOptions {
   backend::Backend* backend = nullptr;
   const boot::ByteSource* kernel = nullptr;
@@ -130,6 +136,9 @@ struct MachineOptions {
   MachineInput input;
   // Nothing: the guest has no sockets to the host. A deterministic machine has none.
   absl::optional<vsp::SocketOptions> sockets;
+  // Nothing: the guest has nothing to show anything on, and a deterministic machine never has. Else its frame buffer stands in the hole below
+  // 4 GiB, beside its memory, and is saved with that.
+  absl::optional<MachineVideo> video;
   SerialEndpoint* serial = nullptr;  // null: what the guest sends is dropped
   Tracer* tracer = nullptr;          // null: nothing is traced
   bool loopback_ports = false;       // see loopback_ports.h
@@ -278,6 +287,9 @@ class Machine {
 
   // Its sockets, for as long as it lives (vsp/socket.h); null: it has none. On the loop's thread, or before Run.
   virtual vsp::SocketProvider* sockets() const = 0;
+
+  // What the guest shows, for as long as the machine lives; null: it has no display. On the loop's thread, or before Run.
+  virtual Display* display() const = 0;
 
   // A non-maskable interrupt, which operating systems take as the wish to stop and dump (Linux with unknown_nmi_panic). To the first VP
   // alone, as Hyper-V does it for Debug-VM -InjectNonMaskableInterrupt since Windows Server 2016, unless the caller wants it elsewhere;
