@@ -64,6 +64,7 @@ constexpr Command kCommands[] = {
     {"key", kKeyArguments, hvsdk::vmm::TYPE, "press keys, such as ctrl-alt-delete or f1, one after another"},
     {"mouse", kMouseArguments, hvsdk::vmm::POINT,
      "where the mouse is, from 0,0 to 32767,32767 or in percent, and which buttons are held there; --click lets go"},
+    {"screenshot", "FILE", hvsdk::vmm::SCREENSHOT, "write what the guest shows to a PNG file"},
     {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
     {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
     {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
@@ -126,6 +127,11 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
       "%d\nheartbeat  %s\n",
       status.state(), status.backend(), status.cpus(), status.memory_mib(), status.resets(),
       static_cast<double>(status.reference_time_ns()) / 1e9, status.process(), status.contact());
+  if (status.has_video()) {
+    absl::PrintF("display    %s\n", status.video().width() == 0
+                                        ? "nothing yet"
+                                        : absl::StrFormat("%dx%d", status.video().width(), status.video().height()));
+  }
   if (status.has_sockets()) {
     absl::PrintF("sockets    %s, %d connections\n",
                  status.sockets().path().empty() ? "nowhere" : absl::CHexEscape(status.sockets().path()),
@@ -313,6 +319,9 @@ int RunCtl(int count, char** arguments) {
       if (!dvd.ok()) return Mistake(absl::StrCat("attach: --dvd: ", dvd.status().message()));
       if (!dvd->path().empty()) dvd->set_path(Absolute(dvd->path()));
       *request.mutable_disk() = *std::move(dvd);
+    } else if (command->command == hvsdk::vmm::SCREENSHOT && request.path().empty() && !word.empty() &&
+               word[0] != '-') {
+      request.set_path(Absolute(word));
     } else if (word == "--force" && command->command == hvsdk::vmm::EJECT) {
       request.set_force(true);
     } else if ((command->command == hvsdk::vmm::INSERT || command->command == hvsdk::vmm::EJECT) &&
@@ -333,6 +342,8 @@ int RunCtl(int count, char** arguments) {
   }
   if (command->command == hvsdk::vmm::LOSE_PAGE && !has_address) return Mistake("lose-page: an address is needed");
   if (command->command == hvsdk::vmm::BALLOON && request.memory_mib() == 0) return Mistake("balloon: a size is needed");
+  if (command->command == hvsdk::vmm::SCREENSHOT && request.path().empty())
+    return Mistake("screenshot: a file is needed");
   if (request.pause() && !request.live()) return Mistake("save: --pause is for --live");
   if (command->command == hvsdk::vmm::SAVE && request.directory().empty())
     return Mistake("save: a directory is needed");

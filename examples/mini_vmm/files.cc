@@ -118,6 +118,7 @@ absl::Status CheckRoles(const std::string& config_path, const MachineConfig& con
   }
   add("serial", config.serial().file(), true);
   add("trace", config.trace(), true);
+  add("screenshot", config.screenshot(), true);
   for (const hvsdk::vmm::NetworkConfig& network : config.networks()) add("net: pcap", network.pcap(), true);
   return status;
 }
@@ -133,6 +134,20 @@ absl::Status OpenTrace(const std::string& config_path, const MachineConfig& conf
   if (absl::Status status = file.Open(path); !status.ok()) return FileError(absl::StrCat("trace: ", path), status);
   MachineConfig with = config;
   with.set_trace(path);
+  return CheckRoles(config_path, with);
+}
+
+absl::Status OpenScreenshot(const std::string& config_path, const MachineConfig& config, const std::string& path,
+                            hvsdk::vmm::OutputFile& file) {
+  absl::Status status = file.Open(path);
+  // Where a write may wait for ever, so would the machine's end.
+  struct stat info;
+  if (status.ok() && (fstat(file.fd(), &info) != 0 || !S_ISREG(info.st_mode))) {
+    status = absl::InvalidArgumentError("is no file");
+  }
+  if (!status.ok()) return FileError(path, status);
+  MachineConfig with = config;
+  with.set_screenshot(path);
   return CheckRoles(config_path, with);
 }
 
@@ -169,6 +184,10 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
   if (!config.trace().empty()) {
     const absl::Status opened = files.trace.Open(config.trace());
     if (!opened.ok()) return FileError(absl::StrCat("--trace=", config.trace()), opened);
+  }
+  if (!config.screenshot().empty()) {
+    const absl::Status opened = OpenScreenshot(flags.config_path, config, config.screenshot(), files.screenshot);
+    if (!opened.ok()) return FileError("--screenshot", opened);
   }
   // Now that all that is not there yet was made, and before disks are locked.
   if (absl::Status status = CheckRoles(flags.config_path, config); !status.ok()) return status;

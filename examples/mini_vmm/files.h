@@ -20,7 +20,7 @@ namespace mini_vmm {
 
 struct Files {
   std::unique_ptr<hvsdk::boot::ByteSource> kernel, initrd;  // no initrd: null
-  hvsdk::vmm::OutputFile serial, trace;                     // open if there is such a file
+  hvsdk::vmm::OutputFile serial, trace, screenshot;         // open if there is such a file
   std::vector<std::shared_ptr<hvsdk::ImageDisk>> disks;     // those of the configuration
   std::shared_ptr<hvsdk::FileEngine> engine;                // theirs, once there has been one
 };
@@ -44,6 +44,10 @@ absl::Status OpenTrace(const std::string& config_path, const hvsdk::vmm::Machine
 
 // What happens to a disk later, of which the user must know: a line on standard error. On any thread.
 void TellOfDisk(const absl::Status& status);
+
+// Opens a file for a picture, which keeps what it has until it is written.
+absl::Status OpenScreenshot(const std::string& config_path, const hvsdk::vmm::MachineConfig& config,
+                            const std::string& path, hvsdk::vmm::OutputFile& file);
 
 // Each disk's size and when it was last written, for a state that is saved now; `settle`: all that was written is on its medium then.
 absl::Status DescribeDisks(const Files& files, bool settle, hvsdk::vmm::SavedConfig& saved);

@@ -36,6 +36,7 @@
 #include "hvsdk/vmm/core_dump.h"
 #include "hvsdk/vmm/machine_control.h"
 #include "hvsdk/vmm/networks.h"
+#include "hvsdk/vmm/screenshot.h"
 #include "hvsdk/vmm/serial_console.h"
 #include "messages.h"
 #include "networks.h"
@@ -175,6 +176,7 @@ absl::StatusOr<std::string> Configuration(const MachineConfig& config, const Fil
   *saved.mutable_machine() = config;
   saved.mutable_machine()->clear_control();
   saved.mutable_machine()->clear_crash_dump();
+  saved.mutable_machine()->clear_screenshot();  // or it would be the next one's, too
   MakeAbsolute(*saved.mutable_machine());
   if (const absl::Status status = DescribeDisks(files, /*settle=*/!goes_on, saved); !status.ok()) return status;
   return saved.SerializeAsString();
@@ -217,6 +219,7 @@ int RunMachine(const Flags& flags) {
   options.input = *hvsdk::vmm::InputOf(config);
 
   if (config.has_sockets()) options.sockets.emplace();
+  options.video = *hvsdk::vmm::VideoOf(config);
 
   std::string note;
   hvsdk::backend::SoftwareTime instruction_time;
@@ -284,6 +287,7 @@ int RunMachine(const Flags& flags) {
   };
 
   bool gave_up = false;
+  absl::Status screenshot;
   absl::optional<hvsdk::vmm::RawTerminal> terminal;
   options.on_crash =
       config.on_crash() == "end" ? hvsdk::machine::CrashAction::kEnd : hvsdk::machine::CrashAction::kReport;
@@ -368,6 +372,12 @@ int RunMachine(const Flags& flags) {
                           .networks = &networks,
                           .sockets_path = sockets == nullptr ? std::string() : sockets->path(),
                           .keyboard_layout = config.keyboard_layout().empty() ? "us" : config.keyboard_layout(),
+                          .open_screenshot = [&](const std::string& path) -> absl::StatusOr<int> {
+                            hvsdk::vmm::OutputFile file;
+                            const absl::Status opened = OpenScreenshot(flags.config_path, config, path, file);
+                            if (!opened.ok()) return opened;
+                            return file.Release();
+                          },
                           .start_trace = start_trace,
                           .stop_trace = stop_trace});
       auto listening = hvsdk::vmm::ControlServer::Listen(**loop, config.control(), *control);
@@ -394,6 +404,10 @@ int RunMachine(const Flags& flags) {
         (*loop)->RunOnce(/*wait=*/false);
         return exit_signal == 0 && !quit;
       });
+    }
+    if (files.screenshot.is_open()) {
+      screenshot = hvsdk::vmm::Screenshot::Write(*current->display(), files.screenshot.fd());
+      if (screenshot.ok()) close(files.screenshot.Release());
     }
     gave_up = result.gave_up;
     if (gave_up) {
@@ -441,6 +455,12 @@ int RunMachine(const Flags& flags) {
   };
   if (console.has_value()) check(console->output_status(), "serial", stdio ? "stdio" : config.serial().file());
   if (tracer.has_value()) check(tracer->Finish(), "trace", trace_path);
+  // That the guest showed nothing is no failure of the host's.
+  if (absl::IsFailedPrecondition(screenshot)) {
+    Say(absl::StrCat("--screenshot=", config.screenshot(), ": ", screenshot.message()));
+  } else {
+    check(screenshot, "screenshot", config.screenshot());
+  }
   if (gave_up) {
     // To close a disk that does not answer would wait for it.
     FinishMessages();

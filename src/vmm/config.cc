@@ -21,6 +21,7 @@
 #include "hvsdk/boot/memory_layout.h"
 #include "hvsdk/input/keyboard_layout.h"
 #include "hvsdk/vmm/networks.h"
+#include "hvsdk/vsp/video.h"
 #include "vmm/text_fields.h"
 
 namespace hvsdk::vmm {
@@ -143,6 +144,14 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     return absl::InvalidArgumentError(absl::StrFormat("on_crash: \"%s\" is not report or end", on_crash));
   }
   if (const auto smbios = SmbiosOf(config); !smbios.ok()) return smbios.status();
+  const auto video = VideoOf(config);
+  if (!video.ok()) return video.status();
+  if (config.deterministic() && video->has_value()) {
+    return absl::InvalidArgumentError("deterministic: needs a machine without video");
+  }
+  if (!config.screenshot().empty() && !video->has_value()) {
+    return absl::InvalidArgumentError("screenshot: is for machines with video");
+  }
   const auto integration = IntegrationOf(config);
   if (!integration.ok()) return integration.status();
   const auto input = InputOf(config);
@@ -170,6 +179,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   RETURN_IF_ERROR(CheckNoZeroByte("trace", config.trace()));
   RETURN_IF_ERROR(CheckNoZeroByte("crash_dump", config.crash_dump()));
   RETURN_IF_ERROR(CheckNoZeroByte("sockets", config.sockets()));
+  RETURN_IF_ERROR(CheckNoZeroByte("screenshot", config.screenshot()));
   return CheckNoZeroByte("cmdline", config.cmdline());
 }
 
@@ -245,6 +255,28 @@ absl::StatusOr<machine::MachineInput> InputOf(const MachineConfig& config) {
     (name == "keyboard" ? wanted.keyboard : wanted.mouse) = true;
   }
   return wanted;
+}
+
+absl::StatusOr<absl::optional<machine::MachineVideo>> VideoOf(const MachineConfig& config) {
+  using vsp::kMaxVideoHeight, vsp::kMaxVideoWidth, vsp::kMinVideoHeight, vsp::kMinVideoWidth;
+  const std::string& text = config.video();
+  if (text.empty() || text == "none") return absl::nullopt;
+  const std::vector<std::string> sides = absl::StrSplit(text, 'x');
+  machine::MachineVideo video;
+  const auto parse = [](const std::string& side, uint32_t& pixels) {
+    return side.find_first_not_of("0123456789") == side.npos && absl::SimpleAtoi(side, &pixels);
+  };
+  if (sides.size() != 2 || !parse(sides[0], video.width) || !parse(sides[1], video.height)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("video: \"%s\" is not none or a size such as 1920x1080", absl::CEscape(text)));
+  }
+  if (video.width < kMinVideoWidth || video.width > kMaxVideoWidth || video.height < kMinVideoHeight ||
+      video.height > kMaxVideoHeight) {
+    return absl::InvalidArgumentError(absl::StrFormat("video: %dx%d is not between %dx%d and %dx%d", video.width,
+                                                      video.height, kMinVideoWidth, kMinVideoHeight, kMaxVideoWidth,
+                                                      kMaxVideoHeight));
+  }
+  return video;
 }
 
 absl::StatusOr<uint32_t> ParseMemoryMib(absl::string_view text) {

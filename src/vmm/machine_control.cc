@@ -95,6 +95,8 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return Balloon(request.memory_mib(), std::move(reply));
     case KEY_VALUE:
       return AskKeyValue(request.key_value(), std::move(reply));
+    case SCREENSHOT:
+      return TakeScreenshot(request.path(), std::move(reply));
     case COPY_FILE:
       return CopyFile(machine_, request.copy_file(), std::move(reply));
     case SNAPSHOT:
@@ -165,6 +167,20 @@ void MachineControl::Balloon(uint32_t target_mib, Reply reply) {
   balloon->SetTarget(
       {.pages = uint64_t{target_mib} << 20 >> kPageShift},
       [answer = Answer(std::move(reply))](const absl::Status& status) mutable { answer(ErrorOf("balloon", status)); });
+}
+
+void MachineControl::TakeScreenshot(const std::string& path, Reply reply) {
+  const Display* const display = machine_.display();
+  absl::Status status;
+  if (display == nullptr) status = absl::FailedPreconditionError("the machine has no display; --video gives it one");
+  if (status.ok() && !options_.open_screenshot) status = absl::UnimplementedError("there are no pictures here");
+  if (status.ok()) status = screenshot_.Check(*display);
+  if (!status.ok()) return reply(ReplyOf(ErrorOf("screenshot", status)));
+  const absl::StatusOr<int> fd = options_.open_screenshot(path);
+  if (!fd.ok()) return reply(ReplyOf(ErrorOf("screenshot", fd.status())));
+  screenshot_.Take(*display, *fd, [answer = Answer(std::move(reply))](const absl::Status& written) mutable {
+    answer(ErrorOf("screenshot", written));
+  });
 }
 
 void MachineControl::AskKeyValue(const KeyValueRequest& request, Reply reply) {
@@ -370,12 +386,18 @@ MachineStatus MachineControl::Status() const {
   status.set_state(machine_.controller().state() == Controller::State::kPaused ? "paused" : "running");
   status.set_backend(options_.backend);
   status.set_cpus(board.cpus());
-  status.set_memory_mib(static_cast<uint32_t>(board.memory().size_bytes() >> 20));
+  uint64_t memory_bytes = 0;
+  for (const boot::GpaRange& range : board.layout().memory) memory_bytes += range.size_bytes;
+  status.set_memory_mib(static_cast<uint32_t>(memory_bytes >> 20));
   status.set_resets(static_cast<uint32_t>(machine_.resets()));
   status.set_reference_time_ns(board.clock().Now100ns() * 100);
   status.set_process(static_cast<uint32_t>(getpid()));
   const vsp::Heartbeat* const heartbeat = machine_.integration().heartbeat;
   status.set_contact(std::string(TextOf(heartbeat == nullptr ? vsp::GuestContact::kNone : heartbeat->contact())));
+  if (const Display* const display = machine_.display(); display != nullptr) {
+    status.mutable_video()->set_width(display->frame().width);
+    status.mutable_video()->set_height(display->frame().height);
+  }
   if (const vsp::SocketProvider* const sockets = machine_.sockets(); sockets != nullptr) {
     status.mutable_sockets()->set_path(options_.sockets_path);
     status.mutable_sockets()->set_connections(sockets->counts().connections);

@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "hvsdk/image/raw_disk.h"
 
@@ -40,6 +42,11 @@ absl::Status OutputFile::Open(const std::string& path) {
 void OutputFile::Commit() {
   created_ = false;
   (void)!ftruncate(fd_, 0);  // a pipe or a terminal has nothing to be emptied
+}
+
+int OutputFile::Release() {
+  created_ = false;
+  return std::exchange(fd_, -1);
 }
 
 OutputFile::~OutputFile() {

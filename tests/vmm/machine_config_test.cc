@@ -44,6 +44,37 @@ TEST(MachineConfigTest, Defaults) {
   EXPECT_EQ(Cpus(*config), 2u);
 }
 
+TEST(MachineConfigTest, Video) {
+  const auto video_of = [](const char* text) {
+    MachineConfig config;
+    config.set_kernel("k");
+    config.set_video(text);
+    const absl::Status valid = ValidateMachineConfig(config);
+    EXPECT_EQ(valid.ok(), VideoOf(config).ok());
+    if (!valid.ok()) return std::string(valid.message());
+    const auto video = *VideoOf(config);
+    return video.has_value() ? std::to_string(video->width) + " " + std::to_string(video->height) : "none";
+  };
+  EXPECT_EQ(video_of(""), "none");
+  EXPECT_EQ(video_of("none"), "none");
+  EXPECT_EQ(video_of("1920x1080"), "1920 1080");
+  EXPECT_EQ(video_of("3840x2160"), "3840 2160");
+  for (const char* bad : {"1920", "x", "1920x", "1920x1080x32", "-1x600", "1920 x 1080", "4294968576x1080", "all"}) {
+    EXPECT_THAT(video_of(bad), HasSubstr("video: \"")) << bad;
+  }
+  for (const char* bad : {"639x480", "640x479", "3841x2160", "3840x2161", "0x0"}) {
+    EXPECT_THAT(video_of(bad), HasSubstr("is not between")) << bad;
+  }
+  MachineConfig config;
+  config.set_kernel("k");
+  config.set_screenshot("a.png");
+  EXPECT_THAT(std::string(ValidateMachineConfig(config).message()), HasSubstr("screenshot: "));
+  config.set_video("800x600");
+  EXPECT_TRUE(ValidateMachineConfig(config).ok());
+  config.set_deterministic(true);
+  EXPECT_THAT(std::string(ValidateMachineConfig(config).message()), HasSubstr("without video"));
+}
+
 TEST(MachineConfigTest, ErrorsAreOneLineWithItsPlace) {
   for (const char* text : {"kernel: \"k\"\nfrobnicate: 1", "kernel: 1", "cpus: -1", "disks { path: \"a\" size: 1 }",
                            "memory_mib: 99999999999", "kernel: \"", "\xff\xfe", "{"}) {

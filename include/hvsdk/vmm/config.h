@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "hvsdk/boot/smbios_tables.h"
 #include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/machine.pb.h"
@@ -45,6 +46,9 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
 
 // What its `input` says. InvalidArgument: "input: ...", likewise.
 absl::StatusOr<machine::MachineInput> InputOf(const MachineConfig& config);
+
+// What its `video` says; nothing: it has no display. InvalidArgument: "video: ...", likewise.
+absl::StatusOr<absl::optional<machine::MachineVideo>> VideoOf(const MachineConfig& config);
 
 inline uint32_t MemoryMib(const MachineConfig& config) {
   return config.has_memory_mib() ? config.memory_mib() : kDefaultMemoryMib;

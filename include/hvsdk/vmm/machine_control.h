@@ -21,6 +21,7 @@
 #include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/control_server.h"
 #include "hvsdk/vmm/machine_saver.h"
+#include "hvsdk/vmm/screenshot.h"
 
 namespace hvsdk::vmm {
 
@@ -74,13 +75,21 @@ class MachineControl final : public ControlHandler {
     NetworkOwner* networks = nullptr;    // likewise
     std::string sockets_path;            // where programs connect to the guest's sockets, for the status
     std::string keyboard_layout = "us";  // in which is typed
+    DiskOwner* disks = nullptr;        // null: none can be attached
+    NetworkOwner* networks = nullptr;  // likewise
+    std::string sockets_path;          // where programs connect to the guest's sockets, for the status
+    // Opens a file for a picture of what the guest shows, as yet with what was there. Errors are one line for the user. Null: there are no pictures.
+    std::function<absl::StatusOr<int>(const std::string& path)> open_screenshot;
     // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.
     std::function<absl::Status(const std::string& path)> start_trace;
     std::function<absl::Status()> stop_trace;
   };
   // The machine outlives it. Destroyed before Machine::Run, or after it.
   MachineControl(machine::Machine& machine, Options options)
-      : machine_(machine), options_(std::move(options)), saver_(machine, options_.configuration, options_.origin) {}
+      : machine_(machine),
+        options_(std::move(options)),
+        screenshot_(machine.board().loop()),
+        saver_(machine, options_.configuration, options_.origin) {}
 
   void OnRequest(const ControlRequest& request, Reply reply) override;
 
@@ -102,10 +111,12 @@ class MachineControl final : public ControlHandler {
   absl::StatusOr<DiskStatus> FindDisk(const std::string& device) const;
   void Save(const ControlRequest& request, Reply reply);
   void Dump(const std::string& path, Reply reply);
+  void TakeScreenshot(const std::string& path, Reply reply);
   static machine::Controller::Done Answer(Reply reply);
 
   machine::Machine& machine_;
   const Options options_;
+  Screenshot screenshot_;
   MachineSaver saver_;
 };
 

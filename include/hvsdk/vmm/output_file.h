@@ -32,6 +32,9 @@ class OutputFile {
   // Empties the file.
   void Commit();
 
+  // Leaves it as it is, and the descriptor to the caller.
+  int Release();
+
   bool is_open() const { return fd_ >= 0; }
   int fd() const { return fd_; }
 

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/png.h"
+
+#include "memory/guest_copy.h"
+
+#if defined(HVSDK_HAVE_PNG)
+#include <dlfcn.h>
+#include <png.h>
+
+#include "absl/strings/str_cat.h"
+#endif
+
+namespace hvsdk::vmm {
+
+StillFrame StillFrame::Of(const Frame& frame) {
+  StillFrame still{.width = frame.width, .height = frame.height};
+  still.pixels.resize(size_t{3} * frame.width * frame.height);
+  std::vector<uint8_t> row(size_t{frame.width} * BytesOf(frame.format));
+  uint8_t* out = still.pixels.data();
+  for (uint32_t y = 0; y < frame.height; ++y) {
+    internal::GuestCopy(row.data(), frame.pixels + size_t{y} * frame.stride_bytes, row.size());
+    for (size_t at = 0; at < row.size(); at += BytesOf(frame.format), out += 3) {
+      if (frame.format == PixelFormat::kXrgb8888) {
+        out[0] = row[at + 2];
+        out[1] = row[at + 1];
+        out[2] = row[at];
+        continue;
+      }
+      const uint32_t pixel = row[at] | uint32_t{row[at + 1]} << 8;
+      const uint32_t red = pixel >> 11, green = pixel >> 5 & 0x3F, blue = pixel & 0x1F;
+      out[0] = static_cast<uint8_t>(red << 3 | red >> 2);
+      out[1] = static_cast<uint8_t>(green << 2 | green >> 4);
+      out[2] = static_cast<uint8_t>(blue << 3 | blue >> 2);
+    }
+  }
+  return still;
+}
+
+#if defined(HVSDK_HAVE_PNG)
+
+namespace {
+
+using WriteToMemory = decltype(&png_image_write_to_memory);
+
+// libpng is loaded when the first picture is wanted: no program that never makes one has it.
+absl::StatusOr<WriteToMemory> LoadOnce() {
+  void* const library = dlopen("libpng16.so.16", RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return absl::UnimplementedError(absl::StrCat("pictures need libpng: ", dlerror()));
+  const auto found = reinterpret_cast<WriteToMemory>(dlsym(library, "png_image_write_to_memory"));
+  if (found == nullptr) return absl::UnimplementedError("this libpng has no png_image_write_to_memory");
+  return found;
+}
+
+const absl::StatusOr<WriteToMemory>& Load() {
+  static const absl::StatusOr<WriteToMemory> write = LoadOnce();
+  return write;
+}
+
+}  // namespace
+
+absl::Status CheckPng() { return Load().status(); }
+
+absl::StatusOr<std::string> EncodePng(const StillFrame& frame) {
+  const absl::StatusOr<WriteToMemory>& write = Load();
+  if (!write.ok()) return write.status();
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  image.width = frame.width;
+  image.height = frame.height;
+  image.format = PNG_FORMAT_RGB;
+  image.flags = PNG_IMAGE_FLAG_FAST;
+  // As large as no picture gets: libpng, asked for the size alone, would compress it once for that.
+  png_alloc_size_t size = PNG_IMAGE_PNG_SIZE_MAX(image);
+  std::string png(size, '\0');
+  if ((*write)(&image, png.data(), &size, /*convert_to_8bit=*/0, frame.pixels.data(), /*row_stride=*/0, nullptr) == 0) {
+    return absl::InternalError(absl::StrCat("libpng: ", image.message));
+  }
+  png.resize(size);
+  return png;
+}
+
+#else
+
+absl::Status CheckPng() { return absl::UnimplementedError("this program was built without libpng's header"); }
+absl::StatusOr<std::string> EncodePng(const StillFrame&) { return CheckPng(); }
+
+#endif
+
+}  // namespace hvsdk::vmm
