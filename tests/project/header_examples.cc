@@ -34,6 +34,15 @@ struct MyTask : Task {
 void BlockDeviceExample(BlockDevice& device, HostBuffer buffer) {
   //> resource/block_device.h
 }
+void Send(const Rectangle& rectangle);
+void DirtyRegionExample() {
+  //> resource/dirty_region.h
+}
+struct MyTimer {
+  void Arm(uint64_t microseconds);
+};
+void Encode(const Frame& frame, const Rectangle& rectangle);
+//> resource/display.h
 void ExecutorExample(Executor& executor) {
   //> base/executor.h
 }
@@ -193,6 +202,9 @@ class IrqLineExample {
 };
 void PciExample(Bus& ports) {
   //> chipset/pci_config.h
+}
+void PciVideoExample(PciConfigPorts& pci) {
+  //> chipset/pci_video.h
 }
 struct Processor {
   void LookForInterrupts();
@@ -372,6 +384,10 @@ absl::Status ControlServerExample(EventLoop& loop, ControlHandler& handler) {
 void MachineControlExample(Machine& machine, EventLoop& loop, std::string text) {
   //> vmm/machine_control.h
 }
+absl::Status ScreenshotExample(EventLoop& loop, const Display& display, int fd) {
+  //> vmm/screenshot.h
+  return absl::OkStatus();
+}
 void MachineStatsExample(Machine& machine) {
   //> vmm/machine_stats.h
 }
@@ -481,6 +497,11 @@ void IntegrationExample(Executor& loop, TimerQueue& timers, const Clock& clock) 
 absl::Status BalloonExample(vmbus::Server& server, GuestMemory& memory, Executor& loop, TimerQueue& timers,
                             const Clock& clock) {
   //> vsp/balloon.h
+  return absl::OkStatus();
+}
+void Show(const Frame& frame);
+absl::Status VideoExample(vmbus::Server& server, GuestMemory& memory, Executor& loop) {
+  //> vsp/video.h
   return absl::OkStatus();
 }
 absl::Status HeartbeatExample(vmbus::Server& server, Executor& loop, TimerQueue& timers, const Clock& clock) {

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Guests of mini_vmm and what they show, read from screenshots by the font of Linux' console.
+
+video.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
+"""
+
+import gzip
+import json
+import os
+import re
+import struct
+import time
+import zlib
+
+import e2e
+from e2e import Running, case, check_kernel_log, expect
+
+CELL = 8, 16
+
+
+def pixels_of(path):
+    """Width, height and rows of a PNG with 8 bits each of red, green and blue (PNG specification, 2nd edition, 9.2)."""
+    with open(path, 'rb') as file:
+        data = file.read()
+    expect(data[:8] == b'\x89PNG\r\n\x1a\n', 'no PNG')
+    at, packed = 8, b''
+    while at < len(data):
+        size, kind = struct.unpack('>I4s', data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        expect(zlib.crc32(kind + body) == struct.unpack('>I', data[at + 8 + size:at + 12 + size])[0], 'a wrong sum', kind)
+        if kind == b'IHDR':
+            width, height, *rest = struct.unpack('>IIBBBBB', body)
+            expect(rest == [8, 2, 0, 0, 0], 'another kind of PNG', rest)
+        packed += body if kind == b'IDAT' else b''
+        at += 12 + size
+    raw, stride, rows, above = zlib.decompress(packed), width * 3, [], bytes(width * 3)
+    for y in range(height):
+        how, row = raw[y * (stride + 1)], bytearray(raw[y * (stride + 1) + 1:(y + 1) * (stride + 1)])
+        for i in range(stride) if how else ():
+            left, up, corner = row[i - 3] if i > 2 else 0, above[i], above[i - 3] if i > 2 else 0
+            nearest = min((left, up, corner), key=lambda value: abs(left + up - corner - value))
+            row[i] = row[i] + (0, left, up, (left + up) // 2, nearest)[how] & 0xFF
+        rows.append(bytes(row))
+        above = rows[-1]
+    return width, height, rows
+
+
+def font_of(path):
+    """{glyph's rows: character} of a console font (PSF version 1, as kbd describes it) for ASCII."""
+    with gzip.open(path) as file:
+        data = file.read()
+    expect(data[:2] == b'\x36\x04' and data[3] == CELL[1], 'another kind of font')
+    count = 512 if data[2] & 1 else 256
+    glyphs, glyph = {}, 0
+    for (code,) in struct.iter_unpack('<H', data[4 + count * CELL[1]:]):
+        if code == 0xFFFF:
+            glyph += 1
+        elif 0x20 <= code < 0x7F:
+            glyphs[data[4 + glyph * CELL[1]:4 + (glyph + 1) * CELL[1]]] = chr(code)
+    return glyphs
+
+
+def text_of(context, path):
+    """What a screenshot of a console says, line by line; cells that are no letter of the font are '\N{REPLACEMENT CHARACTER}'."""
+    width, height, rows = pixels_of(path)
+    glyphs = font_of(f'{context.guest}/console-font.psf.gz')
+    lines = []
+    for top in range(0, height - height % CELL[1], CELL[1]):
+        line = ''
+        for left in range(0, width - width % CELL[0], CELL[0]):
+            cell = bytes(sum(0x80 >> x for x in range(CELL[0]) if any(rows[top + y][3 * (left + x):3 * (left + x) + 3]))
+                         for y in range(CELL[1]))
+            line += ' ' if not any(cell) else glyphs.get(cell, '\N{REPLACEMENT CHARACTER}')
+        lines.append(line.rstrip())
+    return (width, height), lines
+
+
+def shown(machine, name):
+    path = machine.context.path(name)
+    machine.ctl('screenshot', path)
+    return text_of(machine.context, path)
+
+
+def wait_until_shown(machine, line, size, seconds=120):
+    """Until the console's last lines are those that the guest has written to it."""
+    end = time.monotonic() + seconds
+    while True:
+        video = json.loads(machine.ctl('status', '--json'))['video']
+        if (video['width'], video['height']) == size:
+            got, lines = shown(machine, 'shown.png')
+            expect(got == size, 'another size', got)
+            if line in lines:
+                return lines
+        machine.expect_running(end, line)
+        time.sleep(0.5)
+
+
+# Not among them what the font in the kernel has otherwise than Debian's: f, v and three more.
+WORDS = 'The quick brown dog jumps near a lazy owl; 0123456789 !"#$%&()*+,-./:<=>?@[]^_{|}'
+
+
+@case
+def console(context):
+    """The console is read from a picture, before and after a save, and from one that is made at the end."""
+    size = (1280, 1024)  # more than hyperv_fb would take of its own memory
+    state, last = context.path('state'), context.path('last.png')
+    command = f"""
+until [ -e /dev/fb0 ]; do sleep 0.1; done; sleep 0.5
+printf '\\033[2J\\033[H\\033[?25l%s\\n' '{WORDS}' >/dev/tty0; echo begun
+dmesg -r | grep -v 'fail to add MMCONFIG'; echo logged; sleep 100000"""
+    flags = [flag.replace('console=ttyS0', 'console=ttyS0 fbcon=nodefer consoleblank=0') for flag in context.guest_flags(command)]
+    with Running(context, [*flags, '--cpus=1', '--memory=256M', '--video=1280x1024'], 'vm') as machine:
+        machine.wait_for_socket()
+        bad = machine.ctl('screenshot', context.path('no.png'), status=2)
+        expect('nothing' in bad and not os.path.exists(context.path('no.png')), 'a picture of nothing', bad)
+        begin = time.monotonic()
+        machine.wait_for('^begun$')
+        lines = wait_until_shown(machine, WORDS, size)
+        print(f'  shown after {time.monotonic() - begin:.1f} s')
+        expect(lines[0] == WORDS and not any(lines[1:]), 'more than that', *lines)
+        machine.ctl('screenshot', f'{context.guest}/vmlinuz', status=2)
+        expect(re.search('is no file', machine.ctl('screenshot', '/dev/null', status=2)), 'no file')
+        expect(re.search('No such file', machine.ctl('screenshot', '/missing/a.png', status=2)), 'no folder')
+        machine.wait_for('^logged$')
+        check_kernel_log(machine.text())
+        machine.ctl('save', state)
+        machine.end(0)
+    with Running(context, [f'--restore={state}', f'--screenshot={last}'], 'restored') as machine:
+        machine.wait_for_socket()
+        expect(shown(machine, 'restored.png') == (size, lines), 'not what was shown')
+        machine.ctl('stop')
+        machine.end(0)
+        expect(text_of(context, last) == (size, lines), 'not what was shown last')
+
+
+@case
+def no_video(context):
+    """A machine without a display says so; as it does of sizes that there are not."""
+    with Running(context, [*context.guest_flags('echo begun; sleep 100000'), '--cpus=1', '--memory=256M'], 'none') as machine:
+        machine.wait_for('^begun$')
+        expect('no display' in machine.ctl('screenshot', context.path('a.png'), status=2), 'another error')
+        expect('video' not in {key for key, value in json.loads(machine.ctl('status', '--json')).items() if value}, 'a display')
+        machine.ctl('stop')
+        machine.end(0)
+    for flags, error in [(['--video=huge'], r'--video: "huge" is not none or a size such as 1920x1080'),
+                         (['--video=320x200'], r'--video: 320x200 is not between 640x480 and 3840x2160'),
+                         (['--screenshot=a.png'], r'--screenshot: is for machines with video'),
+                         (['--video=800x600', '--deterministic'], r'--deterministic: needs a machine without video')]:
+        bad = context.vmm('--kernel=x', *flags).expect_status(2)
+        expect(re.fullmatch(f'mini_vmm: {error}\n', bad.err), 'not that line', bad.err)
+    guest = [flag for flag in context.guest_flags('true') if 'kernel' in flag or 'initrd' in flag]
+    bad = context.vmm(*guest, '--video=800x600', f'--screenshot={context.guest}/vmlinuz').expect_status(2)
+    expect('the same file as' in bad.err, 'a kernel is overwritten', bad.err)
+
+
+if __name__ == '__main__':
+    e2e.main()
