@@ -450,7 +450,7 @@ TEST_F(VideoTest, PointerImages) {
   };
   const auto put_all = [&](std::vector<uint8_t> numbers) {
     for (size_t i = 0, at = 0; i < numbers.size(); ++i) {
-      const size_t end = i + 1 == numbers.size() ? pixels.size() : at + 8192;
+      const size_t end = std::min(at + wire::kMaxPointerPartBytes, pixels.size());
       Put(ShapeMessage(numbers[i], true, 96, 96, part(at, end)));
       at = end;
     }
