@@ -83,6 +83,39 @@ TEST_P(MachineTest, PowersOffAfterItsLastWord) {
   EXPECT_EQ(Output(), "hello\n");
 }
 
+// Which the guest's processor reaches as it does its own memory, and the machine saves with it.
+TEST_P(MachineTest, AFrameBufferIsMemory) {
+  constexpr uint32_t kPixel = 0xF8000005;
+  MachineOptions options;
+  options.video.emplace(MachineVideo{.width = 1024, .height = 768});
+  const std::string move_a("\xB0\x41", 2);  // mov al, 'A'
+  auto machine = Make(move_a + Store(kPixel) + Load(kPixel) + PrintAl() + kPowerOff + kLoop, 1, options);
+  ASSERT_NE(machine->display(), nullptr);
+  EXPECT_TRUE(machine->display()->frame().empty());
+  EXPECT_EQ(machine->board().layout().video, (boot::GpaRange{0xF8000000, 4 << 20}));
+  EXPECT_EQ(machine->board().host_memory().bytes().size(), (16u << 20) + (4u << 20));
+  std::vector<std::string> names;
+  for (const state::Component* component : machine->components()) names.push_back(component->StateName());
+  EXPECT_THAT(names, testing::IsSupersetOf({"video", "pci-video"}));
+  EXPECT_EQ(machine->Run().outcome, Outcome::kPoweredOff);
+  uint8_t pixel = 0;
+  EXPECT_TRUE(machine->board().memory().Read(kPixel, &pixel, 1));
+  EXPECT_EQ(pixel, 'A');
+  EXPECT_EQ(machine->board().host_memory().bytes()[(16 << 20) + 5], 'A');
+  machine.reset();
+  EXPECT_EQ(Output(), "A");
+}
+
+TEST_P(MachineTest, NoDisplayUnlessOneIsAskedFor) {
+  const auto machine = Make(kPowerOff + kLoop);
+  EXPECT_EQ(machine->display(), nullptr);
+  EXPECT_EQ(machine->board().host_memory().bytes().size(), 16u << 20);
+  for (const state::Component* component : machine->components()) {
+    EXPECT_THAT(component->StateName(), testing::Not(testing::HasSubstr("video")));
+  }
+  EXPECT_EQ(machine->Run().outcome, Outcome::kPoweredOff);
+}
+
 // PVH leaves stack and GDT to the kernel. One that calls, or loads a segment, before it has set its own is none the worse here.
 TEST_P(MachineTest, BeginsWithAStackAndSegments) {
   std::string code("\xE8\0\0\0\0", 5);     // call 1f
