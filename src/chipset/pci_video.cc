@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/chipset/pci_video.h"
 
+#include <type_traits>
+
 namespace hvsdk::chipset {
 namespace {
 
