@@ -462,6 +462,9 @@ void IntegrationClientExample(VmbusClient& bus, Channel& channel, ClientRings& r
 void SocketClientExample(VmbusClient& bus, Channel& channel, const ClientRings& rings) {
   //> vsc/socket_client.h
 }
+void VideoClientExample(VmbusClient& bus, Channel& channel, const ClientRings& rings, uint64_t frame_gpa) {
+  //> vsc/video_client.h
+}
 void VmbusClientExample(Hypercalls calls, ClientHandlers handlers, Channel& channel,
                         const hvdef::vmbus::OfferChannel& offer, const RingPages& ring) {
   //> vsc/vmbus_client.h

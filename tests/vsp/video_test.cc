@@ -12,6 +12,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "hvsdk/vsc/video_client.h"
 #include "tests/vsp/provider_fixture.h"
 #include "tests/vsp/video_fixture.h"
 #include "vsp/edid.h"
@@ -487,6 +488,46 @@ TEST_F(VideoTest, PausedItSaysAndHearsNothing) {
   EXPECT_EQ(Take().type, MessageType::kSituationAck);
   EXPECT_EQ(Take().type, MessageType::kFeatureChange);
   video_->RemoveViewer(viewer);
+}
+
+// Both ends of ours.
+TEST_F(VideoTest, TheClientShowsAndTells) {
+  for (const Version newest : {Version::k3_5, Version::k3_2, static_cast<Version>(0x70003)}) {
+    vsc::VideoClient client(child_->client(), channel_, rings_, newest);
+    EXPECT_FALSE(client.Show({.gpa = kVramGpa, .width = 64, .height = 64, .stride_bytes = 256})) << "too early";
+    client.Start();
+    Pump();
+    ASSERT_EQ(client.state(), vsc::VideoClient::State::kReady);
+    const bool knows_sizes = newest == Version::k3_5;
+    EXPECT_EQ(client.version(), knows_sizes ? Version::k3_5 : Version::k3_2);
+    EXPECT_EQ(client.width(), knows_sizes ? 1920 : 1024);
+    EXPECT_EQ(client.height(), knows_sizes ? 1080 : 768);
+    ASSERT_TRUE(client.Show({.gpa = 32 << 20, .width = 64, .height = 64, .stride_bytes = 256}));
+    Pump();
+    EXPECT_FALSE(client.is_shown()) << "there is no memory";
+    ASSERT_TRUE(client.Show({.gpa = kVramGpa, .width = 640, .height = 480, .stride_bytes = 2560}));
+    Pump();
+    EXPECT_TRUE(client.is_shown());
+    EXPECT_EQ(video_->frame(), (Frame{640, 480, 2560, PixelFormat::kXrgb8888, vram_.get()}));
+    CountingViewer viewer;
+    EXPECT_FALSE(client.wants_dirt());
+    EXPECT_TRUE(client.TellDrawn(0, 0, 1, 1));
+    video_->AddViewer(viewer);
+    Pump();
+    EXPECT_TRUE(client.wants_dirt());
+    ASSERT_TRUE(client.TellDrawn(0, 0, 1, 1));
+    Pump();
+    (void)video_->TakeChanges(viewer);
+    ASSERT_TRUE(client.TellDrawn(64, 32, 64, 16));
+    Pump();
+    EXPECT_THAT(video_->TakeChanges(viewer).dirty, ElementsAre(Rectangle{64, 32, 64, 16}));
+    video_->RemoveViewer(viewer);
+    Pump();
+    EXPECT_FALSE(client.wants_dirt());
+    CloseChannel();
+    video_->Reset();
+    OpenChannel();
+  }
 }
 
 TEST_F(VideoTest, RefusesWhatCannotBe) {
