@@ -30,12 +30,15 @@ struct FileCopyState {
   IntegrationChannel::State channel;
   bool is_begun = false;       // the guest has a file that nobody completes
   bool is_cancelling = false;  // and was told so
+  // What the guest had been asked and had not answered, if its answer may say that there is nothing to cancel.
+  wire::Operation owed = wire::Operation::kWrite;
 
   template <typename Visitor>
   void Fields(Visitor& visit) {
     visit(1, "channel", channel);
     visit(2, "is_begun", is_begun);
     visit(3, "is_cancelling", is_cancelling);
+    visit(4, "owed", owed);
   }
 };
 
@@ -68,8 +71,11 @@ absl::StatusOr<wire::Begin> MakeBegin(const FileCopyRequest& request) {
 
 class FileOperation : public IntegrationRequests::Operation {
  public:
-  virtual bool is_begun() const = 0;
-  virtual bool is_undo() const { return false; }
+  // The guest may have a file that is not complete, as far as it has been asked: `is_owed` as in Undo.
+  virtual bool is_begun(bool is_owed) const = 0;
+  virtual bool is_undo() const = 0;
+  // Its last request that is not a cancellation.
+  virtual wire::Operation last() const = 0;
 };
 
 uint32_t WriteHeader(wire::Operation operation, absl::Span<uint8_t> body) {
@@ -78,13 +84,24 @@ uint32_t WriteHeader(wire::Operation operation, absl::Span<uint8_t> body) {
   return sizeof(header);
 }
 
+// A cancellation of nothing would have older daemons of Linux remove the last file that was written.
 class Cancellation final : public FileOperation {
  public:
-  bool is_begun() const override { return true; }
+  explicit Cancellation(wire::Operation owed) : owed_(owed) {}
+
+  bool is_begun(bool) const override { return true; }
   bool is_undo() const override { return true; }
+  wire::Operation last() const override { return owed_; }
+  bool OnOwedAnswer(Status status) override {
+    return (owed_ == wire::Operation::kBegin && status != Status::kOk) ||
+           (owed_ == wire::Operation::kComplete && status == Status::kOk);
+  }
   uint32_t Write(absl::Span<uint8_t> body) override { return WriteHeader(wire::Operation::kCancel, body); }
   bool OnAnswer(Status, absl::Span<const uint8_t>) override { return true; }
   void Fail(const absl::Status&) override {}
+
+ private:
+  const wire::Operation owed_;
 };
 
 class FileCopy final : public FileOperation {
@@ -92,7 +109,10 @@ class FileCopy final : public FileOperation {
   FileCopy(FileCopyRequest request, const wire::Begin& begin, GuestFileCopy::Done done)
       : request_(std::move(request)), begin_(begin), done_(std::move(done)) {}
 
-  bool is_begun() const override { return is_begun_; }
+  // A request that found no room in the ring has not been sent.
+  bool is_begun(bool is_owed) const override { return is_begun_ && (is_owed || next_ != wire::Operation::kBegin); }
+  bool is_undo() const override { return next_ == wire::Operation::kCancel; }
+  wire::Operation last() const override { return next_; }
 
   uint32_t Write(absl::Span<uint8_t> body) override {
     switch (next_) {
@@ -130,9 +150,9 @@ class FileCopy final : public FileOperation {
 
   void Fail(const absl::Status& status) override { done_(next_ == wire::Operation::kCancel ? error_ : status); }
 
-  std::unique_ptr<Operation> Undo() override {
-    if (!is_begun_ || next_ == wire::Operation::kCancel) return nullptr;
-    return std::make_unique<Cancellation>();
+  std::unique_ptr<Operation> Undo(bool is_owed) override {
+    if (!is_begun(is_owed) || (is_undo() && is_owed)) return nullptr;
+    return std::make_unique<Cancellation>(next_);
   }
 
  private:
@@ -172,10 +192,15 @@ class GuestFileCopy::Core {
 
   FileCopyState state() const {
     const auto* const front = static_cast<const FileOperation*>(requests_.front());
-    const bool is_begun = front != nullptr && front->is_begun();
-    return {.channel = requests_.state(),
-            .is_begun = is_begun,
-            .is_cancelling = is_begun && front->is_undo() && requests_.is_front_asked()};
+    const bool is_asked = requests_.is_front_asked();
+    FileCopyState state{.channel = requests_.state()};
+    state.is_begun = front != nullptr && front->is_begun(is_asked);
+    state.is_cancelling = state.is_begun && front->is_undo() && is_asked;
+    const bool is_owed = state.is_begun && state.channel.is_waiting && !state.is_cancelling;
+    if (is_owed && (front->last() == wire::Operation::kBegin || front->last() == wire::Operation::kComplete)) {
+      state.owed = front->last();
+    }
+    return state;
   }
   absl::Status Restore(state::StateReader& reader) {
     FileCopyState state;
@@ -187,7 +212,15 @@ class GuestFileCopy::Core {
     if (state.is_cancelling && !(state.is_begun && state.channel.is_waiting)) {
       return reader.Invalid("is_cancelling", "what was not begun, or not asked");
     }
-    requests_.Restore(state.channel, state.is_begun ? std::make_unique<Cancellation>() : nullptr, state.is_cancelling);
+    if (state.owed >= wire::Operation::kCancel) {
+      return reader.Invalid("owed", "not what a file waits for");
+    }
+    if (state.owed != wire::Operation::kWrite &&
+        !(state.is_begun && state.channel.is_waiting && !state.is_cancelling)) {
+      return reader.Invalid("owed", "an answer that the guest does not owe");
+    }
+    requests_.Restore(state.channel, state.is_begun ? std::make_unique<Cancellation>(state.owed) : nullptr,
+                      state.is_cancelling);
     return absl::OkStatus();
   }
 

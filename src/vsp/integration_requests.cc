@@ -96,10 +96,11 @@ void IntegrationRequests::OnLate() {
   if (is_undoing_ && !is_front_asked_) return;
   const std::unique_ptr<Operation> first = std::move(operations_.front());
   operations_.pop_front();
+  const bool is_owed = is_front_asked();
   const absl::Status status = absl::DeadlineExceededError("the guest does not answer");
   first->Fail(status);
   FailAll(status);
-  std::unique_ptr<Operation> undo = first->Undo();
+  std::unique_ptr<Operation> undo = first->Undo(is_owed);
   if (undo == nullptr || !is_ready()) return;
   operations_.push_front(std::move(undo));
   is_undoing_ = true;
@@ -113,8 +114,15 @@ uint32_t IntegrationRequests::WriteRequest(absl::Span<uint8_t> body) {
 }
 
 void IntegrationRequests::OnAnswer(Status status, absl::Span<const uint8_t> body) {
-  // One that comes too late is nobody's; whoever is first in line is asked now.
-  if (!std::exchange(is_front_asked_, false)) return;
+  if (!std::exchange(is_front_asked_, false)) {
+    // One that comes too late is nobody's, but may say that nothing is left to be undone; whoever is first in line is asked now.
+    if (!is_undoing_ || !operations_.front()->OnOwedAnswer(status)) return;
+    TakeBack();
+    operations_.pop_front();
+    is_undoing_ = false;
+    if (operations_.empty()) return late_.Cancel();
+    return AskFront();
+  }
   // Its place is kept: whoever is told may submit more, or end them all.
   std::unique_ptr<Operation> front = std::move(operations_.front());
   const bool has_ended = front->OnAnswer(status, body);

@@ -37,8 +37,11 @@ class IntegrationRequests final : public IntegrationChannel {
     // The guest's answer to it. True: it has ended; else there is another request.
     virtual bool OnAnswer(hvdef::integration::Status status, absl::Span<const uint8_t> body) = 0;
     virtual void Fail(const absl::Status& status) = 0;
-    // After Fail: what takes back what it did to the guest. Null: nothing has to be.
-    virtual std::unique_ptr<Operation> Undo() { return nullptr; }
+    // After Fail: what takes back what it did to the guest. Null: nothing has to be. `is_owed`: the guest has its last request, and has not
+    // answered it.
+    virtual std::unique_ptr<Operation> Undo(bool /*is_owed*/) { return nullptr; }
+    // Of one that undoes: the answer that was owed has come. True: it says that there is nothing to be undone.
+    virtual bool OnOwedAnswer(hvdef::integration::Status) { return false; }
   };
 
   IntegrationRequests(const Protocol& protocol, const IntegrationResources& resources,

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -214,6 +215,49 @@ TEST_F(GuestFileCopyTest, OneThatIsNotAnsweredIsTakenBackLater) {
   Answer(*guest, message);
   EXPECT_THAT(Told(), ElementsAre("OK"));
 }
+
+// What the late answer says is not there, or is whole, is not cancelled: older daemons of Linux then remove the file that was last written.
+class LateAnswerTest : public GuestFileCopyTest,
+                       public testing::WithParamInterface<std::tuple<bool, wire::Operation, Status>> {};
+
+TEST_P(LateAnswerTest, SaysWhetherThereIsSomethingToTakeBack) {
+  const auto [is_restored, owed, status] = GetParam();
+  Make();
+  auto guest = OpenRaw(hvdef::class_id::kFileCopy);
+  Agree(*guest, 1, 1);
+  Copy("/tmp/a", "");
+  Pump();
+  std::vector<uint8_t> message;
+  EXPECT_EQ(TakeOperation(*guest, message), wire::Operation::kBegin);
+  if (owed == wire::Operation::kComplete) {
+    Answer(*guest, message);
+    EXPECT_EQ(TakeOperation(*guest, message), wire::Operation::kComplete);
+  }
+  if (is_restored) {
+    copier_->Pause();
+    const state::SavedState saved = state::SaveOf(*copier_);
+    ASSERT_TRUE(state::RestoreOf(*copier_, saved).ok());
+    EXPECT_EQ(state::SaveOf(*copier_), saved);
+    copier_->Resume();
+  } else {
+    Advance(36 * kSecond);
+  }
+  EXPECT_EQ(Told().size(), 1u);
+  Answer(*guest, message, status);
+  if ((owed == wire::Operation::kBegin) == (status == Status::kOk)) {
+    EXPECT_EQ(TakeOperation(*guest, message), wire::Operation::kCancel);
+    Answer(*guest, message);
+  }
+  EXPECT_TRUE(Take(*guest).empty());
+  // Others may ask again.
+  Copy("/tmp/b", "");
+  Pump();
+  EXPECT_EQ(TakeOperation(*guest, message), wire::Operation::kBegin);
+}
+INSTANTIATE_TEST_SUITE_P(All, LateAnswerTest,
+                         testing::Combine(testing::Bool(),
+                                          testing::Values(wire::Operation::kBegin, wire::Operation::kComplete),
+                                          testing::Values(Status::kOk, Status::kFail)));
 
 // The guest of a restored machine has a file that nobody completes.
 TEST_F(GuestFileCopyTest, ARestoredMachineTakesItBack) {
