@@ -134,10 +134,11 @@ absl::Status SocketPort::Start() {
   if (options_.descriptor >= 0) {
     int type = 0;
     socklen_t size = sizeof(type);
+    // One of packets in sequence is neither: its end cannot be told from an empty packet.
     if (getsockopt(options_.descriptor, SOL_SOCKET, SO_TYPE, &type, &size) != 0 ||
-        (type != SOCK_STREAM && type != SOCK_DGRAM && type != SOCK_SEQPACKET)) {
+        (type != SOCK_STREAM && type != SOCK_DGRAM)) {
       close(options_.descriptor);
-      return absl::InvalidArgumentError("fd: is no stream or datagram socket");
+      return absl::InvalidArgumentError("fd: a stream or datagram socket is needed");
     }
     is_datagram_ = type != SOCK_STREAM;
     fcntl(options_.descriptor, F_SETFL, fcntl(options_.descriptor, F_GETFL) | O_NONBLOCK);

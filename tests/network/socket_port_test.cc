@@ -253,6 +253,10 @@ TEST(SocketPortTest, BadOptions) {
   ASSERT_EQ(pipe(fds), 0);
   EXPECT_FALSE(CreateSocketPort(loop.loop(), {.descriptor = fds[0]}).ok());
   close(fds[1]);
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+  EXPECT_EQ(CreateSocketPort(loop.loop(), {.descriptor = fds[0]}).status(),
+            absl::InvalidArgumentError("fd: a stream or datagram socket is needed"));
+  close(fds[1]);
   auto first = CreateSocketPort(loop.loop(), {.path = folder / "a", .listens = true});
   ASSERT_TRUE(first.ok()) << first.status();
   EXPECT_EQ(CreateSocketPort(loop.loop(), {.path = folder / "a", .listens = true}).status().code(),
