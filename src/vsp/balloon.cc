@@ -141,15 +141,16 @@ class Balloon::Core final : private vmbus::PacketPump {
     if (state_.phase != Phase::kReady || (state_.capabilities & wire::kCanBalloon) == 0) {
       return done(absl::FailedPreconditionError("the guest has no driver that gives memory up"));
     }
-    Finish(absl::CancelledError("another target was set"));
     state_.target = target.pages;
     state_.is_seeking = true;
     state_.in_vain = 0;
     rest_.Cancel();
     answer_within_ = target.answer_within;
-    done_ = std::move(done);
+    Done earlier = std::exchange(done_, std::move(done));
     late_.ArmIn(answer_within_);
     channel_->Wake();
+    // Last: who is told may set another one.
+    if (earlier) earlier(absl::CancelledError("another target was set"));
   }
 
   BalloonStatus status() const {

@@ -458,6 +458,23 @@ TEST_F(BalloonTest, ADevicesMemoryIsNotAmongIt) {
   EXPECT_EQ(discarded_, 0u);
   EXPECT_EQ(balloon_->status().assigned, kPages);
   EXPECT_EQ(balloon_->status().version, Version::kNone) << "it is heard no more";
+}
+
+// Who is told that another target was set may set one in turn, in place of that one.
+TEST_F(BalloonTest, EverybodyIsToldOnce) {
+  OpenChannel();
+  Agree();
+  std::vector<std::string> told;
+  const auto tell = [&](const std::string& who) {
+    return [&told, who](const absl::Status& status) { told.push_back(who + ": " + status.ToString()); };
+  };
+  balloon_->SetTarget({.pages = kPages - 512}, [&](const absl::Status& status) {
+    tell("first")(status);
+    balloon_->SetTarget({.pages = kPages}, tell("third"));
+  });
+  balloon_->SetTarget({.pages = kPages - 1024}, tell("second"));
+  Pump();
+  EXPECT_THAT(told, ElementsAre(HasSubstr("first: CANCELLED"), HasSubstr("second: CANCELLED"), "third: OK"));
   CloseChannel();
 }
 
