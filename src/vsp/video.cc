@@ -128,7 +128,7 @@ std::vector<uint8_t> PixelsOf(const wire::PointerShape& shape, const uint8_t* fr
   const size_t width = shape.width.get(), height = shape.height.get();
   std::vector<uint8_t> pixels(width * height * 4);
   if (shape.has_colours != 0) {
-    std::memcpy(pixels.data(), from, pixels.size());
+    std::copy_n(from, pixels.size(), pixels.begin());
     return pixels;
   }
   const size_t row_bytes = (width + 7) / 8;

@@ -48,7 +48,7 @@ struct E820Entry {
 struct MemoryLayout {
   std::vector<GpaRange> memory;  // one range, or two around the hole
   GpaRange high_mmio;
-  GpaRange video;  // a frame buffer; empty: there is none
+  GpaRange video{};  // a frame buffer; empty: there is none
 
   // InvalidArgument: less than 2 MiB, more than 4 TiB, or not whole MiB; a frame buffer that is no power of two of MiB or larger than kLowMmio.
   static absl::StatusOr<MemoryLayout> ForSize(uint64_t memory_bytes, uint64_t video_bytes = 0);
