@@ -33,12 +33,12 @@ constexpr Subcommand kSubcommands[] = {
     {"addresses", KeyValueRequest::ADDRESSES, 0, 1},
 };
 
+}  // namespace
+
 absl::Status Unexpected(absl::string_view word, absl::string_view arguments) {
   return absl::InvalidArgumentError(
       absl::StrCat("\"", absl::CHexEscape(word), "\" is not expected; it takes ", arguments));
 }
-
-}  // namespace
 
 absl::Status ParseKvp(absl::Span<const std::string> words, KeyValueRequest& request, bool& json) {
   const Subcommand* const found = words.empty()

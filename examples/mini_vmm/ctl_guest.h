@@ -18,6 +18,9 @@ inline constexpr absl::string_view kKvpArguments =
 inline constexpr absl::string_view kCopyArguments = "SOURCE GUEST-PATH [--overwrite] [--create-path]";
 inline constexpr absl::string_view kSnapshotArguments = "[--crash-consistent|--freeze-within=SECONDS] [--json] DIR";
 
+// A word that a command does not take.
+absl::Status Unexpected(absl::string_view word, absl::string_view arguments);
+
 // Errors are a line without the command's name.
 absl::Status ParseKvp(absl::Span<const std::string> words, hvsdk::vmm::KeyValueRequest& request, bool& json);
 absl::Status ParseCopy(absl::Span<const std::string> words, hvsdk::vmm::CopyFileRequest& request);

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "ctl_guest.h"
 
 namespace mini_vmm {
 
@@ -21,11 +22,6 @@ using hvsdk::vmm::TypeRequest;
 namespace {
 
 constexpr uint32_t kMaxCoordinate = 32767;
-
-absl::Status Unexpected(absl::string_view word, absl::string_view arguments) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("\"", absl::CHexEscape(word), "\" is not expected; it takes ", arguments));
-}
 
 // "--layout=NAME".
 bool TakeLayout(const std::string& word, TypeRequest& request) {
