@@ -2,6 +2,8 @@
 // Freestanding.
 #include "hvsdk/vsc/balloon_client.h"
 
+#include "vsc/client_messages.h"
+
 namespace hvsdk::vsc {
 
 namespace wire = hvdef::dynamic_memory;
@@ -9,13 +11,6 @@ using vmbus::RingStatus;
 using wire::MessageType;
 
 namespace {
-
-template <typename Message>
-bool Read(const uint8_t* from, uint32_t size_bytes, Message& message) {
-  if (size_bytes < sizeof(message)) return false;
-  __builtin_memcpy(&message, from, sizeof(message));
-  return true;
-}
 
 wire::Version Before(wire::Version version) {
   if (version == wire::Version::k3) return wire::Version::k2;
@@ -65,30 +60,24 @@ bool BalloonClient::Report(uint64_t available_pages, uint64_t committed_pages) {
 }
 
 void BalloonClient::OnSignal() {
-  while (!is_over()) {
-    // What is read is answered, by one message or several.
-    if (!HasRoom()) return;
-    if (is_giving_) {
-      GiveUp();
-      continue;
-    }
-    vmbus::Packet packet;
-    const RingStatus status = rings_.incoming.Read(buffer_, sizeof(buffer_), packet);
-    if (status == RingStatus::kOk) {
-      if (packet.type != hvdef::PacketType::kDataInBand) return Fail();
-      OnMessage(packet.payload, packet.payload_size);
-      continue;
-    }
-    if (status != RingStatus::kEmpty) return Fail();
-    const vmbus::Armed armed = rings_.incoming.Arm();
-    if (armed.signal == vmbus::Signal::kNeeded) bus_.Signal(channel_);
-    if (armed.may_sleep) return;
-  }
+  const bool is_good = ReadInBand(
+      bus_, channel_, rings_, buffer_, sizeof(buffer_),
+      [this] {
+        // What is read is answered, by one message or several.
+        while (!is_over() && HasRoom()) {
+          if (!is_giving_) return true;
+          GiveUp();
+        }
+        return false;
+      },
+      [this](const vmbus::Packet& packet) { OnMessage(packet.payload, packet.payload_size); });
+  if (!is_good) Fail();
 }
 
 void BalloonClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
   wire::Header header;
-  if (!Read(message, size_bytes, header) || header.size_bytes < sizeof(header) || header.size_bytes > size_bytes) {
+  if (!ReadMessage(message, size_bytes, header) || header.size_bytes < sizeof(header) ||
+      header.size_bytes > size_bytes) {
     return Fail();
   }
   size_bytes = header.size_bytes;
@@ -96,12 +85,12 @@ void BalloonClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
     case MessageType::kVersionResponse:
     case MessageType::kCapabilitiesResponse: {
       wire::Response response;
-      if (!Read(message, size_bytes, response)) return Fail();
+      if (!ReadMessage(message, size_bytes, response)) return Fail();
       return OnResponse(header.type, (response.is_accepted & 1) != 0);
     }
     case MessageType::kBalloonRequest: {
       wire::BalloonRequest request;
-      if (state_ != State::kReady || !Read(message, size_bytes, request)) return Fail();
+      if (state_ != State::kReady || !ReadMessage(message, size_bytes, request)) return Fail();
       is_giving_ = true;
       wanted_ = request.pages;
       return;
@@ -135,7 +124,7 @@ void BalloonClient::OnResponse(MessageType type, bool is_accepted) {
 
 void BalloonClient::TakeBack(const uint8_t* message, uint32_t size_bytes) {
   wire::UnballoonRequest request;
-  if (!Read(message, size_bytes, request)) return Fail();
+  if (!ReadMessage(message, size_bytes, request)) return Fail();
   if (request.range_count > (size_bytes - sizeof(request)) / sizeof(PageRange)) return Fail();
   for (uint32_t i = 0; i < request.range_count; ++i) {
     PageRange range;

@@ -2,6 +2,8 @@
 // Freestanding.
 #include "hvsdk/vsc/integration_client.h"
 
+#include "vsc/client_messages.h"
+
 namespace hvsdk::vsc {
 
 namespace integration = hvdef::integration;
@@ -41,28 +43,20 @@ IntegrationClient::IntegrationClient(VmbusClient& bus, Channel& channel, const C
 }
 
 void IntegrationClient::OnSignal() {
-  constexpr uint32_t kRoom = vmbus::PacketSize(kMaxPacketBytes);
-  while (!is_over()) {
-    // What is read is answered, and an answer is as long.
-    if (rings_.outgoing.WaitForRoom(kRoom) == RingStatus::kFull) return;
-    vmbus::Packet packet;
-    const RingStatus status = rings_.incoming.Read(buffer_, sizeof(buffer_), packet);
-    if (status == RingStatus::kOk) {
-      if (packet.type == hvdef::PacketType::kDataInBand && packet.payload_size >= kHeaderBytes) {
-        OnPacket(packet.transaction_id, buffer_ + (packet.payload - buffer_), packet.payload_size);
-      } else {
-        state_ = State::kFailed;
-      }
-      continue;
-    }
-    if (status != RingStatus::kEmpty) {
-      state_ = State::kFailed;
-      return;
-    }
-    const vmbus::Armed armed = rings_.incoming.Arm();
-    if (armed.signal == vmbus::Signal::kNeeded) bus_.Signal(channel_);
-    if (armed.may_sleep) return;
-  }
+  const bool is_good = ReadInBand(
+      bus_, channel_, rings_, buffer_, sizeof(buffer_),
+      [this] {
+        // What is read is answered, and an answer is as long.
+        return !is_over() && rings_.outgoing.WaitForRoom(vmbus::PacketSize(kMaxPacketBytes)) != RingStatus::kFull;
+      },
+      [this](const vmbus::Packet& packet) {
+        if (packet.payload_size < kHeaderBytes) {
+          state_ = State::kFailed;
+        } else {
+          OnPacket(packet.transaction_id, buffer_ + (packet.payload - buffer_), packet.payload_size);
+        }
+      });
+  if (!is_good) state_ = State::kFailed;
 }
 
 void IntegrationClient::OnPacket(uint64_t transaction_id, uint8_t* message, uint32_t size_bytes) {

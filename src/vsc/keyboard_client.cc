@@ -2,22 +2,13 @@
 // Freestanding.
 #include "hvsdk/vsc/keyboard_client.h"
 
+#include "vsc/client_messages.h"
+
 namespace hvsdk::vsc {
 
 namespace wire = hvdef::keyboard;
 using vmbus::RingStatus;
 using wire::MessageType;
-
-namespace {
-
-template <typename Message>
-bool Read(const uint8_t* from, uint32_t size_bytes, Message& message) {
-  if (size_bytes < sizeof(message)) return false;
-  __builtin_memcpy(&message, from, sizeof(message));
-  return true;
-}
-
-}  // namespace
 
 KeyboardClient::KeyboardClient(VmbusClient& bus, Channel& channel, const ClientRings& rings)
     : bus_(bus), channel_(channel), rings_(rings) {
@@ -50,32 +41,23 @@ bool KeyboardClient::SetLeds(uint16_t leds) {
 }
 
 void KeyboardClient::OnSignal() {
-  while (!is_over()) {
-    vmbus::Packet packet;
-    const RingStatus status = rings_.incoming.Read(buffer_, sizeof(buffer_), packet);
-    if (status == RingStatus::kOk) {
-      if (packet.type != hvdef::PacketType::kDataInBand) return Fail();
-      OnMessage(packet.payload, packet.payload_size);
-      continue;
-    }
-    if (status != RingStatus::kEmpty) return Fail();
-    const vmbus::Armed armed = rings_.incoming.Arm();
-    if (armed.signal == vmbus::Signal::kNeeded) bus_.Signal(channel_);
-    if (armed.may_sleep) return;
-  }
+  const bool is_good = ReadInBand(
+      bus_, channel_, rings_, buffer_, sizeof(buffer_), [this] { return !is_over(); },
+      [this](const vmbus::Packet& packet) { OnMessage(packet.payload, packet.payload_size); });
+  if (!is_good) Fail();
 }
 
 void KeyboardClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
   wire::Header header;
-  if (!Read(message, size_bytes, header)) return Fail();
+  if (!ReadMessage(message, size_bytes, header)) return Fail();
   if (header.type == MessageType::kProtocolResponse) {
     wire::ProtocolResponse response;
-    if (!is_asking_ || !Read(message, size_bytes, response)) return Fail();
+    if (!is_asking_ || !ReadMessage(message, size_bytes, response)) return Fail();
     is_asking_ = false;
     state_ = (response.status & wire::kAccepted) != 0 ? State::kReady : State::kRefused;
   } else if (header.type == MessageType::kKeystroke) {
     wire::Keystroke keystroke;
-    if (state_ != State::kReady || !Read(message, size_bytes, keystroke)) return Fail();
+    if (state_ != State::kReady || !ReadMessage(message, size_bytes, keystroke)) return Fail();
     if (on_key != nullptr) on_key(context, keystroke.code, keystroke.flags);
   }
 }

@@ -3,6 +3,7 @@
 #include "hvsdk/vsc/mouse_client.h"
 
 #include "hvsdk/hvdef/integration.h"
+#include "vsc/client_messages.h"
 
 namespace hvsdk::vsc {
 
@@ -12,13 +13,6 @@ using vmbus::RingStatus;
 using wire::MessageType;
 
 namespace {
-
-template <typename Message>
-bool Read(const uint8_t* from, uint32_t size_bytes, Message& message) {
-  if (size_bytes < sizeof(message)) return false;
-  __builtin_memcpy(&message, from, sizeof(message));
-  return true;
-}
 
 // Of the guest's messages the longest.
 constexpr uint32_t kMaxSentBytes = sizeof(PipeHeader) + sizeof(wire::ProtocolRequest);
@@ -57,37 +51,30 @@ void MouseClient::Start() {
 }
 
 void MouseClient::OnSignal() {
-  while (!is_over()) {
-    // What is read is answered, perhaps.
-    if (rings_.outgoing.WaitForRoom(vmbus::PacketSize(kMaxSentBytes)) == RingStatus::kFull) return;
-    vmbus::Packet packet;
-    const RingStatus status = rings_.incoming.Read(buffer_, sizeof(buffer_), packet);
-    if (status == RingStatus::kOk) {
-      if (packet.type != hvdef::PacketType::kDataInBand) return Fail();
-      OnMessage(packet.payload, packet.payload_size);
-      continue;
-    }
-    if (status != RingStatus::kEmpty) return Fail();
-    const vmbus::Armed armed = rings_.incoming.Arm();
-    if (armed.signal == vmbus::Signal::kNeeded) bus_.Signal(channel_);
-    if (armed.may_sleep) return;
-  }
+  const bool is_good = ReadInBand(
+      bus_, channel_, rings_, buffer_, sizeof(buffer_),
+      [this] {
+        // What is read is answered, perhaps.
+        return !is_over() && rings_.outgoing.WaitForRoom(vmbus::PacketSize(kMaxSentBytes)) != RingStatus::kFull;
+      },
+      [this](const vmbus::Packet& packet) { OnMessage(packet.payload, packet.payload_size); });
+  if (!is_good) Fail();
 }
 
 void MouseClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
   PipeHeader pipe;
   wire::Header header;
-  if (!Read(message, size_bytes, pipe) || pipe.type != hvdef::integration::kPipeData ||
+  if (!ReadMessage(message, size_bytes, pipe) || pipe.type != hvdef::integration::kPipeData ||
       pipe.size_bytes > size_bytes - sizeof(pipe)) {
     return Fail();
   }
   message += sizeof(pipe);
   size_bytes = pipe.size_bytes;
-  if (!Read(message, size_bytes, header) || header.size_bytes > size_bytes - sizeof(header)) return Fail();
+  if (!ReadMessage(message, size_bytes, header) || header.size_bytes > size_bytes - sizeof(header)) return Fail();
   switch (header.type) {
     case MessageType::kProtocolResponse: {
       wire::ProtocolResponse response;
-      if (!is_asking_ || !Read(message, size_bytes, response)) return Fail();
+      if (!is_asking_ || !ReadMessage(message, size_bytes, response)) return Fail();
       is_asking_ = false;
       is_accepted_ = response.is_accepted != 0;
       if (!is_accepted_) state_ = State::kRefused;
@@ -106,7 +93,7 @@ void MouseClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
 
 void MouseClient::OnDeviceInfo(const uint8_t* message, uint32_t size_bytes) {
   wire::DeviceInfo info;
-  if (!is_accepted_ || !Read(message, size_bytes, info)) return Fail();
+  if (!is_accepted_ || !ReadMessage(message, size_bytes, info)) return Fail();
   // The report descriptor stands behind the other, however long that says it is.
   const uint32_t at = offsetof(wire::DeviceInfo, descriptor) + info.descriptor.size_bytes;
   const uint32_t bytes = info.descriptor.report_bytes;

@@ -2,6 +2,8 @@
 // Freestanding.
 #include "hvsdk/vsc/video_client.h"
 
+#include "vsc/client_messages.h"
+
 namespace hvsdk::vsc {
 
 namespace wire = hvdef::video;
@@ -13,13 +15,6 @@ namespace {
 constexpr uint32_t kHeaderBytes = sizeof(wire::PipeHeader) + sizeof(wire::Header);
 // Of what the client sends.
 constexpr uint32_t kMaxBodyBytes = 64;
-
-template <typename Body>
-bool Read(const uint8_t* from, uint32_t size_bytes, Body& body) {
-  if (size_bytes < sizeof(body)) return false;
-  __builtin_memcpy(&body, from, sizeof(body));
-  return true;
-}
 
 // The one that is asked for when a version was refused, as Linux does it.
 wire::Version Before(wire::Version version) {
@@ -103,27 +98,17 @@ bool VideoClient::TellDrawn(uint32_t x, uint32_t y, uint32_t width, uint32_t hei
 }
 
 void VideoClient::OnSignal() {
-  while (!is_over()) {
-    if (!HasRoom()) return;
-    vmbus::Packet packet;
-    const RingStatus status = rings_.incoming.Read(buffer_, sizeof(buffer_), packet);
-    if (status == RingStatus::kOk) {
-      if (packet.type != hvdef::PacketType::kDataInBand) return Fail();
-      OnMessage(packet.payload, packet.payload_size);
-      continue;
-    }
-    if (status != RingStatus::kEmpty) return Fail();
-    const vmbus::Armed armed = rings_.incoming.Arm();
-    if (armed.signal == vmbus::Signal::kNeeded) bus_.Signal(channel_);
-    if (armed.may_sleep) return;
-  }
+  const bool is_good = ReadInBand(
+      bus_, channel_, rings_, buffer_, sizeof(buffer_), [this] { return !is_over() && HasRoom(); },
+      [this](const vmbus::Packet& packet) { OnMessage(packet.payload, packet.payload_size); });
+  if (!is_good) Fail();
 }
 
 void VideoClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
   wire::PipeHeader pipe;
   wire::Header header;
-  if (!Read(message, size_bytes, pipe) || pipe.type != wire::kPipeData || pipe.size_bytes > size_bytes - sizeof(pipe) ||
-      !Read(message + sizeof(pipe), pipe.size_bytes, header)) {
+  if (!ReadMessage(message, size_bytes, pipe) || pipe.type != wire::kPipeData ||
+      pipe.size_bytes > size_bytes - sizeof(pipe) || !ReadMessage(message + sizeof(pipe), pipe.size_bytes, header)) {
     return Fail();
   }
   const uint8_t* const body = message + kHeaderBytes;
@@ -133,22 +118,22 @@ void VideoClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
   switch (header.type) {
     case MessageType::kVersionResponse: {
       wire::VersionResponse response;
-      if (!is_asking_ || !Read(body, body_bytes, response)) return Fail();
+      if (!is_asking_ || !ReadMessage(body, body_bytes, response)) return Fail();
       return OnVersion(response.is_accepted != 0);
     }
     case MessageType::kResolutionsResponse:
       if (!wants_sizes_) return Fail();
       return OnResolutions(body, body_bytes);
     case MessageType::kVramLocationAck:
-      if (state_ != State::kReady || !Read(body, body_bytes, ack)) return Fail();
+      if (state_ != State::kReady || !ReadMessage(body, body_bytes, ack)) return Fail();
       is_placed_ = ack.user_context == shown_gpa_;
       return;
     case MessageType::kSituationAck:
-      if (state_ != State::kReady || !Read(body, body_bytes, ack)) return Fail();
+      if (state_ != State::kReady || !ReadMessage(body, body_bytes, ack)) return Fail();
       is_shown_ = is_placed_ && ack.user_context == shown_gpa_;
       return;
     case MessageType::kFeatureChange:
-      if (state_ != State::kReady || !Read(body, body_bytes, change)) return Fail();
+      if (state_ != State::kReady || !ReadMessage(body, body_bytes, change)) return Fail();
       wants_dirt_ = change.wants_dirt != 0;
       return;
     default:
@@ -173,7 +158,7 @@ void VideoClient::OnVersion(bool is_accepted) {
 void VideoClient::OnResolutions(const uint8_t* body, uint32_t size_bytes) {
   wants_sizes_ = false;
   wire::ResolutionsResponse head;
-  if (!Read(body, size_bytes, head) || head.count == 0 || head.default_index >= head.count ||
+  if (!ReadMessage(body, size_bytes, head) || head.count == 0 || head.default_index >= head.count ||
       size_bytes - sizeof(head) < head.count * sizeof(wire::Resolution)) {
     return Fail();
   }

@@ -17,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hvsdk/hvdef/integration.h"
+
 namespace hvsdk::hvdef::video {
 
 // An integer that stands at any byte.
@@ -69,15 +71,10 @@ enum class MessageType : uint32_t {
 
 // The longest packet that either side takes.
 inline constexpr uint32_t kMaxMessageBytes = 0x4000;
-inline constexpr uint32_t kPipeData = 1;
 
-// Source: Linux, pipe_msg_hdr.
-struct PipeHeader {
-  uint32_t type;        // 0x00  kPipeData
-  uint32_t size_bytes;  // 0x04  of what follows
-};
-static_assert(sizeof(PipeHeader) == 8);
-static_assert(offsetof(PipeHeader, type) == 0x00 && offsetof(PipeHeader, size_bytes) == 0x04);
+// What stands before each message.
+using integration::kPipeData;
+using integration::PipeHeader;
 
 // Source: Linux, synthvid_msg_hdr.
 struct Header {
