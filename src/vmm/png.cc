@@ -4,10 +4,10 @@
 #include "memory/guest_copy.h"
 
 #if defined(HVSDK_HAVE_PNG)
-#include <dlfcn.h>
 #include <png.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/loaded_library.h"
 #endif
 
 namespace hvsdk::vmm {
@@ -44,10 +44,11 @@ using WriteToMemory = decltype(&png_image_write_to_memory);
 
 // libpng is loaded when the first picture is wanted: no program that never makes one has it.
 absl::StatusOr<WriteToMemory> LoadOnce() {
-  void* const library = dlopen("libpng16.so.16", RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) return absl::UnimplementedError(absl::StrCat("pictures need libpng: ", dlerror()));
-  const auto found = reinterpret_cast<WriteToMemory>(dlsym(library, "png_image_write_to_memory"));
-  if (found == nullptr) return absl::UnimplementedError("this libpng has no png_image_write_to_memory");
+  absl::StatusOr<LoadedLibrary> library = LoadedLibrary::Load("libpng16.so.16", "libpng", "pictures need");
+  if (!library.ok()) return library.status();
+  WriteToMemory found = nullptr;
+  library->Find("png_image_write_to_memory", found);
+  if (!library->status().ok()) return library->status();
   return found;
 }
 
