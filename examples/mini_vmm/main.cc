@@ -390,8 +390,8 @@ int RunMachine(const Flags& flags) {
     }
     // Nothing is written before all is there, so that a mistake changes nothing.
     if (files.serial.is_open()) files.serial.Commit();
-    if (files.trace.is_open()) files.trace.Commit();
     if (files.trace.is_open()) {
+      files.trace.Commit();
       const absl::Status started = tracer->Start(files.trace.fd());
       if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
     }

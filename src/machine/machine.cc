@@ -224,19 +224,15 @@ class PcMachine final : public Machine,
   // Runner::Events.
   void OnTripleFault(VpIndex) override { OnGuestReset(); }
   void OnFailure(const absl::Status& status) override { End({.outcome = Outcome::kHostFailure, .status = status}); }
+  // Work that is left to a turn of its own.
+  struct Work final : Task {
+    Work(PcMachine& machine, void (PcMachine::*does)()) : machine(machine), does(does) {}
+    void Run() override { (machine.*does)(); }
+    PcMachine& machine;
+    void (PcMachine::*const does)();
+  };
   // Tells whoever started it, when nothing of the machine is on the stack: it may be destroyed there.
-  struct Finish final : Task {
-    explicit Finish(PcMachine& machine) : machine(machine) {}
-    void Run() override { machine.CallDone(); }
-    PcMachine& machine;
-  };
   void CallDone();
-
-  struct Settling final : Task {
-    explicit Settling(PcMachine& machine) : machine(machine) {}
-    void Run() override { machine.Settle(); }
-    PcMachine& machine;
-  };
 
   bool waiting() const override { return options_.serial != nullptr && options_.serial->waiting(); }
 
@@ -267,8 +263,8 @@ class PcMachine final : public Machine,
   std::unique_ptr<os::LoopTimers> host_timers_;
   std::unique_ptr<Timer> pause_limit_, end_limit_;
   Done done_;
-  Finish finish_{*this};
-  Settling settling_{*this};
+  Work finish_{*this, &PcMachine::CallDone};
+  Work settling_{*this, &PcMachine::Settle};
   uint64_t settle_until_100ns_ = 0;
   std::atomic<uint64_t> resets_{0};
   absl::optional<TracingExitHandler> tracing_;
