@@ -681,6 +681,9 @@ class Running:
     def __init__(self, context, flags, name='vm', folder=None):
         self.context, self.socket = context, context.path(f'{name}.sock')
         self.console = os.path.join(folder or context.folder, f'{name}.log')
+        # What an earlier machine of this name has said is not what this one says, also before it has come to open the file.
+        if os.path.exists(self.console):
+            os.remove(self.console)
         self.process = subprocess.Popen([context.mini_vmm, *flags, f'--control={self.socket}', f'--serial={self.console}'],
                                         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

@@ -26,6 +26,8 @@ namespace {
 
 // A file system that answers so to whoever locks. 0: the real one.
 std::atomic<int> g_lock_error{0};
+// How often it answers so before it is the real one again. Negative: always.
+std::atomic<int> g_lock_errors{-1};
 
 }  // namespace
 
@@ -37,7 +39,8 @@ int __wrap_fcntl64(int fd, int command, ...) {
   va_start(arguments, command);
   void* argument = va_arg(arguments, void*);
   va_end(arguments);
-  if (g_lock_error != 0 && (command == F_OFD_SETLK || command == F_OFD_GETLK)) {
+  if (g_lock_error != 0 && g_lock_errors != 0 && (command == F_OFD_SETLK || command == F_OFD_GETLK)) {
+    if (g_lock_errors > 0) --g_lock_errors;
     errno = g_lock_error;
     return -1;
   }
@@ -74,6 +77,7 @@ class FileLockTest : public testing::Test {
   }
   void TearDown() override {
     g_lock_error = 0;
+    g_lock_errors = -1;
     unlink(path_.c_str());
   }
 
@@ -168,6 +172,27 @@ TEST_F(FileLockTest, AFileSystemWithoutLocksIsNotALockedFile) {
   }
   g_lock_error = ENOMEM;
   EXPECT_TRUE(absl::IsResourceExhausted(Open(false).status()));
+}
+
+TEST_F(FileLockTest, AProcessThatIsGoneMayHoldItAMomentLonger) {
+  for (const bool read_only : {false, true}) {
+    g_lock_error = EAGAIN;
+    g_lock_errors = 3;
+    EXPECT_TRUE(Open(read_only).ok());
+    EXPECT_EQ(g_lock_errors, 0);
+  }
+  g_lock_error = 0;
+  // Nothing stays locked by one who gave up, however often it tried.
+  const int fd = open(path_.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  {
+    const auto writer = Open(/*read_only=*/false);
+    ASSERT_TRUE(writer.ok());
+    EXPECT_TRUE(absl::IsFailedPrecondition(Open(/*read_only=*/true).status()));
+    EXPECT_TRUE(absl::IsFailedPrecondition(Open(/*read_only=*/false).status()));
+  }
+  EXPECT_TRUE(RawDisk::TestNoDisk(fd).ok());
+  close(fd);
 }
 
 TEST_F(FileLockTest, QemuReadsWhatWeRead) {

@@ -7,6 +7,8 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/status_macros.h"
 
 namespace hvsdk::internal {
@@ -14,6 +16,7 @@ namespace {
 
 constexpr off_t kHasBase = 100;
 constexpr off_t kKeepsBase = 200;  // "does not share"
+constexpr off_t kPermissions = 4;
 constexpr int kConsistentRead = 0;
 constexpr int kWrite = 1;
 constexpr int kResize = 3;
@@ -53,9 +56,7 @@ absl::Status TestNobodyElse(int fd, off_t byte) {
   return lock.l_type == F_UNLCK ? absl::OkStatus() : Error(EAGAIN);
 }
 
-}  // namespace
-
-absl::Status LockFile(int fd, bool read_only) {
+absl::Status TryToLock(int fd, bool read_only) {
   // First what says so, then the look at others: of two at once at least one sees the other.
   RETURN_IF_ERROR(Take(fd, kHasBase + kConsistentRead));
   RETURN_IF_ERROR(Take(fd, kKeepsBase + kWrite));
@@ -70,6 +71,32 @@ absl::Status LockFile(int fd, bool read_only) {
   RETURN_IF_ERROR(TestNobodyElse(fd, kKeepsBase + kConsistentRead));
   RETURN_IF_ERROR(TestNobodyElse(fd, kHasBase + kWrite));
   return TestNobodyElse(fd, kHasBase + kResize);
+}
+
+void Unlock(int fd) {
+  for (const off_t base : {kHasBase, kKeepsBase}) {
+    struct flock lock = ByteLock(F_UNLCK, base);
+    lock.l_len = kPermissions;
+    (void)fcntl(fd, F_OFD_SETLK, &lock);
+  }
+}
+
+// A process that was killed with transfers in flight is gone, and may be waited for, before Linux has closed the files that these
+// used: the last of them it closes from a work queue (fs/file_table.c, fput of a task that exits). One who starts a machine
+// again at once shall not be told that the dead one has its disk.
+constexpr absl::Duration kPatience = absl::Milliseconds(100);
+constexpr absl::Duration kBetweenTries = absl::Milliseconds(5);
+
+}  // namespace
+
+absl::Status LockFile(int fd, bool read_only) {
+  absl::Status status = TryToLock(fd, read_only);
+  for (absl::Duration waited; absl::IsFailedPrecondition(status) && waited < kPatience; waited += kBetweenTries) {
+    Unlock(fd);  // of two who try at once one shall find it free
+    absl::SleepFor(kBetweenTries);
+    status = TryToLock(fd, read_only);
+  }
+  return status;
 }
 
 void ShareFile(int fd) {

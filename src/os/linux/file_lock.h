@@ -16,7 +16,8 @@
 namespace hvsdk::internal {
 
 // Readers share with readers, a writer is alone. Held until the open file is closed.
-// FailedPrecondition: another program has it. Unimplemented: its file system has no locks. Others: the host's.
+// FailedPrecondition: another program has it, and has had it for 100 ms: for so long a call may take. Unimplemented: its
+// file system has no locks. Others: the host's.
 absl::Status LockFile(int fd, bool read_only);
 
 // A writer becomes a reader, and shares with other readers from then on. What the host refuses of that stays locked.
