@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/image/snapshot.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +12,7 @@
 #include "image/image_format.h"
 #include "image/mapped_disk.h"
 #include "image/vhdx_file.h"
+#include "os/linux/folder.h"
 
 namespace hvsdk {
 namespace {
@@ -22,18 +20,6 @@ namespace {
 using internal::DiskError;
 using internal::MappedDisk;
 using internal::Named;
-
-// So that a loss of power does not take the new file's name from under what is written to it.
-absl::Status SyncFolderOf(const std::string& path) {
-  std::string folder = std::filesystem::path(path).parent_path().string();
-  if (folder.empty()) folder = ".";
-  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return internal::DiskSystemError(folder, errno);
-  // Some file systems know no such thing, and need none.
-  const int error = fsync(fd) == 0 || errno == EINVAL ? 0 : errno;
-  close(fd);
-  return error == 0 ? absl::OkStatus() : internal::DiskSystemError(folder, error);
-}
 
 absl::StatusOr<std::shared_ptr<ImageDisk>> PutOver(const ImageSnapshot& wanted, std::shared_ptr<ImageFile> file,
                                                    const std::function<void(const absl::Status&)>& on_failure) {
@@ -52,7 +38,9 @@ absl::StatusOr<std::shared_ptr<ImageDisk>> PutOver(const ImageSnapshot& wanted, 
   const internal::ParentOfNew over =
       internal::DescribeParent(parent.path(), wanted.path, header->header.data_write_guid);
   if (absl::Status made = internal::CreateVhdx(*file, options, &over); !made.ok()) return Named(wanted.path, made);
-  RETURN_IF_ERROR(SyncFolderOf(wanted.path));
+  // So that a loss of power does not take the new file's name from under what is written to it.
+  const std::string folder = internal::FolderOf(wanted.path);
+  if (const int error = internal::SyncFolder(folder); error != 0) return internal::DiskSystemError(folder, error);
   BlockInfo child;
   child.id = info.id;
   child.serial = info.serial;

@@ -25,6 +25,7 @@
 #include "base/status_macros.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/state/writer.h"
+#include "os/linux/folder.h"
 #include "vmm/state_files.h"
 
 namespace hvsdk::vmm {
@@ -99,16 +100,9 @@ absl::Status Remove(const std::string& directory) {
   return absl::OkStatus();
 }
 
-absl::Status SyncDirectory(const std::string& path) {
-  const Descriptor directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory.fd() < 0 || fsync(directory.fd()) != 0) return FileError(path, errno);
-  return absl::OkStatus();
-}
-
-std::string ParentOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
+absl::Status Sync(const std::string& folder) {
+  const int error = internal::SyncFolder(folder);
+  return error == 0 ? absl::OkStatus() : FileError(folder, error);
 }
 
 // Beside `path`, and hidden: a name that nobody chooses for something of their own.
@@ -346,7 +340,7 @@ absl::StatusOr<std::string> NewState::Seal(machine::SavedMachine& machine) {
   if (!IsLasting(manifest.memory_mark)) manifest.memory_mark = {};
   std::string text = manifest.Text();
   RETURN_IF_ERROR(WriteFile(PathIn(fresh_, kManifestName), text));
-  RETURN_IF_ERROR(SyncDirectory(fresh_));
+  RETURN_IF_ERROR(Sync(fresh_));
   return text;
 }
 
@@ -358,7 +352,7 @@ absl::StatusOr<std::string> NewState::Commit(machine::SavedMachine& machine) {
   RETURN_IF_ERROR(MoveIntoPlace(fresh_, place_));
   (void)Remove(fresh_);
   fresh_.clear();
-  RETURN_IF_ERROR(SyncDirectory(ParentOf(place_)));
+  RETURN_IF_ERROR(Sync(internal::FolderOf(place_)));
   return id;
 }
 
