@@ -172,8 +172,11 @@ absl::Status SocketPort::WatchListener() {
 
 void SocketPort::Accept() {
   const int fd = accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd < 0) return;
+  if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return;
   loop_.Unwatch(listen_fd_);  // the next one waits until this one is gone
+  // No descriptors, or no memory: it is there still, and would be told of for ever.
+  if (fd < 0) return Retry();
+  retry_ns_ = kMinRetryNs;
   if (!Use(fd).ok()) Lose();
 }
 

@@ -152,7 +152,10 @@ class UnixStream final : public SocketStream {
     while (bytes < from.size()) {
       const ssize_t size = send(fd_, from.data() + bytes, from.size() - bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
       if (size < 0 && errno == EINTR) continue;
-      if (size < 0) return {.bytes = bytes, .state = IsLater(errno) ? State::kOpen : State::kBroken};
+      if (size < 0 && IsLater(errno)) return {.bytes = bytes};
+      // A program that has answered and left does not read this any more, but its answer is still to be read.
+      if (size < 0 && HasUnread()) return {.bytes = from.size()};
+      if (size < 0) return {.bytes = bytes, .state = State::kBroken};
       bytes += static_cast<size_t>(size);
     }
     return {.bytes = bytes};
@@ -178,6 +181,11 @@ class UnixStream final : public SocketStream {
     }
     if (std::exchange(has_ended_, false)) shutdown(fd_, SHUT_WR);
     return true;
+  }
+
+  bool HasUnread() const {
+    char first;
+    return recv(fd_, &first, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
   }
 
   const std::shared_ptr<Common> common_;

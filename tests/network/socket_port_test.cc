@@ -2,12 +2,15 @@
 #include "hvsdk/network/socket_port.h"
 
 #include <malloc.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <ctime>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -90,7 +93,9 @@ INSTANTIATE_TYPED_TEST_SUITE_P(Socket, PortTest, Worlds);
 // A peer that is no port: what is on the wire.
 class Peer {
  public:
-  explicit Peer(const std::string& path) : fd_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  explicit Peer(const std::string& path, const std::function<void()>& before_it_connects = {})
+      : fd_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    if (before_it_connects) before_it_connects();
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::snprintf(address.sun_path, sizeof(address.sun_path), "%s", path.c_str());
@@ -199,6 +204,24 @@ TEST(SocketPortTest, PeersComeAndGo) {
       Peer next(world.folder / "a");  // and another waits for its place
     }
   }
+}
+
+// Without descriptors no peer is taken, but looked for again now and then: not all the time, and not never.
+TEST(SocketPortTest, NoDescriptorForAPeer) {
+  Listening world;
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  Peer peer(world.folder / "a", [&] {
+    const rlimit none{.rlim_cur = 0, .rlim_max = limit.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  });
+  const std::clock_t before = std::clock();  // of all threads
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  const double seconds = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+  EXPECT_FALSE(world.port->link_is_up());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  EXPECT_LT(seconds, 0.1);
+  EXPECT_TRUE(WaitForLink(*world.port, true));
 }
 
 TEST(SocketPortTest, WhatIsSentToNobodyIsDropped) {

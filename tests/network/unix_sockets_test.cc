@@ -248,6 +248,28 @@ TEST_F(UnixSocketsTest, FromTheGuest) {
   rmdir((std::string(folder_) + "/there").c_str());
 }
 
+// A program may answer and leave without having read everything.
+TEST_F(UnixSocketsTest, TheLastAnswer) {
+  Start();
+  const int listener = Listener(path() + "_9", 4);
+  auto stream = hub_.others->Accept(ServiceOfPort(9));
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  TestHub::Connection guest;
+  guest.stream = *std::move(stream);
+  guest.stream->OnOpen(guest);
+  EXPECT_EQ(Write(*guest.stream, "question").bytes, 8u);
+  const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK);
+  Say(fd, "answer");
+  close(fd);
+  const SocketTransfer lost = Write(*guest.stream, "more");
+  EXPECT_EQ(lost.bytes, 4u);
+  EXPECT_EQ(lost.state, State::kOpen);
+  EXPECT_EQ(Read(*guest.stream), "answer");
+  EXPECT_EQ(Write(*guest.stream, "more").state, State::kBroken);
+  close(listener);
+  unlink((path() + "_9").c_str());
+}
+
 // One that takes nobody for a while gets all of them in the end.
 TEST_F(UnixSocketsTest, FullBacklog) {
   Start();
