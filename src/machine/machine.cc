@@ -515,11 +515,15 @@ std::vector<state::Component*> PcMachine::components() {
 
 // On a VP's thread, whose VP must not go on.
 void PcMachine::OnGuestReset() {
-  if (options_.on_reset == ResetAction::kEnd || crash_watch_->report().has_value()) {
+  if (options_.on_reset == ResetAction::kEnd || options_.kernel == nullptr || crash_watch_->report().has_value()) {
     return End({.outcome = Outcome::kReset});
   }
   board_->RequestPause();
-  controller_->Reset();
+  // A guest whose reset comes to nothing goes on behind it, and would have to find out by itself.
+  controller_->Reset([this](const absl::Status& status) {
+    if (!status.ok() && !is_ending())
+      events_->Put({.name = "reset-failed", .details = {{"reason", std::string(status.message())}}});
+  });
 }
 
 void PcMachine::PauseAll(Controller::Done done) {

@@ -5,6 +5,7 @@
 //   started          from: "power-on" or "saved state"
 //   paused, resumed
 //   reset            count: how often by now
+//   reset-failed     reason: why the guest goes on although it has asked for a reset
 //   crashed          vp, p0 to p4, message
 //   connected        version: of VMBus, as in "5.3"
 //   disconnected

@@ -74,7 +74,8 @@ enum class CrashAction : uint8_t {
 // What follows when the guest, or what serves it, asks for a reset.
 enum class ResetAction : uint8_t {
   kEnd,      // the outcome is kReset
-  kRestart,  // the machine is reset in place and runs on (Controller::Reset), unless the guest had crashed
+  kRestart,  // the machine is reset in place and runs on (Controller::Reset), unless the guest had crashed or there is no
+             // kernel to begin anew with
 };
 
 // A disk, or a DVD drive, in the machine's SCSI controller.
