@@ -21,6 +21,7 @@
 #include "absl/types/span.h"
 #include "ctl_guest.h"
 #include "ctl_input.h"
+#include "ctl_screen.h"
 #include "flags.h"
 #include "hvsdk/vmm/config.h"
 #include "hvsdk/vmm/control_server.h"
@@ -65,6 +66,10 @@ constexpr Command kCommands[] = {
     {"mouse", kMouseArguments, hvsdk::vmm::POINT,
      "where the mouse is, from 0,0 to 32767,32767 or in percent, and which buttons are held there; --click lets go"},
     {"screenshot", "FILE", hvsdk::vmm::SCREENSHOT, "write what the guest shows to a PNG file"},
+    {"screen-text", kScreenTextArguments, hvsdk::vmm::SCREEN_TEXT,
+     "print what the guest's text console says, read from its picture by the console's font (PSF)"},
+    {"wait-for-text", kWaitForTextArguments, hvsdk::vmm::SCREEN_TEXT,
+     "wait until the console says it, for 60 s or so long, and print the line"},
     {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
     {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
     {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
@@ -230,6 +235,7 @@ int RunCtl(int count, char** arguments) {
   request.set_command(command->command);
   bool json = false, watch = false, prometheus = false, has_address = false, has_device = false;
   std::vector<std::string> trace;
+  ScreenText screen_text;
   absl::Span<const std::string> rest = absl::MakeSpan(words).subspan(2);
   absl::Status parsed;
   if (command->command == hvsdk::vmm::KEY_VALUE) {
@@ -247,6 +253,8 @@ int RunCtl(int count, char** arguments) {
     parsed = ParseKey(std::exchange(rest, {}), *request.mutable_typing());
   } else if (command->name == "mouse") {
     parsed = ParseMouse(std::exchange(rest, {}), request);
+  } else if (command->command == hvsdk::vmm::SCREEN_TEXT) {
+    parsed = ParseScreenText(std::exchange(rest, {}), command->name == "wait-for-text", screen_text, request);
   }
   if (!parsed.ok()) return Mistake(absl::StrCat(command->name, ": ", parsed.message()));
   for (const std::string& word : rest) {
@@ -369,6 +377,11 @@ int RunCtl(int count, char** arguments) {
   if (!client.ok()) {
     const bool is_none = absl::IsUnavailable(client.status()) || absl::IsNotFound(client.status());
     return Fail(is_none ? kNoMachine : kMistake, client.status(), words[0]);
+  }
+  if (command->command == hvsdk::vmm::SCREEN_TEXT) {
+    const absl::Status done = PrintScreenText(*client, screen_text, request);
+    if (!done.ok()) return Fail(absl::IsUnavailable(done) ? kNoMachine : kMistake, done, words[0]);
+    return 0;
   }
   for (;;) {
     const absl::StatusOr<ControlReply> reply = client->Ask(request, PrintProgress);

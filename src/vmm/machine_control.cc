@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/os/lost_memory.h"
+#include "hvsdk/vmm/console_text.h"
 #include "hvsdk/vmm/core_dump.h"
 #include "hvsdk/vmm/machine_stats.h"
 #include "vmm/guest_requests.h"
@@ -97,6 +98,8 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return AskKeyValue(request.key_value(), std::move(reply));
     case SCREENSHOT:
       return TakeScreenshot(request.path(), std::move(reply));
+    case SCREEN_TEXT:
+      return ReadScreen(request.font(), std::move(reply));
     case COPY_FILE:
       return CopyFile(machine_, request.copy_file(), std::move(reply));
     case SNAPSHOT:
@@ -181,6 +184,19 @@ void MachineControl::TakeScreenshot(const std::string& path, Reply reply) {
   screenshot_.Take(*display, *fd, [answer = Answer(std::move(reply))](const absl::Status& written) mutable {
     answer(ErrorOf("screenshot", written));
   });
+}
+
+void MachineControl::ReadScreen(const std::string& psf, Reply reply) {
+  const Display* const display = machine_.display();
+  if (display == nullptr) {
+    return reply(
+        ReplyOf(absl::FailedPreconditionError("screen-text: the machine has no display; --video gives it one")));
+  }
+  const absl::StatusOr<ConsoleFont> font = ConsoleFont::Parse(psf);
+  if (!font.ok()) return reply(ReplyOf(ErrorOf("screen-text: the font", font.status())));
+  ControlReply text = ReplyOf(absl::OkStatus());
+  text.set_screen_text(font->Read(display->frame()));
+  reply(std::move(text));
 }
 
 void MachineControl::AskKeyValue(const KeyValueRequest& request, Reply reply) {

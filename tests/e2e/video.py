@@ -118,6 +118,12 @@ dmesg -r | grep -v 'fail to add MMCONFIG'; echo logged; sleep 100000"""
         machine.wait_for('^begun$')
         lines = wait_until_shown(machine, WORDS, size)
         print(f'  shown after {time.monotonic() - begin:.1f} s')
+        # By mini_vmm itself.
+        font = f'--font={context.guest}/console-font.psf.gz'
+        expect(machine.ctl('screen-text', font).startswith(WORDS + '\n'), 'another text', machine.ctl('screen-text', font))
+        expect(machine.ctl('wait-for-text', 'near a lazy', font) == WORDS + '\n', 'another line')
+        late = machine.ctl('wait-for-text', 'never said', '--timeout=1', font, status=2)
+        expect('"never said" for 1 s' in late, 'another error', late)
         expect(lines[0] == WORDS and not any(lines[1:]), 'more than that', *lines)
         machine.ctl('screenshot', f'{context.guest}/vmlinuz', status=2)
         expect(re.search('is no file', machine.ctl('screenshot', '/dev/null', status=2)), 'no file')

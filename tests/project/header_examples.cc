@@ -388,6 +388,11 @@ absl::Status ScreenshotExample(EventLoop& loop, const Display& display, int fd) 
   //> vmm/screenshot.h
   return absl::OkStatus();
 }
+void LogIn() {}
+absl::Status ConsoleTextExample(Machine& machine) {
+  //> vmm/console_text.h
+  return absl::OkStatus();
+}
 void MachineStatsExample(Machine& machine) {
   //> vmm/machine_stats.h
 }

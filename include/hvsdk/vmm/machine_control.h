@@ -109,6 +109,7 @@ class MachineControl final : public ControlHandler {
   void Save(const ControlRequest& request, Reply reply);
   void Dump(const std::string& path, Reply reply);
   void TakeScreenshot(const std::string& path, Reply reply);
+  void ReadScreen(const std::string& psf, Reply reply);
   static machine::Controller::Done Answer(Reply reply);
 
   machine::Machine& machine_;
