@@ -28,7 +28,8 @@ def flags_of(context, command, *more):
 
 
 def events_of(machine, seen):
-    return re.findall(r'^((?:key|abs|rel) \d+ -?\d+|dropped)$', machine.text().split('listening')[-1], re.M)[seen:]
+    # The last line may not be whole yet.
+    return re.findall(r'^((?:key|abs|rel) \d+ -?\d+|dropped)\n', machine.text().split('listening')[-1], re.M)[seen:]
 
 
 def expect_events(machine, words, wanted, seen, seconds=20):
