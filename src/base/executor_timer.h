@@ -32,9 +32,9 @@ class ExecutorTimer final : private Task {
 
   // In place of any earlier deadline.
   void ArmIn(std::chrono::milliseconds time) {
-    deadline_100ns_ = clock_.Now100ns() + static_cast<uint64_t>(time.count()) * 10'000;
+    left_100ns_ = static_cast<uint64_t>(time.count()) * 10'000;
     is_armed_ = true;
-    timer_->Arm(deadline_100ns_);
+    if (!is_paused_) ArmLeft();
   }
   void Cancel() {
     is_armed_ = false;
@@ -42,10 +42,26 @@ class ExecutorTimer final : private Task {
   }
   bool is_armed() const { return is_armed_; }
 
+  // Its time stands still from Pause until Resume, and what was left then is left. Either may be said again.
+  void Pause() {
+    if (std::exchange(is_paused_, true) || !is_armed_) return;
+    const uint64_t now = clock_.Now100ns();
+    left_100ns_ = deadline_100ns_ > now ? deadline_100ns_ - now : 0;
+    timer_->Cancel();
+  }
+  void Resume() {
+    if (std::exchange(is_paused_, false) && is_armed_) ArmLeft();
+  }
+
  private:
+  void ArmLeft() {
+    deadline_100ns_ = clock_.Now100ns() + left_100ns_;
+    timer_->Arm(deadline_100ns_);
+  }
+
   // One that comes from a deadline which was taken back or put off since is none.
   void Run() override {
-    if (!is_armed_ || clock_.Now100ns() < deadline_100ns_) return;
+    if (!is_armed_ || is_paused_ || clock_.Now100ns() < deadline_100ns_) return;
     is_armed_ = false;
     callback_();
   }
@@ -53,8 +69,8 @@ class ExecutorTimer final : private Task {
   const Clock& clock_;
   Executor& executor_;
   absl::AnyInvocable<void()> callback_;
-  uint64_t deadline_100ns_ = 0;
-  bool is_armed_ = false;
+  uint64_t deadline_100ns_ = 0, left_100ns_ = 0;
+  bool is_armed_ = false, is_paused_ = false;
   std::unique_ptr<Timer> timer_;  // last: its callback uses the rest
 };
 

@@ -65,10 +65,31 @@ MemoryStatus ToMemoryStatus(const vsp::BalloonStatus& of) {
   return status;
 }
 
+// The name of a command that its guest has to answer; empty: it is none.
+absl::string_view WhatAsksTheGuest(ControlCommand command) {
+  switch (command) {
+    case SHUTDOWN:
+      return "shutdown";
+    case BALLOON:
+      return "balloon";
+    case KEY_VALUE:
+      return "kvp";
+    case COPY_FILE:
+      return "copy";
+    default:
+      return "";
+  }
+}
+
 }  // namespace
 
 void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
   Controller& controller = machine_.controller();
+  if (const absl::string_view asks = WhatAsksTheGuest(request.command());
+      !asks.empty() && controller.state() == Controller::State::kPaused) {
+    return reply(
+        ReplyOf(ErrorOf(asks, absl::FailedPreconditionError("the machine is paused, and its guest answers nothing"))));
+  }
   ControlReply done;
   switch (request.command()) {
     case STATUS:

@@ -167,10 +167,15 @@ class Balloon::Core final : private vmbus::PacketPump {
     return status;
   }
 
-  void SetPaused(bool paused) {
-    is_paused_ = paused;
+  void Pause() {
+    is_paused_ = true;
     rest_.Cancel();
-    if (!paused && channel_ != nullptr) channel_->Wake();
+    late_.Pause();
+  }
+  void Resume() {
+    is_paused_ = false;
+    if (channel_ != nullptr) channel_->Wake();
+    late_.Resume();
   }
 
   BalloonState state() const {
@@ -511,8 +516,8 @@ Balloon::~Balloon() = default;
 
 void Balloon::SetTarget(const BalloonTarget& target, Done done) { core_->SetTarget(target, std::move(done)); }
 BalloonStatus Balloon::status() const { return core_->status(); }
-void Balloon::Pause() { core_->SetPaused(true); }
-void Balloon::Resume() { core_->SetPaused(false); }
+void Balloon::Pause() { core_->Pause(); }
+void Balloon::Resume() { core_->Resume(); }
 
 absl::Status Balloon::Save(state::StateWriter& writer) const {
   BalloonState state = core_->state();

@@ -73,9 +73,14 @@ void IntegrationRequests::AskFront() {
   Ask();
 }
 
+void IntegrationRequests::Pause() {
+  SetPaused(true);
+  late_.Pause();
+}
+
 void IntegrationRequests::Resume() {
   SetPaused(false);
-  if (!operations_.empty()) late_.ArmIn(answer_within_);
+  late_.Resume();
 }
 
 void IntegrationRequests::FailAll(const absl::Status& status) {
@@ -160,6 +165,8 @@ void IntegrationRequests::Restore(const State& state, std::unique_ptr<Operation>
   if (undo == nullptr) return;
   operations_.push_back(std::move(undo));
   is_undoing_ = true;
+  // A machine that is being restored has not been paused, and does not run either.
+  late_.Pause();
   late_.ArmIn(answer_within_);
   is_front_asked_ = is_asked;
   if (!is_asked) Ask();

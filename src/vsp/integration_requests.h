@@ -58,13 +58,13 @@ class IntegrationRequests final : public IntegrationChannel {
   const Operation* front() const { return operations_.empty() ? nullptr : operations_.front().get(); }
   bool is_front_asked() const { return is_front_asked_ && is_waiting(); }
 
-  void Pause() { SetPaused(true); }
-  // Time to answer begins anew.
+  // Time to answer stands still meanwhile.
+  void Pause();
   void Resume();
   // Without requests: those are their askers', and go with the process.
   State state() const;
   absl::Status Check(const State& state, const state::StateReader& reader) const;
-  // `undo`, which may be null, is the one operation that a state has; `is_asked`: it waits for its answer.
+  // While paused. `undo`, which may be null, is the one operation that a state has; `is_asked`: it waits for its answer.
   void Restore(const State& state, std::unique_ptr<Operation> undo, bool is_asked);
   void Reset();
 

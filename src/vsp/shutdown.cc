@@ -85,6 +85,15 @@ class Shutdown::Core final : public IntegrationChannel {
     Ask();
   }
 
+  void Pause() {
+    SetPaused(true);
+    late_.Pause();
+  }
+  void Resume() {
+    SetPaused(false);
+    late_.Resume();
+  }
+
   // A request is its asker's, and goes with the process.
   ShutdownState state() const {
     ShutdownState state{.channel = SaveState()};
@@ -142,8 +151,8 @@ Shutdown::Shutdown(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 Shutdown::~Shutdown() = default;
 
 void Shutdown::Request(const ShutdownRequest& request, Done done) { core_->Request(request, std::move(done)); }
-void Shutdown::Pause() { core_->SetPaused(true); }
-void Shutdown::Resume() { core_->SetPaused(false); }
+void Shutdown::Pause() { core_->Pause(); }
+void Shutdown::Resume() { core_->Resume(); }
 
 absl::Status Shutdown::Save(state::StateWriter& writer) const {
   ShutdownState state = core_->state();

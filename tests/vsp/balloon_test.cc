@@ -439,6 +439,33 @@ TEST_F(BalloonTest, ALateGuestIsTakenAtItsWordYet) {
   CloseChannel();
 }
 
+// Nobody is late who stands still.
+TEST_F(BalloonTest, TimeToAnswerStandsStillWithTheGuest) {
+  OpenChannel();
+  Agree();
+  std::vector<std::string> told;
+  balloon_->SetTarget({.pages = kPages - 1024}, [&](const absl::Status& status) { told.push_back(status.ToString()); });
+  Pump();
+  EXPECT_NE(Take(), "");
+  for (int i = 0; i < 3; ++i) {
+    timers_.AdvanceBy(30'000'000);
+    balloon_->Pause();
+    timers_.AdvanceBy(1'000'000'000);
+    Pump();
+    balloon_->Resume();
+    Pump();
+  }
+  EXPECT_THAT(told, IsEmpty());
+  EXPECT_EQ(Take(), "") << "it was asked already";
+  timers_.AdvanceBy(9'000'000);
+  Pump();
+  EXPECT_THAT(told, IsEmpty());
+  timers_.AdvanceBy(2'000'000);
+  Pump();
+  EXPECT_THAT(told, ElementsAre(HasSubstr("does not answer")));
+  CloseChannel();
+}
+
 // As a frame buffer is: memory, and not the guest's to give.
 TEST_F(BalloonTest, ADevicesMemoryIsNotAmongIt) {
   constexpr uint64_t kDeviceGpa = 64 << 20, kDeviceBytes = 2 << 20;

@@ -232,6 +232,59 @@ TEST_F(IntegrationTest, AGuestThatDoesNotAnswerCostsItsOwnRequest) {
   EXPECT_THAT(answers.back(), HasSubstr("the machine has ended"));
 }
 
+// However long the guest stands still, that is not its own time.
+TEST_F(IntegrationTest, TimeToAnswerStandsStillWithTheGuest) {
+  auto shutdown = *Shutdown::Create(*server_, resources());
+  MakeChild();
+  auto guest = OpenRaw(hvdef::class_id::kShutdown);
+  Agree(*guest, 3, 2);
+  std::vector<std::string> answers;
+  const auto ask = [&] {
+    shutdown->Request({}, [&](const absl::Status& status) { answers.push_back(status.ToString()); });
+    Pump();
+  };
+  // Asked while it does.
+  shutdown->Pause();
+  ask();
+  Advance(60 * kSecond);
+  EXPECT_TRUE(Take(*guest).empty());
+  shutdown->Resume();
+  Pump();
+  std::vector<uint8_t> asked = Take(*guest);
+  ASSERT_FALSE(asked.empty());
+  Advance(9 * kSecond);
+  EXPECT_TRUE(answers.empty());
+  asked[25] = 5;
+  Put(*guest, asked);
+  EXPECT_THAT(answers, ElementsAre("OK"));
+  // Asked before, and answered afterwards in what was left, or not.
+  ask();
+  asked = Take(*guest);
+  ASSERT_FALSE(asked.empty());
+  Advance(9 * kSecond);
+  shutdown->Pause();
+  shutdown->Pause();
+  Advance(60 * kSecond);
+  shutdown->Resume();
+  Advance(kSecond / 2);
+  EXPECT_EQ(answers.size(), 1u);
+  asked[25] = 5;
+  Put(*guest, asked);
+  EXPECT_THAT(answers, ElementsAre("OK", "OK"));
+  ask();
+  Advance(6 * kSecond);
+  for (int i = 0; i < 3; ++i) {
+    shutdown->Pause();
+    Advance(20 * kSecond);
+    shutdown->Resume();
+    Advance(kSecond);
+  }
+  EXPECT_EQ(answers.size(), 2u);
+  Advance(3 * kSecond / 2);
+  ASSERT_EQ(answers.size(), 3u);
+  EXPECT_THAT(answers[2], HasSubstr("does not answer"));
+}
+
 TEST_F(IntegrationTest, TheTimeIsTold) {
   auto time = *TimeSync::Create(*server_, resources(), wall_clock_, {});
   MakeChild();

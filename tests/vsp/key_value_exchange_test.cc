@@ -339,6 +339,46 @@ TEST_F(KeyValueExchangeTest, AGuestThatDoesNotAnswerCostsWhatIsAskedOfIt) {
   EXPECT_THAT(Told(), ElementsAre(HasSubstr("was reset")));
 }
 
+// A guest that stands still is not late, however many requests wait in line.
+TEST_F(KeyValueExchangeTest, TimeToAnswerStandsStillWithTheGuest) {
+  Make();
+  auto guest = OpenRaw(hvdef::class_id::kKeyValuePair);
+  Agree(*guest, 4, 0);
+  const auto answer = [&] {
+    std::vector<uint8_t> asked = Take(*guest);
+    ASSERT_FALSE(asked.empty());
+    asked[25] = 5;
+    Put(*guest, asked);
+  };
+  pairs_->Set(KeyValuePool::kExternal, "a", "1", Noted());
+  Pump();
+  Advance(9 * kSecond);
+  pairs_->Pause();
+  pairs_->Set(KeyValuePool::kExternal, "b", "2", Noted());
+  Advance(100 * kSecond);
+  EXPECT_THAT(Told(), IsEmpty());
+  pairs_->Resume();
+  Pump();
+  answer();
+  EXPECT_THAT(Told(), ElementsAre("OK"));
+  // The second begins with all of its time.
+  Advance(9 * kSecond);
+  pairs_->Pause();
+  Advance(100 * kSecond);
+  pairs_->Resume();
+  Advance(kSecond / 2);
+  EXPECT_THAT(Told(), IsEmpty());
+  answer();
+  EXPECT_THAT(Told(), ElementsAre("OK"));
+  pairs_->Set(KeyValuePool::kExternal, "c", "3", Noted());
+  Advance(9 * kSecond);
+  pairs_->Pause();
+  Advance(100 * kSecond);
+  pairs_->Resume();
+  Advance(2 * kSecond);
+  EXPECT_THAT(Told(), ElementsAre(HasSubstr("does not answer")));
+}
+
 // Who is told may ask again from there.
 TEST_F(KeyValueExchangeTest, AskingFromAnAnswer) {
   Make();

@@ -78,7 +78,7 @@ class Balloon : public IntegrationComponent {
 
   BalloonStatus status() const;
 
-  // While the guest does not run it is asked nothing.
+  // While the guest does not run it is asked nothing; its time to answer waits, too.
   void Pause() override;
   void Resume() override;
 

@@ -67,7 +67,7 @@ class GuestFileCopy : public IntegrationComponent {
   using Done = absl::AnyInvocable<void(const absl::Status&)>;
   void Copy(FileCopyRequest request, Done done);
 
-  // While the guest does not run it is asked nothing; a copy waits, and its time goes on.
+  // While the guest does not run it is asked nothing; a copy waits, and so does its time.
   void Pause() override;
   void Resume() override;
 

@@ -80,7 +80,7 @@ class KeyValueExchange : public IntegrationComponent {
   void GetAddresses(absl::string_view adapter_id, GotAddresses done);
   void SetAddresses(const GuestAddresses& addresses, Done done);
 
-  // While the guest does not run it is asked nothing; a request waits, and its time goes on.
+  // While the guest does not run it is asked nothing; a request waits, and so does its time.
   void Pause() override;
   void Resume() override;
 

@@ -48,7 +48,7 @@ class Shutdown : public IntegrationComponent {
   using Done = absl::AnyInvocable<void(const absl::Status&)>;
   void Request(const ShutdownRequest& request, Done done);
 
-  // While the guest does not run it is asked nothing; a request waits, and its time goes on.
+  // While the guest does not run it is asked nothing; a request waits, and so does its time.
   void Pause() override;
   void Resume() override;
 
