@@ -101,10 +101,11 @@ class Heartbeat::Core final : public IntegrationChannel {
 
   void OnReady() override { Beat(); }
   uint32_t WriteRequest(absl::Span<uint8_t> body) override {
-    const hvdef::integration::Heartbeat beat{.sequence = ++sequence_};
+    const hvdef::integration::Heartbeat beat{.sequence = sequence_ + 1};
     std::memcpy(body.data(), &beat, sizeof(beat));
     return sizeof(beat);
   }
+  void OnSent() override { ++sequence_; }
   void OnAnswer(Status, absl::Span<const uint8_t> body) override {
     hvdef::integration::Heartbeat beat{};
     if (body.size() < sizeof(beat)) return;

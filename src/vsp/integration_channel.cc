@@ -93,6 +93,7 @@ Take IntegrationChannel::OnTurn() {
     if (SendMessage(header, size)) {
       state_.is_wanted = false;
       state_.is_waiting = true;
+      OnSent();
     }
   }
   return Take::kMore;

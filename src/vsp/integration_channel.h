@@ -89,8 +89,10 @@ class IntegrationChannel : protected vmbus::PacketPump {
   // Not any more, if it has not been sent yet.
   void TakeBack() { state_.is_wanted = false; }
 
-  // Writes the body of a request and returns its size: in a turn, right before it is sent.
+  // Writes the body of a request and returns its size: in a turn, right before it is sent; once more where there was no room for it.
   virtual uint32_t WriteRequest(absl::Span<uint8_t> body) = 0;
+  // The guest has it.
+  virtual void OnSent() {}
   // The guest's answer to the last request.
   virtual void OnAnswer(hvdef::integration::Status status, absl::Span<const uint8_t> body) = 0;
   // The versions are agreed on.

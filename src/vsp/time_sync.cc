@@ -97,7 +97,6 @@ class TimeSync::Core final : public IntegrationChannel {
     namespace integration = hvdef::integration;
     const auto [host_time, reference_time] = ReadClocks(clock_, wall_clock_);
     const uint8_t flags = sets_ ? integration::kTimeSyncSet : integration::kTimeSyncSample;
-    sets_ = false;
     if (version() >= integration::kTimeSyncReferenceVersion) {
       const integration::TimeSyncV4 message{.host_time = host_time, .reference_time = reference_time, .flags = flags};
       std::memcpy(body.data(), &message, sizeof(message));
@@ -107,6 +106,7 @@ class TimeSync::Core final : public IntegrationChannel {
     std::memcpy(body.data(), &message, sizeof(message));
     return sizeof(message);
   }
+  void OnSent() override { sets_ = false; }
   void OnAnswer(hvdef::integration::Status, absl::Span<const uint8_t>) override {}
   void OnLost() override {
     next_.Cancel();

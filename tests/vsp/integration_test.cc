@@ -326,6 +326,48 @@ TEST_F(IntegrationTest, TheTimeIsTold) {
   EXPECT_EQ(sync->flags, integration::kTimeSyncSet);
 }
 
+// A clock that is to be set is set also if there is no room for the message at first, and samples are due meanwhile.
+TEST_F(IntegrationTest, AFullRingKeepsNoClockFromBeingSet) {
+  auto time = *TimeSync::Create(*server_, resources(), wall_clock_, {.samples_only = true});
+  MakeChild();
+  Raw guest;
+  const uint64_t gpa = child_->AllocatePages(2 * kRingPages);
+  guest.ring = {.pages = {.pfns = nullptr, .first_pfn = gpa / kPageSize, .page_count = 2 * kRingPages},
+                .outgoing_pages = kRingPages};
+  guest.rings = vsc::ClientRings::Create(child_->host(gpa), guest.ring);
+  // Where the host writes next, and up to where it may: as far as the guest says that it has read.
+  uint8_t* const control = child_->host(gpa + kRingPages * kPageSize);
+  const auto written = [&] {
+    uint32_t index;
+    std::memcpy(&index, control, sizeof(index));
+    return index;
+  };
+  const auto set_read = [&](uint32_t index) { std::memcpy(control + 4, &index, sizeof(index)); };
+  // Room for the first message alone.
+  set_read(104);
+  ASSERT_TRUE(child_->client().Open(guest.channel, *OfferOf(hvdef::class_id::kTimeSync), guest.ring));
+  Pump();
+  std::vector<uint8_t> message = Take(guest);
+  ASSERT_FALSE(message.empty());
+  const uint32_t end = written();
+  set_read(end + 8);
+  message[25] = 5, message[28] = message[30] = 1, message[36] = 3;
+  const Version version{4, 0};
+  std::memcpy(&message[40], &version, sizeof(version));
+  Put(guest, message);
+  Advance(12 * kSecond);
+  EXPECT_EQ(written(), end) << "something was written to a full ring";
+  set_read(end);
+  child_->client().Signal(guest.channel);
+  Pump();
+  const std::vector<uint8_t> told = Take(guest);
+  ASSERT_GE(told.size(), 28 + sizeof(integration::TimeSyncV4));
+  integration::TimeSyncV4 sync;
+  std::memcpy(&sync, told.data() + 28, sizeof(sync));
+  EXPECT_EQ(sync.flags, integration::kTimeSyncSet);
+  EXPECT_EQ(sync.reference_time, clock_.Now100ns()) << "an old time";
+}
+
 TEST_F(IntegrationTest, SamplesSetNothing) {
   auto time = *TimeSync::Create(*server_, resources(), wall_clock_, {.samples_only = true});
   MakeChild();
