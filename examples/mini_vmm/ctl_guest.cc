@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -31,6 +33,7 @@ constexpr Subcommand kSubcommands[] = {
     {"set", KeyValueRequest::SET, 2, 2},
     {"delete", KeyValueRequest::DELETE, 1, 1},
     {"addresses", KeyValueRequest::ADDRESSES, 0, 1},
+    {"set-addresses", KeyValueRequest::SET_ADDRESSES, 2, 64},
 };
 
 }  // namespace
@@ -47,6 +50,8 @@ absl::Status ParseKvp(absl::Span<const std::string> words, KeyValueRequest& requ
                                                      [&](const Subcommand& each) { return each.name == words[0]; });
   if (found == std::end(kSubcommands)) return absl::InvalidArgumentError(absl::StrCat("it takes ", kKvpArguments));
   request.set_operation(found->operation);
+  const bool sets_addresses = found->operation == KeyValueRequest::SET_ADDRESSES;
+  const bool is_of_adapter = sets_addresses || found->operation == KeyValueRequest::ADDRESSES;
   std::vector<std::string> values;
   bool only_values = false;  // "--" ends the options, for a key or value that looks like one
   for (const std::string& word : words.subspan(1)) {
@@ -55,20 +60,39 @@ absl::Status ParseKvp(absl::Span<const std::string> words, KeyValueRequest& requ
     } else if (!only_values && word == "--json") {
       json = true;
     } else if (!only_values && absl::StartsWith(word, "--pool=") && word.size() > 7 && request.pool().empty() &&
-               found->operation != KeyValueRequest::ADDRESSES) {
+               !is_of_adapter) {
       request.set_pool(word.substr(7));
+    } else if (!only_values && sets_addresses && absl::StartsWith(word, "--gateway=")) {
+      request.mutable_addresses()->add_gateways(word.substr(10));
+    } else if (!only_values && sets_addresses && absl::StartsWith(word, "--name-server=")) {
+      request.mutable_addresses()->add_name_servers(word.substr(14));
     } else if ((!only_values && absl::StartsWith(word, "--")) || values.size() == found->most) {
       return Unexpected(word, kKvpArguments);
     } else {
       values.push_back(word);
     }
   }
+  if (sets_addresses && values.size() < found->least) {
+    return absl::InvalidArgumentError("set-addresses: an adapter is needed, and its addresses or dhcp");
+  }
   if (values.size() < found->least) {
     return absl::InvalidArgumentError(
         absl::StrCat(found->name, ": a key", found->least == 2 ? " and a value are" : " is", " needed"));
   }
-  if (found->operation == KeyValueRequest::ADDRESSES) {
+  if (is_of_adapter) {
     if (!values.empty()) request.set_adapter(values[0]);
+    if (!sets_addresses) return absl::OkStatus();
+    hvsdk::vmm::AdapterAddresses& addresses = *request.mutable_addresses();
+    addresses.set_dhcp(values[1] == "dhcp");
+    for (size_t i = addresses.dhcp() ? 2 : 1; i < values.size(); ++i) addresses.add_addresses(values[i]);
+    // What else is wrong with them, the machine says.
+    for (const auto* const list : {&addresses.addresses(), &addresses.gateways(), &addresses.name_servers()}) {
+      for (const std::string& address : *list) {
+        if (absl::c_all_of(address, absl::ascii_isprint)) continue;
+        return absl::InvalidArgumentError(
+            absl::StrCat("set-addresses: \"", absl::CHexEscape(address), "\" is no address"));
+      }
+    }
     return absl::OkStatus();
   }
   if (!values.empty()) request.set_key(values[0]);

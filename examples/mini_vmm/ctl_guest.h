@@ -14,7 +14,8 @@
 namespace mini_vmm {
 
 inline constexpr absl::string_view kKvpArguments =
-    "list [--pool=POOL]|get KEY [--pool=POOL]|set KEY VALUE|delete KEY|addresses [ADAPTER-ID], with [--json]";
+    "list [--pool=POOL]|get KEY [--pool=POOL]|set KEY VALUE|delete KEY|addresses [ADAPTER]|"
+    "set-addresses ADAPTER dhcp|ADDRESS/PREFIX... [--gateway=ADDRESS]... [--name-server=ADDRESS]..., with [--json]";
 inline constexpr absl::string_view kCopyArguments = "SOURCE GUEST-PATH [--overwrite] [--create-path]";
 inline constexpr absl::string_view kSnapshotArguments = "[--crash-consistent|--freeze-within=SECONDS] [--json] DIR";
 

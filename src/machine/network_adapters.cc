@@ -13,6 +13,12 @@ namespace {
 // The same at every start, so that a guest knows its adapters again; the number is added.
 constexpr hvdef::Guid kFirstInstance = {0x7D1B9E42, 0x0C5F, 0x4A36, {0xB8, 0x1D, 0x2E, 0x93, 0x44, 0xA0, 0xC7, 0x60}};
 
+hvdef::Guid InstanceOf(uint8_t number) {
+  hvdef::Guid instance = kFirstInstance;
+  instance.data1 += number;
+  return instance;
+}
+
 // How an adapter leaves. Linux takes note of a link's end at once, or up to two seconds behind the last time that one changed
 // (LINKCHANGE_INT, drivers/net/hyperv/netvsc_drv.c).
 constexpr uint64_t kLookInterval100ns = 500'000;
@@ -58,8 +64,7 @@ absl::StatusOr<uint8_t> NetworkAdapters::Plug(MachineNetwork network) {
   if (place.is_taken()) return absl::AlreadyExistsError(absl::StrCat("there is a network adapter ", number));
   if (network.port == nullptr) network.port = std::make_shared<NoPort>();
   vsp::NetworkOptions options;
-  options.instance_id = kFirstInstance;
-  options.instance_id.data1 += number;
+  options.instance_id = InstanceOf(number);
   options.mac_address = network.mac_address;
   options.name = network.name;
   options.number = number;
@@ -121,8 +126,11 @@ std::vector<MachineNetworkStatus> NetworkAdapters::status() const {
   for (size_t number = 0; number < places_.size(); ++number) {
     const Place& place = places_[number];
     if (!place.is_taken()) continue;
-    all.push_back(
-        {static_cast<uint8_t>(number), place.mac_address, place.adapter->agreement(), place.adapter->counts()});
+    all.push_back({.number = static_cast<uint8_t>(number),
+                   .mac_address = place.mac_address,
+                   .instance_id = InstanceOf(static_cast<uint8_t>(number)),
+                   .agreement = place.adapter->agreement(),
+                   .counts = place.adapter->counts()});
   }
   return all;
 }

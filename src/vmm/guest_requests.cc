@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/guest_requests.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <memory>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status_macros.h"
 #include "hvsdk/boot/byte_source.h"
 
 namespace hvsdk::vmm {
@@ -94,12 +101,83 @@ class Collection : public std::enable_shared_from_this<Collection> {
   size_t next_ = 0;
 };
 
-// Linux has them in capitals; what is no MAC address stays as it is.
-std::string AdapterId(std::string text) {
-  return text.find(':') == std::string::npos ? text : absl::AsciiStrToUpper(text);
+// What Linux knows an adapter by is its MAC address, in capitals, when it is asked for addresses, and its device's GUID when it is told them.
+std::string IdToAsk(const NetworkStatus& network) { return absl::AsciiStrToUpper(network.mac()); }
+std::string IdToTell(const NetworkStatus& network) { return absl::StrCat("{", network.id(), "}"); }
+
+// Of the adapter that is called so; what is none of the machine's stays as it is.
+template <typename IdOf>
+std::string FindId(const std::vector<NetworkStatus>& networks, const std::string& called, IdOf id_of) {
+  for (const NetworkStatus& network : networks) {
+    if (called == network.device() || called == network.name() || absl::EqualsIgnoreCase(called, network.mac())) {
+      return id_of(network);
+    }
+  }
+  return called;
+}
+
+struct IpAddress {
+  int family = AF_UNSPEC;  // of none
+  size_t bits = 0;
+};
+
+IpAddress ParseIp(const std::string& text) {
+  uint8_t bytes[16];
+  if (inet_pton(AF_INET, text.c_str(), bytes) == 1) return {.family = AF_INET, .bits = 32};
+  if (inet_pton(AF_INET6, text.c_str(), bytes) == 1) return {.family = AF_INET6, .bits = 128};
+  return {};
+}
+
+absl::Status AddAddress(const std::string& text, vsp::GuestAddresses& to) {
+  const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits('/', 1));
+  const IpAddress address = ParseIp(parts.first);
+  uint32_t prefix = 0;
+  const bool is_number = !parts.second.empty() && parts.second.size() <= 3 &&
+                         absl::c_all_of(parts.second, absl::ascii_isdigit) && absl::SimpleAtoi(parts.second, &prefix);
+  if (address.family == AF_UNSPEC || !is_number || prefix > address.bits) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", absl::CHexEscape(text),
+                     "\" is no address with the length of its prefix, as in 10.1.1.5/24 or fd00::5/64"));
+  }
+  to.addresses.push_back(parts.first);
+  if (address.family == AF_INET6) {
+    to.has_ipv6 = true;
+    to.subnets.push_back(absl::StrCat("/", prefix));
+    return absl::OkStatus();
+  }
+  to.has_ipv4 = true;
+  const uint32_t mask = prefix == 0 ? 0 : ~uint32_t{0} << (32 - prefix);
+  to.subnets.push_back(absl::StrCat(mask >> 24, ".", mask >> 16 & 0xFF, ".", mask >> 8 & 0xFF, ".", mask & 0xFF));
+  return absl::OkStatus();
 }
 
 }  // namespace
+
+absl::StatusOr<vsp::GuestAddresses> ParseGuestAddresses(const AdapterAddresses& addresses) {
+  vsp::GuestAddresses to;
+  if (addresses.dhcp()) {
+    if (addresses.addresses_size() + addresses.gateways_size() + addresses.name_servers_size() != 0) {
+      return absl::InvalidArgumentError("by DHCP there are no addresses of one's own");
+    }
+    to.dhcp = to.has_ipv4 = true;
+    return to;
+  }
+  if (addresses.addresses().empty()) return absl::InvalidArgumentError("an address is needed");
+  for (const std::string& address : addresses.addresses()) RETURN_IF_ERROR(AddAddress(address, to));
+  const auto take = [](const auto& from, std::vector<std::string>& to) -> absl::Status {
+    for (const std::string& each : from) {
+      if (ParseIp(each).family == AF_UNSPEC) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("\"", absl::CHexEscape(each), "\" is no address, as 10.1.1.1 and fd00::1 are"));
+      }
+      to.push_back(each);
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(take(addresses.gateways(), to.gateways));
+  RETURN_IF_ERROR(take(addresses.name_servers(), to.name_servers));
+  return to;
+}
 
 absl::Status ErrorOf(absl::string_view command, const absl::Status& status) {
   return status.ok() ? status : absl::Status(status.code(), absl::StrCat(command, ": ", status.message()));
@@ -112,7 +190,7 @@ ControlReply ReplyOf(const absl::Status& status) {
   return reply;
 }
 
-void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, std::vector<std::string> adapters,
+void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, const std::vector<NetworkStatus>& networks,
                  ControlHandler::Reply reply) {
   vsp::KeyValueExchange* const guest = machine.integration().key_value;
   if (guest == nullptr) {
@@ -159,12 +237,31 @@ void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, std:
     case KeyValueRequest::DELETE:
       return guest->Delete(pool, request.key(), answer(std::move(reply)));
     case KeyValueRequest::ADDRESSES: {
-      if (!request.adapter().empty()) adapters = {request.adapter()};
-      for (std::string& adapter : adapters) adapter = AdapterId(std::move(adapter));
+      std::vector<std::string> adapters;
+      if (!request.adapter().empty()) {
+        std::string id = FindId(networks, request.adapter(), IdToAsk);
+        // One that the guest has given itself.
+        if (absl::StrContains(id, ':')) absl::AsciiStrToUpper(&id);
+        adapters = {std::move(id)};
+      } else {
+        for (const NetworkStatus& network : networks) adapters.push_back(IdToAsk(network));
+      }
       if (adapters.empty()) {
         return reply(ReplyOf(absl::FailedPreconditionError("kvp: the machine has no network adapter")));
       }
       return std::make_shared<Collection>(*guest, std::move(reply))->GetAddresses(std::move(adapters));
+    }
+    case KeyValueRequest::SET_ADDRESSES: {
+      absl::StatusOr<vsp::GuestAddresses> addresses = ParseGuestAddresses(request.addresses());
+      if (addresses.ok() && request.adapter().empty()) {
+        addresses = absl::InvalidArgumentError("an adapter is needed");
+      }
+      if (!addresses.ok()) return reply(ReplyOf(ErrorOf("kvp: set-addresses", addresses.status())));
+      addresses->adapter_id = FindId(networks, request.adapter(), IdToTell);
+      return guest->SetAddresses(
+          *addresses, [called = request.adapter(), reply = std::move(reply)](const absl::Status& status) mutable {
+            reply(ReplyOf(ErrorOf(absl::StrCat("kvp: ", absl::CHexEscape(called)), status)));
+          });
     }
     default:
       return reply(ReplyOf(absl::InvalidArgumentError("kvp: no such operation")));

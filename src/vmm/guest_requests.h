@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hvsdk/machine/machine.h"
 #include "hvsdk/vmm/control.pb.h"
@@ -21,9 +22,11 @@ namespace hvsdk::vmm {
 absl::Status ErrorOf(absl::string_view command, const absl::Status& status);
 ControlReply ReplyOf(const absl::Status& status);
 
-// `adapters`: the MAC addresses of the machine's network adapters. The machine outlives the reply.
-void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, std::vector<std::string> adapters,
+// `networks`: the machine's network adapters. The machine outlives the reply.
+void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, const std::vector<NetworkStatus>& networks,
                  ControlHandler::Reply reply);
+// What a guest is to be told. InvalidArgument: an address is none, on one line.
+absl::StatusOr<vsp::GuestAddresses> ParseGuestAddresses(const AdapterAddresses& addresses);
 void CopyFile(machine::Machine& machine, const CopyFileRequest& request, ControlHandler::Reply reply);
 
 }  // namespace hvsdk::vmm

@@ -221,11 +221,7 @@ void MachineControl::ReadScreen(const std::string& psf, Reply reply) {
 }
 
 void MachineControl::AskKeyValue(const KeyValueRequest& request, Reply reply) {
-  std::vector<std::string> adapters;
-  if (options_.networks != nullptr) {
-    for (const NetworkStatus& network : options_.networks->networks()) adapters.push_back(network.mac());
-  }
-  vmm::AskKeyValue(machine_, request, std::move(adapters), std::move(reply));
+  vmm::AskKeyValue(machine_, request, Networks(), std::move(reply));
 }
 
 void MachineControl::Tell(absl::string_view name, absl::string_view key, absl::string_view value) {
@@ -451,23 +447,30 @@ MachineStatus MachineControl::Status() const {
       *status.add_disks() = std::move(disk);
     }
   }
-  if (options_.networks != nullptr) {
-    const std::vector<machine::MachineNetworkStatus> of_machine = machine_.networks();
-    for (NetworkStatus& network : options_.networks->networks()) {
-      network.set_device(DeviceOf(network));
-      for (const machine::MachineNetworkStatus& each : of_machine) {
-        if (each.number != network.number()) continue;
-        network.set_link_up(each.agreement.is_link_up);
-        network.set_leaving(each.agreement.is_unplugged);
-        network.set_version(TextOf(each.agreement.version));
-        network.set_mtu(each.agreement.mtu_bytes);
-        network.set_channels(each.agreement.channels);
-        network.set_up(each.agreement.takes_frames);
-      }
-      *status.add_networks() = std::move(network);
+  for (NetworkStatus& network : Networks()) *status.add_networks() = std::move(network);
+  return status;
+}
+
+std::vector<NetworkStatus> MachineControl::Networks() const {
+  if (options_.networks == nullptr) return {};
+  std::vector<NetworkStatus> networks = options_.networks->networks();
+  const std::vector<machine::MachineNetworkStatus> of_machine = machine_.networks();
+  for (NetworkStatus& network : networks) {
+    network.set_device(DeviceOf(network));
+    for (const machine::MachineNetworkStatus& each : of_machine) {
+      if (each.number != network.number()) continue;
+      char id[hvdef::kGuidTextSize];
+      hvdef::FormatGuid(each.instance_id, id);
+      network.set_id(id, sizeof(id));
+      network.set_link_up(each.agreement.is_link_up);
+      network.set_leaving(each.agreement.is_unplugged);
+      network.set_version(TextOf(each.agreement.version));
+      network.set_mtu(each.agreement.mtu_bytes);
+      network.set_channels(each.agreement.channels);
+      network.set_up(each.agreement.takes_frames);
     }
   }
-  return status;
+  return networks;
 }
 
 MachineStats MachineControl::Stats() const { return CollectStats(machine_, options_.disks, options_.networks); }

@@ -128,16 +128,78 @@ put() { printf "%s" "$1"; head -c $((512 - ${#1})) /dev/zero; printf "%s" "$2"; 
 '''
 
 
+# What sets addresses in a guest with Debian's daemon, which has no script for that of its own: the daemon tells it a file of settings.
+SET_ADDRESSES = r'''
+mkdir -p /usr/libexec/hypervkvpd
+cat >/usr/libexec/hypervkvpd/hv_set_ifconfig <<"END"
+#!/bin/sh
+. $1
+cp $1 /run/told
+[ $BOOTPROTO = none ] || exit 0
+ip addr flush dev $DEVICE
+ip addr add $IPADDR0/$NETMASK0 dev $DEVICE; ip addr add $IPADDR1/$NETMASK1 dev $DEVICE
+ip addr add $IPV6ADDR$IPV6NETMASK dev $DEVICE; ip route add default via $GATEWAY
+echo "nameserver $DNS1" >/etc/resolv.conf; echo "nameserver $DNS2" >>/etc/resolv.conf
+END
+cat >/usr/libexec/hypervkvpd/hv_get_dns_info <<"END"
+#!/bin/sh
+sed -n "s/nameserver //p" /etc/resolv.conf
+END
+chmod +x /usr/libexec/hypervkvpd/*
+'''
+
+# At the ends of the ranges of UTF-8 and UTF-16.
+CHARACTERS = '\x01\x7f\x80\u07ff\u0800\ud7ff\ue000\ufeff\ufffd\uffff\U00010000\U0010ffff'
+
+
+def many_pairs(count):
+    """Pairs of all lengths, up to the longest that Linux keeps and lists."""
+    def fill(text, character, most_units, most_bytes):
+        units, size = 1 + (character > '\uffff'), len(character.encode())
+        return text + character * min((most_units - len(text)) // units, (most_bytes - len(text)) // size)
+
+    pairs = {}
+    for i in range(count):
+        character = CHARACTERS[i % len(CHARACTERS)]
+        length = (254, 511) if i % 2 == 0 else (3 + i, 511)
+        pairs[fill(f'{i:03}', character, *length)] = fill('', character, 1022 * i // (count - 1), 2047)
+    return pairs
+
+
+def set_addresses(machine):
+    device = json.loads(machine.ctl('status', '--json'))['networks'][0]
+    expect(re.fullmatch(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', device['id']), 'no id', device)
+    given = ['10.0.2.77', '10.7.7.7', 'fd00::77']
+    machine.ctl('kvp', 'set-addresses', 'network/0', '10.0.2.77/24', '10.7.7.7/20', 'fd00::77/64', '--gateway=10.0.2.2', '--name-server=10.0.2.3',
+                '--name-server=fd00::3')
+    for name in (None, 'network/0', device['mac'].lower(), device['mac'].upper()):
+        found = json.loads(machine.ctl('kvp', 'addresses', *([name] if name else []), '--json'))['adapters'][0]
+        masks = dict(zip(found['addresses'], found['subnets']))
+        expect([masks.get(address) for address in given] == ['255.255.255.0', '255.255.240.0', '/64'], 'not the addresses', found)
+        expect(found['gateways'][0] == '10.0.2.2' and found['name_servers'] == ['10.0.2.3', 'fd00:0000:0000:0000:0000:0000:0000:0003'],
+               'not what was set', found)
+    expect('"10.0.2.77" is no address with the length' in machine.ctl('kvp', 'set-addresses', 'network/0', '10.0.2.77', status=2), 'no prefix')
+    expect('is no address with' in machine.ctl('kvp', 'set-addresses', 'network/0', '10.0.2.77/33', status=2), 'a long prefix')
+    expect('"x" is no address' in machine.ctl('kvp', 'set-addresses', 'network/0', '10.0.2.7/8', '--gateway=x', status=2), 'a gateway')
+    expect('by DHCP' in machine.ctl('kvp', 'set-addresses', 'network/0', 'dhcp', '--gateway=10.0.2.2', status=2), 'DHCP and a gateway')
+    expect('an adapter is needed' in machine.ctl('kvp', 'set-addresses', 'network/0', status=2), 'no address')
+    expect('network/9: the guest has none' in machine.ctl('kvp', 'set-addresses', 'network/9', 'dhcp', status=2), 'another adapter')
+    machine.ctl('kvp', 'set-addresses', device['mac'], 'dhcp')
+    machine.ctl('kvp', 'set', 'Done', 'addresses')
+
+
 @case
 def key_values(context):
-    """Pairs go both ways through Linux' own daemon, and it says which addresses it has."""
-    flags = context.guest_flags(PUT_PAIR + r'''
+    """Pairs go both ways through Linux' own daemon, and it says which addresses it has, and takes others."""
+    flags = context.guest_flags(PUT_PAIR + SET_ADDRESSES + r'''
 ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.2.2
 echo started
 while ! [ -e /sys/bus/vmbus/drivers/hv_utils ]; do sleep 0.1; done
 sleep 3
 hv_kvp_daemon; until [ -e /var/lib/hyperv/.kvp_pool_4 ]; do sleep 0.2; done; put Greeting "good day" >>/var/lib/hyperv/.kvp_pool_1
 echo begun
+until tr -d "\\0" </var/lib/hyperv/.kvp_pool_0 | grep -q addresses; do sleep 0.2; done
+ping -c 1 -W 5 10.0.2.2 >/dev/null && echo "reached it"; cat /run/told
 until tr -d "\\0" </var/lib/hyperv/.kvp_pool_0 | grep -q database; do sleep 0.2; done
 first() { tr "\\0" "\n" | head -n 1; }
 echo "$(head -c 512 /var/lib/hyperv/.kvp_pool_0 | first) is $(tail -c +513 /var/lib/hyperv/.kvp_pool_0 | first)"; killall -STOP hv_kvp_daemon; echo stopped; sleep 100000''', disks=0)
@@ -158,6 +220,20 @@ echo "$(head -c 512 /var/lib/hyperv/.kvp_pool_0 | first) is $(tail -c +513 /var/
         addresses = json.loads(machine.ctl('kvp', 'addresses', '--json'))['adapters']
         expect(len(addresses) == 1 and '10.0.2.15' in addresses[0]['addresses'] and '10.0.2.2' in addresses[0]['gateways'],
                'not its addresses', addresses)
+        set_addresses(machine)
+        machine.wait_for('^reached it$')
+        machine.wait_for('^BOOTPROTO=dhcp$')
+        machine.ctl('kvp', 'delete', 'Done')
+        begin = time.monotonic()
+        pairs = many_pairs(100)
+        for pool in ('external', 'auto-external'):
+            for key, value in pairs.items():
+                machine.ctl('kvp', 'set', key, value, f'--pool={pool}')
+            found = json.loads(machine.ctl('kvp', 'list', f'--pool={pool}', '--json'))['pairs']
+            expect({pair['key']: pair['value'] for pair in found} == pairs, 'not what was set', pool)
+            for key in pairs:
+                machine.ctl('kvp', 'delete', key, f'--pool={pool}')
+        print(f'  100 pairs in each of two pools in {time.monotonic() - begin:.1f} s')
         strange = 'żółw 🪨 \\ "'
         machine.ctl('kvp', 'set', strange, strange)
         expect(json.loads(machine.ctl('kvp', 'get', strange, '--json'))['pairs'][0]['value'] == strange, 'not what was set')
@@ -167,6 +243,10 @@ echo "$(head -c 512 /var/lib/hyperv/.kvp_pool_0 | first) is $(tail -c +513 /var/
         machine.ctl('kvp', 'set', 'k' * 254, 'v' * 1000)
         expect(machine.ctl('kvp', 'get', 'k' * 254) == 'v' * 1000 + '\n', 'not the longest')
         machine.ctl('kvp', 'delete', 'k' * 254)
+        machine.ctl('pause')
+        for words in (('kvp', 'list'), ('shutdown',), ('copy', __file__, '/tmp/x')):
+            expect('the machine is paused' in machine.ctl(*words, status=2), 'of a paused machine', words)
+        machine.ctl('resume')
         machine.ctl('kvp', 'set', 'Role', 'database')
         machine.wait_for('^Role is database$')
         machine.wait_for('^stopped$')

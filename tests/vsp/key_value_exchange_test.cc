@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/utf16.h"
 #include "gmock/gmock.h"
@@ -207,6 +208,64 @@ TEST_F(KeyValueExchangeTest, TheLongestAndTheStrangest) {
   EXPECT_THAT(Told(), ElementsAre("OK", "zażółć 🪨"));
   pairs_->Set(KeyValuePool::kExternal, rocks + "🪨", "", Noted());
   EXPECT_THAT(Told(), ElementsAre(HasSubstr("longer than 255")));
+}
+
+// A hundred pairs in each pool, of every length and of characters from the ends of each range of UTF-8 and UTF-16.
+TEST_F(KeyValueExchangeTest, AHundredPairsInEachPoolGoThereAndBack) {
+  Make();
+  auto guest = OpenGuest();
+  const std::string characters[] = {
+      "\x01",         "\x7F",         "\xC2\x80",     "\xDF\xBF",         "\xE0\xA0\x80",
+      "\xED\x9F\xBF",  // the last before the surrogates
+      "\xEE\x80\x80",  // and the first behind
+      "\xEF\xBB\xBF",  // a byte order mark
+      "\xEF\xBF\xBD", "\xEF\xBF\xBE", "\xEF\xBF\xBF", "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"};
+  constexpr KeyValuePool kPools[] = {KeyValuePool::kExternal, KeyValuePool::kGuest, KeyValuePool::kAuto,
+                                     KeyValuePool::kAutoExternal, KeyValuePool::kAutoInternal};
+  // `units` of UTF-16, of one character as far as that goes.
+  const auto fill = [](std::string text, const std::string& character, size_t units) {
+    const size_t each = character.size() == 4 ? 2 : 1;
+    for (size_t left = units - text.size(); left >= each; left -= each) text += character;
+    return text;
+  };
+  std::map<std::pair<wire::Pool, std::string>, std::string> expected;
+  for (const KeyValuePool pool : kPools) {
+    for (size_t i = 0; i < 100; ++i) {
+      const std::string& character = characters[i % std::size(characters)];
+      const std::string number = absl::StrCat(100 + i);
+      const std::string key = fill(number, character, i < 50 ? 255 : 3 + i), value = fill("", character, i * 1023 / 99);
+      pairs_->Set(pool, key, value, Noted());
+      EXPECT_THAT(Told(), ElementsAre("OK")) << i;
+      expected[{pool, key}] = value;
+    }
+  }
+  EXPECT_EQ(guest_.pairs, expected);
+  for (const KeyValuePool pool : kPools) {
+    size_t count = 0;
+    pairs_->List(pool, [&](const absl::StatusOr<std::vector<KeyValue>>& list) {
+      ASSERT_TRUE(list.ok()) << list.status();
+      for (const KeyValue& pair : *list) count += (expected.at({pool, pair.key}) == pair.value);
+      EXPECT_EQ(list->size(), 100u);
+    });
+    Pump();
+    EXPECT_EQ(count, 100u);
+  }
+  for (const auto& [key, value] : expected) {
+    pairs_->Get(key.first, key.second, NotedText());
+    EXPECT_THAT(Told(), ElementsAre(value));
+    pairs_->Delete(key.first, key.second, Noted());
+    EXPECT_THAT(Told(), ElementsAre("OK"));
+  }
+  EXPECT_THAT(guest_.pairs, IsEmpty());
+  // Halves of pairs, characters in more bytes than they need, and what is beyond the last plane.
+  for (const char* const wrong : {"\xED\xA0\x80", "\xED\xBF\xBF", "\xED\xA0\xBD\xED\xB2\xA9", "\xC0\x80",
+                                  "\xE0\x80\x80", "\xF4\x90\x80\x80", "\xE2\x82", "\x80"}) {
+    pairs_->Set(KeyValuePool::kExternal, wrong, "", Noted());
+    pairs_->Set(KeyValuePool::kExternal, "a", wrong, Noted());
+    EXPECT_THAT(Told(),
+                ElementsAre(HasSubstr("the key is no text in UTF-8"), HasSubstr("the value is no text in UTF-8")))
+        << absl::CHexEscape(wrong);
+  }
 }
 
 TEST_F(KeyValueExchangeTest, AddressesAreAskedForAndTold) {

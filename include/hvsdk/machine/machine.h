@@ -111,6 +111,7 @@ inline constexpr uint8_t kMaxNetworks = 8;  // as many as Hyper-V's machines hav
 struct MachineNetworkStatus {
   uint8_t number = 0;
   MacAddress mac_address{};
+  hvdef::Guid instance_id{};  // of its device in the guest
   vsp::NetworkAgreement agreement;
   vsp::NetworkCounts counts;
 };

@@ -92,6 +92,7 @@ class MachineControl final : public ControlHandler {
 
  private:
   MachineStatus Status() const;
+  std::vector<NetworkStatus> Networks() const;
   MachineStats Stats() const;
   void Tell(absl::string_view name, absl::string_view key, absl::string_view value);
   void Shutdown(const ShutdownConfig& request, Reply reply);
