@@ -555,6 +555,11 @@ absl::Status SocketServiceExample(SocketHub& hub) {
   //> resource/socket_service.h
   return status;
 }
+void CarryToBrowser(int fd);
+absl::Status RfbServerExample(os::EventLoop& loop, Display& display, KeySink* keyboard, PointerSink* mouse) {
+  //> viewer/rfb_server.h
+  return absl::OkStatus();
+}
 absl::Status UnixSocketsExample(os::EventLoop& loop, SocketHub& hub) {
   //> network/unix_sockets.h
   return absl::OkStatus();

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hvsdk/viewer/rfb_server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "base/status_macros.h"
+#include "hvsdk/input/keyboard_layout.h"
+#include "os/linux/unix_socket.h"
+#include "viewer/rfb_address.h"
+#include "viewer/rfb_session.h"
+
+namespace hvsdk::viewer {
+namespace {
+
+constexpr int64_t kUpdatePeriodNs = 25'000'000;
+
+int64_t NowNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// A descriptor to be given up for a viewer that is to be turned away when there is no other.
+int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+
+class Server final : public RfbServer, private Task {
+ public:
+  Server(os::EventLoop& loop, Options options, input::KeyboardLayout layout, int timer_fd)
+      : loop_(loop),
+        options_(std::move(options)),
+        layout_(std::move(layout)),
+        timer_fd_(timer_fd),
+        spare_fd_(OpenSpare()) {}
+  ~Server() override;
+
+  absl::Status WatchTimer();
+  absl::Status Listen(absl::string_view address) override;
+  std::string address() const override { return address_; }
+  absl::StatusOr<int> Connect() override;
+  size_t viewers() const override;
+
+ private:
+  struct Viewer {
+    uint64_t id = 0;
+    int fd = -1;
+    std::unique_ptr<RfbSession> session;
+    std::string output;
+    uint32_t watched = 0;
+    int64_t next_update_ns = 0;  // when one may begin
+  };
+
+  // The task: displays have something new.
+  void Run() override;
+  void Accept();
+  // Makes room for one more. False: there is none.
+  bool MakeRoom();
+  absl::Status Add(int fd);
+  void OnReady(uint64_t id, uint32_t events);
+  // False: the viewer is to go.
+  bool Read(Viewer& viewer);
+  bool Write(Viewer& viewer);
+  void Advance(Viewer& viewer);
+  void Drop(uint64_t id);
+  void SetTimer(int64_t deadline_ns);
+  void OnTimer();
+
+  os::EventLoop& loop_;
+  const Options options_;
+  const input::KeyboardLayout layout_;
+  const int timer_fd_;
+  int spare_fd_;
+  int listen_fd_ = -1;
+  os::UnixSocketFile file_;
+  std::string address_;
+  int64_t timer_ns_ = 0;  // when it fires; 0: not
+  uint64_t next_id_ = 1;
+  std::map<uint64_t, Viewer> viewers_;
+};
+
+Server::~Server() {
+  while (!viewers_.empty()) Drop(viewers_.begin()->first);
+  loop_.Drain(*this);
+  if (listen_fd_ >= 0) {
+    loop_.Unwatch(listen_fd_);
+    close(listen_fd_);
+  }
+  loop_.Unwatch(timer_fd_);
+  close(timer_fd_);
+  if (spare_fd_ >= 0) close(spare_fd_);
+}
+
+absl::Status Server::WatchTimer() {
+  return loop_.Watch(timer_fd_, EPOLLIN, [this](uint32_t) { OnTimer(); });
+}
+
+absl::Status Server::Listen(absl::string_view text) {
+  if (listen_fd_ >= 0) return absl::FailedPreconditionError("it listens already");
+  ASSIGN_OR_RETURN(RfbAddress address, ParseRfbAddress(text));
+  const bool is_unix = !address.path.empty();
+  const int fd = socket(is_unix ? AF_UNIX : address.internet.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return absl::ErrnoToStatus(errno, "socket");
+  listen_fd_ = fd;
+  const absl::Status status = [&]() -> absl::Status {
+    if (is_unix) {
+      RETURN_IF_ERROR(file_.Bind(fd, SOCK_STREAM, address.path));
+    } else {
+      // Connections of a server that has just ended do not keep its port.
+      const int on = 1;
+      setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+      if (bind(fd, reinterpret_cast<const sockaddr*>(&address.internet), address.size) != 0) {
+        return absl::ErrnoToStatus(errno, "cannot listen there");
+      }
+    }
+    if (listen(fd, 16) != 0) return absl::ErrnoToStatus(errno, "cannot listen there");
+    return loop_.Watch(fd, EPOLLIN, [this](uint32_t) { Accept(); });
+  }();
+  if (!status.ok()) {
+    close(std::exchange(listen_fd_, -1));
+    return status;
+  }
+  if (is_unix) {
+    address_ = absl::StrCat("unix:", address.path);
+  } else {
+    getsockname(fd, reinterpret_cast<sockaddr*>(&address.internet), &address.size);
+    address_ = TextOf(address.internet);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> Server::Connect() {
+  if (!MakeRoom()) return absl::ResourceExhaustedError(absl::StrCat("there are ", kMaxRfbViewers, " viewers already"));
+  int fds[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) != 0) {
+    return absl::ErrnoToStatus(errno, "socketpair");
+  }
+  if (const absl::Status added = Add(fds[0]); !added.ok()) {
+    close(fds[1]);
+    return added;
+  }
+  return fds[1];
+}
+
+size_t Server::viewers() const {
+  size_t count = 0;
+  for (const auto& [id, viewer] : viewers_) count += viewer.session->is_admitted();
+  return count;
+}
+
+void Server::Accept() {
+  const int fd = accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
+    // One that stays in the queue would be told of for ever.
+    close(spare_fd_);
+    close(accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC));
+    spare_fd_ = OpenSpare();
+    return;
+  }
+  if (fd < 0) return;
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // of Unix sockets nothing
+  if (!MakeRoom()) {
+    close(fd);
+    return;
+  }
+  (void)Add(fd);
+}
+
+bool Server::MakeRoom() {
+  if (viewers_.size() < kMaxRfbViewers) return true;
+  for (const auto& [id, viewer] : viewers_) {
+    if (viewer.session->is_admitted()) continue;
+    Drop(id);
+    return true;
+  }
+  return false;
+}
+
+absl::Status Server::Add(int fd) {
+  const uint64_t id = next_id_++;
+  Viewer& viewer = viewers_[id];
+  viewer.id = id;
+  viewer.fd = fd;
+  viewer.session = std::make_unique<RfbSession>(*options_.display, options_.keys, options_.pointer, layout_,
+                                                options_.name, [this] { loop_.Schedule(*this); });
+  viewer.watched = EPOLLIN | EPOLLOUT;
+  const absl::Status watched = loop_.Watch(fd, viewer.watched, [this, id](uint32_t events) { OnReady(id, events); });
+  if (!watched.ok()) {
+    close(fd);
+    viewers_.erase(id);
+  }
+  return watched;
+}
+
+void Server::Drop(uint64_t id) {
+  const auto at = viewers_.find(id);
+  loop_.Unwatch(at->second.fd);
+  close(at->second.fd);
+  viewers_.erase(at);
+}
+
+void Server::Run() {
+  for (auto at = viewers_.begin(); at != viewers_.end();) {
+    Viewer& viewer = at++->second;
+    // Where output waits, the socket tells.
+    if (viewer.output.empty() && viewer.session->wants_update()) Advance(viewer);
+  }
+}
+
+void Server::OnReady(uint64_t id, uint32_t events) {
+  const auto at = viewers_.find(id);
+  if (at == viewers_.end()) return;
+  if ((events & EPOLLIN) != 0 && !Read(at->second)) return Drop(id);
+  if ((events & (EPOLLERR | EPOLLHUP)) != 0) return Drop(id);
+  Advance(at->second);
+}
+
+bool Server::Read(Viewer& viewer) {
+  uint8_t buffer[4096];
+  const ssize_t got = recv(viewer.fd, buffer, sizeof(buffer), 0);
+  if (got == 0) return false;
+  if (got < 0) return errno == EAGAIN || errno == EINTR;
+  return viewer.session->Receive(absl::MakeConstSpan(buffer, static_cast<size_t>(got)));
+}
+
+bool Server::Write(Viewer& viewer) {
+  while (!viewer.output.empty()) {
+    const ssize_t sent = send(viewer.fd, viewer.output.data(), viewer.output.size(), MSG_NOSIGNAL);
+    if (sent < 0) return errno == EAGAIN || errno == EINTR;
+    viewer.output.erase(0, static_cast<size_t>(sent));
+  }
+  return true;
+}
+
+// As much as there is room for at once; others have their turn before more.
+void Server::Advance(Viewer& viewer) {
+  const int64_t now = NowNs();
+  const bool may_begin = now >= viewer.next_update_ns;
+  const bool was_asked = viewer.session->wants_update();
+  if (viewer.output.size() < RfbSession::kMaxOutput) viewer.session->Produce(viewer.output, may_begin);
+  if (was_asked && may_begin && !viewer.session->wants_update()) viewer.next_update_ns = now + kUpdatePeriodNs;
+  if (!Write(viewer)) return Drop(viewer.id);
+  const bool has_more = !viewer.output.empty() || viewer.session->is_updating();
+  if (!has_more && viewer.session->wants_update()) SetTimer(viewer.next_update_ns);
+  const uint32_t wanted = EPOLLIN | (has_more ? EPOLLOUT : 0u);
+  if (viewer.watched == wanted) return;
+  loop_.Unwatch(viewer.fd);
+  viewer.watched = wanted;
+  const absl::Status watched =
+      loop_.Watch(viewer.fd, wanted, [this, id = viewer.id](uint32_t events) { OnReady(id, events); });
+  if (!watched.ok()) Drop(viewer.id);
+}
+
+void Server::SetTimer(int64_t deadline_ns) {
+  if (timer_ns_ != 0 && timer_ns_ <= deadline_ns) return;
+  timer_ns_ = deadline_ns;
+  itimerspec when{};
+  when.it_value = {.tv_sec = deadline_ns / 1'000'000'000, .tv_nsec = deadline_ns % 1'000'000'000};
+  timerfd_settime(timer_fd_, TFD_TIMER_ABSTIME, &when, nullptr);
+}
+
+void Server::OnTimer() {
+  uint64_t expirations;
+  (void)!read(timer_fd_, &expirations, sizeof(expirations));
+  timer_ns_ = 0;
+  Run();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RfbServer>> RfbServer::Create(os::EventLoop& loop, Options options) {
+  ASSIGN_OR_RETURN(input::KeyboardLayout layout, input::KeyboardLayout::Load(options.keyboard_layout));
+  const int timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  if (timer_fd < 0) return absl::ErrnoToStatus(errno, "timerfd_create");
+  auto server = std::make_unique<Server>(loop, std::move(options), std::move(layout), timer_fd);
+  RETURN_IF_ERROR(server->WatchTimer());
+  return server;
+}
+
+}  // namespace hvsdk::viewer
