@@ -137,6 +137,9 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
                                         ? "nothing yet"
                                         : absl::StrFormat("%dx%d", status.video().width(), status.video().height()));
   }
+  if (!status.video().vnc().empty()) {
+    absl::PrintF("vnc        %s, %d viewers\n", absl::CHexEscape(status.video().vnc()), status.video().vnc_viewers());
+  }
   if (status.has_sockets()) {
     absl::PrintF("sockets    %s, %d connections\n",
                  status.sockets().path().empty() ? "nowhere" : absl::CHexEscape(status.sockets().path()),

@@ -222,6 +222,10 @@ const Flag kFlags[] = {
      "what the machine says it is: uuid, serial, asset_tag, product, ...; may be repeated"},
     {"video", "WIDTHxHEIGHT|none", SetText<[](MachineConfig& c, std::string t) { c.set_video(std::move(t)); }>,
      "a display, and the size that the guest is to show at first, such as 1920x1080 (default: none)"},
+    {"vnc", "ADDRESS:PORT|unix:PATH|none",
+     SetText<[](MachineConfig& c, std::string t) { c.set_vnc(t == "none" ? "" : std::move(t)); }>,
+     "viewers of the display, who type and point with --input, connect here by VNC; on the loopback, as there is no "
+     "password"},
     {"screenshot", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_screenshot(std::move(t)); }>,
      "write what the guest has shown last to a PNG file when the machine ends"},
     {"integration", "all|none|NAME[,NAME]...",
@@ -300,7 +304,7 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
 bool MayChangeOnRestore(absl::string_view flag) {
   return flag == "disk" || flag == "net" || flag == "serial" || flag == "trace" || flag == "control" ||
          flag == "sockets" || flag == "keyboard-layout" || flag == "backend" || flag == "kernel" || flag == "initrd" ||
-         flag == "no-reboot" || flag == "on-crash" || flag == "crash-dump" || flag == "screenshot";
+         flag == "no-reboot" || flag == "on-crash" || flag == "crash-dump" || flag == "screenshot" || flag == "vnc";
 }
 
 // Gives each device of a kind its number, where the configuration leaves it open: the next free one behind the device before it.

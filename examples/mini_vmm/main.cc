@@ -31,6 +31,7 @@
 #include "hvsdk/machine/tracer.h"
 #include "hvsdk/network/unix_sockets.h"
 #include "hvsdk/os/lost_memory.h"
+#include "hvsdk/viewer/rfb_server.h"
 #include "hvsdk/vmm/backends.h"
 #include "hvsdk/vmm/control_server.h"
 #include "hvsdk/vmm/core_dump.h"
@@ -175,6 +176,7 @@ absl::StatusOr<std::string> Configuration(const MachineConfig& config, const Fil
   hvsdk::vmm::SavedConfig saved;
   *saved.mutable_machine() = config;
   saved.mutable_machine()->clear_control();
+  saved.mutable_machine()->clear_vnc();  // where that machine may still be
   saved.mutable_machine()->clear_crash_dump();
   saved.mutable_machine()->clear_screenshot();  // or it would be the next one's, too
   MakeAbsolute(*saved.mutable_machine());
@@ -347,6 +349,22 @@ int RunMachine(const Flags& flags) {
       }
       sockets = *std::move(made);
     }
+    std::unique_ptr<hvsdk::viewer::RfbServer> vnc;
+    if (!config.vnc().empty()) {
+      auto made = hvsdk::viewer::RfbServer::Create(
+          **loop, {.display = current->display(),
+                   .keys = current->input().keyboard,
+                   .pointer = current->input().mouse,
+                   .name = "mini_vmm",
+                   .keyboard_layout = config.keyboard_layout().empty() ? "us" : config.keyboard_layout()});
+      absl::Status listening = made.status();
+      if (listening.ok()) listening = (*made)->Listen(config.vnc());
+      if (!listening.ok()) {
+        terminal.reset();
+        return FailBy(listening, absl::StrCat("--vnc=", config.vnc()));
+      }
+      vnc = *std::move(made);
+    }
     // A machine that goes on from memory which nobody has changed need not wait until all of it is read.
     absl::Status damage;
     std::unique_ptr<hvsdk::vmm::StateDirectory::Check> check;
@@ -370,6 +388,7 @@ int RunMachine(const Flags& flags) {
                           .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
                           .disks = &disks,
                           .networks = &networks,
+                          .vnc = vnc.get(),
                           .sockets_path = sockets == nullptr ? std::string() : sockets->path(),
                           .keyboard_layout = config.keyboard_layout().empty() ? "us" : config.keyboard_layout(),
                           .open_screenshot = [&](const std::string& path) -> absl::StatusOr<int> {

@@ -20,6 +20,7 @@
 #include "base/status_macros.h"
 #include "hvsdk/boot/memory_layout.h"
 #include "hvsdk/input/keyboard_layout.h"
+#include "hvsdk/viewer/rfb_server.h"
 #include "hvsdk/vmm/networks.h"
 #include "hvsdk/vsp/video.h"
 #include "vmm/text_fields.h"
@@ -151,6 +152,11 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   }
   if (!config.screenshot().empty() && !video->has_value()) {
     return absl::InvalidArgumentError("screenshot: is for machines with video");
+  }
+  if (!config.vnc().empty()) {
+    if (!video->has_value()) return absl::InvalidArgumentError("vnc: is for machines with video");
+    const absl::Status valid = viewer::CheckRfbAddress(config.vnc());
+    if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("vnc: ", valid.message()));
   }
   const auto integration = IntegrationOf(config);
   if (!integration.ok()) return integration.status();

@@ -430,6 +430,10 @@ MachineStatus MachineControl::Status() const {
   if (const Display* const display = machine_.display(); display != nullptr) {
     status.mutable_video()->set_width(display->frame().width);
     status.mutable_video()->set_height(display->frame().height);
+    if (options_.vnc != nullptr) {
+      status.mutable_video()->set_vnc(options_.vnc->address());
+      status.mutable_video()->set_vnc_viewers(static_cast<uint32_t>(options_.vnc->viewers()));
+    }
   }
   if (const vsp::SocketProvider* const sockets = machine_.sockets(); sockets != nullptr) {
     status.mutable_sockets()->set_path(options_.sockets_path);

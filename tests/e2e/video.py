@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import socket
 import struct
 import time
 import zlib
@@ -138,6 +139,163 @@ dmesg -r | grep -v 'fail to add MMCONFIG'; echo logged; sleep 100000"""
         machine.ctl('stop')
         machine.end(0)
         expect(text_of(context, last) == (size, lines), 'not what was shown last')
+
+
+class Viewer:
+    """Somebody who speaks RFB (RFC 6143): raw pixels, and sizes that change."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(30)
+        self.socket.connect(path)
+        expect(self.read(12) == b'RFB 003.008\n', 'another version')
+        self.socket.sendall(b'RFB 003.008\n')
+        expect(self.read(2) == b'\1\1', 'other security')
+        self.socket.sendall(b'\1')
+        expect(self.read(4) == bytes(4), 'refused')
+        self.socket.sendall(b'\1')
+        width, height, _, name = struct.unpack('>HH16sI', self.read(24))
+        self.name = self.read(name)
+        self.resize(width, height)
+        self.socket.sendall(struct.pack('>BxHii', 2, 2, 0, -223))
+
+    def read(self, size):
+        data = b''
+        while len(data) < size:
+            piece = self.socket.recv(min(size - len(data), 1 << 20))
+            expect(piece, 'the server has hung up')
+            data += piece
+        return data
+
+    def resize(self, width, height):
+        self.width, self.height = width, height
+        self.rows = [bytearray(width * 4) for _ in range(height)]
+
+    def ask(self, is_incremental):
+        self.socket.sendall(struct.pack('>BBHHHH', 3, is_incremental, 0, 0, self.width, self.height))
+
+    def update(self):
+        """How many bytes of pixels came."""
+        kind, count = struct.unpack('>BxH', self.read(4))
+        expect(kind == 0, 'another message', kind)
+        size = 0
+        for _ in range(count):
+            x, y, width, height, encoding = struct.unpack('>HHHHi', self.read(12))
+            if encoding == -223:
+                self.resize(width, height)
+                continue
+            expect(encoding == 0, 'another encoding', encoding)
+            data = self.read(width * height * 4)
+            for row in range(height):
+                self.rows[y + row][x * 4:(x + width) * 4] = data[row * width * 4:(row + 1) * width * 4]
+            size += len(data)
+        return size
+
+    def type(self, text):
+        for letter in text:
+            keysym = 0xFF0D if letter == '\n' else ord(letter)
+            for is_pressed in (1, 0):
+                self.socket.sendall(struct.pack('>BBxxI', 4, is_pressed, keysym))
+
+    def pixels(self):
+        """As pixels_of has them."""
+        rows = []
+        for row in self.rows:
+            rgb = bytearray(self.width * 3)
+            rgb[0::3], rgb[1::3], rgb[2::3] = row[2::4], row[1::4], row[0::4]
+            rows.append(bytes(rgb))
+        return self.width, self.height, rows
+
+
+def ticks(process):
+    with open(f'/proc/{process.pid}/stat', encoding='ascii') as file:
+        fields = file.read().rsplit(')', 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@case
+def viewers(context):
+    """Viewers see what the guest shows, as a screenshot has it, and type; those that stall, talk nonsense or are many harm nobody."""
+    path, state = context.path('vnc'), context.path('state')
+    command = """
+until [ -e /dev/fb0 ] && [ -d /sys/bus/serio/devices/serio0/input ]; do sleep 0.1; done; sleep 0.5
+exec </dev/tty1 >/dev/tty1 2>&1; printf '\\033[2J\\033[H\\033[?25l'; echo begun >/dev/ttyS0
+while read -r line; do eval "$line"; done"""
+    flags = [flag.replace('console=ttyS0', 'console=ttyS0 fbcon=nodefer consoleblank=0') for flag in context.guest_flags(command)]
+
+    def same(machine, viewer, seconds=40):
+        """Until the viewer sees what a screenshot has."""
+        end = time.monotonic() + seconds
+        while True:
+            machine.ctl('screenshot', context.path('shown.png'))
+            wanted = pixels_of(context.path('shown.png'))
+            if viewer.pixels() == wanted:
+                return
+            machine.expect_running(end, 'same pixels')
+            viewer.socket.settimeout(5)
+            try:
+                viewer.update()
+                viewer.ask(True)
+            except TimeoutError:
+                pass
+            viewer.socket.settimeout(30)
+
+    with Running(context, [*flags, '--cpus=1', '--memory=256M', '--video=1280x1024', '--input=keyboard', f'--vnc=unix:{path}'],
+                 'vm') as machine:
+        machine.wait_for_socket()
+        viewer = Viewer(path)
+        expect(viewer.name == b'mini_vmm' and (viewer.width, viewer.height) == (640, 480), 'another beginning', viewer.name)
+        viewer.ask(False)
+        expect(viewer.update() == 640 * 480 * 4, 'not all of it')
+        viewer.ask(True)
+        machine.wait_for('^begun$')
+        stalled, *crowd = [Viewer(path) for _ in range(20)]
+        stalled.ask(False)
+        crowd[0].socket.sendall(b'\xff' * 4096)
+        for one in crowd[1:]:
+            one.socket.close()
+        viewer.type('echo hvsdk\n')
+        end = time.monotonic() + 20
+        # The kernel's font has another v than Debian's.
+        while 'h\N{REPLACEMENT CHARACTER}sdk' not in shown(machine, 'typed.png')[1]:
+            machine.expect_running(end, 'hvsdk on the console')
+            time.sleep(0.2)
+        same(machine, viewer)
+        status = json.loads(machine.ctl('status', '--json'))['video']
+        expect(status['vnc_viewers'] == 2, 'other viewers', status)
+        expect(f'vnc        unix:{path}, 2 viewers\n' in machine.ctl('status'), 'another line')
+
+        # An idle guest's screen costs nothing.
+        time.sleep(1)
+        begin, used = time.monotonic(), ticks(machine.process)
+        time.sleep(5)
+        used = (ticks(machine.process) - used) / os.sysconf('SC_CLK_TCK') / (time.monotonic() - begin)
+        print(f'  an idle guest with a viewer: {100 * used:.2f} % of a processor')
+
+        # A paused one shows what it showed, also to who comes then.
+        machine.ctl('pause')
+        late = Viewer(path)
+        expect((late.width, late.height) == (1280, 1024), 'another size', late.width)
+        late.ask(False)
+        expect(late.update() == 1280 * 1024 * 4, 'not all of it')
+        same(machine, late)
+        machine.ctl('save', state)
+        machine.end(0)
+        expect(not os.path.exists(path), 'the socket is left')
+    with Running(context, [f'--restore={state}', f'--vnc=unix:{path}'], 'restored') as machine:
+        machine.wait_for_socket()
+        again = Viewer(path)
+        expect((again.width, again.height) == (1280, 1024), 'another size', again.width)
+        again.ask(False)
+        expect(again.update() == 1280 * 1024 * 4 and again.pixels() == late.pixels(), 'not what was shown')
+        again.ask(False)  # and takes nothing
+        print(f'  ends {e2e.ends_on_sigterm(machine.process)[0]:.2f} s after SIGTERM')
+    for address, error in [('0.0.0.0:5900', r'"0\.0\.0\.0" is no address of this host\'s loopback, [^\n]+'),
+                           ('5900', r'"5900" is neither ADDRESS:PORT, such as 127\.0\.0\.1:5900, nor unix:PATH')]:
+        bad = context.vmm('--kernel=x', '--video=800x600', f'--vnc={address}').expect_status(2)
+        expect(re.fullmatch(f'mini_vmm: --vnc: {error}\n', bad.err), 'not that line', bad.err)
+    bad = context.vmm('--kernel=x', '--vnc=127.0.0.1:0').expect_status(2)
+    expect(bad.err == 'mini_vmm: --vnc: is for machines with video\n', 'not that line', bad.err)
 
 
 @case

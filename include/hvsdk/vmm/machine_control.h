@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "hvsdk/machine/machine.h"
+#include "hvsdk/viewer/rfb_server.h"
 #include "hvsdk/vmm/control_server.h"
 #include "hvsdk/vmm/machine_saver.h"
 #include "hvsdk/vmm/screenshot.h"
@@ -71,10 +72,11 @@ class MachineControl final : public ControlHandler {
     StateDirectory::Check* origin = nullptr;    // as the saver's; may be null
     // Told of what clients have had done that is no event of the machine's. May be null.
     std::function<void(const Event&)> tell;
-    DiskOwner* disks = nullptr;          // null: none can be attached
-    NetworkOwner* networks = nullptr;    // likewise
-    std::string sockets_path;            // where programs connect to the guest's sockets, for the status
-    std::string keyboard_layout = "us";  // in which is typed
+    DiskOwner* disks = nullptr;              // null: none can be attached
+    NetworkOwner* networks = nullptr;        // likewise
+    const viewer::RfbServer* vnc = nullptr;  // for the status; null: there is none
+    std::string sockets_path;                // where programs connect to the guest's sockets, for the status
+    std::string keyboard_layout = "us";      // in which is typed
     // Opens a file for a picture of what the guest shows, as yet with what was there. Errors are one line for the user. Null: there are no pictures.
     std::function<absl::StatusOr<int>(const std::string& path)> open_screenshot;
     // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.
