@@ -117,12 +117,12 @@ def memory_of_restored(machine):
 def free_pages(context):
     """What the guest has used and frees, goes back by itself."""
     command = ('dd if=/dev/zero of=/tmp/file bs=1M count=200 2>/dev/null && echo full; sleep 3; rm /tmp/file; echo freed; '
-               'sleep 20; dmesg -r')
+               'sleep 32; dmesg -r')
     with Running(context, [*context.guest_flags(command), '--memory=512M'], 'vm') as machine:
         machine.wait_for('^full$')
         at, full = memory_of(machine, 512 * MIB)
         machine.wait_for('^freed$')
-        end = time.monotonic() + 15
+        end = time.monotonic() + 30
         while (freed := memory_of(machine, 512 * MIB, at)[1]) > full - 190 * MIB:
             expect(time.monotonic() < end and machine.process.poll() is None, f'{freed // MIB} of {full // MIB} MiB are left')
             time.sleep(0.2)
