@@ -105,6 +105,17 @@ function(hvsdk_compile_alone)
   set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 endfunction()
 
+# hvsdk_uses_header(TARGET HEADER MACRO WITHOUT): a library that the target loads when it is wanted, so that its header is all that is needed
+# to build; MACRO is defined where that is there, and WITHOUT says what there is not elsewhere.
+function(hvsdk_uses_header target header macro without)
+  find_path(${macro}_HEADER ${header})
+  if(${macro}_HEADER)
+    target_compile_definitions(${target} PRIVATE ${macro})
+  else()
+    message(STATUS "${header} is not there: ${without}")
+  endif()
+endfunction()
+
 # What the sanitizers' builds need: every test program that runs without KVM, and those of several threads.
 add_custom_target(hvsdk_unit_tests)
 add_custom_target(hvsdk_thread_tests)

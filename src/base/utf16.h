@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// UTF-16 to UTF-8 and back, for what images and guests carry. What is no character becomes U+FFFD.
+// Characters of UTF-8, and UTF-16 to UTF-8 and back, for what images and guests carry. What is no character in a text becomes U+FFFD.
 
 #ifndef HVSDK_SRC_BASE_UTF16_H_
 #define HVSDK_SRC_BASE_UTF16_H_
@@ -32,6 +32,31 @@ inline void AppendUtf8(uint32_t character, std::string& text) {
     tail(6);
     tail(0);
   }
+}
+
+// Takes the first character off UTF-8. False: it is none, and stays.
+inline bool TakeUtf8(absl::string_view& text, char32_t& character) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0u; };
+  const uint32_t first = byte(0);
+  size_t size = 1;
+  uint32_t least = 0;
+  character = first;
+  if (first >= 0xC0 && first < 0xE0) {
+    character = first & 0x1F, size = 2, least = 0x80;
+  } else if (first >= 0xE0 && first < 0xF0) {
+    character = first & 0x0F, size = 3, least = 0x800;
+  } else if (first >= 0xF0 && first < 0xF8) {
+    character = first & 0x07, size = 4, least = 0x10000;
+  } else if (first >= 0x80) {
+    return false;
+  }
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return false;
+    character = character << 6 | (byte(i) & 0x3F);
+  }
+  if (character < least || character > 0x10FFFF || (character >= 0xD800 && character < 0xE000)) return false;
+  text.remove_prefix(size);
+  return true;
 }
 
 // Ends at the first zero.

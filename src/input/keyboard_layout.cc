@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
+#include "base/utf16.h"
 #include "hvsdk/input/keys.h"
 #include "input/xkb_keymap.h"
 
@@ -43,49 +44,9 @@ constexpr std::pair<uint32_t, const char*> kOtherKeysyms[] = {
     {0xFF9C, "Numpad1"},  {0xFF9D, "Numpad5"}, {0xFF9E, "Numpad0"},  {0xFF9F, "NumpadDecimal"},
 };
 
-// Takes the first character off UTF-8. False: it is none.
-bool TakeCharacter(absl::string_view& text, char32_t& character) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0u; };
-  const uint32_t first = byte(0);
-  size_t size = 1;
-  uint32_t least = 0;
-  character = first;
-  if (first >= 0xC0 && first < 0xE0) {
-    character = first & 0x1F, size = 2, least = 0x80;
-  } else if (first >= 0xE0 && first < 0xF0) {
-    character = first & 0x0F, size = 3, least = 0x800;
-  } else if (first >= 0xF0 && first < 0xF8) {
-    character = first & 0x07, size = 4, least = 0x10000;
-  } else if (first >= 0x80) {
-    return false;
-  }
-  for (size_t i = 1; i < size; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return false;
-    character = character << 6 | (byte(i) & 0x3F);
-  }
-  if (character < least || character > 0x10FFFF || (character >= 0xD800 && character < 0xE000)) return false;
-  text.remove_prefix(size);
-  return true;
-}
-
 std::string Utf8Of(char32_t character) {
   std::string text;
-  const auto put = [&](uint32_t byte) { text.push_back(static_cast<char>(byte)); };
-  if (character < 0x80) {
-    put(character);
-  } else if (character < 0x800) {
-    put(0xC0 | character >> 6);
-    put(0x80 | (character & 0x3F));
-  } else if (character < 0x10000) {
-    put(0xE0 | character >> 12);
-    put(0x80 | (character >> 6 & 0x3F));
-    put(0x80 | (character & 0x3F));
-  } else {
-    put(0xF0 | character >> 18);
-    put(0x80 | (character >> 12 & 0x3F));
-    put(0x80 | (character >> 6 & 0x3F));
-    put(0x80 | (character & 0x3F));
-  }
+  internal::AppendUtf8(character, text);
   return text;
 }
 
@@ -195,7 +156,7 @@ absl::StatusOr<std::vector<KeyEvent>> KeyboardLayout::Type(absl::string_view tex
   std::vector<KeyEvent> events;
   while (!text.empty()) {
     char32_t character = 0;
-    if (!TakeCharacter(text, character)) {
+    if (!internal::TakeUtf8(text, character)) {
       return absl::InvalidArgumentError(absl::StrFormat("the text is not UTF-8: there is no character before \\x%02x",
                                                         static_cast<uint8_t>(text[0])));
     }
@@ -241,7 +202,7 @@ absl::StatusOr<std::vector<KeyEvent>> KeyboardLayout::Chord(absl::string_view na
     if (const Key* const key = FindKey(name); key != nullptr) {
       add(key->scan_code);
     } else if (const Strokes* const strokes =
-                   TakeCharacter(one, character) && one.empty()
+                   internal::TakeUtf8(one, character) && one.empty()
                        ? Find(character < 0x80
                                   ? static_cast<char32_t>(absl::ascii_tolower(static_cast<uint8_t>(character)))
                                   : character)

@@ -1,28 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "viewer/pixel_encoder.h"
 
-#if defined(HVSDK_HAVE_ZLIB)
-#include <zlib.h>
-#endif
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include "base/check.h"
-#include "base/loaded_library.h"
-#include "memory/guest_copy.h"
+#include "resource/frame_row.h"
+
+#if defined(HVSDK_HAVE_ZLIB)
+#include "base/zlib_library.h"
+#endif
 
 namespace hvsdk::viewer {
 namespace {
 
 constexpr uint32_t kTile = 64;           // RFC 6143, 7.7.6
 constexpr size_t kMostPaletteSize = 16;  // of a packed one
-
-uint32_t FromRgb565(uint32_t pixel) {
-  const uint32_t red = pixel >> 11, green = pixel >> 5 & 0x3F, blue = pixel & 0x1F;
-  return (red << 3 | red >> 2) << 16 | (green << 2 | green >> 4) << 8 | (blue << 3 | blue >> 2);
-}
 
 }  // namespace
 
@@ -32,16 +26,16 @@ uint32_t FromRgb565(uint32_t pixel) {
 class PixelEncoder::Deflater {
  public:
   static std::unique_ptr<Deflater> Create() {
-    const Zlib* const zlib = Load();
-    if (zlib == nullptr) return nullptr;
+    const absl::StatusOr<internal::ZlibLibrary>& zlib = internal::ZlibLibrary::Load();
+    if (!zlib.ok()) return nullptr;
     auto deflater = std::make_unique<Deflater>();
     // The fastest: what is seldom the same is left to viewers who ask for raw pixels.
-    if (zlib->init(&deflater->stream_, /*level=*/1, ZLIB_VERSION, sizeof(z_stream)) != Z_OK) return nullptr;
-    deflater->zlib_ = zlib;
+    if (zlib->deflate_init(&deflater->stream_, /*level=*/1, ZLIB_VERSION, sizeof(z_stream)) != Z_OK) return nullptr;
+    deflater->zlib_ = &*zlib;
     return deflater;
   }
   ~Deflater() {
-    if (zlib_ != nullptr) zlib_->end(&stream_);
+    if (zlib_ != nullptr) zlib_->deflate_end(&stream_);
   }
 
   // Appends all that its receiver needs of `from`.
@@ -59,27 +53,7 @@ class PixelEncoder::Deflater {
   }
 
  private:
-  struct Zlib {
-    decltype(&::deflateInit_) init;
-    decltype(&::deflate) deflate;
-    decltype(&::deflateEnd) end;
-  };
-  // Null: it is not there.
-  static const Zlib* Load() {
-    static const absl::StatusOr<Zlib> loaded = []() -> absl::StatusOr<Zlib> {
-      absl::StatusOr<LoadedLibrary> library = LoadedLibrary::Load("libz.so.1", "zlib", "compressed pixels need");
-      if (!library.ok()) return library.status();
-      Zlib zlib{};
-      library->Find("deflateInit_", zlib.init);
-      library->Find("deflate", zlib.deflate);
-      library->Find("deflateEnd", zlib.end);
-      if (!library->status().ok()) return library->status();
-      return zlib;
-    }();
-    return loaded.ok() ? &*loaded : nullptr;
-  }
-
-  const Zlib* zlib_ = nullptr;
+  const internal::ZlibLibrary* zlib_ = nullptr;
   z_stream stream_{};
 };
 
@@ -138,19 +112,7 @@ void PixelEncoder::Read(const Frame& frame, const Rectangle& rectangle) {
   if (rectangle.x >= frame.width) return;
   const uint32_t width = std::min(rectangle.width, frame.width - rectangle.x);
   for (uint32_t y = 0; y < rectangle.height && rectangle.y + y < frame.height; ++y) {
-    const uint8_t* const from =
-        frame.pixels + size_t{rectangle.y + y} * frame.stride_bytes + size_t{rectangle.x} * BytesOf(frame.format);
-    uint32_t* const to = &pixels_[size_t{y} * rectangle.width];
-    uint8_t row[kMaxWidth * 4];
-    internal::GuestCopy(row, from, size_t{width} * BytesOf(frame.format));
-    for (uint32_t x = 0; x < width; ++x) {
-      if (frame.format == PixelFormat::kXrgb8888) {
-        const uint8_t* const pixel = &row[x * 4];
-        to[x] = uint32_t{pixel[0]} | uint32_t{pixel[1]} << 8 | uint32_t{pixel[2]} << 16;
-      } else {
-        to[x] = FromRgb565(uint32_t{row[x * 2]} | uint32_t{row[x * 2 + 1]} << 8);
-      }
-    }
+    internal::ReadRow(frame, rectangle.x, rectangle.y + y, width, &pixels_[size_t{y} * rectangle.width]);
   }
 }
 

@@ -2,12 +2,9 @@
 #include "hvsdk/viewer/rfb_server.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -19,6 +16,8 @@
 #include "absl/types/span.h"
 #include "base/status_macros.h"
 #include "hvsdk/input/keyboard_layout.h"
+#include "hvsdk/os/host_clock.h"
+#include "os/linux/acceptor.h"
 #include "os/linux/unix_socket.h"
 #include "viewer/rfb_address.h"
 #include "viewer/rfb_session.h"
@@ -26,28 +25,15 @@
 namespace hvsdk::viewer {
 namespace {
 
-constexpr int64_t kUpdatePeriodNs = 25'000'000;
-
-int64_t NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
-
-// A descriptor to be given up for a viewer that is to be turned away when there is no other.
-int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
+constexpr uint64_t kUpdatePeriod100ns = 250'000;
 
 class Server final : public RfbServer, private Task {
  public:
-  Server(os::EventLoop& loop, Options options, input::KeyboardLayout layout, int timer_fd)
-      : loop_(loop),
-        options_(std::move(options)),
-        layout_(std::move(layout)),
-        timer_fd_(timer_fd),
-        spare_fd_(OpenSpare()) {}
+  Server(os::EventLoop& loop, Options options, input::KeyboardLayout layout)
+      : loop_(loop), options_(std::move(options)), layout_(std::move(layout)) {}
   ~Server() override;
 
-  absl::Status WatchTimer();
+  absl::Status MakeTimer();
   absl::Status Listen(absl::string_view address) override;
   std::string address() const override { return address_; }
   absl::StatusOr<int> Connect() override;
@@ -60,7 +46,7 @@ class Server final : public RfbServer, private Task {
     std::unique_ptr<RfbSession> session;
     std::string output;
     uint32_t watched = 0;
-    int64_t next_update_ns = 0;  // when one may begin
+    uint64_t next_update_100ns = 0;  // when one may begin
   };
 
   // The task: displays have something new.
@@ -75,18 +61,19 @@ class Server final : public RfbServer, private Task {
   bool Write(Viewer& viewer);
   void Advance(Viewer& viewer);
   void Drop(uint64_t id);
-  void SetTimer(int64_t deadline_ns);
-  void OnTimer();
+  void SetTimer(uint64_t deadline_100ns);
 
   os::EventLoop& loop_;
   const Options options_;
   const input::KeyboardLayout layout_;
-  const int timer_fd_;
-  int spare_fd_;
+  const os::HostClock clock_;
+  std::unique_ptr<os::LoopTimers> timers_;
+  std::unique_ptr<Timer> timer_;
+  uint64_t timer_100ns_ = 0;  // when it fires; 0: not
+  os::Acceptor acceptor_;
   int listen_fd_ = -1;
   os::UnixSocketFile file_;
   std::string address_;
-  int64_t timer_ns_ = 0;  // when it fires; 0: not
   uint64_t next_id_ = 1;
   std::map<uint64_t, Viewer> viewers_;
 };
@@ -98,13 +85,15 @@ Server::~Server() {
     loop_.Unwatch(listen_fd_);
     close(listen_fd_);
   }
-  loop_.Unwatch(timer_fd_);
-  close(timer_fd_);
-  if (spare_fd_ >= 0) close(spare_fd_);
 }
 
-absl::Status Server::WatchTimer() {
-  return loop_.Watch(timer_fd_, EPOLLIN, [this](uint32_t) { OnTimer(); });
+absl::Status Server::MakeTimer() {
+  ASSIGN_OR_RETURN(timers_, os::LoopTimers::Create(loop_, clock_));
+  timer_ = timers_->CreateTimer([this] {
+    timer_100ns_ = 0;
+    Run();
+  });
+  return absl::OkStatus();
 }
 
 absl::Status Server::Listen(absl::string_view text) {
@@ -161,14 +150,7 @@ size_t Server::viewers() const {
 }
 
 void Server::Accept() {
-  const int fd = accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
-    // One that stays in the queue would be told of for ever.
-    close(spare_fd_);
-    close(accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC));
-    spare_fd_ = OpenSpare();
-    return;
-  }
+  const int fd = acceptor_.Accept(listen_fd_);
   if (fd < 0) return;
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // of Unix sockets nothing
@@ -247,14 +229,16 @@ bool Server::Write(Viewer& viewer) {
 
 // As much as there is room for at once; others have their turn before more.
 void Server::Advance(Viewer& viewer) {
-  const int64_t now = NowNs();
-  const bool may_begin = now >= viewer.next_update_ns;
+  const uint64_t now = clock_.Now100ns();
+  const bool may_begin = now >= viewer.next_update_100ns;
   const bool was_asked = viewer.session->wants_update();
   if (viewer.output.size() < RfbSession::kMaxOutput) viewer.session->Produce(viewer.output, may_begin);
-  if (was_asked && may_begin && !viewer.session->wants_update()) viewer.next_update_ns = now + kUpdatePeriodNs;
+  if (was_asked && may_begin && !viewer.session->wants_update()) {
+    viewer.next_update_100ns = now + kUpdatePeriod100ns;
+  }
   if (!Write(viewer)) return Drop(viewer.id);
   const bool has_more = !viewer.output.empty() || viewer.session->is_updating();
-  if (!has_more && viewer.session->wants_update()) SetTimer(viewer.next_update_ns);
+  if (!has_more && viewer.session->wants_update()) SetTimer(viewer.next_update_100ns);
   const uint32_t wanted = EPOLLIN | (has_more ? EPOLLOUT : 0u);
   if (viewer.watched == wanted) return;
   loop_.Unwatch(viewer.fd);
@@ -264,29 +248,18 @@ void Server::Advance(Viewer& viewer) {
   if (!watched.ok()) Drop(viewer.id);
 }
 
-void Server::SetTimer(int64_t deadline_ns) {
-  if (timer_ns_ != 0 && timer_ns_ <= deadline_ns) return;
-  timer_ns_ = deadline_ns;
-  itimerspec when{};
-  when.it_value = {.tv_sec = deadline_ns / 1'000'000'000, .tv_nsec = deadline_ns % 1'000'000'000};
-  timerfd_settime(timer_fd_, TFD_TIMER_ABSTIME, &when, nullptr);
-}
-
-void Server::OnTimer() {
-  uint64_t expirations;
-  (void)!read(timer_fd_, &expirations, sizeof(expirations));
-  timer_ns_ = 0;
-  Run();
+void Server::SetTimer(uint64_t deadline_100ns) {
+  if (timer_100ns_ != 0 && timer_100ns_ <= deadline_100ns) return;
+  timer_100ns_ = deadline_100ns;
+  timer_->Arm(deadline_100ns);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RfbServer>> RfbServer::Create(os::EventLoop& loop, Options options) {
   ASSIGN_OR_RETURN(input::KeyboardLayout layout, input::KeyboardLayout::Load(options.keyboard_layout));
-  const int timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-  if (timer_fd < 0) return absl::ErrnoToStatus(errno, "timerfd_create");
-  auto server = std::make_unique<Server>(loop, std::move(options), std::move(layout), timer_fd);
-  RETURN_IF_ERROR(server->WatchTimer());
+  auto server = std::make_unique<Server>(loop, std::move(options), std::move(layout));
+  RETURN_IF_ERROR(server->MakeTimer());
   return server;
 }
 

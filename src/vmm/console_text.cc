@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <map>
 #include <utility>
 
@@ -15,6 +14,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/utf16.h"
+#include "resource/frame_row.h"
 #include "vmm/gunzip.h"
 
 namespace hvsdk::vmm {
@@ -23,7 +24,6 @@ namespace {
 constexpr absl::string_view kMagic1("\x36\x04", 2), kMagic2("\x72\xB5\x4A\x86", 4);
 constexpr size_t kHeader1Bytes = 4, kHeader2Bytes = 32;
 constexpr uint32_t kMaxGlyphs = 512, kMaxSide = 64;
-constexpr char32_t kUnknown = 0xFFFD;
 
 absl::Status NoFont(absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("is no console font (PSF): ", why));
@@ -34,36 +34,18 @@ uint32_t Read32(absl::string_view bytes, size_t at) {
   return byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
 }
 
-void AppendUtf8(char32_t character, std::string& to) {
-  const auto put = [&](uint32_t byte) { to.push_back(static_cast<char>(byte)); };
-  if (character < 0x80) return put(character);
-  if (character < 0x800) {
-    put(0xC0 | character >> 6);
-  } else {
-    put(0xE0 | character >> 12);
-    put(0x80 | (character >> 6 & 0x3F));
-  }
-  put(0x80 | (character & 0x3F));
-}
-
-// The next character of a table of UTF-8, of at most 16 bits; 0 for what is none. At least one byte is taken.
-char32_t TakeUtf8(absl::string_view& text) {
-  const auto first = static_cast<uint8_t>(text[0]);
-  const size_t more = first >= 0xF0 ? 3 : first >= 0xE0 ? 2 : first >= 0xC0 ? 1 : 0;
-  char32_t character = more == 0 ? first : first & (0x3Fu >> more);
-  text.remove_prefix(1);
-  for (size_t i = 0; i < more; ++i) {
-    if (text.empty() || (static_cast<uint8_t>(text[0]) & 0xC0) != 0x80) return 0;
-    character = character << 6 | (static_cast<uint8_t>(text[0]) & 0x3F);
-    text.remove_prefix(1);
-  }
-  return character > 0xFFFF || (more == 0 && first >= 0x80) ? 0 : character;
-}
-
 // Of the characters that share a glyph, the one that a reader expects.
 bool IsBetter(char32_t character, char32_t than) {
-  if (character < 0x20 || (character >= 0x7F && character < 0xA0)) return false;
+  const bool is_control = character < 0x20 || (character >= 0x7F && character < 0xA0);
+  const bool is_half = character >= 0xD800 && character < 0xE000;  // of one in UTF-16
+  if (is_control || is_half || character > 0xFFFF) return false;
   return than == 0 || character < than;
+}
+
+// Ink becomes paper, and paper ink.
+void Invert(std::vector<uint64_t>& bits, uint32_t pixels) {
+  for (uint64_t& word : bits) word = ~word;
+  if (pixels % 64 != 0) bits.back() &= (uint64_t{1} << pixels % 64) - 1;
 }
 
 }  // namespace
@@ -150,8 +132,9 @@ absl::StatusOr<ConsoleFont> ConsoleFont::Parse(absl::string_view psf) {
       character = 0;
       if (ends || begins_sequence) {
         psf.remove_prefix(1);
-      } else {
-        character = TakeUtf8(psf);
+      } else if (!internal::TakeUtf8(psf, character)) {
+        psf.remove_prefix(1);
+        character = 0;
       }
     } else {
       if (psf.size() < 2) break;
@@ -187,57 +170,51 @@ char32_t ConsoleFont::Find(const Bits& bits) const {
   return found;
 }
 
+char32_t ConsoleFont::FindEitherWay(Bits bits) const {
+  char32_t found = Find(bits);
+  if (found != 0) return found;
+  Invert(bits, width_ * height_);
+  found = Find(bits);
+  return found != 0 ? found : internal::kReplacementCharacter;
+}
+
+bool ConsoleFont::ReadCell(const Frame& frame, uint32_t left, uint32_t top, Bits& bits) const {
+  const uint32_t pixels = width_ * height_;
+  std::fill(bits.begin(), bits.end(), 0);
+  // Text has two colours: the first pixel's, and the other.
+  uint32_t first = 0, others = 0, bit = 0;
+  for (uint32_t y = 0; y < height_; ++y) {
+    uint32_t row[kMaxSide];
+    internal::ReadRow(frame, left, top + y, width_, row);
+    if (y == 0) first = row[0];
+    for (uint32_t x = 0; x < width_; ++x, ++bit) {
+      if (row[x] == first) continue;
+      ++others;
+      bits[bit / 64] |= uint64_t{1} << bit % 64;
+    }
+  }
+  if (2 * others > pixels) Invert(bits, pixels);
+  return others != 0;
+}
+
 std::string ConsoleFont::Read(const Frame& frame) const {
   std::string text;
-  if (frame.empty()) return text;
-  const uint32_t pixel_bytes = BytesOf(frame.format), cell_pixels = width_ * height_;
-  std::vector<uint32_t> cell(cell_pixels);
-  Bits bits((cell_pixels + 63) / 64);
+  Bits bits((size_t{width_} * height_ + 63) / 64);
   std::map<Bits, char32_t> known;
   size_t end = 0;  // of what says something
   for (uint32_t top = 0; top + height_ <= frame.height; top += height_) {
     for (uint32_t left = 0; left + width_ <= frame.width; left += width_) {
-      for (uint32_t y = 0; y < height_; ++y) {
-        const uint8_t* const row = frame.pixels + size_t{top + y} * frame.stride_bytes + size_t{left} * pixel_bytes;
-        for (uint32_t x = 0; x < width_; ++x) {
-          uint32_t pixel = 0;
-          std::memcpy(&pixel, row + size_t{x} * pixel_bytes, pixel_bytes);
-          cell[y * width_ + x] = frame.format == PixelFormat::kXrgb8888 ? pixel & 0xFFFFFF : pixel;
-        }
-      }
-      // Text has two colours: the first pixel's, and the other.
-      uint32_t other = 0;
-      std::fill(bits.begin(), bits.end(), 0);
-      for (uint32_t i = 0; i < cell_pixels; ++i) {
-        if (cell[i] == cell[0]) continue;
-        ++other;
-        bits[i / 64] |= uint64_t{1} << i % 64;
-      }
-      if (2 * other > cell_pixels) {
-        for (uint64_t& word : bits) word = ~word;
-        if (cell_pixels % 64 != 0) bits.back() &= (uint64_t{1} << cell_pixels % 64) - 1;
-      }
       char32_t character = ' ';
-      if (other != 0) {
+      if (ReadCell(frame, left, top, bits)) {
         const auto [at, is_new] = known.try_emplace(bits, 0);
-        if (is_new) {
-          at->second = Find(bits);
-          if (at->second == 0) {
-            Bits inverse(bits);
-            for (uint64_t& word : inverse) word = ~word;
-            if (cell_pixels % 64 != 0) inverse.back() &= (uint64_t{1} << cell_pixels % 64) - 1;
-            at->second = Find(inverse);
-          }
-          if (at->second == 0) at->second = kUnknown;
-        }
+        if (is_new) at->second = FindEitherWay(bits);
         character = at->second;
       }
-      AppendUtf8(character, text);
+      internal::AppendUtf8(character, text);
       if (character != ' ' && character != 0xA0) end = text.size();
     }
     // The blanks at the line's end go.
-    const size_t line_end = text.find_last_not_of(' ');
-    text.resize(line_end == text.npos ? 0 : line_end + 1);
+    text.resize(text.find_last_not_of(' ') + 1);
     text.push_back('\n');
   }
   text.resize(end);

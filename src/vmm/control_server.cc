@@ -2,7 +2,6 @@
 #include "hvsdk/vmm/control_server.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "os/linux/acceptor.h"
 #include "os/linux/unix_socket.h"
 #include "vmm/guest_requests.h"
 #include "vmm/text_fields.h"
@@ -37,9 +37,6 @@ std::string Framed(const google::protobuf::MessageLite& message) {
   message.AppendToString(&bytes);
   return bytes;
 }
-
-// A descriptor to be given up for a client that is to be turned away when there is no other.
-int OpenSpare() { return open("/dev/null", O_RDONLY | O_CLOEXEC); }
 
 }  // namespace
 
@@ -67,14 +64,17 @@ absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Listen(os::EventLo
 }
 
 ControlServer::ControlServer(os::EventLoop& loop, int fd, ControlHandler& handler)
-    : loop_(loop), file_(std::make_unique<os::UnixSocketFile>()), fd_(fd), spare_fd_(OpenSpare()), handler_(handler) {}
+    : loop_(loop),
+      file_(std::make_unique<os::UnixSocketFile>()),
+      fd_(fd),
+      acceptor_(std::make_unique<os::Acceptor>()),
+      handler_(handler) {}
 
 ControlServer::~ControlServer() {
   *self_ = nullptr;
   while (!clients_.empty()) Drop(clients_.begin()->first);
   loop_.Unwatch(fd_);
   close(fd_);
-  if (spare_fd_ >= 0) close(spare_fd_);
 }
 
 ControlServer::Client* ControlServer::Find(uint64_t id) {
@@ -83,14 +83,7 @@ ControlServer::Client* ControlServer::Find(uint64_t id) {
 }
 
 void ControlServer::Accept() {
-  const int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
-    // One that stays in the queue would be told of for ever.
-    close(spare_fd_);
-    close(accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC));
-    spare_fd_ = OpenSpare();
-    return;
-  }
+  const int fd = acceptor_->Accept(fd_);
   if (fd < 0) return;
   if (clients_.size() >= kMaxControlClients && !DropIdlest()) {
     // Best effort: as much as fits at once.

@@ -5,38 +5,16 @@
 
 #ifdef HVSDK_HAVE_ZLIB
 
-#include <zlib.h>
-
-#include "base/loaded_library.h"
+#include "base/zlib_library.h"
 
 namespace hvsdk::vmm {
-namespace {
-
-struct Zlib {
-  int (*init)(z_stream*, int window_bits, const char* version, int size);
-  int (*inflate)(z_stream*, int flush);
-  int (*end)(z_stream*);
-};
-
-absl::StatusOr<Zlib> LoadOnce() {
-  absl::StatusOr<LoadedLibrary> library = LoadedLibrary::Load("libz.so.1", "zlib", "compressed files need");
-  if (!library.ok()) return library.status();
-  Zlib zlib{};
-  library->Find("inflateInit2_", zlib.init);
-  library->Find("inflate", zlib.inflate);
-  library->Find("inflateEnd", zlib.end);
-  if (!library->status().ok()) return library->status();
-  return zlib;
-}
-
-}  // namespace
 
 absl::StatusOr<std::string> Gunzip(absl::string_view bytes, size_t max_bytes) {
-  static const absl::StatusOr<Zlib> zlib = LoadOnce();
+  const absl::StatusOr<internal::ZlibLibrary>& zlib = internal::ZlibLibrary::Load();
   if (!zlib.ok()) return zlib.status();
   constexpr int kGzip = 16, kWindowBits = 15;
   z_stream stream{};
-  if (zlib->init(&stream, kGzip + kWindowBits, ZLIB_VERSION, static_cast<int>(sizeof(stream))) != Z_OK) {
+  if (zlib->inflate_init(&stream, kGzip + kWindowBits, ZLIB_VERSION, static_cast<int>(sizeof(stream))) != Z_OK) {
     return absl::ResourceExhaustedError("no memory for zlib");
   }
   std::string text(max_bytes, '\0');
@@ -46,7 +24,7 @@ absl::StatusOr<std::string> Gunzip(absl::string_view bytes, size_t max_bytes) {
   stream.avail_out = static_cast<uInt>(text.size());
   const int done = zlib->inflate(&stream, Z_FINISH);
   text.resize(text.size() - stream.avail_out);
-  zlib->end(&stream);
+  zlib->inflate_end(&stream);
   if (done != Z_STREAM_END && text.size() < max_bytes)
     return absl::InvalidArgumentError("is damaged: gzip does not end");
   return text;

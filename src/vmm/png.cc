@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/png.h"
 
-#include "memory/guest_copy.h"
+#include "resource/frame_row.h"
 
 #if defined(HVSDK_HAVE_PNG)
 #include <png.h>
@@ -15,22 +15,12 @@ namespace hvsdk::vmm {
 StillFrame StillFrame::Of(const Frame& frame) {
   StillFrame still{.width = frame.width, .height = frame.height};
   still.pixels.resize(size_t{3} * frame.width * frame.height);
-  std::vector<uint8_t> row(size_t{frame.width} * BytesOf(frame.format));
+  std::vector<uint32_t> row(frame.width);
   uint8_t* out = still.pixels.data();
   for (uint32_t y = 0; y < frame.height; ++y) {
-    internal::GuestCopy(row.data(), frame.pixels + size_t{y} * frame.stride_bytes, row.size());
-    for (size_t at = 0; at < row.size(); at += BytesOf(frame.format), out += 3) {
-      if (frame.format == PixelFormat::kXrgb8888) {
-        out[0] = row[at + 2];
-        out[1] = row[at + 1];
-        out[2] = row[at];
-        continue;
-      }
-      const uint32_t pixel = row[at] | uint32_t{row[at + 1]} << 8;
-      const uint32_t red = pixel >> 11, green = pixel >> 5 & 0x3F, blue = pixel & 0x1F;
-      out[0] = static_cast<uint8_t>(red << 3 | red >> 2);
-      out[1] = static_cast<uint8_t>(green << 2 | green >> 4);
-      out[2] = static_cast<uint8_t>(blue << 3 | blue >> 2);
+    internal::ReadRow(frame, 0, y, frame.width, row.data());
+    for (const uint32_t pixel : row) {
+      for (const int shift : {16, 8, 0}) *out++ = static_cast<uint8_t>(pixel >> shift);
     }
   }
   return still;

@@ -80,11 +80,29 @@ class Context:
         return Result(done.returncode, done.stdout.decode(errors='replace').replace('\r\n', '\n'),
                       done.stderr.decode(errors='replace'), time.monotonic() - start)
 
-    def guest_flags(self, command, disks=0):
+    def program(self, name):
+        """What the source of that name beside this file becomes, in a guest that has no libraries."""
+        path = self.path(name)
+        if not os.path.exists(path):
+            source = os.path.join(os.path.dirname(os.path.abspath(__file__)), f'{name}.cc')
+            subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', path, source], check=True)
+        with open(path, 'rb') as file:
+            return file.read()
+
+    def initrd_with(self, name):
+        """The guest's initial RAM disk, and in it that program."""
+        path = self.path(f'{name}.img')
+        if not os.path.exists(path):
+            with open(f'{self.guest}/initrd.img', 'rb') as plain, open(path, 'wb') as made:
+                made.write(plain.read() + ramdisk({name: self.program(name)}))
+        return path
+
+    def guest_flags(self, command, disks=0, program=None):
         # The emulated processors that this may run on lack the microcode that a kernel asks for by a warning.
         text = base64.b64encode(command.encode()).decode()
         cmdline = f'console=ttyS0 loglevel=5 panic=-1 mitigations=off hvsdk.disks={disks} hvsdk.exec_b64={text}'
-        return [f'--kernel={self.guest}/vmlinuz', f'--initrd={self.guest}/initrd.img', f'--cmdline={cmdline}',
+        initrd = self.initrd_with(program) if program else f'{self.guest}/initrd.img'
+        return [f'--kernel={self.guest}/vmlinuz', f'--initrd={initrd}', f'--cmdline={cmdline}',
                 f'--backend={self.backend}', '--no-reboot']
 
     def run(self, command, *flags, disks=0, timeout=300):
@@ -484,17 +502,11 @@ def dvd(context):
         while [ -e /sys/block/sr0 ]; do sleep 0.1; done; echo gone
         drive; digest third; umount /mnt
         echo "[log]"; dmesg -r; echo "[end]"; sleep 1000"""
-    # busybox has none.
-    ejector, initrd = context.path('eject'), context.path('initrd.img')
-    subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', ejector,
-                    os.path.join(os.path.dirname(os.path.abspath(__file__)), 'eject.cc')], check=True)
-    with open(f'{context.guest}/initrd.img', 'rb') as plain, open(ejector, 'rb') as program, open(initrd, 'wb') as file:
-        file.write(plain.read() + ramdisk({'eject': program.read()}))
     signal_disk = context.path('signal.img')
     with open(signal_disk, 'wb') as file:
         file.truncate(1 << 20)
-    flags = [flag for flag in context.guest_flags(command) if not flag.startswith('--initrd=')]
-    with Running(context, [*flags, f'--initrd={initrd}', f'--dvd={isos[0]},name=drive']) as machine:
+    # busybox has no eject.
+    with Running(context, [*context.guest_flags(command, program='eject'), f'--dvd={isos[0]},name=drive']) as machine:
         machine.wait_for(f'^first {digests[0]}')
         expect(re.search('^drive Msft +Virtual DVD-ROM', machine.text(), re.M), 'another drive', machine.text())
         expect('a DVD' in machine.ctl('status') and 'disc0.iso' in machine.ctl('status'), 'the status', machine.ctl('status'))
@@ -973,10 +985,9 @@ def lost_page(context):
     goes on. The nested machine's kernel is such a one."""
     here = os.path.dirname(os.path.abspath(__file__))
     subprocess.run([os.path.join(here, '../../scripts/nested'), '--make-assets'], check=True)
-    init, initrd = context.path('init'), context.path('lost_page.img')
-    subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', init, os.path.join(here, 'lost_page.cc')], check=True)
-    with open(init, 'rb') as file, open(initrd, 'wb') as archive:
-        archive.write(ramdisk({'init': file.read()}))
+    initrd = context.path('lost_page.img')
+    with open(initrd, 'wb') as archive:
+        archive.write(ramdisk({'init': context.program('lost_page')}))
     # Where the host is busy, processors meet later in a machine check than Linux waits for them by default.
     flags = [f'--kernel={here}/../../build/nested/vmlinux', f'--initrd={initrd}', f'--backend={context.backend}', '--no-reboot',
              '--cmdline=console=ttyS0 loglevel=5 panic=-1 mitigations=off mce=60000000', '--cpus=2', '--memory=300M']
@@ -1511,16 +1522,13 @@ def ramdisk(files):
 @case
 def kdump(context):
     """A guest that panics starts its crash kernel, which writes the dump to a disk and powers off."""
-    loader = context.path('kexec_load')
-    subprocess.run([os.environ.get('CXX', 'c++'), '-static', '-O1', '-o', loader,
-                    os.path.join(os.path.dirname(os.path.abspath(__file__)), 'kexec_load.cc')], check=True)
     def contents(path):
         with open(path, 'rb') as file:
             return file.read()
     initrd, dump = context.path('initrd.img'), context.path('dump.img')
     kernel, plain = contents(f'{context.guest}/vmlinuz'), contents(f'{context.guest}/initrd.img')
     with open(initrd, 'wb') as file:
-        file.write(plain + ramdisk({'kexec_load': contents(loader), 'vmlinuz': kernel, 'initrd.img': plain}))
+        file.write(plain + ramdisk({'kexec_load': context.program('kexec_load'), 'vmlinuz': kernel, 'initrd.img': plain}))
     with open(dump, 'wb') as file:
         file.truncate(400 << 20)
     text = base64.b64encode(b'uname -r; cat /proc/vmcore | dd of=/dev/sda bs=1M conv=fsync 2>&1; echo "dumped"').decode()

@@ -6,25 +6,16 @@ input.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
 """
 
 import json
-import os
 import re
-import subprocess
 import time
 
 import e2e
-from e2e import Running, case, check_kernel_log, expect, ramdisk
+from e2e import Running, case, check_kernel_log, expect
 
 
 def flags_of(context, command, *more):
     """Of a guest that has the program input_events."""
-    program, initrd = context.path('input_events'), context.path('initrd.img')
-    if not os.path.exists(initrd):
-        subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', program,
-                        os.path.join(os.path.dirname(os.path.abspath(__file__)), 'input_events.cc')], check=True)
-        with open(f'{context.guest}/initrd.img', 'rb') as plain, open(program, 'rb') as built, open(initrd, 'wb') as made:
-            made.write(plain.read() + ramdisk({'input_events': built.read()}))
-    flags = [flag for flag in context.guest_flags(command) if not flag.startswith('--initrd')]
-    return [*flags, f'--initrd={initrd}', '--memory=256M', *more]
+    return [*context.guest_flags(command, program='input_events'), '--memory=256M', *more]
 
 
 def events_of(machine, seen):

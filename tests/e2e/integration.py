@@ -114,16 +114,11 @@ def wrong_clock(context):
 @case
 def hang(context):
     """The heartbeat of a guest whose processors do nothing any more is lost, and there again when they do."""
-    program, initrd = context.path('hang'), context.path('initrd.img')
-    subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', program,
-                    os.path.join(os.path.dirname(os.path.abspath(__file__)), 'hang.cc')], check=True)
-    with open(f'{context.guest}/initrd.img', 'rb') as plain, open(program, 'rb') as built, open(initrd, 'wb') as made:
-        made.write(plain.read() + e2e.ramdisk({'hang': built.read()}))
     command = ('echo -1 >/proc/sys/kernel/sched_rt_runtime_us; while :; do echo tick; sleep 0.2; done & '
                'sleep 2; echo begun; /hang 16 && echo "gone on"; sleep 100000')
     flags = [flag.replace('loglevel=5', 'loglevel=5 threadirqs nowatchdog rcupdate.rcu_cpu_stall_suppress=1')
-             for flag in context.guest_flags(command) if not flag.startswith('--initrd')]
-    with Running(context, [*flags, f'--initrd={initrd}', '--cpus=2', '--memory=256M'], 'vm') as machine:
+             for flag in context.guest_flags(command, program='hang')]
+    with Running(context, [*flags, '--cpus=2', '--memory=256M'], 'vm') as machine:
         machine.wait_for_socket()
         events = subprocess.Popen([context.mini_vmm, 'ctl', machine.socket, 'events', '--json'], stdout=subprocess.PIPE, text=True)
         machine.wait_for('^begun$')

@@ -14,31 +14,20 @@ import os
 import random
 import re
 import socket
-import subprocess
 import threading
 import time
 
 import e2e
-from e2e import Running, case, check_kernel_log, expect, ramdisk
+from e2e import Running, case, check_kernel_log, expect
 
 STREAM_MIB = int(os.environ.get('HVSDK_SOCKET_MIB', '64'))
 COUNT = int(os.environ.get('HVSDK_SOCKETS', '64'))
 MIB = 1 << 20
 
 
-def with_programs(context):
-    """An initial RAM disk that has the guest's side of these tests in it."""
-    program, initrd = context.path('sockets'), context.path('initrd.img')
-    subprocess.run([os.environ.get('CXX', 'c++'), '-std=c++20', '-static', '-O1', '-o', program,
-                    os.path.join(os.path.dirname(os.path.abspath(__file__)), 'sockets.cc')], check=True)
-    with open(f'{context.guest}/initrd.img', 'rb') as plain, open(program, 'rb') as built, open(initrd, 'wb') as made:
-        made.write(plain.read() + ramdisk({'sockets': built.read()}))
-    return initrd
-
-
-def flags_of(context, initrd, command, path):
-    flags = [flag for flag in context.guest_flags(command) if not flag.startswith('--initrd')]
-    return [*flags, f'--initrd={initrd}', f'--memory={256 + 2 * COUNT}M', f'--sockets={path}']
+def flags_of(context, command, path):
+    """Of a guest that has its side of these tests as a program."""
+    return [*context.guest_flags(command, program='sockets'), f'--memory={256 + 2 * COUNT}M', f'--sockets={path}']
 
 
 def connect(path, port, seconds=60):
@@ -112,7 +101,7 @@ def wait_for_none(machine, seconds=30):
 @case
 def sockets(context):
     """Streams both ways, many at once, half closed, refused, and with an end that vanishes."""
-    initrd, path = with_programs(context), context.path('v.sock')
+    path = context.path('v.sock')
     command = '''
       /sockets echo 1000 & /sockets count 1001 &
       # What the host asks for by a line on port 1002.
@@ -130,7 +119,7 @@ def sockets(context):
         esac
         echo "did $word"
       done'''
-    with Running(context, flags_of(context, initrd, command, path), 'sockets') as machine:
+    with Running(context, flags_of(context, command, path), 'sockets') as machine:
         machine.wait_for('listening on 1001')
 
         def ask(word):
@@ -277,11 +266,11 @@ def sockets(context):
 @case
 def saved_sockets(context):
     """A machine that goes on, after a pause, a reset or a restore: connections stay, or both ends learn that they have ended."""
-    initrd, path, state = with_programs(context), context.path('v.sock'), context.path('state')
+    path, state = context.path('v.sock'), context.path('state')
     command = '/sockets echo 1000 & while :; do /sockets connect 2000 </dev/null; echo ended; sleep 1; done'
     waits = []
     with listener(path, 2000, waits.append):
-        flags = [flag for flag in flags_of(context, initrd, command, path) if flag != '--no-reboot']
+        flags = [flag for flag in flags_of(context, command, path) if flag != '--no-reboot']
         with Running(context, flags, 'saved') as machine:
             machine.wait_for('listening on 1000')
             client = connect(path, 1000)

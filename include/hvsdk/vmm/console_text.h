@@ -55,6 +55,10 @@ class ConsoleFont {
 
   // 0: nothing looks so.
   char32_t Find(const Bits& bits) const;
+  // Also as inverse video; U+FFFD: not so either.
+  char32_t FindEitherWay(Bits bits) const;
+  // What stands out in a cell from what is most of it. False: it has one colour.
+  bool ReadCell(const Frame& frame, uint32_t left, uint32_t top, Bits& bits) const;
 
   uint32_t width_ = 0, height_ = 0;
   std::vector<Glyph> glyphs_;

@@ -30,8 +30,9 @@
 #include "hvsdk/vmm/control.pb.h"
 
 namespace hvsdk::os {
+class Acceptor;
 class UnixSocketFile;
-}
+}  // namespace hvsdk::os
 
 namespace hvsdk::vmm {
 
@@ -93,7 +94,7 @@ class ControlServer {
   os::EventLoop& loop_;
   const std::unique_ptr<os::UnixSocketFile> file_;
   const int fd_;
-  int spare_fd_;
+  const std::unique_ptr<os::Acceptor> acceptor_;
   ControlHandler& handler_;
   uint64_t next_id_ = 1;
   uint64_t hearings_ = 0;

@@ -45,6 +45,12 @@ struct flock ByteLock(short type, off_t byte) {
   return lock;
 }
 
+void Release(int fd, off_t first_byte, off_t bytes) {
+  struct flock lock = ByteLock(F_UNLCK, first_byte);
+  lock.l_len = bytes;
+  (void)fcntl(fd, F_OFD_SETLK, &lock);
+}
+
 absl::Status Take(int fd, off_t byte) {
   struct flock lock = ByteLock(F_RDLCK, byte);
   return fcntl(fd, F_OFD_SETLK, &lock) == 0 ? absl::OkStatus() : Error(errno);
@@ -73,14 +79,6 @@ absl::Status TryToLock(int fd, bool read_only) {
   return TestNobodyElse(fd, kHasBase + kResize);
 }
 
-void Unlock(int fd) {
-  for (const off_t base : {kHasBase, kKeepsBase}) {
-    struct flock lock = ByteLock(F_UNLCK, base);
-    lock.l_len = kPermissions;
-    (void)fcntl(fd, F_OFD_SETLK, &lock);
-  }
-}
-
 // A process that was killed with transfers in flight is gone, and may be waited for, before Linux has closed the files that these
 // used: the last of them it closes from a work queue (fs/file_table.c, fput of a task that exits). One who starts a machine
 // again at once shall not be told that the dead one has its disk.
@@ -92,7 +90,8 @@ constexpr absl::Duration kBetweenTries = absl::Milliseconds(5);
 absl::Status LockFile(int fd, bool read_only) {
   absl::Status status = TryToLock(fd, read_only);
   for (absl::Duration waited; absl::IsFailedPrecondition(status) && waited < kPatience; waited += kBetweenTries) {
-    Unlock(fd);  // of two who try at once one shall find it free
+    // Of two who try at once one shall find it free.
+    for (const off_t base : {kHasBase, kKeepsBase}) Release(fd, base, kPermissions);
     absl::SleepFor(kBetweenTries);
     status = TryToLock(fd, read_only);
   }
@@ -100,10 +99,7 @@ absl::Status LockFile(int fd, bool read_only) {
 }
 
 void ShareFile(int fd) {
-  for (const off_t byte : {kHasBase + kWrite, kKeepsBase + kConsistentRead}) {
-    struct flock lock = ByteLock(F_UNLCK, byte);
-    (void)fcntl(fd, F_OFD_SETLK, &lock);
-  }
+  for (const off_t byte : {kHasBase + kWrite, kKeepsBase + kConsistentRead}) Release(fd, byte, 1);
 }
 
 absl::Status TestWritable(int fd) {
