@@ -18,6 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "absl/types/span.h"
 #include "ctl_guest.h"
 #include "ctl_input.h"
@@ -103,17 +104,43 @@ int Mistake(absl::string_view message) {
   return kMistake;
 }
 
-int Fail(int exit_status, const absl::Status& status, absl::string_view path) {
+// What a machine refuses is a mistake, unless there is none to do it, or not any more.
+int Fail(const absl::Status& status, absl::string_view path) {
   Say(absl::StrCat("ctl ", path, ": ", status.message()));
-  return exit_status;
+  return absl::IsUnavailable(status) || absl::IsCancelled(status) ? kNoMachine : kMistake;
+}
+
+// Below `column`, so that no line is wider than 120 columns where it can be helped.
+std::string Wrapped(absl::string_view text, size_t column) {
+  std::string lines;
+  size_t width = column;
+  for (const absl::string_view word : absl::StrSplit(text, ' ')) {
+    if (width > column && width + 1 + word.size() > 120) {
+      absl::StrAppend(&lines, "\n", std::string(column, ' '));
+      width = column;
+    } else if (width > column) {
+      lines += ' ';
+      ++width;
+    }
+    absl::StrAppend(&lines, word);
+    width += word.size();
+  }
+  return lines;
 }
 
 void Help() {
   absl::PrintF("usage: mini_vmm ctl PATH COMMAND\n\nPATH is what the machine was given as --control.\n\n");
   for (const Command& command : kCommands) {
-    absl::PrintF("  %-29s %s\n", absl::StrCat(command.name, " ", command.arguments), command.help);
+    constexpr size_t kColumn = 32;
+    const std::string left = absl::StrCat("  ", Wrapped(absl::StrCat(command.name, " ", command.arguments), 6));
+    const bool has_own_line = left.size() >= kColumn;
+    absl::PrintF("%-31s%s%s\n", left, has_own_line ? absl::StrCat("\n", std::string(kColumn, ' ')) : " ",
+                 Wrapped(command.help, kColumn));
   }
-  absl::PrintF("\nexit status: 0 done, 2 a mistake or what the machine refuses, 3 no machine listens at PATH\n");
+  absl::PrintF(
+      "\nexit status: 0  done\n"
+      "             2  a mistake, or what the machine refuses\n"
+      "             3  no machine listens at PATH, or it ended or was reset before it had answered\n");
 }
 
 void PrintJson(const google::protobuf::Message& message) {
@@ -202,10 +229,12 @@ void PrintProgress(const hvsdk::vmm::Progress& progress) {
                 is_end ? "\n" : "");
 }
 
-void PrintSaved(const hvsdk::vmm::SaveResult& saved, bool is_paused) {
-  absl::PrintF("%.1f MiB of memory%s, in %d rounds; ", static_cast<double>(saved.written_bytes()) / (1 << 20),
-               saved.difference() ? " that changed" : "", saved.rounds());
-  if (is_paused) {
+void PrintSaved(const hvsdk::vmm::SaveResult& saved, bool goes_on, bool is_paused) {
+  absl::PrintF("%.1f MiB of memory%s, in %d round%s; ", static_cast<double>(saved.written_bytes()) / (1 << 20),
+               saved.difference() ? " that changed" : "", saved.rounds(), saved.rounds() == 1 ? "" : "s");
+  if (!goes_on) {
+    absl::PrintF("the machine has ended\n");
+  } else if (is_paused) {
     absl::PrintF("the guest stands still until \"resume\"\n");
   } else {
     absl::PrintF("the guest stood still for %.1f ms\n", static_cast<double>(saved.stood_still_ns()) / 1e6);
@@ -378,18 +407,17 @@ int RunCtl(int count, char** arguments) {
 
   absl::StatusOr<ControlClient> client = ControlClient::Connect(words[0]);
   if (!client.ok()) {
-    const bool is_none = absl::IsUnavailable(client.status()) || absl::IsNotFound(client.status());
-    return Fail(is_none ? kNoMachine : kMistake, client.status(), words[0]);
+    const bool is_none = absl::IsNotFound(client.status());
+    return Fail(is_none ? absl::UnavailableError(client.status().message()) : client.status(), words[0]);
   }
   if (command->command == hvsdk::vmm::SCREEN_TEXT) {
     const absl::Status done = PrintScreenText(*client, screen_text, request);
-    if (!done.ok()) return Fail(absl::IsUnavailable(done) ? kNoMachine : kMistake, done, words[0]);
-    return 0;
+    return done.ok() ? 0 : Fail(done, words[0]);
   }
   for (;;) {
     const absl::StatusOr<ControlReply> reply = client->Ask(request, PrintProgress);
     if (!reply.ok()) {
-      return Fail(absl::IsUnavailable(reply.status()) ? kNoMachine : kMistake, reply.status(), words[0]);
+      return Fail(reply.status(), words[0]);
     }
     if (reply->has_status()) json ? PrintJson(reply->status()) : PrintStatus(reply->status());
     if (!reply->device().empty()) absl::PrintF("%s\n", reply->device());
@@ -397,13 +425,13 @@ int RunCtl(int count, char** arguments) {
     if (reply->has_key_values()) {
       json ? PrintJson(reply->key_values()) : PrintKeyValues(request.key_value(), reply->key_values());
     }
-    if (reply->has_saved() && request.live()) PrintSaved(reply->saved(), request.pause());
+    if (reply->has_saved()) PrintSaved(reply->saved(), request.live(), request.pause());
+    if (command->command == hvsdk::vmm::SHUTDOWN) absl::PrintF("the guest has begun\n");
     if (reply->has_snapshot()) json ? PrintJson(reply->snapshot()) : PrintSnapshot(reply->snapshot());
     std::fflush(stdout);
     // It is one all the same.
     if (const std::string& error = reply->snapshot().thaw_error(); !error.empty()) {
-      return Fail(kMistake, absl::FailedPreconditionError(absl::StrCat("snapshot: it was taken, but ", error)),
-                  words[0]);
+      return Fail(absl::FailedPreconditionError(absl::StrCat("snapshot: it was taken, but ", error)), words[0]);
     }
     if (command->command == hvsdk::vmm::EVENTS) return Follow(*client, json);
     if (!watch) return 0;

@@ -61,12 +61,12 @@ absl::Status CheckSavedDisks(const Flags& flags, const Files& files) {
   return absl::OkStatus();
 }
 
+// FailedPrecondition: another has it.
 absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenDisk(const hvsdk::vmm::DiskConfig& wanted, Files& files) {
-  const absl::string_view flag = wanted.dvd() ? "--dvd" : "--disk";
   if (wanted.path().empty()) return std::shared_ptr<hvsdk::ImageDisk>();  // an empty drive
   if (files.engine == nullptr) {
     auto engine = hvsdk::FileEngine::Create(hvsdk::FileEngineKind::kAuto);
-    if (!engine.ok()) return absl::InternalError(absl::StrCat(flag, ": ", engine.status().message()));
+    if (!engine.ok()) return absl::InternalError(engine.status().message());
     files.engine = *std::move(engine);
   }
   hvsdk::ImageOptions options;
@@ -75,13 +75,13 @@ absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenDisk(const hvsdk::vmm::Dis
   options.on_failure = &TellOfDisk;
   if (!wanted.format().empty()) {
     const auto format = hvsdk::ParseImageFormat(wanted.format());
-    if (!format.ok()) return FileError(flag, format.status());
+    if (!format.ok()) return format.status();
     options.format = *format;
   }
-  auto disk = hvsdk::OpenImage(wanted.path(), options, files.engine);
-  if (!disk.ok()) return FileError(flag, disk.status());
-  return disk;
+  return hvsdk::OpenImage(wanted.path(), options, files.engine);
 }
+
+absl::string_view FlagOf(const hvsdk::vmm::DiskConfig& disk) { return disk.dvd() ? "--dvd" : "--disk"; }
 
 }  // namespace
 
@@ -105,7 +105,10 @@ absl::Status CheckRoles(const std::string& config_path, const MachineConfig& con
               written};
     for (const Role& other : roles) {
       if (role.device == other.device && role.inode == other.inode && (role.written || other.written)) {
-        status.Update(absl::InvalidArgumentError(absl::StrCat(role.flag, ": the same file as ", other.flag)));
+        const bool is_twice = role.flag == other.flag;
+        status.Update(absl::InvalidArgumentError(is_twice
+                                                     ? absl::StrCat(role.flag, ": is there twice")
+                                                     : absl::StrCat(role.flag, ": the same file as ", other.flag)));
       }
     }
     roles.push_back(std::move(role));
@@ -126,7 +129,10 @@ absl::Status CheckRoles(const std::string& config_path, const MachineConfig& con
 absl::StatusOr<std::shared_ptr<hvsdk::ImageDisk>> OpenLastDisk(const std::string& config_path,
                                                                const MachineConfig& config, Files& files) {
   if (absl::Status status = CheckRoles(config_path, config); !status.ok()) return status;
-  return OpenDisk(*config.disks().rbegin(), files);
+  const hvsdk::vmm::DiskConfig& wanted = *config.disks().rbegin();
+  auto disk = OpenDisk(wanted, files);
+  if (!disk.ok()) return FileError(FlagOf(wanted), disk.status());
+  return disk;
 }
 
 absl::Status OpenTrace(const std::string& config_path, const MachineConfig& config, const std::string& path,
@@ -170,13 +176,16 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
   const MachineConfig& config = flags.config;
   auto kernel = hvsdk::boot::OpenFileSource(config.kernel());
   auto initrd = config.initrd().empty() ? nullptr : hvsdk::boot::OpenFileSource(config.initrd());
-  // A restored guest needs them at its next reset alone.
-  if (flags.state == nullptr || (kernel.ok() && initrd.ok())) {
-    if (!kernel.ok()) return FileError(absl::StrCat("--kernel=", config.kernel()), kernel.status());
-    if (!initrd.ok()) return FileError(absl::StrCat("--initrd=", config.initrd()), initrd.status());
+  absl::Status missing;
+  if (!kernel.ok()) missing = FileError(absl::StrCat("--kernel=", config.kernel()), kernel.status());
+  if (!initrd.ok()) missing.Update(FileError(absl::StrCat("--initrd=", config.initrd()), initrd.status()));
+  // A restored guest needs what its state names at its next reset alone.
+  if (!missing.ok() && (flags.state == nullptr || flags.names_boot_files)) return missing;
+  if (missing.ok()) {
     files.kernel = *std::move(kernel);
     files.initrd = *std::move(initrd);
   }
+  files.missing = missing;
   if (!config.serial().file().empty()) {
     const absl::Status opened = files.serial.Open(config.serial().file());
     if (!opened.ok()) return FileError(absl::StrCat("--serial=", config.serial().file()), opened);
@@ -193,7 +202,11 @@ absl::Status OpenFiles(const Flags& flags, Files& files) {
   if (absl::Status status = CheckRoles(flags.config_path, config); !status.ok()) return status;
   for (const hvsdk::vmm::DiskConfig& wanted : config.disks()) {
     auto disk = OpenDisk(wanted, files);
-    if (!disk.ok()) return disk.status();
+    if (flags.state != nullptr && absl::IsFailedPrecondition(disk.status())) {
+      return absl::InvalidArgumentError(absl::StrCat(FlagOf(wanted), ": ", disk.status().message(), "; --disk=storage/",
+                                                     wanted.lun(), "=COPY gives this machine one of its own"));
+    }
+    if (!disk.ok()) return FileError(FlagOf(wanted), disk.status());
     files.disks.push_back(*std::move(disk));
   }
   return flags.state == nullptr ? absl::OkStatus() : CheckSavedDisks(flags, files);

@@ -20,9 +20,10 @@ namespace mini_vmm {
 
 struct Files {
   std::unique_ptr<hvsdk::boot::ByteSource> kernel, initrd;  // no initrd: null
-  hvsdk::vmm::OutputFile serial, trace, screenshot;         // open if there is such a file
-  std::vector<std::shared_ptr<hvsdk::ImageDisk>> disks;     // those of the configuration
-  std::shared_ptr<hvsdk::FileEngine> engine;                // theirs, once there has been one
+  absl::Status missing;                              // of a restored machine without them, why: it cannot start again
+  hvsdk::vmm::OutputFile serial, trace, screenshot;  // open if there is such a file
+  std::vector<std::shared_ptr<hvsdk::ImageDisk>> disks;  // those of the configuration
+  std::shared_ptr<hvsdk::FileEngine> engine;             // theirs, once there has been one
 };
 
 // Opens what the flags name. InvalidArgument: a file that is not there, not ours to open, in use, or that would be

@@ -17,6 +17,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "absl/types/span.h"
 #include "files.h"
 #include "hvsdk/boot/byte_source.h"
@@ -143,6 +144,24 @@ absl::Status SetSerial(absl::string_view text, MachineConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status SetVnc(absl::string_view text, MachineConfig& config) {
+  const std::vector<std::string> parts = SplitAtCommas(text);
+  config.set_vnc(parts[0] == "none" ? "" : parts[0]);
+  config.clear_vnc_password_file();
+  config.clear_vnc_tls();
+  for (absl::string_view part : absl::MakeConstSpan(parts).subspan(1)) {
+    if (absl::ConsumePrefix(&part, "password-file=") && !part.empty()) {
+      config.set_vnc_password_file(std::string(part));
+    } else if (absl::ConsumePrefix(&part, "tls=") && !part.empty()) {
+      config.set_vnc_tls(std::string(part));
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("unknown option \"%s\"; there are password-file= and tls=", part));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SetCpus(absl::string_view text, MachineConfig& config) {
   uint32_t cpus;
   if (text.empty() || text.find_first_not_of("0123456789") != text.npos || !absl::SimpleAtoi(text, &cpus)) {
@@ -222,10 +241,9 @@ const Flag kFlags[] = {
      "what the machine says it is: uuid, serial, asset_tag, product, ...; may be repeated"},
     {"video", "WIDTHxHEIGHT|none", SetText<[](MachineConfig& c, std::string t) { c.set_video(std::move(t)); }>,
      "a display, and the size that the guest is to show at first, such as 1920x1080 (default: none)"},
-    {"vnc", "ADDRESS:PORT|unix:PATH|none",
-     SetText<[](MachineConfig& c, std::string t) { c.set_vnc(t == "none" ? "" : std::move(t)); }>,
-     "viewers of the display, who type and point with --input, connect here by VNC; on the loopback, as there is no "
-     "password"},
+    {"vnc", "ADDRESS:PORT|unix:PATH|none[,password-file=FILE][,tls=DIR]", SetVnc,
+     "viewers of the display, who type and point with --input, connect here by VNC; without a password or their "
+     "certificates on the loopback alone"},
     {"screenshot", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_screenshot(std::move(t)); }>,
      "write what the guest has shown last to a PNG file when the machine ends"},
     {"integration", "all|none|NAME[,NAME]...",
@@ -511,6 +529,7 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
       return Invalid(absl::StrCat("--", setting.flag->name), "cannot change with --restore");
     }
     const bool is_restored = flags.state != nullptr;
+    if (setting.flag->name == "kernel" || setting.flag->name == "initrd") flags.names_boot_files = is_restored;
     const absl::Status status = is_restored && setting.flag->name == "disk"  ? MoveDisk(setting.value, flags)
                                 : is_restored && setting.flag->name == "net" ? MoveNetwork(setting.value, flags)
                                 : is_restored && setting.flag->name == "sockets"

@@ -25,6 +25,7 @@ struct Flags {
   std::shared_ptr<const hvsdk::vmm::StateDirectory> state;
   hvsdk::vmm::SavedConfig saved;
   bool accept_changed_disks = false;
+  bool names_boot_files = false;            // --kernel or --initrd stands beside --restore
   std::vector<uint8_t> left_out;            // disks of the state that the machine is without
   std::vector<uint32_t> left_out_networks;  // adapters that are pulled out when it goes on
 };

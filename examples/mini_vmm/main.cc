@@ -42,6 +42,7 @@
 #include "messages.h"
 #include "networks.h"
 #include "paths.h"
+#include "viewers.h"
 
 namespace mini_vmm {
 namespace {
@@ -177,6 +178,8 @@ absl::StatusOr<std::string> Configuration(const MachineConfig& config, const Fil
   *saved.mutable_machine() = config;
   saved.mutable_machine()->clear_control();
   saved.mutable_machine()->clear_vnc();  // where that machine may still be
+  saved.mutable_machine()->clear_vnc_password_file();
+  saved.mutable_machine()->clear_vnc_tls();
   saved.mutable_machine()->clear_crash_dump();
   saved.mutable_machine()->clear_screenshot();  // or it would be the next one's, too
   MakeAbsolute(*saved.mutable_machine());
@@ -351,19 +354,12 @@ int RunMachine(const Flags& flags) {
     }
     std::unique_ptr<hvsdk::viewer::RfbServer> vnc;
     if (!config.vnc().empty()) {
-      auto made = hvsdk::viewer::RfbServer::Create(
-          **loop, {.display = current->display(),
-                   .keys = current->input().keyboard,
-                   .pointer = current->input().mouse,
-                   .name = "mini_vmm",
-                   .keyboard_layout = config.keyboard_layout().empty() ? "us" : config.keyboard_layout()});
-      absl::Status listening = made.status();
-      if (listening.ok()) listening = (*made)->Listen(config.vnc());
+      auto listening = ServeVnc(config, *current, **loop);
       if (!listening.ok()) {
         terminal.reset();
-        return FailBy(listening, absl::StrCat("--vnc=", config.vnc()));
+        return FailBy(listening.status(), absl::StrCat("--vnc=", config.vnc()));
       }
-      vnc = *std::move(made);
+      vnc = *std::move(listening);
     }
     // A machine that goes on from memory which nobody has changed need not wait until all of it is read.
     absl::Status damage;
@@ -457,7 +453,7 @@ int RunMachine(const Flags& flags) {
         return Fail(kHostFailure, result.status.message());
       case Outcome::kReset:
         if (files.kernel == nullptr && !config.no_reboot()) {
-          Say(absl::StrCat("the guest has reset itself, and --kernel=", config.kernel(), " is not there"));
+          Say(absl::StrCat("the guest has reset itself, and cannot start again: ", files.missing.message()));
         }
         return quit ? kPoweredOff : kReset;
     }

@@ -35,6 +35,8 @@ void MakeAbsolute(hvsdk::vmm::MachineConfig& config) {
   if (config.has_sockets()) Change(config.mutable_sockets());
   absl::string_view path = config.vnc();
   if (absl::ConsumePrefix(&path, "unix:")) config.set_vnc(absl::StrCat("unix:", Absolute(path)));
+  Change(config.mutable_vnc_password_file());
+  Change(config.mutable_vnc_tls());
   if (!config.serial().file().empty()) Change(config.mutable_serial()->mutable_file());
   for (hvsdk::vmm::DiskConfig& disk : *config.mutable_disks()) Change(disk.mutable_path());
   for (hvsdk::vmm::NetworkConfig& network : *config.mutable_networks()) MakeAbsolute(network);

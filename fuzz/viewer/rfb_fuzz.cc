@@ -16,7 +16,7 @@ void Play(fuzz::Bytes input) {
   static const input::KeyboardLayout& layout = *new input::KeyboardLayout(*input::KeyboardLayout::Load("us"));
   FakeDisplay display;
   FakeSinks sinks;
-  RfbSession session(display, &sinks, &sinks, layout, "vm", [] {});
+  RfbSession session(display, &sinks, &sinks, layout, nullptr, "vm", [] {});
   std::string output;
   while (!input.empty()) {
     const uint8_t step = input.Take<uint8_t>();

@@ -15,7 +15,7 @@
 
 namespace hvsdk::viewer {
 
-absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text) {
+absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text, bool is_guarded) {
   constexpr absl::string_view kUnix = "unix:";
   RfbAddress address;
   if (text.substr(0, kUnix.size()) == kUnix) {
@@ -37,14 +37,15 @@ absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text) {
   if (host == "localhost") host = "127.0.0.1";
   sockaddr_in four{};
   sockaddr_in6 six{};
-  if (inet_pton(AF_INET, host.c_str(), &four.sin_addr) == 1 && ntohl(four.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET) {
+  if (inet_pton(AF_INET, host.c_str(), &four.sin_addr) == 1 &&
+      (is_guarded || ntohl(four.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET)) {
     four.sin_family = AF_INET;
     four.sin_port = htons(static_cast<uint16_t>(port));
     std::memcpy(&address.internet, &four, sizeof(four));
     address.size = sizeof(four);
     return address;
   }
-  if (inet_pton(AF_INET6, host.c_str(), &six.sin6_addr) == 1 && IN6_IS_ADDR_LOOPBACK(&six.sin6_addr)) {
+  if (inet_pton(AF_INET6, host.c_str(), &six.sin6_addr) == 1 && (is_guarded || IN6_IS_ADDR_LOOPBACK(&six.sin6_addr))) {
     six.sin6_family = AF_INET6;
     six.sin6_port = htons(static_cast<uint16_t>(port));
     std::memcpy(&address.internet, &six, sizeof(six));
@@ -52,9 +53,11 @@ absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text) {
     return address;
   }
   return absl::InvalidArgumentError(
-      absl::StrFormat("\"%s\" is no address of this host's loopback, and viewers need no password: 127.0.0.1, [::1] or "
-                      "unix:PATH, which ssh -L reaches from elsewhere",
-                      absl::CEscape(host)));
+      is_guarded
+          ? absl::StrFormat("\"%s\" is no address of IPv4 or IPv6", absl::CEscape(host))
+          : absl::StrFormat("\"%s\" is no address of this host's loopback, as viewers need neither a password nor a "
+                            "certificate: 127.0.0.1, [::1] or unix:PATH, which ssh -L reaches from elsewhere",
+                            absl::CEscape(host)));
 }
 
 std::string TextOf(const sockaddr_storage& internet) {
@@ -71,6 +74,8 @@ std::string TextOf(const sockaddr_storage& internet) {
   return absl::StrCat("[", host, "]:", ntohs(six.sin6_port));
 }
 
-absl::Status CheckRfbAddress(absl::string_view address) { return ParseRfbAddress(address).status(); }
+absl::Status CheckRfbAddress(absl::string_view address, bool is_guarded) {
+  return ParseRfbAddress(address, is_guarded).status();
+}
 
 }  // namespace hvsdk::viewer

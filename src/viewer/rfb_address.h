@@ -22,7 +22,7 @@ struct RfbAddress {
 };
 
 // As CheckRfbAddress (hvsdk/viewer/rfb_server.h) has it.
-absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text);
+absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text, bool is_guarded);
 // "127.0.0.1:5900", "[::1]:5900".
 std::string TextOf(const sockaddr_storage& internet);
 

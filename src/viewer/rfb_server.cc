@@ -20,6 +20,7 @@
 #include "os/linux/acceptor.h"
 #include "os/linux/unix_socket.h"
 #include "viewer/rfb_address.h"
+#include "viewer/rfb_guard.h"
 #include "viewer/rfb_session.h"
 
 namespace hvsdk::viewer {
@@ -33,7 +34,7 @@ class Server final : public RfbServer, private Task {
       : loop_(loop), options_(std::move(options)), layout_(std::move(layout)) {}
   ~Server() override;
 
-  absl::Status MakeTimer();
+  absl::Status Prepare();
   absl::Status Listen(absl::string_view address) override;
   std::string address() const override { return address_; }
   absl::StatusOr<int> Connect() override;
@@ -54,7 +55,8 @@ class Server final : public RfbServer, private Task {
   void Accept();
   // Makes room for one more. False: there is none.
   bool MakeRoom();
-  absl::Status Add(int fd);
+  // `guard`: null if it is let in just so.
+  absl::Status Add(int fd, RfbGuard* guard);
   void OnReady(uint64_t id, uint32_t events);
   // False: the viewer is to go.
   bool Read(Viewer& viewer);
@@ -67,6 +69,7 @@ class Server final : public RfbServer, private Task {
   const Options options_;
   const input::KeyboardLayout layout_;
   const os::HostClock clock_;
+  std::unique_ptr<RfbGuard> guard_;
   std::unique_ptr<os::LoopTimers> timers_;
   std::unique_ptr<Timer> timer_;
   uint64_t timer_100ns_ = 0;  // when it fires; 0: not
@@ -87,7 +90,8 @@ Server::~Server() {
   }
 }
 
-absl::Status Server::MakeTimer() {
+absl::Status Server::Prepare() {
+  ASSIGN_OR_RETURN(guard_, RfbGuard::Create(options_.password, options_.tls, clock_));
   ASSIGN_OR_RETURN(timers_, os::LoopTimers::Create(loop_, clock_));
   timer_ = timers_->CreateTimer([this] {
     timer_100ns_ = 0;
@@ -98,7 +102,7 @@ absl::Status Server::MakeTimer() {
 
 absl::Status Server::Listen(absl::string_view text) {
   if (listen_fd_ >= 0) return absl::FailedPreconditionError("it listens already");
-  ASSIGN_OR_RETURN(RfbAddress address, ParseRfbAddress(text));
+  ASSIGN_OR_RETURN(RfbAddress address, ParseRfbAddress(text, guard_->lets_in_friends_alone()));
   const bool is_unix = !address.path.empty();
   const int fd = socket(is_unix ? AF_UNIX : address.internet.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return absl::ErrnoToStatus(errno, "socket");
@@ -136,7 +140,7 @@ absl::StatusOr<int> Server::Connect() {
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) != 0) {
     return absl::ErrnoToStatus(errno, "socketpair");
   }
-  if (const absl::Status added = Add(fds[0]); !added.ok()) {
+  if (const absl::Status added = Add(fds[0], nullptr); !added.ok()) {
     close(fds[1]);
     return added;
   }
@@ -158,7 +162,7 @@ void Server::Accept() {
     close(fd);
     return;
   }
-  (void)Add(fd);
+  (void)Add(fd, guard_.get());
 }
 
 bool Server::MakeRoom() {
@@ -171,12 +175,12 @@ bool Server::MakeRoom() {
   return false;
 }
 
-absl::Status Server::Add(int fd) {
+absl::Status Server::Add(int fd, RfbGuard* guard) {
   const uint64_t id = next_id_++;
   Viewer& viewer = viewers_[id];
   viewer.id = id;
   viewer.fd = fd;
-  viewer.session = std::make_unique<RfbSession>(*options_.display, options_.keys, options_.pointer, layout_,
+  viewer.session = std::make_unique<RfbSession>(*options_.display, options_.keys, options_.pointer, layout_, guard,
                                                 options_.name, [this] { loop_.Schedule(*this); });
   viewer.watched = EPOLLIN | EPOLLOUT;
   const absl::Status watched = loop_.Watch(fd, viewer.watched, [this, id](uint32_t events) { OnReady(id, events); });
@@ -236,7 +240,7 @@ void Server::Advance(Viewer& viewer) {
   if (was_asked && may_begin && !viewer.session->wants_update()) {
     viewer.next_update_100ns = now + kUpdatePeriod100ns;
   }
-  if (!Write(viewer)) return Drop(viewer.id);
+  if (!Write(viewer) || (viewer.session->is_ending() && viewer.output.empty())) return Drop(viewer.id);
   const bool has_more = !viewer.output.empty() || viewer.session->is_updating();
   if (!has_more && viewer.session->wants_update()) SetTimer(viewer.next_update_100ns);
   const uint32_t wanted = EPOLLIN | (has_more ? EPOLLOUT : 0u);
@@ -259,7 +263,7 @@ void Server::SetTimer(uint64_t deadline_100ns) {
 absl::StatusOr<std::unique_ptr<RfbServer>> RfbServer::Create(os::EventLoop& loop, Options options) {
   ASSIGN_OR_RETURN(input::KeyboardLayout layout, input::KeyboardLayout::Load(options.keyboard_layout));
   auto server = std::make_unique<Server>(loop, std::move(options), std::move(layout));
-  RETURN_IF_ERROR(server->MakeTimer());
+  RETURN_IF_ERROR(server->Prepare());
   return server;
 }
 

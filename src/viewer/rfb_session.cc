@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 
 namespace hvsdk::viewer {
@@ -29,16 +30,17 @@ uint16_t PlaceOf(uint32_t at, uint32_t size) {
 }  // namespace
 
 RfbSession::RfbSession(Display& display, KeySink* keys, PointerSink* pointer, const input::KeyboardLayout& layout,
-                       std::string name, std::function<void()> on_change)
+                       RfbGuard* guard, std::string name, std::function<void()> on_change)
     : display_(display),
       layout_(layout),
+      guard_(guard),
       name_(name.substr(0, kMostName)),
       on_change_(std::move(on_change)),
       source_(keys, pointer),
       greeting_(kRfbVersion) {}
 
 RfbSession::~RfbSession() {
-  if (is_admitted()) display_.RemoveViewer(*this);
+  if (is_viewer_) display_.RemoveViewer(*this);
 }
 
 void RfbSession::OnChange() {
@@ -47,6 +49,20 @@ void RfbSession::OnChange() {
 }
 
 bool RfbSession::Receive(absl::Span<const uint8_t> bytes) {
+  return tls_ != nullptr ? ReceiveSealed(bytes) : ReceivePlain(bytes);
+}
+
+bool RfbSession::ReceiveSealed(absl::Span<const uint8_t> bytes) {
+  std::string plain;
+  const bool was_ready = tls_->is_ready();
+  // What OpenSSL has to say of an end is sent yet.
+  if (!is_ending() && !tls_->Receive(bytes, plain)) state_ = State::kEnding;
+  if (is_ending()) return true;
+  if (!was_ready && tls_->is_ready() && !Challenge()) return false;
+  return plain.empty() || ReceivePlain({reinterpret_cast<const uint8_t*>(plain.data()), plain.size()});
+}
+
+bool RfbSession::ReceivePlain(absl::Span<const uint8_t> bytes) {
   // What is left of the last time is less than a message, and those are short.
   std::string joined;
   if (!input_.empty()) {
@@ -62,10 +78,13 @@ bool RfbSession::Receive(absl::Span<const uint8_t> bytes) {
       bytes.remove_prefix(now);
       continue;
     }
+    if (is_ending()) return true;  // nobody listens any more
+    const bool was_plain = tls_ == nullptr;
     const absl::optional<size_t> taken = is_admitted() ? TakeMessage(bytes) : TakeHandshake(bytes);
     if (!taken.has_value()) return false;
     if (*taken == 0) break;
     bytes.remove_prefix(*taken);
+    if (was_plain && tls_ != nullptr) return bytes.empty() || ReceiveSealed(bytes);
   }
   input_.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   return true;
@@ -89,30 +108,100 @@ absl::optional<size_t> RfbSession::TakeHandshake(absl::Span<const uint8_t> bytes
           major < 3 || minor < 0) {
         return absl::nullopt;
       }
-      const bool is_oldest = major == 3 && minor < 7;
-      is_old_ = major == 3 && minor == 7;
-      if (is_oldest) {
-        PutBe32(greeting_, kSecurityNone);
-      } else {
+      minor_ = major == 3 && minor < 7 ? 3 : major == 3 && minor == 7 ? 7 : 8;
+      const bool has_tls = guard_ != nullptr && guard_->tls() != nullptr;
+      const bool has_password = guard_ != nullptr && guard_->asks_for_password();
+      const uint8_t security = has_tls ? kSecurityVeNCrypt : has_password ? kSecurityVnc : kSecurityNone;
+      if (minor_ >= 7) {
         PutBe8(greeting_, 1);
-        PutBe8(greeting_, kSecurityNone);
+        PutBe8(greeting_, security);
+        state_ = State::kSecurity;
+      } else if (has_tls) {  // 7.1.2: no type, and why
+        constexpr absl::string_view kReason = "TLS needs RFB 3.7";
+        PutBe32(greeting_, 0);
+        PutBe32(greeting_, kReason.size());
+        absl::StrAppend(&greeting_, kReason);
+        state_ = State::kEnding;
+      } else {
+        PutBe32(greeting_, security);
+        if (!Challenge()) return absl::nullopt;
       }
-      state_ = is_oldest ? State::kInit : State::kSecurity;
       return kRfbVersion.size();
     }
     case State::kSecurity:
-      if (bytes[0] != kSecurityNone) return absl::nullopt;
-      if (!is_old_) PutBe32(greeting_, 0);  // 7.1.3: OK
-      state_ = State::kInit;
+      if (guard_ != nullptr && guard_->tls() != nullptr) {
+        if (bytes[0] != kSecurityVeNCrypt) return absl::nullopt;
+        PutBe16(greeting_, 0x0002);
+        state_ = State::kSecureVersion;
+        return 1;
+      }
+      if (bytes[0] != (guard_ != nullptr && guard_->asks_for_password() ? kSecurityVnc : kSecurityNone)) {
+        return absl::nullopt;
+      }
+      if (!Challenge()) return absl::nullopt;
       return 1;
+    case State::kSecureVersion:
+      if (bytes.size() < 2) return 0;
+      if (GetBe16(bytes.data()) != 0x0002) return absl::nullopt;
+      PutBe8(greeting_, 0);  // agreed
+      PutBe8(greeting_, 1);
+      PutBe32(greeting_, guard_->asks_for_password() ? kX509Vnc : kX509None);
+      state_ = State::kSecureType;
+      return 2;
+    case State::kSecureType:
+      if (bytes.size() < 4) return 0;
+      if (GetBe32(bytes.data()) != (guard_->asks_for_password() ? kX509Vnc : kX509None)) return absl::nullopt;
+      tls_ = guard_->tls()->Accept();
+      if (tls_ == nullptr) return absl::nullopt;
+      PutBe8(greeting_, 1);  // TLS begins
+      clear_ = std::exchange(greeting_, {});
+      return 4;
+    case State::kResponse: {
+      if (bytes.size() < RfbGuard::kChallengeBytes) return 0;
+      const RfbGuard::Verdict verdict = guard_->Check(challenge_, bytes.subspan(0, RfbGuard::kChallengeBytes));
+      if (verdict == RfbGuard::Verdict::kRight) {
+        PutBe32(greeting_, 0);  // 7.1.3: OK
+        state_ = State::kInit;
+      } else {
+        Refuse(verdict == RfbGuard::Verdict::kWrong ? "the password is wrong"
+                                                    : "too many wrong passwords, try again in some seconds");
+      }
+      return RfbGuard::kChallengeBytes;
+    }
     case State::kInit:
       // 7.3.1: whether it would share, as all do here.
       Admit();
       return 1;
     case State::kReady:
+    case State::kEnding:
       break;
   }
   return absl::nullopt;
+}
+
+bool RfbSession::Challenge() {
+  if (guard_ != nullptr && guard_->asks_for_password()) {
+    const absl::StatusOr<RfbGuard::Challenge> challenge = guard_->NewChallenge();
+    if (!challenge.ok()) return false;
+    challenge_ = *challenge;
+    greeting_.append(reinterpret_cast<const char*>(challenge_.data()), challenge_.size());
+    state_ = State::kResponse;
+    return true;
+  }
+  // 7.1.3: OK; before 3.8 nothing is said of no security, unless it is in TLS.
+  if (minor_ >= 8 || tls_ != nullptr) PutBe32(greeting_, 0);
+  state_ = State::kInit;
+  return true;
+}
+
+// 7.1.3: failed; since 3.8 with a reason.
+void RfbSession::Refuse(absl::string_view reason) {
+  PutBe32(greeting_, 1);
+  if (minor_ >= 8) {
+    PutBe32(greeting_, static_cast<uint32_t>(reason.size()));
+    absl::StrAppend(&greeting_, reason);
+  }
+  state_ = State::kEnding;
 }
 
 void RfbSession::Admit() {
@@ -133,6 +222,7 @@ void RfbSession::Admit() {
   PutBe32(greeting_, static_cast<uint32_t>(name_.size()));
   greeting_ += name_;
   state_ = State::kReady;
+  is_viewer_ = true;
   display_.AddViewer(*this);
 }
 
@@ -244,11 +334,22 @@ bool RfbSession::wants_update() const {
 }
 
 void RfbSession::Produce(std::string& output, bool may_begin) {
+  output += std::exchange(clear_, {});
+  if (tls_ == nullptr) return ProducePlain(output, kMaxOutput, may_begin);
+  if (tls_->is_ready()) {
+    std::string plain;
+    ProducePlain(plain, kMaxOutput - std::min(output.size(), kMaxOutput), may_begin);
+    if (!tls_->Send(plain)) state_ = State::kEnding;
+  }
+  tls_->TakeOutput(output);
+}
+
+void RfbSession::ProducePlain(std::string& output, size_t most, bool may_begin) {
   output += std::exchange(greeting_, {});
   if (may_begin && wants_update()) Begin(output);
   if (!is_updating()) return;
   const Frame frame = display_.frame();
-  while (is_updating() && output.size() < kMaxOutput) {
+  while (is_updating() && output.size() < most) {
     const Rectangle& rectangle = update_[next_++];
     AppendHeader(rectangle, encoding_, output);
     if (encoding_ == kZrle) {

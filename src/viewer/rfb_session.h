@@ -22,6 +22,8 @@
 #include "hvsdk/resource/display.h"
 #include "hvsdk/resource/input_source.h"
 #include "viewer/pixel_encoder.h"
+#include "viewer/rfb_guard.h"
+#include "viewer/tls_stream.h"
 
 namespace hvsdk::viewer {
 
@@ -30,10 +32,10 @@ class RfbSession final : private DisplayViewer {
   // What waits for the viewer is at most this and one rectangle of PixelEncoder's.
   static constexpr size_t kMaxOutput = 64 << 10;
 
-  // All of which outlive it; `keys` and `pointer` may be null. `on_change` is called when there may be something to send; from within
+  // All of which outlive it; `keys` and `pointer` may be null, and `guard` if anybody is let in. `on_change` is called when there may be something to send; from within
   // the display, so it must not call the session.
   RfbSession(Display& display, KeySink* keys, PointerSink* pointer, const input::KeyboardLayout& layout,
-             std::string name, std::function<void()> on_change);
+             RfbGuard* guard, std::string name, std::function<void()> on_change);
   ~RfbSession() override;
 
   // False: it does not speak RFB, and is to go.
@@ -47,15 +49,24 @@ class RfbSession final : private DisplayViewer {
   bool is_updating() const { return next_ < update_.size(); }
   // It has been told what there is, and gets it.
   bool is_admitted() const { return state_ == State::kReady; }
+  // It was refused, and is to go once it has all that there is to send.
+  bool is_ending() const { return state_ == State::kEnding; }
 
  private:
-  enum class State : uint8_t { kVersion, kSecurity, kInit, kReady };
+  enum class State : uint8_t { kVersion, kSecurity, kSecureVersion, kSecureType, kResponse, kInit, kReady, kEnding };
 
   void OnChange() override;
 
   // How much of what begins with `bytes` is one message, which it has carried out; 0: there is less than that. Nothing: it is none.
   absl::optional<size_t> TakeMessage(absl::Span<const uint8_t> bytes);
   absl::optional<size_t> TakeHandshake(absl::Span<const uint8_t> bytes);
+  // What is in TLS, and what is not, or was.
+  bool ReceiveSealed(absl::Span<const uint8_t> bytes);
+  bool ReceivePlain(absl::Span<const uint8_t> bytes);
+  void ProducePlain(std::string& output, size_t most, bool may_begin);
+  // What follows once a viewer has chosen how it is let in.
+  bool Challenge();
+  void Refuse(absl::string_view reason);
   void Admit();
   void TakeEncoding(int32_t encoding);
   void TakeKey(bool is_pressed, uint32_t keysym);
@@ -68,16 +79,21 @@ class RfbSession final : private DisplayViewer {
 
   Display& display_;
   const input::KeyboardLayout& layout_;
+  RfbGuard* const guard_;
   const std::string name_;
   const std::function<void()> on_change_;
   InputSource source_;
 
   State state_ = State::kVersion;
-  bool is_old_ = false;   // RFB 3.7, in which nothing is said of no security
+  bool is_viewer_ = false;  // the display's
+  int minor_ = 8;           // of RFB 3
+  std::unique_ptr<TlsStream> tls_;
+  RfbGuard::Challenge challenge_{};
   std::string input_;     // less than a message
   uint64_t skipped_ = 0;  // bytes to come that nobody wants
   uint32_t encodings_left_ = 0;
   std::string greeting_;  // to be sent before all else
+  std::string clear_;     // and before that, without TLS
 
   // What the viewer takes.
   PixelEncoder encoder_;

@@ -13,7 +13,10 @@
 namespace hvsdk::viewer {
 
 inline constexpr absl::string_view kRfbVersion = "RFB 003.008\n";  // 7.1.1
-inline constexpr uint8_t kSecurityNone = 1;                        // 7.1.2
+inline constexpr uint8_t kSecurityNone = 1, kSecurityVnc = 2;      // 7.1.2
+inline constexpr uint8_t kSecurityVeNCrypt = 19;                   // "VeNCrypt" of the rfbproto, version 0.2
+inline constexpr uint32_t kX509None = 260,
+                          kX509Vnc = 261;  // its subtypes: TLS with a certificate, and what follows in it
 
 // From the viewer, 7.5: type and size, of what has a size.
 inline constexpr uint8_t kSetPixelFormat = 0, kSetEncodings = 2, kUpdateRequest = 3, kKeyEvent = 4, kPointerEvent = 5;

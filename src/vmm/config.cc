@@ -155,8 +155,11 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   }
   if (!config.vnc().empty()) {
     if (!video->has_value()) return absl::InvalidArgumentError("vnc: is for machines with video");
-    const absl::Status valid = viewer::CheckRfbAddress(config.vnc());
+    const bool is_guarded = !config.vnc_password_file().empty() || !config.vnc_tls().empty();
+    const absl::Status valid = viewer::CheckRfbAddress(config.vnc(), is_guarded);
     if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("vnc: ", valid.message()));
+  } else if (!config.vnc_password_file().empty() || !config.vnc_tls().empty()) {
+    return absl::InvalidArgumentError("vnc: a password and TLS need an address");
   }
   const auto integration = IntegrationOf(config);
   if (!integration.ok()) return integration.status();

@@ -126,7 +126,9 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
     case SNAPSHOT:
       return TakeSnapshot(
           machine_, options_.disks, request.snapshot(),
-          [this, directory = request.snapshot().directory()] { Tell("snapshot", "directory", directory); },
+          [this, directory = request.snapshot().directory()] {
+            Tell("snapshot", {{"directory", directory}});
+          },
           std::move(reply));
     case TYPE:
       return Type(machine_, request.typing(), options_.keyboard_layout, std::move(reply));
@@ -224,11 +226,10 @@ void MachineControl::AskKeyValue(const KeyValueRequest& request, Reply reply) {
   vmm::AskKeyValue(machine_, request, Networks(), std::move(reply));
 }
 
-void MachineControl::Tell(absl::string_view name, absl::string_view key, absl::string_view value) {
+void MachineControl::Tell(absl::string_view name, Details details) {
   if (!options_.tell) return;
-  options_.tell(ToControlEvent({.name = std::string(name),
-                                .details = {{std::string(key), std::string(value)}},
-                                .time_100ns = machine_.board().clock().Now100ns()}));
+  options_.tell(ToControlEvent(
+      {.name = std::string(name), .details = std::move(details), .time_100ns = machine_.board().clock().Now100ns()}));
 }
 
 Event ToControlEvent(const machine::MachineEvent& event) {
@@ -240,18 +241,22 @@ Event ToControlEvent(const machine::MachineEvent& event) {
 }
 
 void MachineControl::Trace(const ControlRequest& request, Reply reply) {
-  const absl::Status status = TraceNow(request);
-  if (status.ok() && request.command() == TRACE_ON) Tell("traced", "path", request.path());
-  if (status.ok() && request.command() == TRACE_OFF) Tell("trace-ended", "", "");
-  reply(ReplyOf(status));
+  const absl::StatusOr<std::string> device = TraceNow(request);
+  if (device.ok()) {
+    Details details;
+    if (!device->empty()) details.emplace_back("device", *device);
+    if (request.command() == TRACE_ON) details.emplace_back("path", request.path());
+    Tell(request.command() == TRACE_ON ? "traced" : "trace-ended", std::move(details));
+  }
+  reply(ReplyOf(device.status()));
 }
 
-absl::Status MachineControl::TraceNow(const ControlRequest& request) {
+absl::StatusOr<std::string> MachineControl::TraceNow(const ControlRequest& request) {
   const bool is_on = request.command() == TRACE_ON;
   if (request.device().empty()) {
-    if (is_on && options_.start_trace) return options_.start_trace(request.path());
-    if (!is_on && options_.stop_trace) return options_.stop_trace();
-    return absl::UnimplementedError("trace: there is none here");
+    if (!options_.start_trace || !options_.stop_trace) return absl::UnimplementedError("trace: there is none here");
+    RETURN_IF_ERROR(is_on ? options_.start_trace(request.path()) : options_.stop_trace());
+    return "";
   }
   const std::vector<NetworkStatus> networks =
       options_.networks == nullptr ? std::vector<NetworkStatus>{} : options_.networks->networks();
@@ -261,7 +266,8 @@ absl::Status MachineControl::TraceNow(const ControlRequest& request) {
         absl::StrCat("trace: there is no network adapter \"", absl::CEscape(request.device()), "\""));
   }
   const auto number = static_cast<uint8_t>(network->number());
-  return is_on ? options_.networks->StartTrace(number, request.path()) : options_.networks->StopTrace(number);
+  RETURN_IF_ERROR(is_on ? options_.networks->StartTrace(number, request.path()) : options_.networks->StopTrace(number));
+  return DeviceOf(*network);
 }
 
 void MachineControl::Attach(const ControlRequest& request, Reply reply) {
@@ -275,7 +281,7 @@ void MachineControl::Attach(const ControlRequest& request, Reply reply) {
         ControlReply done = ReplyOf(status);
         done.set_device(*device);
         reply(std::move(done));
-        if (status.ok()) Tell("attached", "device", *device);
+        if (status.ok()) Tell("attached", {{"device", *device}});
       });
 }
 
@@ -311,7 +317,7 @@ void MachineControl::Detach(const std::string& device, Reply reply) {
       },
       [this, detaching, found](const absl::Status& status) {
         detaching->status = status;
-        if (status.ok()) Tell("detached", "device", *found);
+        if (status.ok()) Tell("detached", {{"device", *found}});
       });
 }
 
@@ -355,12 +361,10 @@ void MachineControl::ChangeMedium(const ControlRequest& request, Reply reply) {
       },
       [this, inserts, found, path = request.path(), reply = std::move(reply)](const absl::Status& status) mutable {
         reply(ReplyOf(status));
-        if (!status.ok() || !options_.tell) return;
-        std::vector<std::pair<std::string, std::string>> details = {{"device", *found}};
+        if (!status.ok()) return;
+        Details details = {{"device", *found}};
         if (inserts) details.emplace_back("path", path);
-        options_.tell(ToControlEvent({.name = inserts ? "inserted" : "ejected",
-                                      .details = std::move(details),
-                                      .time_100ns = machine_.board().clock().Now100ns()}));
+        Tell(inserts ? "inserted" : "ejected", std::move(details));
       });
 }
 
@@ -386,7 +390,7 @@ void MachineControl::Dump(const std::string& path, Reply reply) {
       },
       [this, replies, path](const absl::Status& status) {
         (*replies)(ReplyOf(status));
-        if (status.ok()) Tell("dumped", "path", path);
+        if (status.ok()) Tell("dumped", {{"path", path}});
       });
 }
 
@@ -409,7 +413,7 @@ void MachineControl::Save(const ControlRequest& request, Reply reply) {
                   result.set_difference(saved->is_difference);
                 }
                 (*replies)(std::move(done));
-                if (saved.ok()) Tell("saved", "directory", directory);
+                if (saved.ok()) Tell("saved", {{"directory", directory}});
               });
 }
 

@@ -138,10 +138,12 @@ class MachineSaver::Core final : private Task {
 
   absl::Status CheckBase(const std::string& base) const {
     if (base.empty()) return absl::OkStatus();
-    ASSIGN_OR_RETURN(const std::string id, StateId(base));
-    if (id == base_id_) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrCat("save: --base=", base, ": is not the state that this machine was last saved to with --live"));
+    const absl::StatusOr<std::string> id = StateId(base);
+    if (!id.ok()) return id.status();
+    if (*id == base_id_) return absl::OkStatus();
+    const std::string last = base_id_.empty() ? "; there is none" : absl::StrCat("; that is ", base_path_);
+    return absl::FailedPreconditionError(absl::StrCat(
+        "save: --base=", base, ": is not the state that this machine was last saved to with --live", last));
   }
 
   absl::Span<const uint8_t> Bytes(uint64_t first, uint64_t count) const {
@@ -195,6 +197,7 @@ class MachineSaver::Core final : private Task {
     result.is_difference = state.is_difference();
     if (!log_.is_enabled()) return absl::OkStatus();
     base_id_ = std::move(id);
+    base_path_ = request_.directory;
     changed_.Clear();
     return absl::OkStatus();
   }
@@ -353,7 +356,7 @@ class MachineSaver::Core final : private Task {
 
   // Those of one save after another. base_id_ is that of the last state, and changed_ what was written since; empty: there was none.
   DirtyLog log_;
-  std::string base_id_;
+  std::string base_id_, base_path_;
   PageSet changed_;
 };
 

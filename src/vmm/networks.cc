@@ -26,6 +26,7 @@ namespace hvsdk::vmm {
 namespace {
 
 constexpr uint32_t kMinMtu = 68, kMaxMtu = vsp::NetworkAdapter::kMaxMtuBytes;
+constexpr uint32_t kMinUserMtu = 1280;  // network::UserPortOptions::mtu_bytes
 constexpr uint32_t kMaxQueues = 64;
 static_assert(kMaxNetworks == machine::kMaxNetworks);
 
@@ -78,8 +79,9 @@ absl::Status ValidateNetwork(const NetworkConfig& network) {
     const auto mac = ParseMac(network.mac());
     if (!mac.ok()) return Invalid("mac", mac.status().message());
   }
-  if (network.mtu() != 0 && (network.mtu() < kMinMtu || network.mtu() > kMaxMtu)) {
-    return Invalid("mtu", absl::StrCat(network.mtu(), " is not between ", kMinMtu, " and ", kMaxMtu));
+  const uint32_t min_mtu = network.has_user() ? kMinUserMtu : kMinMtu;
+  if (network.mtu() != 0 && (network.mtu() < min_mtu || network.mtu() > kMaxMtu)) {
+    return Invalid("mtu", absl::StrCat(network.mtu(), " is not between ", min_mtu, " and ", kMaxMtu));
   }
   if (network.queues() > kMaxQueues) {
     return Invalid("queues", absl::StrCat(network.queues(), " is more than ", kMaxQueues));

@@ -121,10 +121,10 @@ absl::StatusOr<Descriptor> Lock(const std::string& path) {
   return absl::FailedPreconditionError(absl::StrCat(path, ": another save to the same place is under way"));
 }
 
-// Makes an empty directory, or empties the one that a save left which was killed.
-absl::StatusOr<Descriptor> MakeFresh(const std::string& path) {
+// Makes an empty directory, or empties the one that a save to `place` left which was killed.
+absl::StatusOr<Descriptor> MakeFresh(const std::string& path, const std::string& place) {
   for (;;) {
-    if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return FileError(path, errno);
+    if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return FileError(place, errno);
     absl::StatusOr<Descriptor> locked = Lock(path);
     if (absl::IsNotFound(locked.status())) continue;
     RETURN_IF_ERROR(locked.status());
@@ -203,7 +203,7 @@ absl::StatusOr<NewState> NewState::Create(const std::string& path, uint64_t memo
   state.memory_bytes_ = memory_bytes;
   RETURN_IF_ERROR(CheckPlace(state.place_));
   const std::string fresh = Beside(state.place_, "new");
-  ASSIGN_OR_RETURN(Descriptor locked, MakeFresh(fresh));
+  ASSIGN_OR_RETURN(Descriptor locked, MakeFresh(fresh, state.place_));
   state.lock_fd_ = locked.Release();
   state.fresh_ = fresh;
   RETURN_IF_ERROR(state.Open(base));

@@ -294,6 +294,21 @@ while read -r line; do eval "$line"; done"""
                            ('5900', r'"5900" is neither ADDRESS:PORT, such as 127\.0\.0\.1:5900, nor unix:PATH')]:
         bad = context.vmm('--kernel=x', '--video=800x600', f'--vnc={address}').expect_status(2)
         expect(re.fullmatch(f'mini_vmm: --vnc: {error}\n', bad.err), 'not that line', bad.err)
+    word, folder = context.path('word'), context.path('tls')
+    with open(word, 'w') as file:
+        file.write('longer than eight\n')
+    os.chmod(word, 0o644)
+    guest = [*context.guest_flags('sleep 1000'), '--video=800x600']
+    for options, error in [(f'0.0.0.0:0,password-file={word}', f'password-file={word}: others may open it; chmod 600 keeps them out'),
+                           ('0.0.0.0:0,password-file=/nowhere', 'password-file=/nowhere: No such file or directory'),
+                           (f'0.0.0.0:0,tls={folder}', f'{folder}/server-cert.pem: No such file or directory'),
+                           ('0.0.0.0:0,pass=x', None)]:
+        bad = context.vmm(*guest, f'--vnc={options}').expect_status(2)
+        line = f'--vnc=0.0.0.0:0: {error}' if error else '--vnc: unknown option "pass=x"; there are password-file= and tls='
+        expect(bad.err == f'mini_vmm: {line}\n', 'not that line', bad.err)
+    os.chmod(word, 0o600)
+    bad = context.vmm(*guest, f'--vnc=unix:{path},password-file={word}').expect_status(2)
+    expect('has 17 bytes, and VNC knows 8' in bad.err, 'not that line', bad.err)
     bad = context.vmm('--kernel=x', '--vnc=127.0.0.1:0').expect_status(2)
     expect(bad.err == 'mini_vmm: --vnc: is for machines with video\n', 'not that line', bad.err)
 

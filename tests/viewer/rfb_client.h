@@ -13,6 +13,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,7 +38,14 @@ class RfbClient {
   void Close() {
     if (fd_ >= 0) close(std::exchange(fd_, -1));
   }
-  void Send(const std::string& bytes) {
+  // From now on all is in something else, such as TLS, as these have it.
+  void Wrap(std::function<std::string(const std::string&)> seal, std::function<std::string(const std::string&)> open) {
+    seal_ = std::move(seal);
+    open_ = std::move(open);
+    received_ = open_(std::exchange(received_, {}));
+  }
+  void Send(const std::string& plain) {
+    const std::string bytes = seal_ ? seal_(plain) : plain;
     ASSERT_EQ(send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
   }
   // False: the server has hung up, or nothing comes.
@@ -47,7 +55,8 @@ class RfbClient {
       char buffer[65536];
       const ssize_t got = recv(fd_, buffer, sizeof(buffer), MSG_DONTWAIT);
       if (got > 0) {
-        received_.append(buffer, static_cast<size_t>(got));
+        const std::string bytes(buffer, static_cast<size_t>(got));
+        received_ += open_ ? open_(bytes) : bytes;
         continue;
       }
       is_hung_up_ = is_hung_up_ || got == 0;
@@ -86,6 +95,10 @@ class RfbClient {
     if (minor >= 8) {
       EXPECT_EQ(Receive32(), 0u);
     }
+    Enter();
+  }
+  // When the server has let it in.
+  void Enter() {
     Send("\1");
     width = Receive16();
     height = Receive16();
@@ -264,6 +277,7 @@ class RfbClient {
   os::EventLoop& loop_;
   int fd_;
   std::string received_;
+  std::function<std::string(const std::string&)> seal_, open_;
   bool is_hung_up_ = false;
 #if defined(HVSDK_HAVE_ZLIB)
   z_stream stream_{};

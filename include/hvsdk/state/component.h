@@ -2,7 +2,7 @@
 // Component: a part of a machine whose state can be taken out and put back: a VP, an interrupt controller, VMBus, a
 // provider, a device, the clock.
 //
-// What a component promises, and tests/state/component_suite.h checks for every one of them:
+// What a component promises, and tests/state/component_suite.h in the sources checks for every one of ours:
 // - what is saved after a restore is, byte for byte, what was restored;
 // - a history of events with a save, and a restore into a fresh component, in its midst ends like one without;
 // - a damaged state is refused, and the component has changed nothing.

@@ -93,15 +93,17 @@ class MachineControl final : public ControlHandler {
   void OnRequest(const ControlRequest& request, Reply reply) override;
 
  private:
+  using Details = std::vector<std::pair<std::string, std::string>>;
   MachineStatus Status() const;
   std::vector<NetworkStatus> Networks() const;
   MachineStats Stats() const;
-  void Tell(absl::string_view name, absl::string_view key, absl::string_view value);
+  void Tell(absl::string_view name, Details details);
   void Shutdown(const ShutdownConfig& request, Reply reply);
   void Balloon(uint32_t target_mib, Reply reply);
   void AskKeyValue(const KeyValueRequest& request, Reply reply);
   void Trace(const ControlRequest& request, Reply reply);
-  absl::Status TraceNow(const ControlRequest& request);
+  // Answers which device's, or nothing for the machine's own.
+  absl::StatusOr<std::string> TraceNow(const ControlRequest& request);
   void Attach(const ControlRequest& request, Reply reply);
   absl::StatusOr<std::string> AttachNow(const ControlRequest& request);
   void Detach(const std::string& device, Reply reply);

@@ -13,16 +13,19 @@
 namespace hvsdk::os {
 namespace {
 
-// A socket that a process which is gone left behind.
-bool IsLeft(const std::string& path, int type, const sockaddr_un& address) {
+// OK: what is there is a socket that a process which is gone left behind.
+absl::Status CheckIsLeft(const std::string& path, int type, const sockaddr_un& address) {
   struct stat found;
-  if (lstat(path.c_str(), &found) != 0 || !S_ISSOCK(found.st_mode)) return false;
+  if (lstat(path.c_str(), &found) != 0 || !S_ISSOCK(found.st_mode)) {
+    return absl::FailedPreconditionError("is there already, and is no socket");
+  }
   const int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return false;
+  if (fd < 0) return absl::ErrnoToStatus(errno, "cannot make a socket");
   const bool refused =
       connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 && errno == ECONNREFUSED;
   close(fd);
-  return refused;
+  if (refused) return absl::OkStatus();
+  return absl::FailedPreconditionError("is another program's or machine's, which listens there");
 }
 
 }  // namespace
@@ -45,9 +48,7 @@ absl::Status UnixSocketFile::Bind(int fd, int type, const std::string& path) {
   const auto bind_it = [&] { return bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)); };
   if (bind_it() != 0) {
     if (errno != EADDRINUSE) return absl::ErrnoToStatus(errno, "cannot make the socket");
-    if (!IsLeft(path, type, address)) {
-      return absl::FailedPreconditionError("is there already, and is no socket that a process left behind");
-    }
+    RETURN_IF_ERROR(CheckIsLeft(path, type, address));
     unlink(path.c_str());
     if (bind_it() != 0) return absl::ErrnoToStatus(errno, "cannot make the socket");
   }
