@@ -374,6 +374,16 @@ absl::Status MoveDisk(absl::string_view text, Flags& flags) {
   return absl::InvalidArgumentError(absl::StrFormat("the state has no disk %d", lun));
 }
 
+// Where the serial port leads now; the guest has one, or has none.
+absl::Status MoveSerial(absl::string_view text, Flags& flags) {
+  const auto has_port = [&] { return flags.config.serial().stdio() || !flags.config.serial().file().empty(); };
+  const bool had_port = has_port();
+  if (absl::Status status = SetSerial(text, flags.config); !status.ok()) return status;
+  if (has_port() == had_port) return absl::OkStatus();
+  return absl::InvalidArgumentError(had_port ? "the state's machine has a serial port; /dev/null takes what it says"
+                                             : "the state's machine has no serial port");
+}
+
 // Where the sockets are now; "none" leaves them out.
 absl::Status MoveSockets(absl::string_view text, Flags& flags) {
   if (!flags.config.has_sockets()) return absl::InvalidArgumentError("the state's machine has none");
@@ -530,8 +540,9 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
     }
     const bool is_restored = flags.state != nullptr;
     if (setting.flag->name == "kernel" || setting.flag->name == "initrd") flags.names_boot_files = is_restored;
-    const absl::Status status = is_restored && setting.flag->name == "disk"  ? MoveDisk(setting.value, flags)
-                                : is_restored && setting.flag->name == "net" ? MoveNetwork(setting.value, flags)
+    const absl::Status status = is_restored && setting.flag->name == "disk"     ? MoveDisk(setting.value, flags)
+                                : is_restored && setting.flag->name == "net"    ? MoveNetwork(setting.value, flags)
+                                : is_restored && setting.flag->name == "serial" ? MoveSerial(setting.value, flags)
                                 : is_restored && setting.flag->name == "sockets"
                                     ? MoveSockets(setting.value, flags)
                                     : setting.flag->apply(setting.value, flags.config);

@@ -829,6 +829,8 @@ def control(context):
         machine.end(0)
         told = [json.loads(line) for line in events.communicate(timeout=20)[0].splitlines()]
         names = [event['name'] for event in told if not event['name'].startswith(('channel', 'connected', 'disconnected', 'guest-contact'))]
+        details = [event.get('details', {}) for event in told if event['name'].startswith('trace')]
+        expect(details == [{'path': trace_file}, {}] * 2, 'details', details)
         expect(names == ['started'] + ['paused', 'resumed'] * 2 + ['traced', 'trace-ended'] * 2 + ['reset', 'ended'], 'events', told)
         contacts = [event['details']['state'] for event in told if event['name'] == 'guest-contact']
         expect(contacts[:3] == ['ok', 'none', 'ok'], 'contacts', contacts)
@@ -1394,6 +1396,13 @@ def live_saves(context):
                 save(machine, state)
         machine.ctl('save', '--live', f'--base={context.path("none")}', state, status=2)
         machine.ctl('save', '--pause', state, status=2)
+        expect('/nowhere/state: No such file' in machine.ctl('save', '--live', '/nowhere/state', status=2), 'where it cannot be')
+        for flags, error in [(['--serial=none'], "--serial: the state's machine has a serial port; /dev/null takes what it says"),
+                             (['--kernel=/nowhere/kernel'], '--kernel=/nowhere/kernel: '), (['--initrd=/nowhere/initrd'], '--initrd=/nowhere/initrd: '),
+                             ([], '; --disk=storage/0=COPY gives this machine one of its own'),
+                             ([f'--disk=storage/0={copy}', f'--control={machine.socket}'], "is another program's or machine's, which listens there")]:
+            bad = context.vmm(f'--restore={state}', '--serial=/dev/null', *flags).expect_status(2)
+            expect(error in bad.err and bad.err.count('\n') == 1, 'another line', flags, bad.err)
         machine.ctl('stop')
         machine.end(0)
     limit = float(os.environ.get('HVSDK_STAND_STILL_MS', '0'))

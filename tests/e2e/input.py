@@ -11,6 +11,7 @@ import time
 
 import e2e
 from e2e import Running, case, check_kernel_log, expect
+from rfb import Viewer
 
 
 def flags_of(context, command, *more):
@@ -24,8 +25,11 @@ def events_of(machine, seen):
 
 
 def expect_events(machine, words, wanted, seen, seconds=20):
-    """What a command makes the guest see. Returns how many events it has seen then."""
-    machine.ctl(*words)
+    """What a command makes the guest see, or who does it otherwise. Returns how many events it has seen then."""
+    if callable(words):
+        words()
+    else:
+        machine.ctl(*words)
     end = time.monotonic() + seconds
     while True:
         got = events_of(machine, seen)
@@ -113,6 +117,59 @@ def events(context):
         # Which Linux takes for itself.
         machine.ctl('key', 'ctrl-alt-delete')
         machine.end(10)
+
+
+@case
+def viewer_events(context):
+    """What programs see of a viewer's keys, by symbol and by place, its pointer and wheel; what it holds is let go of when it goes."""
+    path = context.path('vnc')
+    with Running(context, [*flags_of(context, '/input_events', '--input=all', '--video=800x600', '--keyboard-layout=de', f'--vnc=unix:{path}')],
+                 'vm') as machine:
+        machine.wait_for('^listening$')
+        viewer = Viewer(path)
+        last_x, last_y = viewer.width - 1, viewer.height - 1
+
+        def keys(*events):
+            return lambda: [viewer.key(symbol, is_pressed) for symbol, is_pressed in events]
+
+        def strokes_of(*symbols):
+            return keys(*[(symbol, is_pressed) for symbol in symbols for is_pressed in (1, 0)])
+
+        control, alt, level3 = 0xFFE3, 0xFFE9, 0xFE03
+        seen = expect_events(machine, strokes_of(ord('ä'), ord('ß'), ord('z')), strokes(40, 12, 21), 0)
+        seen = expect_events(machine, keys((level3, 1), (0x20AC, 1), (0x20AC, 0), (level3, 0)),
+                             ['key 100 1', *strokes(18), 'key 100 0'], seen)
+        seen = expect_events(machine, keys((control, 1), (alt, 1), (0xFFBF, 1), (0xFFBF, 0), (alt, 0), (control, 0)),
+                             ['key 29 1', 'key 56 1', *strokes(60), 'key 56 0', 'key 29 0'], seen)
+        # Held: what the viewer repeats is the same key again.
+        seen = expect_events(machine, keys((ord('b'), 1)), ['key 48 1'], seen)
+        time.sleep(1)
+        seen = expect_events(machine, keys((ord('b'), 1)), ['key 48 2'], seen)
+        seen = expect_events(machine, keys((ord('b'), 0)), ['key 48 0'], seen)
+        # By place: the arrow and the key that is beside the left Shift on European keyboards.
+        seen = expect_events(machine, lambda: [viewer.key_code(code, is_pressed) for code in (0xC8, 0x56) for is_pressed in (1, 0)],
+                             strokes(103, 86), seen)
+
+        seen = expect_events(machine, lambda: viewer.point(0, last_x, last_y), ['abs 0 32767', 'abs 1 32767'], seen)
+        seen = expect_events(machine, lambda: viewer.point(1, 0, last_y), ['key 272 1', 'abs 0 0'], seen)
+        seen = expect_events(machine, lambda: viewer.point(0, 0, last_y), ['key 272 0'], seen)
+        for mask, button in (4, 273), (2, 274):
+            seen = expect_events(machine, lambda mask=mask: [viewer.point(mask, 0, last_y), viewer.point(0, 0, last_y)],
+                                 strokes(button), seen)
+        for mask, wheel, turn in (8, 8, 1), (16, 8, -1), (32, 6, -1), (64, 6, 1):
+            seen = expect_events(machine, lambda mask=mask: [viewer.point(mask, 0, last_y), viewer.point(0, 0, last_y)],
+                                 [f'rel {wheel} {turn}', f'rel {wheel + 3 if wheel == 8 else 12} {120 * turn}'], seen)
+
+        seen = expect_events(machine, keys((control, 1), (ord('x'), 1)), ['key 29 1', 'key 45 1'], seen)
+        seen = expect_events(machine, lambda: viewer.point(4, 0, last_y), ['key 273 1'], seen)
+        viewer.socket.close()
+        end = time.monotonic() + 20
+        while sorted(events_of(machine, seen)) != ['key 273 0', 'key 29 0', 'key 45 0']:
+            machine.expect_running(end, 'that it is let go of')
+            time.sleep(0.05)
+        machine.ctl('stop')
+        machine.end(0)
+        check_kernel_log(machine.text())
 
 
 if __name__ == '__main__':

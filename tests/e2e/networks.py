@@ -568,6 +568,7 @@ def hot_plug_network(context):
             for words, error in [(['--net=nothing'], 'none of user'), (['--net=tap'], 'tap'), (['--net=user,mac=01:00:00:00:00:01'], 'group'),
                                  (['--net=socket,fd=0'], 'fd'), (['--net=user', '--net=user'], '--net=user'),
                                  ([f'--net=user,pcap={context.guest}/vmlinuz'], 'the same file as --kernel='),
+                                 (['--net=user,mtu=900'], 'mtu: 900 is not between 1280 and 9000'),
                                  (['--net=user,name=network/1'], 'number')]:
                 expect(error in machine.ctl('attach', *words, status=2), f'attach {words}')
             expect('there is no' in machine.ctl('detach', 'network/0', status=2), 'detached')
