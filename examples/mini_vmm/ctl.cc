@@ -67,6 +67,8 @@ constexpr Command kCommands[] = {
     {"mouse", kMouseArguments, hvsdk::vmm::POINT,
      "where the mouse is, from 0,0 to 32767,32767 or in percent, and which buttons are held there; --click lets go"},
     {"screenshot", "FILE", hvsdk::vmm::SCREENSHOT, "write what the guest shows to a PNG file"},
+    {"record", "FILE|--end", hvsdk::vmm::RECORD,
+     "record what the guest shows to an animated PNG file, which browsers and ffmpeg play; end that"},
     {"screen-text", kScreenTextArguments, hvsdk::vmm::SCREEN_TEXT,
      "print what the guest's text console says, read from its picture by the console's font (PSF)"},
     {"wait-for-text", kWaitForTextArguments, hvsdk::vmm::SCREEN_TEXT,
@@ -163,6 +165,9 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
     absl::PrintF("display    %s\n", status.video().width() == 0
                                         ? "nothing yet"
                                         : absl::StrFormat("%dx%d", status.video().width(), status.video().height()));
+  }
+  if (!status.video().recording().empty()) {
+    absl::PrintF("recording  %s\n", absl::CHexEscape(status.video().recording()));
   }
   if (!status.video().vnc().empty()) {
     absl::PrintF("vnc        %s, %d viewers\n", absl::CHexEscape(status.video().vnc()), status.video().vnc_viewers());
@@ -265,7 +270,7 @@ int RunCtl(int count, char** arguments) {
 
   ControlRequest request;
   request.set_command(command->command);
-  bool json = false, watch = false, prometheus = false, has_address = false, has_device = false;
+  bool json = false, watch = false, prometheus = false, has_address = false, has_device = false, ends = false;
   std::vector<std::string> trace;
   ScreenText screen_text;
   absl::Span<const std::string> rest = absl::MakeSpan(words).subspan(2);
@@ -359,9 +364,11 @@ int RunCtl(int count, char** arguments) {
       if (!dvd.ok()) return Mistake(absl::StrCat("attach: --dvd: ", dvd.status().message()));
       if (!dvd->path().empty()) dvd->set_path(Absolute(dvd->path()));
       *request.mutable_disk() = *std::move(dvd);
-    } else if (command->command == hvsdk::vmm::SCREENSHOT && request.path().empty() && !word.empty() &&
-               word[0] != '-') {
+    } else if ((command->command == hvsdk::vmm::SCREENSHOT || command->command == hvsdk::vmm::RECORD) &&
+               request.path().empty() && !ends && !word.empty() && word[0] != '-') {
       request.set_path(Absolute(word));
+    } else if (command->command == hvsdk::vmm::RECORD && word == "--end" && request.path().empty()) {
+      ends = true;
     } else if (word == "--force" && command->command == hvsdk::vmm::EJECT) {
       request.set_force(true);
     } else if ((command->command == hvsdk::vmm::INSERT || command->command == hvsdk::vmm::EJECT) &&
@@ -384,6 +391,9 @@ int RunCtl(int count, char** arguments) {
   if (command->command == hvsdk::vmm::BALLOON && request.memory_mib() == 0) return Mistake("balloon: a size is needed");
   if (command->command == hvsdk::vmm::SCREENSHOT && request.path().empty())
     return Mistake("screenshot: a file is needed");
+  if (command->command == hvsdk::vmm::RECORD && request.path().empty() && !ends) {
+    return Mistake("record: a file, or --end, is needed");
+  }
   if (request.pause() && !request.live()) return Mistake("save: --pause is for --live");
   if (command->command == hvsdk::vmm::SAVE && request.directory().empty())
     return Mistake("save: a directory is needed");

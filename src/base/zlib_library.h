@@ -20,6 +20,7 @@ struct ZlibLibrary {
   decltype(&::inflateInit2_) inflate_init;
   decltype(&::inflate) inflate;
   decltype(&::inflateEnd) inflate_end;
+  decltype(&::crc32) crc32;
 
   // Unimplemented: it is not there.
   static const absl::StatusOr<ZlibLibrary>& Load() {
@@ -33,6 +34,7 @@ struct ZlibLibrary {
       library->Find("inflateInit2_", zlib.inflate_init);
       library->Find("inflate", zlib.inflate);
       library->Find("inflateEnd", zlib.inflate_end);
+      library->Find("crc32", zlib.crc32);
       if (!library->status().ok()) return library->status();
       return zlib;
     }();

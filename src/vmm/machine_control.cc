@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/vmm/machine_control.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -119,6 +120,8 @@ void MachineControl::OnRequest(const ControlRequest& request, Reply reply) {
       return AskKeyValue(request.key_value(), std::move(reply));
     case SCREENSHOT:
       return TakeScreenshot(request.path(), std::move(reply));
+    case RECORD:
+      return Record(request.path(), std::move(reply));
     case SCREEN_TEXT:
       return ReadScreen(request.font(), std::move(reply));
     case COPY_FILE:
@@ -207,6 +210,46 @@ void MachineControl::TakeScreenshot(const std::string& path, Reply reply) {
   screenshot_.Take(*display, *fd, [answer = Answer(std::move(reply))](const absl::Status& written) mutable {
     answer(ErrorOf("screenshot", written));
   });
+}
+
+void MachineControl::Record(const std::string& path, Reply reply) {
+  const absl::Status status = RecordNow(path);
+  reply(ReplyOf(ErrorOf("record", status)));
+  if (!status.ok()) return;
+  if (path.empty()) {
+    Tell("record-ended", {});
+  } else {
+    Tell("recorded", {{"path", path}});
+  }
+}
+
+absl::Status MachineControl::RecordNow(const std::string& path) {
+  if (path.empty()) {
+    if (recording_path_.empty()) return absl::FailedPreconditionError("there is no recording");
+    recording_.reset();
+    recording_path_.clear();
+    return absl::OkStatus();
+  }
+  Display* const display = machine_.display();
+  if (display == nullptr) return absl::FailedPreconditionError("the machine has no display; --video gives it one");
+  if (!recording_path_.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("there is one already, to ", recording_path_));
+  }
+  if (!options_.open_screenshot) return absl::UnimplementedError("there are no pictures here");
+  if (display->frame().empty()) return absl::FailedPreconditionError("the guest shows nothing yet");
+  ASSIGN_OR_RETURN(const int fd, options_.open_screenshot(path));
+  if (ftruncate(fd, 0) != 0) {
+    const absl::Status status = absl::ErrnoToStatus(errno, path);
+    close(fd);
+    return status;
+  }
+  ASSIGN_OR_RETURN(recording_,
+                   Recording::Begin(*display, machine_.board().loop(), fd, {.on_end = [this](const absl::Status& why) {
+                     recording_path_.clear();
+                     Tell("record-ended", {{"reason", std::string(why.message())}});
+                   }}));
+  recording_path_ = path;
+  return absl::OkStatus();
 }
 
 void MachineControl::ReadScreen(const std::string& psf, Reply reply) {
@@ -434,6 +477,7 @@ MachineStatus MachineControl::Status() const {
   if (const Display* const display = machine_.display(); display != nullptr) {
     status.mutable_video()->set_width(display->frame().width);
     status.mutable_video()->set_height(display->frame().height);
+    status.mutable_video()->set_recording(recording_path_);
     if (options_.vnc != nullptr) {
       status.mutable_video()->set_vnc(options_.vnc->address());
       status.mutable_video()->set_vnc_viewers(static_cast<uint32_t>(options_.vnc->viewers()));

@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole Debian on mini_vmm: from a dynamic VHDX, by systemd, with a network, which nothing leaves.
 
-system.py --mini-vmm=FILE --guest=DIR --hvimg=FILE --debian-disk=FILE [--backend=NAME] debian_system
+system.py --mini-vmm=FILE --guest=DIR --hvimg=FILE --debian-disk=FILE [--backend=NAME] CASE...
 
---debian-disk is what scripts/debian-system made.
+--debian-disk is what scripts/debian-system made, for `desktop` with --desktop.
 """
 
+import collections
 import functools
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -19,6 +21,7 @@ import time
 import e2e
 from e2e import Failure, Running, case, expect
 from networks import own_network
+from video import pixels_of
 
 PACKAGE = 'hvsdk-greeting'
 GREETING = 'hello from a package\n'
@@ -123,6 +126,53 @@ def debian_system(context):
         expect(file.read().split()[0] == e2e.sha256(context.path('data')), 'the image holds something else than the guest wrote')
     if os.stat(image).st_size < size:
         raise Failure('the image has become shorter')
+
+
+@case
+def desktop(context):
+    """Weston shows a terminal by hyperv_drm, which takes what is typed. Needs a kernel with that driver; HVSDK_PICTURE is a file for what it
+    shows."""
+    expect(context.debian_disk and context.hvimg, '--debian-disk and --hvimg are needed')
+    image, picture = context.path('root.vhdx'), context.path('shown.png')
+    subprocess.run([context.hvimg, 'convert', '--format=vhdx', context.debian_disk, image], check=True)
+    flags = [f'--kernel={context.guest}/vmlinuz', f'--initrd={context.guest}/initrd.img', f'--backend={context.backend}',
+             '--memory=1G', '--no-reboot', f'--disk={image},format=vhdx', '--video=1024x768', '--input=all',
+             '--cmdline=console=ttyS0 loglevel=4 mitigations=off hvsdk.root=/dev/sda systemd.default_timeout_start_sec=600']
+    start = time.monotonic()
+    with Running(context, flags) as machine:
+        machine.wait_for(r'debian-system login: ', seconds=900)
+        print(f'  login prompt after {time.monotonic() - start:.0f} s', flush=True)
+        # As soon as the window is there, and has the keyboard.
+        while 'hvsdk is here' not in machine.text():
+            machine.expect_running(start + 1200, 'an answer from the terminal')
+            machine.ctl('type', "echo hvsdk 'is' here >/dev/ttyS0", '--enter')
+            time.sleep(5)
+        print(f'  a window after {time.monotonic() - start:.0f} s', flush=True)
+        machine.ctl('type', "clear; head -3 /etc/os-release; cat /sys/class/drm/card0/device/uevent", '--enter')
+        time.sleep(20)
+        machine.ctl('mouse', '90%,90%')
+        time.sleep(5)
+        machine.ctl('screenshot', picture)
+        width, height, rows = pixels_of(picture)
+        expect((width, height) == (1024, 768), 'another size', width, height)
+        colours = collections.Counter(row[at:at + 3] for row in rows for at in range(0, len(row), 3))
+        background = colours[bytes((0x2d, 0x4f, 0x6b))]
+        expect(width * height // 5 < background < width * height * 9 // 10, 'no desktop', colours.most_common(5))
+        terminal = colours.most_common(2)[1][1]
+        expect(terminal > width * height // 20, 'no window', colours.most_common(5))
+        # The pointer is drawn by Weston, as the driver has none.
+        machine.ctl('mouse', '80%,80%')
+        end = time.monotonic() + 60
+        while True:
+            machine.ctl('screenshot', picture + '.moved')
+            if pixels_of(picture + '.moved') != (width, height, rows):
+                break
+            machine.expect_running(end, 'that the pointer moves')
+        if os.environ.get('HVSDK_PICTURE'):
+            shutil.copyfile(picture, os.environ['HVSDK_PICTURE'])
+        machine.ctl('type', 'systemctl poweroff', '--enter')
+        machine.process.wait(timeout=600)
+        expect(machine.process.returncode == 0, f'exit status {machine.process.returncode}', machine.text()[-3000:])
 
 
 if __name__ == '__main__':

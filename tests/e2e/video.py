@@ -141,6 +141,33 @@ dmesg -r | grep -v 'fail to add MMCONFIG'; echo logged; sleep 100000"""
         expect(text_of(context, last) == (size, lines), 'not what was shown last')
 
 
+def last_of(film):
+    """The size and the rows of RGB that an animated PNG of ours ends with, and of how many pictures it is."""
+    with open(film, 'rb') as file:
+        data = file.read()
+    expect(data[:8] == b'\x89PNG\r\n\x1a\n', 'no PNG')
+    position, count, said = 8, 0, 0
+    while position < len(data):
+        size, kind = struct.unpack('>I4s', data[position:position + 8])
+        body = data[position + 8:position + 8 + size]
+        expect(zlib.crc32(kind + body) == struct.unpack('>I', data[position + 8 + size:position + 12 + size])[0], 'a wrong sum', kind)
+        position += size + 12
+        if kind == b'IHDR':
+            width, height = struct.unpack('>II', body[:8])
+            rows = [bytearray(width * 3) for _ in range(height)]
+        elif kind == b'acTL':
+            said = struct.unpack('>I', body[:4])[0]
+        elif kind == b'fcTL':
+            _, wide, high, x, y = struct.unpack('>IIIII', body[:20])
+        elif kind in (b'IDAT', b'fdAT'):
+            plain = zlib.decompress(body if kind == b'IDAT' else body[4:])
+            for row in range(high):
+                rows[y + row][x * 3:(x + wide) * 3] = plain[row * (wide * 3 + 1) + 1:(row + 1) * (wide * 3 + 1)]
+            count += 1
+    expect(count == said, 'another number of pictures', count, said)
+    return (width, height, [bytes(row) for row in rows]), count
+
+
 def ticks(process):
     with open(f'/proc/{process.pid}/stat', encoding='ascii') as file:
         fields = file.read().rsplit(')', 1)[1].split()
@@ -188,6 +215,11 @@ while read -r line; do eval "$line"; done"""
         crowd[0].socket.sendall(b'\xff' * 4096)
         for one in crowd[1:]:
             one.socket.close()
+        film = context.path('film.png')
+        expect('record: there is no recording' in machine.ctl('record', '--end', status=2), 'no recording has an end')
+        expect('the same file as' in machine.ctl('record', f'{context.guest}/vmlinuz', status=2), 'a kernel is overwritten')
+        machine.ctl('record', film)
+        expect(f'there is one already, to {film}' in machine.ctl('record', context.path('other.png'), status=2), 'two recordings')
         viewer.type('echo hvsdk\n')
         end = time.monotonic() + 20
         # The kernel's font has another v than Debian's.
@@ -195,6 +227,10 @@ while read -r line; do eval "$line"; done"""
             machine.expect_running(end, 'hvsdk on the console')
             time.sleep(0.2)
         same(machine, viewer)
+        expect(f'recording  {film}\n' in machine.ctl('status'), 'no recording')
+        machine.ctl('record', '--end')
+        shown_last, pictures = last_of(film)
+        expect(shown_last == viewer.pixels() and 2 <= pictures < 1000, 'the film ends otherwise', pictures)
         status = json.loads(machine.ctl('status', '--json'))['video']
         expect(status['vnc_viewers'] == 2, 'other viewers', status)
         expect(f'vnc        unix:{path}, 2 viewers\n' in machine.ctl('status'), 'another line')

@@ -10,6 +10,7 @@
 #define HVSDK_VMM_MACHINE_CONTROL_H_
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "hvsdk/viewer/rfb_server.h"
 #include "hvsdk/vmm/control_server.h"
 #include "hvsdk/vmm/machine_saver.h"
+#include "hvsdk/vmm/recording.h"
 #include "hvsdk/vmm/screenshot.h"
 
 namespace hvsdk::vmm {
@@ -77,7 +79,7 @@ class MachineControl final : public ControlHandler {
     const viewer::RfbServer* vnc = nullptr;  // for the status; null: there is none
     std::string sockets_path;                // where programs connect to the guest's sockets, for the status
     std::string keyboard_layout = "us";      // in which is typed
-    // Opens a file for a picture of what the guest shows, as yet with what was there. Errors are one line for the user. Null: there are no pictures.
+    // Opens a file for a picture or a recording of what the guest shows, as yet with what was there. Errors are one line for the user. Null: there are no pictures.
     std::function<absl::StatusOr<int>(const std::string& path)> open_screenshot;
     // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.
     std::function<absl::Status(const std::string& path)> start_trace;
@@ -114,12 +116,16 @@ class MachineControl final : public ControlHandler {
   void Save(const ControlRequest& request, Reply reply);
   void Dump(const std::string& path, Reply reply);
   void TakeScreenshot(const std::string& path, Reply reply);
+  void Record(const std::string& path, Reply reply);
+  absl::Status RecordNow(const std::string& path);
   void ReadScreen(const std::string& psf, Reply reply);
   static machine::Controller::Done Answer(Reply reply);
 
   machine::Machine& machine_;
   const Options options_;
   Screenshot screenshot_;
+  std::unique_ptr<Recording> recording_;
+  std::string recording_path_;  // empty: there is none, or it has ended by itself
   MachineSaver saver_;
 };
 
