@@ -184,7 +184,7 @@ bool ConsoleFont::ReadCell(const Frame& frame, uint32_t left, uint32_t top, Bits
   // Text has two colours: the first pixel's, and the other.
   uint32_t first = 0, others = 0, bit = 0;
   for (uint32_t y = 0; y < height_; ++y) {
-    uint32_t row[kMaxSide];
+    uint32_t row[kMaxSide] = {};
     internal::ReadRow(frame, left, top + y, width_, row);
     if (y == 0) first = row[0];
     for (uint32_t x = 0; x < width_; ++x, ++bit) {
