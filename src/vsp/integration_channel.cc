@@ -101,7 +101,8 @@ void IntegrationChannel::OnSignal(vmbus::Channel& channel) {
 
 // Such a program also unmasks them when it starts, maybe after it was sent the first message, and then signals nothing.
 void IntegrationChannel::Remind() {
-  if (channel_ != nullptr && channel_->is_open() && !is_paused_ && MayHaveMissed(channel_->outgoing())) channel_->SignalGuest();
+  if (channel_ != nullptr && channel_->is_open() && !is_paused_ && MayHaveMissed(channel_->outgoing()))
+    channel_->SignalGuest();
 }
 
 Take IntegrationChannel::OnTurn() {
