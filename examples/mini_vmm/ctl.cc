@@ -150,29 +150,29 @@ void Help() {
       "exec returns the command's, or 125 if it does not come to that\n");
 }
 
+// By which path the machine's programs reach its guest's services.
+absl::StatusOr<std::string> SocketsOf(const std::string& control_path) {
+  absl::StatusOr<ControlClient> client = ControlClient::Connect(control_path);
+  if (!client.ok()) return client.status();
+  ControlRequest request;
+  request.set_command(hvsdk::vmm::STATUS);
+  const absl::StatusOr<ControlReply> reply = client->Ask(request, nullptr);
+  if (!reply.ok()) return reply.status();
+  const hvsdk::vmm::MachineStatus& status = reply->status();
+  if (status.state() == "paused") return absl::FailedPreconditionError("exec: the machine is paused");
+  if (!status.sockets().path().empty()) return status.sockets().path();
+  return absl::FailedPreconditionError("exec: the machine has no sockets; see --sockets");
+}
+
 // `words` is PATH exec and what it takes.
 int RunExecCommand(const std::vector<std::string>& words) {
   const absl::StatusOr<absl::Span<const std::string>> arguments = ParseExec(absl::MakeSpan(words).subspan(2));
   if (!arguments.ok()) return Mistake(absl::StrCat("exec: ", arguments.status().message()));
-  ControlRequest request;
-  request.set_command(hvsdk::vmm::STATUS);
-  std::string sockets;
-  {
-    absl::StatusOr<ControlClient> client = ControlClient::Connect(words[0]);
-    if (!client.ok()) return Fail(kNotExecuted, client.status(), words[0]);
-    const absl::StatusOr<ControlReply> reply = client->Ask(request, nullptr);
-    if (!reply.ok()) return Fail(kNotExecuted, reply.status(), words[0]);
-    sockets = reply->status().sockets().path();
-  }
-  if (sockets.empty()) {
-    return Fail(kNotExecuted, absl::FailedPreconditionError("exec: the machine has no sockets; see --sockets"),
-                words[0]);
-  }
-  const absl::StatusOr<int> status = RunExec(sockets, *arguments);
-  if (!status.ok()) {
-    return Fail(kNotExecuted, absl::UnavailableError(absl::StrCat("exec: ", status.status().message())), words[0]);
-  }
-  return *status;
+  const absl::StatusOr<std::string> sockets = SocketsOf(words[0]);
+  const absl::StatusOr<int> status = sockets.ok() ? RunExec(*sockets, *arguments) : sockets.status();
+  if (status.ok()) return *status;
+  (void)Fail(status.status(), words[0]);
+  return kNotExecuted;
 }
 
 void PrintJson(const google::protobuf::Message& message) {

@@ -33,7 +33,7 @@ namespace exec = hvsdk::vmm::exec;
 constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 
 absl::Status NoAgent() {
-  return absl::UnavailableError(absl::StrCat("nobody answers at port ", exec::kPort,
+  return absl::UnavailableError(absl::StrCat("exec: nobody answers at port ", exec::kPort,
                                              " in the guest; does its agent run (examples/guest_agent)?"));
 }
 
@@ -58,7 +58,7 @@ class Exec {
     }
     sigprocmask(SIG_BLOCK, &set, nullptr);
     signals_ = signalfd(-1, &set, SFD_CLOEXEC);
-    if (signals_ < 0) return absl::ErrnoToStatus(errno, "signalfd");
+    if (signals_ < 0) return absl::ErrnoToStatus(errno, "exec: signalfd");
     if (const absl::Status status = Connect(path); !status.ok()) return status;
     for (;;) {
       if (const absl::Status status = Turn(); !status.ok()) return status;
@@ -76,11 +76,12 @@ class Exec {
   absl::Status Connect(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    if (path.empty() || path.size() >= sizeof(address.sun_path)) return absl::InvalidArgumentError("no such socket");
+    if (path.empty() || path.size() >= sizeof(address.sun_path))
+      return absl::InvalidArgumentError("exec: no such socket");
     std::memcpy(address.sun_path, path.data(), path.size());
     socket_ = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (socket_ < 0 || connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot connect to ", absl::CHexEscape(path)));
+      return absl::ErrnoToStatus(errno, absl::StrCat("exec: cannot connect to ", absl::CHexEscape(path)));
     }
     greeting_ = absl::StrCat("CONNECT ", exec::kPort, "\n");
     host_.outgoing().insert(0, greeting_);
@@ -99,7 +100,7 @@ class Exec {
         wait(STDIN_FILENO, is_accepted_ && host_.input_room() != 0, POLLIN),
         wait(shown_.empty() ? -1 : shown_[0].descriptor, !shown_.empty(), POLLOUT),
     };
-    if (poll(waits.data(), waits.size(), -1) < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
+    if (poll(waits.data(), waits.size(), -1) < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "exec: poll");
     if (waits[0].revents != 0) TakeSignal();
     if ((waits[1].revents & POLLOUT) != 0) Send();
     if (may_receive && (waits[1].revents & (POLLIN | POLLHUP | POLLERR)) != 0) {
@@ -133,7 +134,7 @@ class Exec {
   absl::Status Receive() {
     const ssize_t size = recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
     if (size < 0 && (errno == EAGAIN || errno == EINTR)) return absl::OkStatus();
-    if (size <= 0) return is_accepted_ ? absl::UnavailableError("the guest's agent has gone") : NoAgent();
+    if (size <= 0) return is_accepted_ ? absl::UnavailableError("exec: the guest's agent has gone") : NoAgent();
     std::span<const uint8_t> bytes(buffer_.data(), static_cast<size_t>(size));
     while (!is_accepted_ && !bytes.empty()) {
       // "OK NUMBER" and a line's end.
@@ -147,7 +148,7 @@ class Exec {
                         std::string(reinterpret_cast<const char*>(output.data()), output.size())});
     });
     if (is_kept || host_.status()) return absl::OkStatus();
-    return absl::UnavailableError("the guest's agent does not keep to the protocol");
+    return absl::UnavailableError("exec: the guest's agent does not keep to the protocol");
   }
 
   void ReadInput() {

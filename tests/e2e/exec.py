@@ -115,6 +115,18 @@ def commands(context):
             expect(process.wait(30) == 141, 'not ended', process.returncode)
         wait_for(machine, ['sh', '-c', 'ps | grep -c "[ ]yes$"'], (1, b'0\n', b''))
 
+        # A machine that stands still is asked nothing; what runs goes on with it.
+        with begin(machine, 'cat') as process:
+            process.stdin.write(b'before\n')
+            process.stdin.flush()
+            expect(process.stdout.readline() == b'before\n', 'no echo')
+            machine.ctl('pause')
+            expect('the machine is paused' in machine.ctl('exec', 'true', status=125), 'of a paused machine')
+            process.stdin.write(b'meanwhile\n')
+            process.stdin.flush()
+            machine.ctl('resume')
+            expect(process.communicate(timeout=60) == (b'meanwhile\n', b'') and process.returncode == 0, 'not after the pause', process.returncode)
+
         # Many at once.
         start = time.monotonic()
         many = [begin(machine, 'sh', '-c', f'cat; echo {number} >&2; exit {number}') for number in range(MANY)]
