@@ -20,6 +20,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/types/span.h"
+#include "ctl_exec.h"
 #include "ctl_guest.h"
 #include "ctl_input.h"
 #include "ctl_screen.h"
@@ -40,6 +41,7 @@ using hvsdk::vmm::ControlRequest;
 
 constexpr int kMistake = 2;
 constexpr int kNoMachine = 3;
+constexpr int kNotExecuted = 125;  // as env and timeout say it; 126 and more are the command's
 
 struct Command {
   absl::string_view name;
@@ -62,6 +64,8 @@ constexpr Command kCommands[] = {
      "have the guest give memory up, or give it some back, until it has that much, such as 512M"},
     {"kvp", kKvpArguments, hvsdk::vmm::KEY_VALUE, "ask the guest about itself, and tell it things, by key and value"},
     {"copy", kCopyArguments, hvsdk::vmm::COPY_FILE, "write a file in the guest; ended, it is taken back"},
+    {"exec", kExecArguments, hvsdk::vmm::STATUS,
+     "run a command in the guest, by its agent; input, output, signals and the exit status are the command's, or 125"},
     {"type", kTypeArguments, hvsdk::vmm::TYPE, "type a text on the guest's keyboard; returns when the guest has it"},
     {"key", kKeyArguments, hvsdk::vmm::TYPE, "press keys, such as ctrl-alt-delete or f1, one after another"},
     {"mouse", kMouseArguments, hvsdk::vmm::POINT,
@@ -142,7 +146,33 @@ void Help() {
   absl::PrintF(
       "\nexit status: 0  done\n"
       "             2  a mistake, or what the machine refuses\n"
-      "             3  no machine listens at PATH, or it ended or was reset before it had answered\n");
+      "             3  no machine listens at PATH, or it ended or was reset before it had answered\n"
+      "exec returns the command's, or 125 if it does not come to that\n");
+}
+
+// By which path the machine's programs reach its guest's services.
+absl::StatusOr<std::string> SocketsOf(const std::string& control_path) {
+  absl::StatusOr<ControlClient> client = ControlClient::Connect(control_path);
+  if (!client.ok()) return client.status();
+  ControlRequest request;
+  request.set_command(hvsdk::vmm::STATUS);
+  const absl::StatusOr<ControlReply> reply = client->Ask(request, nullptr);
+  if (!reply.ok()) return reply.status();
+  const hvsdk::vmm::MachineStatus& status = reply->status();
+  if (status.state() == "paused") return absl::FailedPreconditionError("exec: the machine is paused");
+  if (!status.sockets().path().empty()) return status.sockets().path();
+  return absl::FailedPreconditionError("exec: the machine has no sockets; see --sockets");
+}
+
+// `words` is PATH exec and what it takes.
+int RunExecCommand(const std::vector<std::string>& words) {
+  const absl::StatusOr<absl::Span<const std::string>> arguments = ParseExec(absl::MakeSpan(words).subspan(2));
+  if (!arguments.ok()) return Mistake(absl::StrCat("exec: ", arguments.status().message()));
+  const absl::StatusOr<std::string> sockets = SocketsOf(words[0]);
+  const absl::StatusOr<int> status = sockets.ok() ? RunExec(*sockets, *arguments) : sockets.status();
+  if (status.ok()) return *status;
+  (void)Fail(status.status(), words[0]);
+  return kNotExecuted;
 }
 
 void PrintJson(const google::protobuf::Message& message) {
@@ -267,6 +297,8 @@ int RunCtl(int count, char** arguments) {
     if (each.name == words[1]) command = &each;
   }
   if (command == nullptr) return Mistake(absl::StrCat(words[1], ": no such command; --help lists them"));
+
+  if (command->name == "exec") return RunExecCommand(words);
 
   ControlRequest request;
   request.set_command(command->command);

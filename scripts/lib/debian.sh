@@ -13,31 +13,53 @@ refresh_lists() {
   retry apt-get "${apt_options[@]}" -qq update
 }
 
+# use_suite SUITE: from here on packages are those of Debian 13's SUITE, trixie or trixie-backports, from where apt has its own.
+use_suite() {
+  use_suites "$1" trixie trixie-backports
+}
+
+# use_suites DEFAULT SUITE...: likewise those of several; what more than one has is DEFAULT's.
+use_suites() {
+  local keys=/usr/share/keyrings/debian-archive-keyring.gpg default=$1 mirror suite
+  shift
+  if [ -r "$keys" ]; then keys="[signed-by=$keys]"; else keys=; fi
+  mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk '$2 == "bookworm" { print $1; exit }')
+  [ -n "$mirror" ] || return
+  for suite; do echo "deb $keys $mirror $suite main"; done >"$work/sources.list"
+  refresh_lists -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "APT::Default-Release=$default"
+}
+
 # kernel_package META: prints the versioned image package that META (linux-image-amd64) stands for.
 kernel_package() {
   apt-cache "${apt_options[@]}" depends "$1" | sed -n 's/^  Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1
 }
 
-# resolve_all KERNEL_META PACKAGE...: sets $packages to the versions that apt would install now, the kernel's first.
+# resolve_all KERNEL_META PACKAGE...: sets $packages to the versions that apt would install now, the kernel's first. Newer kernels have their
+# image and their modules in packages of their own.
 resolve_all() {
   local kernel
   kernel=$(kernel_package "$1") && [ -n "$kernel" ] || return 1
   shift
-  mapfile -t packages < <(apt-cache "${apt_options[@]}" policy "$kernel" "$@" |
+  set -- "$kernel" $(apt-cache "${apt_options[@]}" depends "$kernel" | sed -n 's/^  Depends: \(linux-\(base\|binary\|modules\)-[0-9].*\)/\1/p') "$@"
+  mapfile -t packages < <(apt-cache "${apt_options[@]}" policy "$@" |
     awk '/^[^ ].*:$/ { name = substr($0, 1, length($0) - 1) } $1 == "Candidate:" && $2 != "(none)" { print name "=" $2 }')
-  [ ${#packages[@]} = $(($# + 1)) ]
+  [ ${#packages[@]} = $# ]
 }
 
 # lists_older_than FILE: apt has learnt nothing since FILE was written.
 lists_older_than() { [ -e "$1" ] && [ -z "$(find /var/lib/apt/lists /etc/apt -newer "$1" -print -quit 2>/dev/null)" ]; }
 
-# unpack_packages TREE: downloads $packages and unpacks them into TREE.
+# unpack_packages TREE: downloads $packages and unpacks them into TREE, which has /bin, /lib and so on also where Debian has them below /usr.
+# Of two versions of one package, the older one's files stay.
 unpack_packages() {
-  local deb
+  local deb folder
   mkdir -p "$work/debs" "$1"
   (cd "$work/debs" && retry apt-get "${apt_options[@]}" -o APT::Sandbox::User= -qq download "${packages[@]}") || return 1
-  for deb in "$work"/debs/*.deb; do
+  for deb in $(printf '%s\n' "$work"/debs/*.deb | sort -rV); do
     dpkg-deb -x "$deb" "$1"
+  done
+  for folder in bin sbin lib lib64; do
+    [ -e "$1/$folder" ] || ln -s "usr/$folder" "$1/$folder"
   done
 }
 
@@ -66,18 +88,20 @@ open(sys.argv[2], 'wb').write(elf)
 PYTHON
 }
 
-# copy_modules TREE RAMDISK MODULE...: copies the modules and all they depend on, with a modules.dep and a
-# modules.alias that name just these, so that modprobe works in the guest.
+# copy_modules TREE RAMDISK MODULE...: copies the modules and all they depend on, uncompressed, with a modules.dep and a
+# modules.alias that name just these, so that modprobe works in the guest. `MODULE?` is one that not every kernel has.
 copy_modules() {
   local tree=$1 ramdisk=$2 release
   shift 2
   release=$(ls "$tree/lib/modules")
   PATH=$PATH:/sbin:/usr/sbin depmod -b "$tree" "$release"
   python3 - "$tree/lib/modules/$release" "$ramdisk/lib/modules/$release" "$@" <<'PYTHON'
-import os, shutil, sys
+import lzma, os, shutil, sys
 source, target, *names = sys.argv[1:]
 def name_of(path):
     return os.path.basename(path).split('.')[0].replace('-', '_')
+def plain(path):
+    return path.removesuffix('.xz')
 dependencies = {}
 for line in open(source + '/modules.dep'):
     path, _, rest = line.partition(':')
@@ -85,8 +109,9 @@ for line in open(source + '/modules.dep'):
 built_in = {name_of(line.strip()) for line in open(source + '/modules.builtin')}
 wanted = {}
 for name in names:
-    name = name.replace('-', '_')
-    if name in built_in:
+    is_optional = name.endswith('?')
+    name = name.rstrip('?').replace('-', '_')
+    if name in built_in or (is_optional and name not in dependencies):
         continue
     if name not in dependencies:
         sys.exit(f'this kernel has no module {name}')
@@ -94,13 +119,14 @@ for name in names:
         wanted[name_of(path)] = path
 for path in wanted.values():
     os.makedirs(os.path.dirname(f'{target}/{path}'), exist_ok=True)
-    shutil.copyfile(f'{source}/{path}', f'{target}/{path}')
+    with (lzma.open if path.endswith('.xz') else open)(f'{source}/{path}', 'rb') as module, open(f'{target}/{plain(path)}', 'wb') as copy:
+        shutil.copyfileobj(module, copy)
 with open(source + '/modules.alias') as lines, open(target + '/modules.alias', 'w') as out:
     out.writelines(line for line in lines if line.split()[-1].replace('-', '_') in wanted)
 with open(target + '/modules.dep', 'w') as out:
     for name in sorted(wanted):
         path, *rest = dependencies[name]
-        out.write(f"{path}:{''.join(' ' + other for other in rest)}\n")
+        out.write(f"{plain(path)}:{''.join(' ' + plain(other) for other in rest)}\n")
 PYTHON
 }
 

@@ -24,20 +24,15 @@ find_qemu() {
 
 # make_qemu TREE: downloads and unpacks it.
 make_qemu() (
-  tree=$1 keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  tree=$1
   mkdir -p "${tree%/*}"
   exec 9>"$tree.lock"
   flock 9
   [ ! -x "$tree/usr/bin/qemu-system-x86_64" ] || exit 0
   work=$(mktemp -d "$tree.XXXXXX") || exit
   trap 'rm -rf "$work"' EXIT
-  if [ -r "$keys" ]; then keys="[signed-by=$keys]"; else keys=; fi
-  # Where apt has the distribution from, there are its backports.
-  apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
-    awk -v keys="$keys" '$2 == "bookworm" { print "deb", keys, $1, "bookworm-backports main"; exit }' >"$work/sources.list"
   packages=(qemu-system-x86 qemu-system-data qemu-system-common)
-  [ -s "$work/sources.list" ] &&
-    refresh_lists -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null &&
+  use_suites bookworm-backports bookworm-backports &&
     unpack_packages "$work/tree" &&
     "$work/tree/usr/bin/qemu-system-x86_64" --version >/dev/null &&
     mv "$work/tree" "$tree"

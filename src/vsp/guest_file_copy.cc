@@ -143,6 +143,10 @@ class FileCopy final : public FileOperation {
       case wire::Operation::kComplete:
         return done_(GuestStatus(status)), true;
       case wire::Operation::kCancel:
+        if (status != Status::kOk) {
+          error_ = absl::Status(error_.code(),
+                                absl::StrCat(error_.message(), "; the guest does not remove what it has of the file"));
+        }
         return done_(error_), true;
     }
     return Continue();

@@ -2,6 +2,7 @@
 #include "vsp/integration_channel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
@@ -26,6 +27,15 @@ constexpr uint32_t kMaxPacketBytes = 7680;
 template <typename Versions>
 bool Has(const Versions& versions, Version version) {
   return std::find(std::begin(versions), std::end(versions), version) != std::end(versions);
+}
+
+// Whether a guest has not taken everything, and does not mask signals.
+bool MayHaveMissed(const vmbus::Channel::OutgoingRing& ring) {
+  if (ring.fault() != vmbus::RingFault::kNone) return false;
+  hvdef::RingControl& control = *ring.memory().control();
+  // Hints both: it may be told in vain, and whatever makes its signal come later makes it look again.
+  return std::atomic_ref<uint32_t>(control.interrupt_mask).load(std::memory_order_relaxed) == 0 &&
+         std::atomic_ref<uint32_t>(control.read_index).load(std::memory_order_relaxed) != ring.published_index();
 }
 
 }  // namespace
@@ -81,6 +91,20 @@ void IntegrationChannel::OnClosing(vmbus::Channel&) {
   OnLost();
 }
 
+// A program in Linux that reads the ring itself (uio_hv_generic, tools/hv/hv_fcopy_uio_daemon.c) first answers, then unmasks signals, and signals
+// itself; it does not look whether something has come in between. Its signal is what says that it may sleep now.
+void IntegrationChannel::OnSignal(vmbus::Channel& channel) {
+  has_moved_ = false;
+  PacketPump::OnSignal(channel);
+  if (!has_moved_) Remind();
+}
+
+// Such a program also unmasks them when it starts, maybe after it was sent the first message, and then signals nothing.
+void IntegrationChannel::Remind() {
+  if (channel_ != nullptr && channel_->is_open() && !is_paused_ && MayHaveMissed(channel_->outgoing()))
+    channel_->SignalGuest();
+}
+
 Take IntegrationChannel::OnTurn() {
   if (is_paused_) return Take::kNoMore;
   if (state_.phase == Phase::kOffering && SendNegotiation()) state_.phase = Phase::kNegotiating;
@@ -119,11 +143,14 @@ bool IntegrationChannel::SendMessage(Header header, uint32_t body_bytes) {
                         .size_bytes = static_cast<uint32_t>(sizeof(header)) + body_bytes};
   std::memcpy(message_.data(), &pipe, sizeof(pipe));
   std::memcpy(message_.data() + sizeof(pipe), &header, sizeof(header));
-  return Send(vmbus::PacketHeader::InBand(/*transaction_id=*/0, /*completion_requested=*/false), message_.data(),
-              kHeaderBytes + body_bytes);
+  const bool is_sent = Send(vmbus::PacketHeader::InBand(/*transaction_id=*/0, /*completion_requested=*/false),
+                            message_.data(), kHeaderBytes + body_bytes);
+  has_moved_ |= is_sent;
+  return is_sent;
 }
 
 Take IntegrationChannel::OnPacket(const vmbus::Packet& packet) {
+  has_moved_ = true;
   if (packet.type != hvdef::PacketType::kDataInBand || packet.payload_size < kHeaderBytes) return Take::kMalformed;
   Header header;
   std::memcpy(&header, packet.payload + sizeof(PipeHeader), sizeof(header));

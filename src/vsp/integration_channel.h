@@ -86,6 +86,8 @@ class IntegrationChannel : protected vmbus::PacketPump {
 
   // Has WriteRequest called as soon as the guest can take a request: when it is ready and has answered the last one.
   void Ask();
+  // For somebody who waits for the guest: tells it again of what it has not read.
+  void Remind();
   // Not any more, if it has not been sent yet.
   void TakeBack() { state_.is_wanted = false; }
 
@@ -107,6 +109,7 @@ class IntegrationChannel : protected vmbus::PacketPump {
   bool OnOpen(vmbus::Channel& channel) override;
   void OnRestored(vmbus::Channel& channel) override;
   void OnClosing(vmbus::Channel& channel) override;
+  void OnSignal(vmbus::Channel& channel) override;
   vmbus::Take OnTurn() override;
   vmbus::Take OnPacket(const vmbus::Packet& packet) override;
 
@@ -120,6 +123,7 @@ class IntegrationChannel : protected vmbus::PacketPump {
   const Protocol protocol_;
   State state_;
   bool is_paused_ = false;
+  bool has_moved_ = false;  // something came from the guest or went to it, in this turn
   std::array<uint8_t, kHeaderBytes + kMaxBodyBytes> message_;
   std::unique_ptr<vmbus::Channel> channel_;  // last: it is gone before the rest
 };

@@ -58,7 +58,10 @@ absl::Status IntegrationRequests::CheckReady() const {
 }
 
 void IntegrationRequests::Submit(std::unique_ptr<Operation> operation) {
-  if (const absl::Status ready = CheckReady(); !ready.ok()) return operation->Fail(ready);
+  if (const absl::Status ready = CheckReady(); !ready.ok()) {
+    Remind();
+    return operation->Fail(ready);
+  }
   Push(std::move(operation));
 }
 

@@ -65,7 +65,7 @@ class Context:
         self.mini_vmm, self.guest, self.backend = arguments.mini_vmm, arguments.guest, arguments.backend
         self.debian_disk, self.forgetful_file = arguments.debian_disk, arguments.forgetful_file
         self.hvimg = arguments.hvimg and os.path.abspath(arguments.hvimg)
-        self.shared = arguments.shared
+        self.shared, self.guest_agent = arguments.shared, arguments.guest_agent
         self.folder = folder
 
     def path(self, name):
@@ -2341,6 +2341,7 @@ def main():
     parser.add_argument('--debian-disk', metavar='FILE', help='what scripts/debian-disk made; user_programs and processor need it')
     parser.add_argument('--forgetful-file', metavar='FILE', help='the program forgetful_file; only failing_disk needs it')
     parser.add_argument('--hvimg', metavar='FILE', help='the program hvimg; images and killed need it')
+    parser.add_argument('--guest-agent', metavar='FILE', help='the program guest_agent; commands in guests need it')
     parser.add_argument('--shared', metavar='DIR', help='for the part of engines that runs on KVM')
     parser.add_argument('--backend', default='auto')
     parser.add_argument('cases', nargs='+', choices=sorted(CASES))

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -392,6 +393,12 @@ void LogIn() {}
 absl::Status ConsoleTextExample(Machine& machine) {
   //> vmm/console_text.h
   return absl::OkStatus();
+}
+void SendAll(std::string& bytes);
+std::vector<uint8_t> ReceiveSome();
+void Show(bool is_error, std::span<const uint8_t> bytes);
+void ExecSessionExample() {
+  //> vmm/exec_session.h
 }
 void MachineStatsExample(Machine& machine) {
   //> vmm/machine_stats.h

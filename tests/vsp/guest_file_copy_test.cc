@@ -33,6 +33,7 @@ struct FilesOfGuest {
   std::string open;  // its path
   size_t room = SIZE_MAX;
   int cancels = 0;
+  bool knows_cancel = true;
 
   Status Serve(const vsc::IntegrationRequest& request) {
     wire::Header header;
@@ -59,6 +60,7 @@ struct FilesOfGuest {
         return Status::kOk;
       case wire::Operation::kCancel:
         ++cancels;
+        if (!knows_cancel) return Status::kFail;
         files.erase(open);
         return Status::kOk;
     }
@@ -185,6 +187,58 @@ TEST_F(GuestFileCopyTest, WhatDoesNotCompleteIsTakenBack) {
   EXPECT_THAT(Told(), ElementsAre(HasSubstr("DATA_LOSS: cannot be read")));
   EXPECT_EQ(guest_.cancels, 3);
   EXPECT_THAT(guest_.files, IsEmpty());
+}
+
+// As hv_fcopy_uio_daemon is.
+TEST_F(GuestFileCopyTest, AGuestThatTakesNothingBackIsNotSaidTo) {
+  Make();
+  auto guest = OpenGuest();
+  guest_.room = 10'000;
+  guest_.knows_cancel = false;
+  Copy("/tmp/full", Text(20'000));
+  EXPECT_THAT(Told(), ElementsAre(HasSubstr("disk is full; the guest does not remove what it has of the file")));
+  guest_.room = SIZE_MAX;
+  Copy("/tmp/full", Text(20'000), {.overwrite = true});
+  EXPECT_THAT(Told(), ElementsAre("OK"));
+  EXPECT_EQ(guest_.files["/tmp/full"], Text(20'000));
+}
+
+// A program in the guest that reads the rings by uio_hv_generic: it unmasks signals without a look at what came meanwhile.
+TEST_F(GuestFileCopyTest, AGuestThatMissedASignalIsToldAgain) {
+  Make();
+  auto guest = OpenRaw(hvdef::class_id::kFileCopy);
+  hvdef::RingControl& control = *guest->rings.incoming.memory().control();
+  const auto interrupts = [this] { return server_->channel_counts().front().interrupts; };
+  // It starts: the first message has come while it masked signals.
+  control.interrupt_mask = 1;
+  Copy("/tmp/a", "");
+  EXPECT_THAT(Told(), ElementsAre(HasSubstr("does not run yet")));
+  uint64_t before = interrupts();
+  control.interrupt_mask = 0;
+  Copy("/tmp/a", "");
+  EXPECT_THAT(Told(), ElementsAre(HasSubstr("does not run yet")));
+  EXPECT_EQ(interrupts(), before + 1);
+  Agree(*guest, 1, 1);
+  Copy("/tmp/a", "");
+  Pump();
+  std::vector<uint8_t> message;
+  EXPECT_EQ(TakeOperation(*guest, message), wire::Operation::kBegin);
+  // Its answer is read before it unmasks signals, and so is what comes next.
+  control.interrupt_mask = 1;
+  before = interrupts();
+  Answer(*guest, message);
+  EXPECT_EQ(interrupts(), before);
+  control.interrupt_mask = 0;
+  child_->client().Signal(guest->channel);
+  Pump();
+  EXPECT_EQ(interrupts(), before + 1);
+  EXPECT_EQ(TakeOperation(*guest, message), wire::Operation::kComplete);
+  // One that has taken everything is left alone.
+  child_->client().Signal(guest->channel);
+  Pump();
+  EXPECT_EQ(interrupts(), before + 1);
+  Answer(*guest, message);
+  EXPECT_THAT(Told(), ElementsAre("OK"));
 }
 
 TEST_F(GuestFileCopyTest, OneThatIsNotAnsweredIsTakenBackLater) {

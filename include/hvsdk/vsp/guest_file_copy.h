@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// GuestFileCopy: the integration component by which the host writes a file in a guest. Linux' hv_fcopy_daemon and Windows' guest service
-// interface take it, as whom they run.
+// GuestFileCopy: the integration component by which the host writes a file in a guest. Linux' hv_fcopy_daemon (from Linux 6.10 on
+// hv_fcopy_uio_daemon) and Windows' guest service interface take it, as whom they run.
 //
 // A file goes over in pieces of 6 KiB, each of which the guest answers; what is read of it is read right before, on the executor. A copy that ends before it
 // is complete is cancelled in the guest, which removes what it has of the file; that of a machine whose state was saved meanwhile, when
-// the machine goes on.
+// the machine goes on. hv_fcopy_uio_daemon removes nothing, and the error then says so.
 //
 // Thread class: the executor. Source: hvdef/file_copy.h.
 //
