@@ -65,7 +65,9 @@ TEST(MemoryBalanceTest, HoldsForAnyMachines) {
       ASSERT_GE(shares[i], needs[i].min_bytes);
       ASSERT_LE(shares[i], needs[i].max_bytes);
       ASSERT_LE(shares[i], std::max(WishOf(needs[i]), needs[i].min_bytes));
-      if (wishes <= total) ASSERT_GE(shares[i] + 2 * kMib, WishOf(needs[i]));
+      if (wishes <= total) {
+        ASSERT_GE(shares[i] + 2 * kMib, WishOf(needs[i]));
+      }
       // Who needs more gets no less, within the same bounds.
       for (size_t j = 0; j < needs.size(); ++j) {
         if (needs[j].min_bytes == needs[i].min_bytes && needs[j].max_bytes == needs[i].max_bytes &&
