@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // balanced_guests KERNEL INITRD BACKEND TOTAL MEMORY MIN MAX CONSOLES COMMAND_LINE...: a guest for each command line, all in one process,
 // whose host moves memory between them. Sizes in MiB; the consoles go into files CONSOLES0, CONSOLES1 and so on. Every half second a line
-// says, for each guest in turn, how much memory it has and how much it needs. Ends when standard input does.
+// says, for each guest in turn, how much memory it has and how much it needs. What comes on standard input is the first guest's; the end of
+// it is the end.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hvsdk/boot/byte_source.h"
@@ -41,6 +43,8 @@ int main(int argc, char** argv) {
 
   const size_t count = static_cast<size_t>(argc - kFirstLine);
   std::vector<std::unique_ptr<vmm::SerialConsole>> consoles(count);
+  int typed[2];
+  if (pipe(typed) != 0) return Fail(absl::InternalError("no pipe"));
   machine::Host host({.memory_bytes = Bytes(argv[4]), .balance_memory = true});
   for (size_t i = 0; i < count; ++i) {
     const int output = open((argv[8] + std::to_string(i)).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -53,8 +57,12 @@ int main(int argc, char** argv) {
                       .max_memory_bytes = Bytes(argv[7]),
                       .cpus = 1};
     hosted.machine.integration.balloon_min_bytes = Bytes(argv[6]);
-    hosted.prepare = [&consoles, output, i](os::EventLoop& loop, machine::MachineOptions& options) {
-      consoles[i] = std::make_unique<vmm::SerialConsole>(loop, vmm::SerialConsole::Options{.output_fd = output});
+    hosted.prepare = [&consoles, output, input = i == 0 ? typed[0] : -1, i](os::EventLoop& loop,
+                                                                            machine::MachineOptions& options) {
+      vmm::SerialConsole::Options to;
+      to.input_fd = input;
+      to.output_fd = output;
+      consoles[i] = std::make_unique<vmm::SerialConsole>(loop, std::move(to));
       options.serial = consoles[i].get();
       return absl::OkStatus();
     };
@@ -68,7 +76,15 @@ int main(int argc, char** argv) {
     if (const absl::Status started = host.Start(*id); !started.ok()) return Fail(started);
   }
   pollfd input{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
-  while (poll(&input, 1, 500) == 0) {
+  for (;;) {
+    const int found = poll(&input, 1, 500);
+    if (found < 0) return Fail(absl::InternalError("no input"));
+    if (found > 0) {
+      char text[16];
+      const ssize_t size = read(STDIN_FILENO, text, sizeof(text));
+      if (size <= 0 || write(typed[1], text, static_cast<size_t>(size)) != size) return 0;
+      continue;
+    }
     for (const machine::PartitionInfo& info : host.List()) {
       std::printf("%d %d ", static_cast<int>(info.memory_bytes >> 20),
                   static_cast<int>(info.memory_needed_bytes >> 20));
@@ -76,5 +92,4 @@ int main(int argc, char** argv) {
     std::printf("\n");
     std::fflush(stdout);
   }
-  return 0;
 }
