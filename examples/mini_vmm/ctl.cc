@@ -61,7 +61,7 @@ constexpr Command kCommands[] = {
     {"shutdown", "[--restart|--hibernate] [--force] [--reason=TEXT]", hvsdk::vmm::SHUTDOWN,
      "ask the guest's integration driver to shut it down; says whether it begins"},
     {"balloon", "SIZE", hvsdk::vmm::BALLOON,
-     "have the guest give memory up, or give it some back, until it has that much, such as 512M"},
+     "have the guest give memory up, or give it some back or more, until it has that much, such as 512M"},
     {"kvp", kKvpArguments, hvsdk::vmm::KEY_VALUE, "ask the guest about itself, and tell it things, by key and value"},
     {"copy", kCopyArguments, hvsdk::vmm::COPY_FILE, "write a file in the guest; ended, it is taken back"},
     {"exec", kExecArguments, hvsdk::vmm::STATUS,
@@ -211,6 +211,7 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
   if (const hvsdk::vmm::MemoryStatus& memory = status.memory(); memory.version() != 0) {
     absl::PrintF("balloon    %d MiB assigned", memory.assigned());
     if (memory.target() != memory.assigned()) absl::PrintF(" of %d wanted", memory.target());
+    if (memory.max() > status.memory_mib()) absl::PrintF(", may have %d MiB", memory.max());
     if (memory.reported()) {
       absl::PrintF(", %d MiB needed, pressure %d %%, %d MiB available", memory.demand(), memory.pressure(),
                    memory.available());

@@ -177,13 +177,15 @@ absl::Status SetMemory(absl::string_view text, MachineConfig& config) {
   if (!mib.ok()) return mib.status();
   config.set_memory_mib(*mib);
   config.clear_memory_min_mib();
+  config.clear_memory_max_mib();
   for (const std::string& part : absl::MakeConstSpan(parts).subspan(1)) {
-    if (part.substr(0, 4) != "min=") {
-      return absl::InvalidArgumentError(absl::StrFormat("unknown option \"%s\"; there is min=", part));
+    const std::string name = part.substr(0, 4);
+    if (name != "min=" && name != "max=") {
+      return absl::InvalidArgumentError(absl::StrFormat("unknown option \"%s\"; there are min= and max=", part));
     }
-    const absl::StatusOr<uint32_t> min = hvsdk::vmm::ParseMemoryMib(absl::string_view(part).substr(4));
-    if (!min.ok()) return absl::InvalidArgumentError(absl::StrCat("min: ", min.status().message()));
-    config.set_memory_min_mib(*min);
+    const absl::StatusOr<uint32_t> bound = hvsdk::vmm::ParseMemoryMib(absl::string_view(part).substr(4));
+    if (!bound.ok()) return absl::InvalidArgumentError(absl::StrCat(name.substr(0, 3), ": ", bound.status().message()));
+    name == "min=" ? config.set_memory_min_mib(*bound) : config.set_memory_max_mib(*bound);
   }
   return absl::OkStatus();
 }
@@ -224,8 +226,9 @@ const Flag kFlags[] = {
      "initial RAM disk"},
     {"cmdline", "TEXT", SetText<[](MachineConfig& c, std::string t) { c.set_cmdline(std::move(t)); }>,
      "kernel command line (default: \"console=ttyS0 quiet\")"},
-    {"memory", "SIZE[,min=SIZE]", SetMemory,
-     "guest memory in whole MiB, such as 512M or 4G (default: 512M), and what ctl balloon leaves it"},
+    {"memory", "SIZE[,min=SIZE][,max=SIZE]", SetMemory,
+     "guest memory in whole MiB, such as 512M or 4G (default: 512M), and what ctl balloon leaves it and lets it grow "
+     "to"},
     {"cpus", "N", SetCpus, "virtual processors (default: 2)"},
     {"backend", "NAME", SetText<[](MachineConfig& c, std::string t) { c.set_backend(std::move(t)); }>,
      ""},  // made by HelpText, as builds differ

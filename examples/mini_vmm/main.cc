@@ -86,7 +86,8 @@ std::string BlamedFlag(LoadInput blame, const MachineConfig& config) {
     case LoadInput::kCommandLine:
       return "--cmdline";
     case LoadInput::kMemory:
-      return absl::StrFormat("--memory=%dM", hvsdk::vmm::MemoryMib(config));
+      return absl::StrCat("--memory=", hvsdk::vmm::MemoryMib(config), "M",
+                          config.memory_max_mib() == 0 ? "" : absl::StrCat(",max=", config.memory_max_mib(), "M"));
     case LoadInput::kCpus:
       return absl::StrFormat("--cpus=%d", hvsdk::vmm::Cpus(config));
     case LoadInput::kProcessor:
@@ -209,6 +210,7 @@ int RunMachine(const Flags& flags) {
   options.initrd = files.initrd.get();
   options.command_line = config.cmdline();
   options.memory_bytes = uint64_t{hvsdk::vmm::MemoryMib(config)} << 20;
+  options.max_memory_bytes = uint64_t{config.memory_max_mib()} << 20;
   options.cpus = hvsdk::vmm::Cpus(config);
   options.processor =
       config.processor() == "portable" ? hvsdk::machine::Processor::kPortable : hvsdk::machine::Processor::kHost;

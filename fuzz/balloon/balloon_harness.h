@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A hostile guest at the balloon: plays a string of bytes as messages of the protocol with lies in every field, in any order, and targets
 // that its owner sets meanwhile. Ends the program if the balloon gives back a page that was not given up or gives it back twice, has another
-// idea of how many there are than a guest that told the truth, discards what is no memory or holds a ring, or does not come to rest.
+// idea of how many there are than a guest that told the truth, discards what is no memory or holds a ring, tells of new memory that is not
+// there or that it told of before, or does not come to rest.
 
 #ifndef HVSDK_FUZZ_BALLOON_BALLOON_HARNESS_H_
 #define HVSDK_FUZZ_BALLOON_BALLOON_HARNESS_H_
@@ -11,6 +12,7 @@
 #include <cstring>
 #include <memory>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -25,20 +27,34 @@ class BalloonHarness : private ProviderWorld {
  public:
   BalloonHarness() {
     memory_.SetDiscarder([this](uint8_t* host, uint64_t size_bytes) {
-      HVSDK_CHECK(host >= bytes_.get() && size_bytes <= kMemoryBytes &&
-                  host + size_bytes <= bytes_.get() + kMemoryBytes);
+      const bool is_new = host >= growth_.data() && host < growth_.data() + growth_.size();
+      const uint64_t offset = static_cast<uint64_t>(host - (is_new ? growth_.data() : bytes_.get()));
+      HVSDK_CHECK(size_bytes <= kMemoryBytes && offset + size_bytes <= (is_new ? growth_.size() : kMemoryBytes));
+      std::memset(host, 0, size_bytes);
+      if (is_new) return size_bytes;
       const uint64_t first = (host - bytes_.get()) / kPageSize;
       HVSDK_CHECK(!end_.is_open() || first + size_bytes / kPageSize <= end_.ring.pages.first_pfn ||
                   first >= end_.ring.pages.first_pfn + end_.ring.pages.page_count);
-      std::memset(host, 0, size_bytes);
       return size_bytes;
     });
-    balloon_ = *Balloon::Create(*server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_});
+    BalloonOptions options{.growth = {.first_page = kGrowthFirst, .pages = kGrowthPages}};
+    options.growth.grow = [this](uint64_t pages) {
+      HVSDK_CHECK(pages <= kGrowthPages);
+      for (; grown_ < pages; grown_ += kGrowthPiece) {
+        HVSDK_CHECK(memory_
+                        .AddRange((kGrowthFirst + grown_) * kPageSize,
+                                  absl::MakeSpan(&growth_[grown_ * kPageSize], kGrowthPiece * kPageSize))
+                        .ok());
+      }
+      return absl::OkStatus();
+    };
+    balloon_ = *Balloon::Create(*server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_},
+                                std::move(options));
     Connect(absl::MakeSpan(&end_, 1));
   }
 
   // Tests see that it gets somewhere.
-  uint64_t given = 0, given_back = 0;
+  uint64_t given = 0, given_back = 0, added = 0;
 
   void Play(const uint8_t* data, size_t size) {
     in_ = fuzz::Bytes({data, size});
@@ -51,12 +67,17 @@ class BalloonHarness : private ProviderWorld {
     while (!in_.empty()) Step();
     if (is_paused_) SetPaused(false);
     Close();
+    // The next one begins with what this one began with.
+    balloon_->Reset();
+    for (; grown_ != 0; grown_ -= kGrowthPiece) memory_.RemoveLastRange();
+    added_ = 0;
   }
 
  private:
   static constexpr uint64_t kPages = kMemoryBytes >> kPageShift;
   // Whose pages are the bus', or the guest's own.
   static constexpr uint64_t kFirst = 32;
+  static constexpr uint64_t kGrowthFirst = 1024, kGrowthPages = 64, kGrowthPiece = 16;
   using MessageType = hvdef::dynamic_memory::MessageType;
   using PageRange = hvdef::dynamic_memory::PageRange;
 
@@ -82,14 +103,19 @@ class BalloonHarness : private ProviderWorld {
   void Close() {
     child_->client().Close(end_.channel);
     Pump();
-    HVSDK_CHECK(balloon_->status().assigned == kPages);
+    const BalloonStatus status = balloon_->status();
+    HVSDK_CHECK(status.assigned == status.memory && status.memory <= status.max && status.max == kPages + kGrowthPages);
+    // What it was told of last it may use, too.
+    HVSDK_CHECK(has_lied_ || is_paused_ || unread_news_ || status.memory == kPages + added_ + told_);
+    added_ = status.memory - kPages;
     end_.channel = vsc::Channel();
     Forget();
   }
   void Forget() {
     given_.clear();
     asked_ = 0;
-    has_lied_ = owes_ = false;
+    told_ = 0;
+    has_lied_ = owes_ = unread_news_ = false;
   }
   void SetPaused(bool paused) {
     is_paused_ = paused;
@@ -114,7 +140,8 @@ class BalloonHarness : private ProviderWorld {
       case 3:
       case 4:
       case 5: {
-        balloon_->SetTarget({.pages = Byte() + uint64_t{1}}, [](const absl::Status&) {});
+        balloon_->SetTarget({.pages = Byte() + uint64_t{1} + (Byte() % 2 == 0 ? 0 : Byte() % 80)},
+                            [](const absl::Status&) {});
         Pump();
         break;
       }
@@ -130,7 +157,9 @@ class BalloonHarness : private ProviderWorld {
         Read();
         break;
       default:
-        if (asked_ != 0) {
+        if (told_ != 0) {
+          Say(MessageType::kHotAddResponse);
+        } else if (asked_ != 0) {
           Say(MessageType::kBalloonResponse);
         } else if (owes_) {
           Say(MessageType::kUnballoonResponse);
@@ -138,11 +167,15 @@ class BalloonHarness : private ProviderWorld {
           Read();
         }
     }
-    if (!has_lied_) HVSDK_CHECK(balloon_->status().assigned + given_.size() == kPages || unread_gifts());
-    HVSDK_CHECK(balloon_->status().assigned <= kPages && balloon_->status().target <= kPages);
+    const BalloonStatus status = balloon_->status();
+    unread_news_ = status.promised != status.assigned && told_ == 0;
+    // What is said to one that stands still is heard later.
+    if (!has_lied_ && !is_paused_) HVSDK_CHECK(status.memory == kPages + added_);
+    if (!has_lied_ && !is_paused_) HVSDK_CHECK(status.assigned + given_.size() == kPages + added_ || unread_gifts());
+    HVSDK_CHECK(status.assigned <= status.memory && status.promised <= status.max && status.target <= status.max);
   }
   // What the host gave back counts as the guest's before that has read it.
-  bool unread_gifts() const { return balloon_->status().assigned + given_.size() > kPages; }
+  bool unread_gifts() const { return balloon_->status().assigned + given_.size() > kPages + added_; }
 
   void Read() {
     alignas(8) uint8_t buffer[4096];
@@ -155,7 +188,7 @@ class BalloonHarness : private ProviderWorld {
     if (header.type == MessageType::kBalloonRequest) {
       hvdef::dynamic_memory::BalloonRequest request;
       std::memcpy(&request, packet.payload, sizeof(request));
-      HVSDK_CHECK(request.pages != 0 && request.pages < kPages);
+      HVSDK_CHECK(request.pages != 0 && request.pages < kPages + kGrowthPages);
       asked_ = request.pages;
     } else if (header.type == MessageType::kUnballoonRequest) {
       hvdef::dynamic_memory::UnballoonRequest request;
@@ -172,6 +205,17 @@ class BalloonHarness : private ProviderWorld {
       }
       owes_ = true;
     }
+    if (header.type == MessageType::kHotAddRequest) {
+      hvdef::dynamic_memory::HotAddRequest request;
+      HVSDK_CHECK(header.size_bytes == sizeof(request));
+      std::memcpy(&request, packet.payload, sizeof(request));
+      const uint64_t first = request.range.first(), count = request.range.count();
+      HVSDK_CHECK(count != 0 && first >= kGrowthFirst && first + count <= kGrowthFirst + kGrowthPages);
+      HVSDK_CHECK(memory_.Pointer(first * kPageSize, kPageSize) != nullptr &&
+                  memory_.Pointer((first + count - 1) * kPageSize, kPageSize) != nullptr);
+      HVSDK_CHECK(has_lied_ || first == kGrowthFirst + added_);
+      told_ = static_cast<uint32_t>(count);
+    }
     if (end_.rings.incoming.Commit() == vmbus::Signal::kNeeded) child_->client().Signal(end_.channel);
     Pump();
   }
@@ -183,6 +227,7 @@ class BalloonHarness : private ProviderWorld {
       VersionRequest version;
       CapabilitiesReport capabilities;
       StatusReport status;
+      HotAddResponse hot_add;
       struct {
         BalloonResponse response;
         PageRange ranges[8];
@@ -191,6 +236,7 @@ class BalloonHarness : private ProviderWorld {
     std::memset(&message, 0, sizeof(message));
     uint32_t size = sizeof(message.header);
     std::vector<uint64_t> gives;
+    uint32_t takes = 0;
     switch (type) {
       case MessageType::kVersionRequest:
         message.version.version = static_cast<Version>(Lie(static_cast<uint32_t>(Version::k3)));
@@ -198,7 +244,7 @@ class BalloonHarness : private ProviderWorld {
         size = sizeof(message.version);
         break;
       case MessageType::kCapabilitiesReport:
-        message.capabilities.capabilities = Lie(kCanBalloon);
+        message.capabilities.capabilities = Lie(kCanBalloon | kCanHotAdd);
         size = sizeof(message.capabilities);
         break;
       case MessageType::kStatusReport:
@@ -209,9 +255,13 @@ class BalloonHarness : private ProviderWorld {
       case MessageType::kBalloonResponse: {
         uint32_t count = 0;
         uint64_t left = asked_;
-        for (uint64_t at = kFirst + Byte() % 64; count < 8 && left != 0 && at < kPages; at += 1 + Byte() % 4) {
+        // Of the new, or of what was there at first.
+        const bool is_new = Byte() % 4 == 0;
+        const uint64_t end = is_new ? kGrowthFirst + added_ : kPages;
+        for (uint64_t at = (is_new ? kGrowthFirst : kFirst) + Byte() % 64; count < 8 && left != 0 && at < end;
+             at += 1 + Byte() % 4) {
           uint64_t run = 0;
-          for (const uint64_t most = 1 + Byte() % 16; run < most && left != 0 && at + run < kPages; ++run, --left) {
+          for (const uint64_t most = 1 + Byte() % 16; run < most && left != 0 && at + run < end; ++run, --left) {
             if (given_.contains(at + run)) break;
             gives.push_back(at + run);
           }
@@ -228,6 +278,14 @@ class BalloonHarness : private ProviderWorld {
         asked_ = has_more ? left : 0;
         break;
       }
+      case MessageType::kHotAddResponse:
+        takes = Byte() % 4 == 0 ? Byte() % (told_ + 1) : told_;
+        message.hot_add.page_count = Lie(takes);
+        message.hot_add.is_permanent = Lie(Byte() % 2);
+        size = sizeof(message.hot_add);
+        if (told_ == 0) has_lied_ = true;
+        told_ = 0;
+        break;
       case MessageType::kUnballoonResponse:
         if (!owes_) has_lied_ = true;
         owes_ = false;
@@ -250,9 +308,12 @@ class BalloonHarness : private ProviderWorld {
     if (!has_lied_) {
       given_.insert(gives.begin(), gives.end());
       given += gives.size();
+      added_ += takes;
+      added += takes;
     } else {
       // What the host makes of it, it may give back.
       for (uint64_t page = 0; page < kPages; ++page) given_.insert(page);
+      for (uint64_t page = 0; page < kGrowthPages; ++page) given_.insert(kGrowthFirst + page);
     }
     if (end_.rings.outgoing.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(end_.channel);
     Pump();
@@ -262,6 +323,11 @@ class BalloonHarness : private ProviderWorld {
   FakeTimerQueue timers_{clock_};
   std::unique_ptr<Balloon> balloon_;
   ChannelEnd end_;
+  std::vector<uint8_t> growth_ = std::vector<uint8_t>(kGrowthPages * kPageSize);
+  uint64_t grown_ = 0;        // of them, what is memory
+  uint64_t added_ = 0;        // and the guest's
+  uint32_t told_ = 0;         // pages that the host has told of and waits for
+  bool unread_news_ = false;  // it has, and this has not read it
   std::set<uint64_t> given_;  // pages that the host may give back
   uint64_t asked_ = 0;
   bool owes_ = false;      // an answer

@@ -171,6 +171,14 @@ absl::Status KvmPartition::AddMemory(uint64_t gpa, absl::Span<uint8_t> host) {
   return status;
 }
 
+absl::Status KvmPartition::RemoveLastMemory() {
+  const GuestMemory::Range last = memory_.ranges().back();
+  RETURN_IF_ERROR(UnmapMemory(last.gpa, last.size_bytes));
+  UnwatchLostMemory(*this, last.host);
+  memory_.RemoveLastRange();
+  return absl::OkStatus();
+}
+
 // In a signal handler. The kernel sends the signal to the thread that is in KVM_RUN, whose guest then makes the access again.
 void KvmPartition::OnLostPage(const uint8_t* page) {
   const GuestMemory::Range* found = nullptr;

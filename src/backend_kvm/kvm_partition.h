@@ -32,6 +32,7 @@ class KvmPartition : public Partition, public LostMemoryObserver {
   ~KvmPartition() override;
 
   absl::Status AddMemory(uint64_t gpa, absl::Span<uint8_t> host) override;
+  absl::Status RemoveLastMemory() override;
   absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, MapAccess access) override;
   absl::Status UnmapMemory(uint64_t gpa, uint64_t size_bytes) override;
   absl::StatusOr<std::unique_ptr<Vp>> CreateVp(VpIndex index, uint32_t apic_id,

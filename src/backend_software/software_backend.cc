@@ -32,6 +32,13 @@ class SoftwarePartition final : public backend::Partition {
     }
     return status;
   }
+  absl::Status RemoveLastMemory() override {
+    const GuestMemory::Range last = memory_.ranges().back();
+    RETURN_IF_ERROR(UnmapMemory(last.gpa, last.size_bytes));
+    UnwatchLostMemory(*machine_, last.host);
+    memory_.RemoveLastRange();
+    return absl::OkStatus();
+  }
   absl::Status MapMemory(uint64_t gpa, absl::Span<uint8_t> host, backend::MapAccess access) override {
     RETURN_IF_ERROR(machine_->memory().Map(gpa, host, access == backend::MapAccess::kReadWriteExecute));
     // What was MMIO in some TLB is memory now.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/machine/board.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -13,6 +14,51 @@
 #include "machine/engine_components.h"
 
 namespace hvsdk::machine {
+namespace {
+
+// Memory grows in pieces, each of them a range of the engine's and of GuestMemory's, which both have few of.
+constexpr uint64_t kGrowthPiece = uint64_t{128} << 20;
+constexpr uint64_t kMostGrowthPieces = 32;
+
+uint64_t RoundUp(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+
+}  // namespace
+
+// How far the memory has grown: restored before all that may be in it.
+class GrownMemory final : public state::Component {
+ public:
+  explicit GrownMemory(Board& board) : board_(board) {}
+
+  std::string StateName() const override { return "memory"; }
+  absl::Status Save(state::StateWriter& writer) const override {
+    State state{.grown_bytes = board_.grown_bytes_};
+    writer.Write(state);
+    return absl::OkStatus();
+  }
+  absl::Status Restore(state::StateReader& reader) override {
+    State state;
+    RETURN_IF_ERROR(reader.Read(state));
+    if (state.grown_bytes > board_.layout_.growth.size_bytes || state.grown_bytes % kPageSize != 0) {
+      return reader.Invalid("grown_bytes", "more than there is room for, or not whole pages");
+    }
+    if (state.grown_bytes < board_.grown_bytes_) RETURN_IF_ERROR(board_.ShrinkMemory());
+    return board_.GrowMemory(state.grown_bytes);
+  }
+  // Board::Reset asks by itself, and hears of errors.
+  void Reset() override { (void)board_.ShrinkMemory(); }
+
+ private:
+  struct State {
+    static constexpr uint32_t kSchema = 1;
+    uint64_t grown_bytes = 0;
+
+    template <typename Visitor>
+    void Fields(Visitor& visit) {
+      visit(1, "grown_bytes", grown_bytes);
+    }
+  };
+  Board& board_;
+};
 
 absl::StatusOr<std::unique_ptr<Board>> Board::Create(const BoardOptions& options, os::EventLoop& loop,
                                                      boot::LoadInput& blame) {
@@ -31,7 +77,8 @@ absl::Status Board::Build(boot::LoadInput& blame) {
         absl::StrFormat("%s runs 1 to %d processors", options_.backend->name(), caps().max_vps));
   }
   blame = boot::LoadInput::kMemory;
-  ASSIGN_OR_RETURN(layout_, boot::MemoryLayout::ForSize(options_.memory_bytes, options_.video_bytes));
+  ASSIGN_OR_RETURN(layout_,
+                   boot::MemoryLayout::ForSize(options_.memory_bytes, options_.video_bytes, options_.max_memory_bytes));
   blame = boot::LoadInput::kNone;
   ASSIGN_OR_RETURN(engine_, options_.backend->CreatePartition(memory_));
   ASSIGN_OR_RETURN(processor_cpuid_, engine_->SupportedCpuid());
@@ -42,7 +89,8 @@ absl::Status Board::Build(boot::LoadInput& blame) {
   blame = boot::LoadInput::kMemory;
   if (const uint32_t bits = PhysicalAddressBits(processor_cpuid_); bits < 64 && layout_.end() > uint64_t{1} << bits) {
     return absl::InvalidArgumentError(absl::StrFormat("%d MiB are more than the processor's %d address bits reach",
-                                                      options_.memory_bytes >> 20, bits));
+                                                      std::max(options_.memory_bytes, options_.max_memory_bytes) >> 20,
+                                                      bits));
   }
   RETURN_IF_ERROR(BuildMemory());
   blame = boot::LoadInput::kNone;
@@ -50,7 +98,8 @@ absl::Status Board::Build(boot::LoadInput& blame) {
 }
 
 absl::Status Board::BuildMemory() {
-  ASSIGN_OR_RETURN(os::HostMemory reserved, os::HostMemory::Reserve(options_.memory_bytes + options_.video_bytes));
+  ASSIGN_OR_RETURN(os::HostMemory reserved,
+                   os::HostMemory::Reserve(options_.memory_bytes + options_.video_bytes + layout_.growth.size_bytes));
   host_memory_ = std::make_shared<os::HostMemory>(std::move(reserved));
   memory_.SetOwner(host_memory_);
   memory_.SetDiscarder([host = host_memory_.get()](uint8_t* from, uint64_t size_bytes) {
@@ -63,7 +112,32 @@ absl::Status Board::BuildMemory() {
     rest.remove_prefix(range.size_bytes);
   }
   if (layout_.video.size_bytes == 0) return absl::OkStatus();
-  return engine_->AddMemory(layout_.video.gpa, rest);
+  return engine_->AddMemory(layout_.video.gpa, rest.subspan(0, layout_.video.size_bytes));
+}
+
+absl::Status Board::GrowMemory(uint64_t size_bytes) {
+  const boot::GpaRange& growth = layout_.growth;
+  if (size_bytes > growth.size_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("memory has room to grow by %d MiB, and not by %d", growth.size_bytes >> 20, size_bytes >> 20));
+  }
+  const uint64_t piece = std::max(kGrowthPiece, RoundUp(growth.size_bytes / kMostGrowthPieces, kGrowthPiece));
+  const absl::Span<uint8_t> host = host_memory_->bytes().last(growth.size_bytes);
+  while (grown_bytes_ < size_bytes) {
+    const uint64_t next = std::min(piece - grown_bytes_ % piece, growth.size_bytes - grown_bytes_);
+    RETURN_IF_ERROR(engine_->AddMemory(growth.gpa + grown_bytes_, host.subspan(grown_bytes_, next)));
+    grown_bytes_ += next;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Board::ShrinkMemory() {
+  while (grown_bytes_ != 0) {
+    const GuestMemory::Range last = memory_.ranges().back();
+    RETURN_IF_ERROR(engine_->RemoveLastMemory());
+    grown_bytes_ = last.gpa - layout_.growth.gpa;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Board::BuildPartition() {
@@ -105,6 +179,7 @@ absl::Status Board::AddProcessors() {
     ASSIGN_OR_RETURN(vps_[i].partition, partition_->AddVp(*vps_[i].engine));
     runner_->AddProcessor({.backend = vps_[i].engine.get(), .partition = vps_[i].partition});
   }
+  if (layout_.growth.size_bytes != 0) own_components_.push_back(std::make_unique<GrownMemory>(*this));
   own_components_.push_back(std::make_unique<EngineComponent>(*engine_));
   for (const VpState& vp : vps_) own_components_.push_back(std::make_unique<VpComponent>(*vp.engine));
   return absl::OkStatus();
@@ -123,6 +198,7 @@ absl::Status Board::Reset() {
   partition_->Reset();
   RETURN_IF_ERROR(host_memory_->Clear());
   for (const GuestMemory::Range& range : memory_.ranges()) memory_.MarkWritten(range.gpa, range.size_bytes);
+  RETURN_IF_ERROR(ShrinkMemory());
   RETURN_IF_ERROR(engine_->ResetInterruptControllers());
   for (const VpState& vp : vps_) RETURN_IF_ERROR(vp.engine->Reset());
   return absl::OkStatus();

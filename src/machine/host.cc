@@ -9,6 +9,8 @@
 #include "base/check.h"
 #include "base/host_thread.h"
 #include "base/status_macros.h"
+#include "hvsdk/base/ids.h"
+#include "hvsdk/machine/memory_balance.h"
 #include "hvsdk/vsp/video.h"
 
 namespace hvsdk::machine {
@@ -23,16 +25,42 @@ struct Host::IoThread {
 };
 thread_local Host::IoThread* Host::IoThread::current = nullptr;
 
-struct Host::Partition final : private Task {
+namespace {
+
+// Less is not worth asking a guest for; more at once keeps one from using what it gives up while another waits for it.
+constexpr uint64_t kLeastMoved = uint64_t{16} << 20;
+constexpr uint64_t kMostMoved = uint64_t{128} << 20;
+// One that did not do what it was asked to is left alone for so many of its reports, of which Linux sends one a second.
+constexpr uint32_t kReportsOfRest = 10;
+
+}  // namespace
+
+struct Host::Partition final : private Task, private vsp::MemoryBudget {
   Partition(Host& host, IoThread& io) : host(host), io(io) {}
+  ~Partition() { io.loop->Drain(aim_); }
 
   void Start() { io.loop->Schedule(*this); }
+  vsp::MemoryBudget& budget() { return *this; }
+  // Has the guest come to so much, in a turn of its own.
+  void MoveMemory(uint64_t to_bytes) {
+    is_moving = true;
+    wanted_bytes = to_bytes;
+    io.loop->Schedule(aim_);
+  }
 
   Host& host;
   IoThread& io;
   PartitionId id{};
   std::string name;
-  uint64_t memory_bytes = 0;
+  // Guarded by the host's lock, but for what does not change.
+  uint64_t fixed_bytes = 0;  // a frame buffer
+  uint64_t min_bytes = 0, max_bytes = 0;
+  uint64_t memory_bytes = 0;  // the guest's, as it counts
+  uint64_t needed_bytes = 0;
+  bool has_report = false;
+  bool is_moving = false;  // to have `wanted_bytes`
+  uint64_t wanted_bytes = 0;
+  uint32_t rest = 0;  // reports, until it is asked again
   absl::AnyInvocable<void(const MachineResult&)> on_end;
   PartitionPorts ports;
   std::unique_ptr<Machine> machine;  // used on its thread of I/O; or, under the host's lock, until it ends
@@ -40,6 +68,54 @@ struct Host::Partition final : private Task {
   bool ending = false;
 
  private:
+  struct Aim final : Task {
+    explicit Aim(Partition& of) : of(of) {}
+    void Run() override { of.SetTarget(); }
+    Partition& of;
+  };
+
+  void SetTarget() {
+    uint64_t to_bytes;
+    {
+      std::lock_guard lock(host.mutex_);
+      if (ending) return;
+      to_bytes = wanted_bytes;
+    }
+    machine->integration().balloon->SetTarget({.pages = to_bytes >> kPageShift}, [this](const absl::Status& status) {
+      std::lock_guard lock(host.mutex_);
+      is_moving = false;
+      if (!status.ok()) rest = kReportsOfRest;
+    });
+  }
+
+  // vsp::MemoryBudget
+  uint64_t Take(uint64_t pages) override {
+    std::lock_guard lock(host.mutex_);
+    const uint64_t taken = std::min(pages, host.MemoryLeft() >> kPageShift);
+    memory_bytes += taken << kPageShift;
+    host.memory_used_ += taken << kPageShift;
+    return taken;
+  }
+  void OnChange(const vsp::BalloonStatus& status) override {
+    std::lock_guard lock(host.mutex_);
+    Count(status);
+  }
+  void OnReport(const vsp::BalloonStatus& status) override {
+    std::lock_guard lock(host.mutex_);
+    Count(status);
+    if (rest != 0) --rest;
+    if (host.options_.balance_memory) host.BalanceMemory();
+  }
+  void Count(const vsp::BalloonStatus& status) {
+    const uint64_t now_bytes = status.promised << kPageShift;
+    host.memory_used_ += now_bytes - memory_bytes;
+    memory_bytes = now_bytes;
+    has_report = status.has_report;
+    needed_bytes = status.has_report ? status.demand << kPageShift : 0;
+  }
+
+  Aim aim_{*this};
+
   void Run() override {
     HVSDK_CHECK(machine->Start([this](const MachineResult& result) { host.Remove(*this, result); }).ok());
   }
@@ -142,7 +218,7 @@ absl::StatusOr<PartitionId> Host::CreateOn(IoThread& io, HostedMachine machine, 
   partition->machine.reset();
   if (partition->on_end) partition->on_end({.outcome = Outcome::kHostFailure, .status = status});
   std::lock_guard lock(mutex_);
-  memory_used_ -= partition->memory_bytes;
+  memory_used_ -= partition->fixed_bytes + partition->memory_bytes;
   --io.machines;
   return status;
 }
@@ -150,17 +226,22 @@ absl::StatusOr<PartitionId> Host::CreateOn(IoThread& io, HostedMachine machine, 
 absl::Status Host::Build(Partition& partition, MachineOptions options, boot::LoadInput& blame) {
   {
     std::lock_guard lock(mutex_);
-    const uint64_t left = options_.memory_bytes - memory_used_;
-    uint64_t wanted = options.memory_bytes;
-    if (options.video.has_value()) wanted += vsp::VideoMemoryBytes(options.video->width, options.video->height);
+    const uint64_t left = MemoryLeft();
+    const uint64_t video_bytes =
+        options.video.has_value() ? vsp::VideoMemoryBytes(options.video->width, options.video->height) : 0;
+    const uint64_t wanted = options.memory_bytes + video_bytes;
     if (wanted > left) {
       blame = boot::LoadInput::kMemory;
       return absl::ResourceExhaustedError(absl::StrFormat("%d MiB of guest memory: of the host's %d MiB, %d are left",
                                                           wanted >> 20, options_.memory_bytes >> 20, left >> 20));
     }
     memory_used_ += wanted;
-    partition.memory_bytes = wanted;
+    partition.fixed_bytes = video_bytes;
+    partition.memory_bytes = options.memory_bytes;
+    partition.min_bytes = std::min(options.integration.balloon_min_bytes, options.memory_bytes);
+    partition.max_bytes = std::max(options.memory_bytes, options.max_memory_bytes);
   }
+  options.integration.memory_budget = &partition.budget();
   options.parts.push_back(&partition.ports);
   ASSIGN_OR_RETURN(partition.machine, Machine::Create(options, *partition.io.loop, blame));
   return absl::OkStatus();
@@ -206,7 +287,7 @@ void Host::Remove(Partition& partition, const MachineResult& result) {
   partition.machine.reset();
   {
     std::lock_guard lock(mutex_);
-    memory_used_ -= partition.memory_bytes;
+    memory_used_ -= partition.fixed_bytes + partition.memory_bytes;
     --partition.io.machines;
   }
   if (partition.on_end) partition.on_end(result);
@@ -251,7 +332,8 @@ std::vector<PartitionInfo> Host::List() const {
     const bool paused = partition->machine->controller().state() == Controller::State::kPaused;
     list.push_back({.id = id,
                     .name = partition->name,
-                    .memory_bytes = partition->memory_bytes,
+                    .memory_bytes = partition->fixed_bytes + partition->memory_bytes,
+                    .memory_needed_bytes = partition->needed_bytes,
                     .state = paused               ? kPaused
                              : partition->started ? kRunning
                                                   : kCreated,
@@ -262,7 +344,62 @@ std::vector<PartitionInfo> Host::List() const {
 
 uint64_t Host::memory_left() const {
   std::lock_guard lock(mutex_);
-  return options_.memory_bytes - memory_used_;
+  return MemoryLeft();
+}
+
+uint64_t Host::MemoryLeft() const { return options_.memory_bytes - std::min(options_.memory_bytes, memory_used_); }
+
+// Who says nothing, or is on its way, keeps what it has, and what it is on its way to.
+void Host::BalanceMemory() {
+  uint64_t total_bytes = options_.memory_bytes, left_bytes = MemoryLeft();
+  const auto keep = [](uint64_t& from, uint64_t bytes) { from -= std::min(from, bytes); };
+  std::vector<Partition*> movable;
+  std::vector<MemoryNeed> needs;
+  for (const auto& [id, partition] : partitions_) {
+    const bool is_movable = partition->has_report && !partition->ending;
+    if (is_movable) {
+      keep(total_bytes, partition->fixed_bytes);
+      movable.push_back(partition.get());
+      needs.push_back({partition->min_bytes, partition->max_bytes, partition->needed_bytes});
+    } else {
+      keep(total_bytes, partition->fixed_bytes + partition->memory_bytes);
+    }
+    if (partition->is_moving && partition->wanted_bytes > partition->memory_bytes) {
+      keep(left_bytes, partition->wanted_bytes - partition->memory_bytes);
+    }
+  }
+  const std::vector<uint64_t> shares = DivideMemory(total_bytes, needs);
+  // Who has too little, first: nobody gives up what nobody wants.
+  uint64_t missing_bytes = 0;
+  for (size_t i = 0; i < shares.size(); ++i) {
+    Partition& partition = *movable[i];
+    const uint64_t has_bytes =
+        partition.is_moving ? std::max(partition.memory_bytes, partition.wanted_bytes) : partition.memory_bytes;
+    if (shares[i] < has_bytes + kLeastMoved) continue;
+    const uint64_t wants_bytes = std::min(shares[i] - has_bytes, kMostMoved);
+    if (partition.is_moving || partition.rest != 0) continue;
+    const uint64_t gets_bytes = std::min(wants_bytes, left_bytes);
+    missing_bytes += wants_bytes - gets_bytes;
+    if (gets_bytes < kLeastMoved) continue;
+    left_bytes -= gets_bytes;
+    partition.MoveMemory(has_bytes + gets_bytes);
+  }
+  // Also what others give up already.
+  for (const Partition* const partition : movable) {
+    if (partition->is_moving && partition->wanted_bytes < partition->memory_bytes) {
+      keep(missing_bytes, partition->memory_bytes - partition->wanted_bytes);
+    }
+  }
+  // More than there may be, since a guest had back what it had given up.
+  if (memory_used_ > options_.memory_bytes) missing_bytes += memory_used_ - options_.memory_bytes;
+  for (size_t i = 0; i < shares.size() && missing_bytes != 0; ++i) {
+    Partition& partition = *movable[i];
+    if (partition.is_moving || partition.rest != 0 || partition.memory_bytes < shares[i] + kLeastMoved) continue;
+    const uint64_t gives_bytes =
+        std::min({partition.memory_bytes - shares[i], kMostMoved, std::max(missing_bytes, kLeastMoved)});
+    keep(missing_bytes, gives_bytes);
+    partition.MoveMemory(partition.memory_bytes - gives_bytes);
+  }
 }
 
 void Host::Wait() {

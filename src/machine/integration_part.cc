@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "machine/integration_part.h"
 
+#include <utility>
+
 #include "base/status_macros.h"
 #include "hvsdk/base/ids.h"
 #include "hvsdk/vsp/time_sync.h"
@@ -30,11 +32,15 @@ absl::Status IntegrationPart::Attach(Board& board) {
     keep(std::move(time_sync));
   }
   if (wanted_.balloon) {
-    const boot::GpaRange& video = board.layout().video;
-    ASSIGN_OR_RETURN(auto balloon, vsp::Balloon::Create(board.vmbus(), board.memory(), resources,
-                                                        {.min_pages = wanted_.balloon_min_bytes >> kPageShift,
-                                                         .device_gpa = video.gpa,
-                                                         .device_bytes = video.size_bytes}));
+    const boot::GpaRange &video = board.layout().video, &growth = board.layout().growth;
+    vsp::BalloonOptions options{
+        .min_pages = wanted_.balloon_min_bytes >> kPageShift,
+        .device_gpa = video.gpa,
+        .device_bytes = video.size_bytes,
+        .growth = {.first_page = growth.gpa >> kPageShift, .pages = growth.size_bytes >> kPageShift},
+        .budget = wanted_.memory_budget};
+    options.growth.grow = [&board](uint64_t pages) { return board.GrowMemory(pages << kPageShift); };
+    ASSIGN_OR_RETURN(auto balloon, vsp::Balloon::Create(board.vmbus(), board.memory(), resources, std::move(options)));
     found_.balloon = keep(std::move(balloon));
   }
   if (wanted_.key_value) {

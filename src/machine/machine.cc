@@ -286,12 +286,18 @@ PcMachine::~PcMachine() {
 }
 
 absl::Status PcMachine::Build(os::EventLoop& loop, boot::LoadInput& blame) {
+  blame = boot::LoadInput::kMemory;
+  const bool has_balloon = options_.integration.balloon && options_.instruction_time == nullptr;
+  if (options_.max_memory_bytes > options_.memory_bytes && !has_balloon) {
+    return absl::InvalidArgumentError("the memory of a machine without a balloon does not grow");
+  }
   blame = boot::LoadInput::kSmbios;
   RETURN_IF_ERROR(boot::ValidateSmbiosIdentity(options_.smbios));
   const uint64_t video_bytes =
       options_.video.has_value() ? vsp::VideoMemoryBytes(options_.video->width, options_.video->height) : 0;
   ASSIGN_OR_RETURN(board_, Board::Create({.backend = options_.backend,
                                           .memory_bytes = options_.memory_bytes,
+                                          .max_memory_bytes = options_.max_memory_bytes,
                                           .video_bytes = video_bytes,
                                           .cpus = options_.cpus,
                                           .processor = options_.processor,

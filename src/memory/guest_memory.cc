@@ -11,7 +11,6 @@
 namespace hvsdk {
 namespace {
 
-constexpr size_t kMaxRanges = 64;
 constexpr uint64_t kMaxExtraPieces = 256;
 
 }  // namespace
@@ -21,9 +20,11 @@ absl::Status GuestMemory::AddRange(uint64_t gpa, absl::Span<uint8_t> host) {
   if (size == 0 || size % kPageSize != 0 || gpa % kPageSize != 0 || gpa + size < gpa) {
     return absl::InvalidArgumentError(absl::StrFormat("memory range %#x+%#x is not whole pages", gpa, size));
   }
-  if (ranges_.size() == kMaxRanges) return absl::InvalidArgumentError("more than 64 memory ranges");
-  const auto after = std::find_if(ranges_.begin(), ranges_.end(), [&](const Range& r) { return r.gpa >= gpa; });
-  const bool overlaps_next = after != ranges_.end() && gpa + size > after->gpa;
+  const size_t count = count_.load(std::memory_order_relaxed);
+  if (count == kMaxRanges) return absl::InvalidArgumentError("more than 64 memory ranges");
+  const auto end = ranges_.begin() + count;
+  const auto after = std::find_if(ranges_.begin(), end, [&](const Range& r) { return r.gpa >= gpa; });
+  const bool overlaps_next = after != end && gpa + size > after->gpa;
   const bool overlaps_previous = after != ranges_.begin() && std::prev(after)->gpa + std::prev(after)->size_bytes > gpa;
   if (overlaps_next || overlaps_previous) {
     return absl::InvalidArgumentError(absl::StrFormat("memory range %#x+%#x overlaps another", gpa, size));
@@ -33,16 +34,32 @@ absl::Status GuestMemory::AddRange(uint64_t gpa, absl::Span<uint8_t> host) {
   if (flags == nullptr || counts == nullptr) {
     return absl::ResourceExhaustedError(absl::StrFormat("no memory for the flags of %d pages", size >> kPageShift));
   }
-  const auto index = after - ranges_.begin();
-  ranges_.insert(after, Range{gpa, size, host.data()});
-  page_flags_.insert(page_flags_.begin() + index, std::move(flags));
-  pin_counts_.insert(pin_counts_.begin() + index, std::move(counts));
-  size_bytes_ += size;
+  // Between a log that is switched on now and this range there is the lock: one of the two sees the other.
+  std::lock_guard lock(shared_mutex_);
+  for (uint64_t page = 0; tracking_ && page < size >> kPageShift; ++page) flags[page] = kTracked | kDirty;
+  // Those above make room, which nobody looks at yet; there are none while VPs run.
+  const auto index = static_cast<size_t>(after - ranges_.begin());
+  for (size_t i = count; i > index; --i) {
+    ranges_[i] = ranges_[i - 1];
+    page_flags_[i] = std::move(page_flags_[i - 1]);
+    pin_counts_[i] = std::move(pin_counts_[i - 1]);
+  }
+  ranges_[index] = Range{gpa, size, host.data()};
+  page_flags_[index] = std::move(flags);
+  pin_counts_[index] = std::move(counts);
+  count_.store(count + 1, std::memory_order_release);
   return absl::OkStatus();
 }
 
+void GuestMemory::RemoveLastRange() {
+  const size_t last = count_.load(std::memory_order_relaxed) - 1;
+  count_.store(last, std::memory_order_relaxed);
+  page_flags_[last].reset();
+  pin_counts_[last].reset();
+}
+
 const GuestMemory::Range* GuestMemory::Find(uint64_t gpa, uint64_t& offset) const {
-  for (const Range& range : ranges_) {
+  for (const Range& range : ranges()) {
     offset = gpa - range.gpa;
     if (offset < range.size_bytes) return &range;
   }
@@ -122,7 +139,7 @@ void GuestMemory::EnableDirtyTracking(bool enable) {
     std::lock_guard lock(shared_mutex_);
     tracking_ = enable;
   }
-  for (size_t i = 0; i < ranges_.size(); ++i) {
+  for (size_t i = 0; i < ranges().size(); ++i) {
     for (uint64_t page = 0; page < ranges_[i].size_bytes >> kPageShift; ++page) {
       if (enable) {
         page_flags_[i][page].fetch_or(kTracked, std::memory_order_relaxed);
@@ -198,7 +215,7 @@ uint64_t GuestMemory::Discard(absl::Span<const PageRange> wanted) {
   uint64_t pieces_left = wanted.size() + kMaxExtraPieces;
   uint64_t discarded_bytes = 0;
   for (const PageRange& range : wanted) {
-    for (size_t i = 0; i < ranges_.size(); ++i) {
+    for (size_t i = 0; i < ranges().size(); ++i) {
       const Range& memory = ranges_[i];
       const uint64_t first = memory.gpa >> kPageShift, count = memory.size_bytes >> kPageShift;
       // From here on pages of the range of memory. No sum wraps around: the wanted one may end anywhere.

@@ -60,6 +60,22 @@ absl::Status CheckName(absl::string_view kind, const std::string& name, std::set
   return absl::OkStatus();
 }
 
+absl::Status CheckMemoryMax(const MachineConfig& config, bool has_balloon) {
+  const uint32_t max_mib = config.memory_max_mib();
+  if (max_mib < MemoryMib(config)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("memory: max: %d MiB is less than the %d MiB of the machine", max_mib, MemoryMib(config)));
+  }
+  if (uint64_t{max_mib} << 20 > boot::kMaxMemoryBytes) {
+    return absl::InvalidArgumentError(absl::StrFormat("memory: max: %d MiB is more than 4 TiB", max_mib));
+  }
+  if (config.deterministic()) {
+    return absl::InvalidArgumentError("deterministic: needs a machine whose memory does not grow, without max");
+  }
+  if (has_balloon) return absl::OkStatus();
+  return absl::InvalidArgumentError("memory: max: is for machines with the balloon among their integration components");
+}
+
 }  // namespace
 
 absl::StatusOr<MachineConfig> ParseMachineConfig(const std::string& text) {
@@ -181,6 +197,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     return absl::InvalidArgumentError(
         "memory: min: is for machines with the balloon among their integration components");
   }
+  if (config.memory_max_mib() != 0) RETURN_IF_ERROR(CheckMemoryMax(config, integration->balloon));
   for (const DiskConfig& disk : config.disks()) RETURN_IF_ERROR(CheckNoZeroByte("disk", disk.path()));
   RETURN_IF_ERROR(CheckNoZeroByte("kernel", config.kernel()));
   RETURN_IF_ERROR(CheckNoZeroByte("initrd", config.initrd()));

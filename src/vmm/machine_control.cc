@@ -63,6 +63,7 @@ MemoryStatus ToMemoryStatus(const vsp::BalloonStatus& of) {
   status.set_available(mib(std::min(of.available, of.memory)));
   status.set_demand(mib(of.demand));
   status.set_pressure(of.pressure());
+  status.set_max(mib(of.max));
   return status;
 }
 
@@ -468,6 +469,9 @@ MachineStatus MachineControl::Status() const {
   status.set_cpus(board.cpus());
   uint64_t memory_bytes = 0;
   for (const boot::GpaRange& range : board.layout().memory) memory_bytes += range.size_bytes;
+  if (const vsp::Balloon* const balloon = machine_.integration().balloon; balloon != nullptr) {
+    memory_bytes = balloon->status().memory << kPageShift;
+  }
   status.set_memory_mib(static_cast<uint32_t>(memory_bytes >> 20));
   status.set_resets(static_cast<uint32_t>(machine_.resets()));
   status.set_reference_time_ns(board.clock().Now100ns() * 100);

@@ -224,7 +224,7 @@ class MachineSaver::Core final : private Task {
     if (log_.is_enabled()) RETURN_IF_ERROR(TakeDirty(pages));
     RETURN_IF_ERROR(CheckBase(request_.base));
     ASSIGN_OR_RETURN(NewState state, NewState::Create(request_.directory, pages.size() << kPageShift, request_.base));
-    pages.AddAll();
+    log_.AddPresent(pages);
     RETURN_IF_ERROR(WritePages(state, state.is_difference() ? changed_ : pages, /*is_first=*/true));
     RETURN_IF_ERROR(CheckMemory());
     ASSIGN_OR_RETURN(SavedMachine saved, SaveComponents());
@@ -248,7 +248,7 @@ class MachineSaver::Core final : private Task {
     if (state.is_difference()) {
       dirty = changed_;
     } else {
-      dirty.AddAll();
+      log_.AddPresent(dirty);
     }
     // A guest that writes faster than this copies is not waited for.
     uint64_t last = 0;

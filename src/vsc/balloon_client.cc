@@ -98,6 +98,11 @@ void BalloonClient::OnMessage(const uint8_t* message, uint32_t size_bytes) {
     case MessageType::kUnballoonRequest:
       if (state_ != State::kReady) return Fail();
       return TakeBack(message, size_bytes);
+    case MessageType::kHotAddRequest: {
+      wire::HotAddRequest request;
+      if (state_ != State::kReady || !ReadMessage(message, size_bytes, request)) return Fail();
+      return TakeNew(request);
+    }
     default:
       return;  // what later versions may say
   }
@@ -113,7 +118,8 @@ void BalloonClient::OnResponse(MessageType type, bool is_accepted) {
   if (!is_asking_) return Fail();
   is_asking_ = false;
   if (is_accepted) {
-    wire::CapabilitiesReport report{.capabilities = wire::kCanBalloon, .max_page_number = ~uint64_t{0}};
+    const uint64_t can_take = take_new != nullptr ? wire::kCanHotAdd : 0;
+    wire::CapabilitiesReport report{.capabilities = wire::kCanBalloon | can_take, .max_page_number = ~uint64_t{0}};
     is_telling_ = Send(MessageType::kCapabilitiesReport, &report, sizeof(report));
   } else if (version_ = Before(version_); version_ != Version::kNone) {
     AskVersion();
@@ -134,6 +140,15 @@ void BalloonClient::TakeBack(const uint8_t* message, uint32_t size_bytes) {
   if ((request.has_more & 1) != 0) return;
   wire::Header response;
   (void)Send(MessageType::kUnballoonResponse, &response, sizeof(response));
+}
+
+void BalloonClient::TakeNew(const wire::HotAddRequest& request) {
+  const auto pages = static_cast<uint32_t>(request.range.count());
+  const uint32_t taken = take_new != nullptr ? take_new(context, request.range) : 0;
+  // By Linux' word: of a guest that has taken some, what it has not will not be taken later either.
+  wire::HotAddResponse response{.page_count = taken < pages ? taken : pages,
+                                .is_permanent = taken != 0 || take_new == nullptr};
+  (void)Send(MessageType::kHotAddResponse, &response, sizeof(response));
 }
 
 void BalloonClient::GiveUp() {

@@ -27,6 +27,9 @@ constexpr hvdef::Guid kInstance = hvdef::MakeGuid("1eccfd72-4b41-45ef-b73a-4a6e4
 // In pages. What comes back at once is zapped in one go, on the executor; and what Linux gets at once it frees in its interrupt.
 constexpr uint64_t kMostAsked = (256 << 20) >> kPageShift;
 constexpr uint64_t kMostGivenBack = (128 << 20) >> kPageShift;
+// A block of Linux', at the least; none of ours reaches over the end of one, so that an answer takes it once the 5 s that it gives its
+// user programs to bring a block into use (drivers/hv/hv_balloon.c, hv_mem_hot_add).
+constexpr uint64_t kMostAdded = (128 << 20) >> kPageShift;
 // A guest that has given nothing is asked again so often, after so long: Linux does not try hard, and memory that it could have
 // given may just have been in use.
 constexpr uint32_t kMostInVain = 4;
@@ -47,7 +50,7 @@ enum class Phase : uint8_t {
 enum class Answer : uint8_t { kNone, kAcceptVersion, kRefuseVersion, kAcceptCapabilities };
 
 // What the guest has been asked, and has not answered yet.
-enum class Operation : uint8_t { kNone, kInflating, kDeflating };
+enum class Operation : uint8_t { kNone, kInflating, kDeflating, kAdding };
 
 struct Protocol {
   Phase phase = Phase::kIdle;
@@ -56,13 +59,14 @@ struct Protocol {
   Version version = Version::kNone;
   uint64_t capabilities = 0;
   uint32_t transaction_id = 0;
-  // Of kInflating.
+  // Of kInflating and kAdding.
   uint64_t asked = 0, given = 0;
   uint32_t in_vain = 0;     // how many of these in a row brought nothing
   bool is_seeking = false;  // the target
   uint64_t target = 0;
   bool has_report = false;
   uint64_t available = 0, committed = 0;
+  bool is_full = false;  // it takes no more memory, for good
 
   template <typename Visitor>
   void Fields(Visitor& visit) {
@@ -80,6 +84,7 @@ struct Protocol {
     visit(12, "available", available);
     visit(13, "committed", committed);
     visit(14, "in_vain", in_vain);
+    visit(15, "is_full", is_full);
   }
 };
 
@@ -88,11 +93,13 @@ struct BalloonState {
   Protocol protocol;
   // Pages that the guest has given up: bit n of byte m is page 8 m + n; without zeros at the end.
   std::vector<uint8_t> ballooned;
+  uint64_t added = 0;  // pages, from the first that there is room for on
 
   template <typename Visitor>
   void Fields(Visitor& visit) {
     visit(1, "protocol", protocol);
     visit(2, "ballooned", ballooned);
+    visit(3, "added", added);
   }
 };
 
@@ -106,19 +113,18 @@ uint64_t MiB(uint64_t pages) { return pages << kPageShift >> 20; }
 
 class Balloon::Core final : private vmbus::PacketPump {
  public:
-  Core(GuestMemory& memory, const IntegrationResources& resources, const BalloonOptions& options)
+  Core(GuestMemory& memory, const IntegrationResources& resources, BalloonOptions options)
       : PacketPump({.max_packet_bytes = wire::kMaxMessageBytes}),
         memory_(memory),
-        options_(options),
-        memory_pages_((memory.size_bytes() - options.device_bytes) >> kPageShift),
+        options_(std::move(options)),
+        first_pages_((memory.size_bytes() - options_.device_bytes) >> kPageShift),
         late_(resources.timers, resources.clock, resources.executor, [this] { OnLate(); }),
         rest_(resources.timers, resources.clock, resources.executor, [this] { TakeTurn(); }) {
-    uint64_t end = 0;
     for (const GuestMemory::Range& range : memory.ranges()) {
-      if (!IsDevice(range)) end = std::max(end, range.gpa + range.size_bytes);
+      if (!IsDevice(range)) first_end_ = std::max(first_end_, (range.gpa + range.size_bytes) >> kPageShift);
     }
-    ballooned_ = PageSet(end >> kPageShift);
-    state_.target = memory_pages_;
+    ballooned_ = PageSet(first_end_);
+    state_.target = memory_pages();
   }
   ~Core() override {
     channel_.reset();
@@ -134,9 +140,9 @@ class Balloon::Core final : private vmbus::PacketPump {
   }
 
   void SetTarget(const BalloonTarget& target, Done done) {
-    if (target.pages < options_.min_pages || target.pages > memory_pages_) {
+    if (target.pages < options_.min_pages || target.pages > max_pages()) {
       return done(absl::InvalidArgumentError(absl::StrFormat("%d MiB is not between %d and %d MiB", MiB(target.pages),
-                                                             MiB(options_.min_pages), MiB(memory_pages_))));
+                                                             MiB(options_.min_pages), MiB(max_pages()))));
     }
     if (state_.phase != Phase::kReady || (state_.capabilities & wire::kCanBalloon) == 0) {
       return done(absl::FailedPreconditionError("the guest has no driver that gives memory up"));
@@ -155,15 +161,16 @@ class Balloon::Core final : private vmbus::PacketPump {
 
   BalloonStatus status() const {
     BalloonStatus status{.version = state_.phase == Phase::kReady ? state_.version : Version::kNone,
-                         .memory = memory_pages_,
+                         .memory = memory_pages(),
+                         .max = max_pages(),
                          .assigned = assigned(),
+                         .promised = assigned() + (state_.operation == Operation::kAdding ? state_.asked : 0),
                          .target = state_.target,
                          .has_report = state_.has_report,
                          .available = state_.available};
     // More than the machine has is nothing that it could be given.
-    const uint64_t ballooned = memory_pages_ - assigned();
-    const uint64_t demand = state_.committed > ballooned ? state_.committed - ballooned : 0;
-    status.demand = std::min(demand, 100 * memory_pages_);
+    const uint64_t demand = state_.committed > ballooned_count_ ? state_.committed - ballooned_count_ : 0;
+    status.demand = std::min(demand, 100 * max_pages());
     return status;
   }
 
@@ -179,7 +186,7 @@ class Balloon::Core final : private vmbus::PacketPump {
   }
 
   BalloonState state() const {
-    BalloonState state{.protocol = state_};
+    BalloonState state{.protocol = state_, .added = added_};
     const absl::Span<const uint64_t> words = ballooned_.words();
     size_t used = words.size();
     while (used != 0 && words[used - 1] == 0) --used;
@@ -196,7 +203,7 @@ class Balloon::Core final : private vmbus::PacketPump {
     const Protocol& protocol = state.protocol;
     if (protocol.phase > Phase::kBroken) return reader.Invalid("protocol.phase", "unknown");
     if (protocol.answer > Answer::kAcceptCapabilities) return reader.Invalid("protocol.answer", "unknown");
-    if (protocol.operation > Operation::kDeflating) return reader.Invalid("protocol.operation", "unknown");
+    if (protocol.operation > Operation::kAdding) return reader.Invalid("protocol.operation", "unknown");
     const bool is_ready = protocol.phase == Phase::kReady;
     const bool has_version = is_ready || protocol.phase == Phase::kCapabilities;
     if (has_version ? !IsKnown(protocol.version) : protocol.version != Version::kNone) {
@@ -211,19 +218,24 @@ class Balloon::Core final : private vmbus::PacketPump {
     if (!is_ready && (protocol.operation != Operation::kNone || protocol.is_seeking)) {
       return reader.Invalid("protocol.operation", "before the guest is ready");
     }
-    if (protocol.target < options_.min_pages || protocol.target > memory_pages_) {
+    if (state.added > options_.growth.pages) return reader.Invalid("added", "more than there is room for");
+    const uint64_t added_end = state.added + (protocol.operation == Operation::kAdding ? protocol.asked : 0);
+    if (added_end > options_.growth.pages || (added_end != 0 && !HasGrown(added_end))) {
+      return reader.Invalid("added", "more than the machine's memory has grown by");
+    }
+    if (protocol.target < options_.min_pages || protocol.target > max_pages()) {
       return reader.Invalid("protocol.target", "not what this machine may have");
     }
     if (protocol.asked > kMostAsked || protocol.given >= protocol.asked + kPiece) {
       return reader.Invalid("protocol.asked", "more than is ever asked for");
     }
     if (protocol.in_vain >= kMostInVain) return reader.Invalid("protocol.in_vain", "more often than it ever is");
-    PageSet ballooned(ballooned_.size());
+    PageSet ballooned(EndOf(state.added));
     if (!state.ballooned.empty() && state.ballooned.back() == 0) return reader.Invalid("ballooned", "zeros at its end");
     for (uint64_t byte = 0; byte < state.ballooned.size(); ++byte) {
       for (uint64_t bit = 0; bit < 8; ++bit) {
         if ((state.ballooned[byte] >> bit & 1) == 0) continue;
-        if (!IsMemory(byte * 8 + bit, 1)) return reader.Invalid("ballooned", "a page that is not memory");
+        if (!IsMemory(byte * 8 + bit, 1, state.added)) return reader.Invalid("ballooned", "a page that is not memory");
         ballooned.Add(byte * 8 + bit);
       }
     }
@@ -231,12 +243,17 @@ class Balloon::Core final : private vmbus::PacketPump {
     if (!is_ready && protocol.phase != Phase::kBroken && count != 0)
       return reader.Invalid("ballooned", "before the guest is ready");
     state_ = protocol;
+    added_ = state.added;
     ballooned_ = std::move(ballooned);
     ballooned_count_ = count;
+    TellBudget();
     return absl::OkStatus();
   }
 
+  // What was added is no memory any more.
   void Reset() {
+    added_ = 0;
+    ballooned_ = PageSet(first_end_);
     Forget();
     Finish(absl::CancelledError("the machine was reset"));
   }
@@ -245,14 +262,23 @@ class Balloon::Core final : private vmbus::PacketPump {
   bool IsDevice(const GuestMemory::Range& range) const {
     return options_.device_bytes != 0 && range.gpa == options_.device_gpa;
   }
-  uint64_t assigned() const { return memory_pages_ - ballooned_count_; }
+  uint64_t memory_pages() const { return first_pages_ + added_; }
+  uint64_t max_pages() const { return first_pages_ + options_.growth.pages; }
+  uint64_t assigned() const { return memory_pages() - ballooned_count_; }
+  // Whether so many pages of the room to grow are the machine's.
+  bool HasGrown(uint64_t pages) const {
+    return memory_.Pointer((options_.growth.first_page + pages - 1) << kPageShift, kPageSize) != nullptr;
+  }
+  // Behind the last page of the guest's.
+  uint64_t EndOf(uint64_t added) const { return added == 0 ? first_end_ : options_.growth.first_page + added; }
 
   // Whatever the guest's driver was told, there is another one now, or none.
   void Forget() {
-    state_ = {.target = memory_pages_};
+    state_ = {.target = memory_pages()};
     rest_.Cancel();
     ballooned_.Clear();
     ballooned_count_ = 0;
+    TellBudget();
   }
   void Finish(const absl::Status& status) {
     late_.Cancel();
@@ -269,6 +295,7 @@ class Balloon::Core final : private vmbus::PacketPump {
     return true;
   }
   void OnClosing(vmbus::Channel&) override {
+    TakeAsAdded();
     Forget();
     FinishClose();
     Finish(absl::FailedPreconditionError("the guest's driver has gone"));
@@ -314,8 +341,10 @@ class Balloon::Core final : private vmbus::PacketPump {
       state_.operation = Operation::kInflating;
       state_.asked = pages;
       state_.given = 0;
+    } else if (assigned() < state_.target && ballooned_count_ != 0) {
+      GiveBack(std::min({state_.target - assigned(), kMostGivenBack, ballooned_count_}));
     } else if (assigned() < state_.target) {
-      GiveBack(std::min(state_.target - assigned(), kMostGivenBack));
+      Add(state_.target - assigned());
     } else {
       state_.is_seeking = false;
       Finish(absl::OkStatus());
@@ -324,6 +353,8 @@ class Balloon::Core final : private vmbus::PacketPump {
 
   // From the bottom up. The guest may use them as soon as it reads this.
   void GiveBack(uint64_t pages) {
+    pages = Claim(pages);
+    if (pages == 0) return;
     struct {
       wire::UnballoonRequest request;
       wire::PageRange ranges[wire::kMaxUnballoonRanges];
@@ -341,17 +372,70 @@ class Balloon::Core final : private vmbus::PacketPump {
     });
     if (!SendMessage(MessageType::kUnballoonRequest, &message,
                      sizeof(message.request) + count * sizeof(wire::PageRange))) {
-      return;
+      return TellBudget();
     }
     state_.operation = Operation::kDeflating;
     for (uint32_t i = 0; i < count; ++i) {
       ballooned_.RemoveRun(message.ranges[i].first(), message.ranges[i].count());
       ballooned_count_ -= message.ranges[i].count();
     }
+    TellBudget();
+  }
+
+  // What follows on what it was told of before.
+  void Add(uint64_t pages) {
+    if ((state_.capabilities & wire::kCanHotAdd) == 0 || state_.is_full) {
+      return GiveUp(absl::FailedPreconditionError(
+          absl::StrFormat("the guest takes no more memory: it has %d MiB", MiB(assigned()))));
+    }
+    pages = Claim(std::min(pages, kMostAdded - added_ % kMostAdded));
+    if (pages == 0) return;
+    if (const absl::Status status = options_.growth.grow(added_ + pages); !status.ok()) {
+      TellBudget();
+      return GiveUp(status);
+    }
+    wire::HotAddRequest request{.range = wire::PageRange::Make(options_.growth.first_page + added_, pages)};
+    if (!SendMessage(MessageType::kHotAddRequest, &request, sizeof(request))) return TellBudget();
+    state_.operation = Operation::kAdding;
+    state_.asked = pages;
+    state_.given = 0;
+  }
+
+  void Added(uint64_t pages) {
+    added_ += pages;
+    ballooned_.Grow(EndOf(added_));
+  }
+
+  // What the guest has been told of and will not answer any more may be in use.
+  void TakeAsAdded() {
+    if (state_.operation == Operation::kAdding) Added(state_.asked);
+  }
+
+  // Of pages that the guest is to get, those that it may; none: it goes on with what it has.
+  uint64_t Claim(uint64_t pages) {
+    if (options_.budget == nullptr) return pages;
+    pages = std::min(pages, options_.budget->Take(pages));
+    if (pages == 0) {
+      GiveUp(absl::ResourceExhaustedError(
+          absl::StrFormat("the host has no more memory for the guest: it has %d MiB", MiB(assigned()))));
+    }
+    return pages;
+  }
+  void TellBudget() {
+    if (options_.budget != nullptr) options_.budget->OnChange(status());
+  }
+
+  // It goes on with what it has.
+  void GiveUp(const absl::Status& status) {
+    state_.in_vain = 0;
+    state_.is_seeking = false;
+    state_.target = assigned();
+    Finish(status);
   }
 
   // What makes no sense now might later, after another request; so it is remembered that it made none.
   Take Break() {
+    TakeAsAdded();
     state_.phase = Phase::kBroken;
     state_.operation = Operation::kNone;
     state_.version = Version::kNone;
@@ -387,6 +471,8 @@ class Balloon::Core final : private vmbus::PacketPump {
         state_.operation = Operation::kNone;
         if (done_) late_.ArmIn(answer_within_);
         return Take::kMore;
+      case MessageType::kHotAddResponse:
+        return OnAdded(message);
       default:
         return Take::kMore;
     }
@@ -429,10 +515,11 @@ class Balloon::Core final : private vmbus::PacketPump {
     state_.has_report = true;
     state_.available = report.available;
     state_.committed = report.committed;
+    if (options_.budget != nullptr) options_.budget->OnReport(status());
     return Take::kMore;
   }
 
-  bool IsMemory(uint64_t first, uint64_t count) const {
+  bool IsMemory(uint64_t first, uint64_t count, uint64_t added) const {
     const uint64_t end = (first + count) << kPageShift;
     for (uint64_t at = first << kPageShift; at < end;) {
       const GuestMemory::Range* found = nullptr;
@@ -442,7 +529,8 @@ class Balloon::Core final : private vmbus::PacketPump {
       if (found == nullptr) return false;
       at = found->gpa + found->size_bytes;
     }
-    return true;
+    // The machine's memory has grown in larger pieces than the guest's.
+    return count == 0 || first + count <= EndOf(added);
   }
 
   // All of the message, or nothing.
@@ -457,7 +545,7 @@ class Balloon::Core final : private vmbus::PacketPump {
       wire::PageRange range;
       std::memcpy(&range, message.data() + i * sizeof(range), sizeof(range));
       total += range.count();
-      if (!IsMemory(range.first(), range.count())) return Take::kMalformed;
+      if (!IsMemory(range.first(), range.count(), added_)) return Take::kMalformed;
       if (range.count() != 0) ranges.push_back({range.first(), range.count()});
     }
     if (state_.given + total >= state_.asked + kPiece) return Take::kMalformed;
@@ -471,6 +559,7 @@ class Balloon::Core final : private vmbus::PacketPump {
     ballooned_count_ += total;
     state_.given += total;
     memory_.Discard(ranges);
+    TellBudget();
     AddWork(1 + ranges.size() + total / 64);
     // Who sends answers without a page is as late as who sends none.
     if (done_ && (total != 0 || !response.has_more())) late_.ArmIn(answer_within_);
@@ -483,16 +572,38 @@ class Balloon::Core final : private vmbus::PacketPump {
     state_.in_vain = state_.given == 0 ? state_.in_vain + 1 : 0;
     if (state_.in_vain == 0 || !state_.is_seeking || assigned() <= state_.target) return;
     if (state_.in_vain < kMostInVain) return rest_.ArmIn(kRest);
-    state_.in_vain = 0;
-    state_.is_seeking = false;
-    state_.target = assigned();
-    Finish(absl::FailedPreconditionError(
+    GiveUp(absl::FailedPreconditionError(
         absl::StrFormat("the guest gives up no more: it has kept %d MiB", MiB(assigned()))));
+  }
+
+  Take OnAdded(absl::Span<const uint8_t> message) {
+    wire::HotAddResponse response;
+    if (state_.operation != Operation::kAdding || !Read(message, response)) return Take::kMalformed;
+    if (response.page_count > state_.asked) return Take::kMalformed;
+    Added(response.page_count);
+    state_.operation = Operation::kNone;
+    TellBudget();
+    state_.is_full = response.page_count < state_.asked && (response.is_permanent & 1) != 0;
+    state_.in_vain = response.page_count == 0 ? state_.in_vain + 1 : 0;
+    if (done_) late_.ArmIn(answer_within_);
+    if (state_.in_vain == 0 || state_.is_full || !state_.is_seeking) {
+      state_.in_vain = 0;
+      return Take::kMore;
+    }
+    if (state_.in_vain < kMostInVain) {
+      rest_.ArmIn(kRest);
+    } else {
+      GiveUp(absl::FailedPreconditionError(
+          absl::StrFormat("the guest takes no more memory now: it has %d MiB", MiB(assigned()))));
+    }
+    return Take::kMore;
   }
 
   GuestMemory& memory_;
   const BalloonOptions options_;
-  const uint64_t memory_pages_;
+  const uint64_t first_pages_;  // that the machine began with
+  uint64_t first_end_ = 0;      // behind the last of them
+  uint64_t added_ = 0;          // and those that the guest has taken since
   Protocol state_;
   PageSet ballooned_;  // what the guest has given up, by its page numbers
   uint64_t ballooned_count_ = 0;
@@ -505,8 +616,8 @@ class Balloon::Core final : private vmbus::PacketPump {
 
 absl::StatusOr<std::unique_ptr<Balloon>> Balloon::Create(vmbus::Server& server, GuestMemory& memory,
                                                          const IntegrationResources& resources,
-                                                         const BalloonOptions& options) {
-  auto core = std::make_unique<Core>(memory, resources, options);
+                                                         BalloonOptions options) {
+  auto core = std::make_unique<Core>(memory, resources, std::move(options));
   RETURN_IF_ERROR(core->Offer(server, resources.executor));
   return std::unique_ptr<Balloon>(new Balloon(std::move(core)));
 }

@@ -84,6 +84,18 @@ TEST_P(MemoryTest, AddedMemoryIsTheGuestsAndTheHosts) {
   EXPECT_FALSE(machine().partition().AddMemory(2 * kOther, more.span().subspan(0, 100)).ok());
   EXPECT_EQ(memory.size_bytes(), kRamSize + 4 * kPageSize);
 
+  // What was added last goes again, and comes again, though it has run.
+  ASSERT_TRUE(machine().partition().RemoveLastMemory().ok());
+  EXPECT_EQ(memory.size_bytes(), kRamSize);
+  machine().Start(Mode::kLong, ReadAndWrite());
+  machine().Run(recorder_);
+  EXPECT_FALSE(recorder_.events.empty());
+  ASSERT_TRUE(machine().partition().AddMemory(kOther, pages.span()).ok());
+  recorder_.events.clear();
+  machine().Start(Mode::kLong, ReadAndWrite());
+  machine().Run(recorder_);
+  EXPECT_TRUE(recorder_.events.empty());
+
   // What the partition maps and host memory refuses is not mapped either.
   HostPages shadowed(4);
   ASSERT_TRUE(memory.AddRange(3 * kOther, shadowed.span()).ok());

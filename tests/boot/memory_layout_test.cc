@@ -49,6 +49,23 @@ TEST(MemoryLayoutTest, AFrameBufferIsAllThatVmbusHandsOut) {
   }
 }
 
+TEST(MemoryLayoutTest, RoomToGrowIsAboveAllMemory) {
+  const auto small = MemoryLayout::ForSize(512 * kMib, 8 * kMib, 4 * kGib);
+  ASSERT_TRUE(small.ok());
+  EXPECT_EQ(small->growth, (GpaRange{4 * kGib, 4 * kGib - 512 * kMib}));
+  EXPECT_EQ(small->high_mmio, MemoryLayout::ForSize(512 * kMib)->high_mmio);
+  EXPECT_EQ(small->E820(), MemoryLayout::ForSize(512 * kMib)->E820());
+  const auto large = MemoryLayout::ForSize(5 * kGib + kMib, 0, 100 * kGib + 3 * kMib);
+  ASSERT_TRUE(large.ok());
+  EXPECT_EQ(large->growth, (GpaRange{8 * kGib, 95 * kGib + 2 * kMib}));
+  EXPECT_EQ(large->high_mmio.gpa, 104 * kGib) << "nothing else is in the guest's last block";
+  EXPECT_EQ(MemoryLayout::ForSize(512 * kMib, 0, 512 * kMib)->growth, GpaRange{});
+  EXPECT_EQ(MemoryLayout::ForSize(512 * kMib)->growth, GpaRange{});
+  for (const uint64_t bytes : {511 * kMib, 513 * kMib + 4096, kMaxMemoryBytes + kMib, ~uint64_t{0}}) {
+    EXPECT_FALSE(MemoryLayout::ForSize(512 * kMib, 0, bytes).ok()) << bytes;
+  }
+}
+
 TEST(MemoryLayoutTest, RefusesTheImpossible) {
   for (uint64_t bytes : {uint64_t{0}, kMib, 2 * kMib + 4096, kMaxMemoryBytes + kMib, ~uint64_t{0}}) {
     EXPECT_EQ(MemoryLayout::ForSize(bytes).status().code(), absl::StatusCode::kInvalidArgument) << bytes;

@@ -3,9 +3,12 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <fstream>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -128,6 +131,46 @@ TEST_F(GuestMemoryTest, SharedPagesAreDirtyAtEachTake) {
     EXPECT_EQ(take(), 0u);
   }
   EXPECT_EQ(take(), 0u);
+}
+
+// Memory that comes while others use what there is, and goes when nobody does.
+TEST_F(GuestMemoryTest, ARangeAboveAllOthersComesAndGoes) {
+  constexpr uint64_t kTop = kHigh + (64 << 20);
+  const uint64_t size_before = memory_.size_bytes();
+  std::vector<uint8_t> bytes(16 * kPageSize);
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> seen{0};
+  std::thread reader([&] {
+    uint64_t word;
+    while (!stop) {
+      EXPECT_TRUE(memory_.ReadObject(kHigh, word));
+      for (uint64_t page = 0; page < 16; ++page) {
+        if (memory_.ReadObject(kTop + page * kPageSize, word)) seen = std::max<uint64_t>(seen, page + 1);
+      }
+    }
+  });
+  for (uint64_t page = 0; page < 16; ++page) {
+    ASSERT_TRUE(memory_.AddRange(kTop + page * kPageSize, absl::MakeSpan(&bytes[page * kPageSize], kPageSize)).ok());
+    while (seen != page + 1) std::this_thread::yield();
+  }
+  stop = true;
+  reader.join();
+  EXPECT_TRUE(memory_.Fill(kTop, 7, 16 * kPageSize));
+  EXPECT_EQ(memory_.size_bytes(), size_before + 16 * kPageSize);
+  memory_.RemoveLastRange();
+  EXPECT_FALSE(memory_.Fill(kTop, 7, 16 * kPageSize));
+  EXPECT_TRUE(memory_.Fill(kTop, 7, 15 * kPageSize));
+  // A log that is kept has all of it: a copy of what was there before may be another.
+  memory_.EnableDirtyTracking(true);
+  ASSERT_TRUE(memory_.AddRange(kTop + 15 * kPageSize, absl::MakeSpan(&bytes[15 * kPageSize], kPageSize)).ok());
+  uint64_t dirty = 0;
+  memory_.TakeDirty(kTop, 16, absl::MakeSpan(&dirty, 1));
+  EXPECT_EQ(dirty, uint64_t{1} << 15);
+  ASSERT_TRUE(memory_.Fill(kTop + 15 * kPageSize, 1, 1));
+  dirty = 0;
+  memory_.TakeDirty(kTop, 16, absl::MakeSpan(&dirty, 1));
+  EXPECT_EQ(dirty, uint64_t{1} << 15);
+  memory_.EnableDirtyTracking(false);
 }
 
 TEST_F(GuestMemoryTest, DiscardsWhatNobodyReliesOn) {

@@ -165,6 +165,7 @@ class FakePartition : public backend::Partition {
   FakePartition(const FakeClock& clock, uint64_t tsc_per_100ns) : clock_(clock), tsc_per_100ns_(tsc_per_100ns) {}
 
   absl::Status AddMemory(uint64_t, absl::Span<uint8_t>) override { return absl::OkStatus(); }
+  absl::Status RemoveLastMemory() override { return absl::OkStatus(); }
   absl::Status MapMemory(uint64_t, absl::Span<uint8_t>, backend::MapAccess) override { return absl::OkStatus(); }
   absl::Status UnmapMemory(uint64_t, uint64_t) override { return absl::OkStatus(); }
   absl::StatusOr<std::unique_ptr<backend::Vp>> CreateVp(VpIndex index, uint32_t apic_id,

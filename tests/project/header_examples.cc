@@ -360,6 +360,11 @@ absl::Status HostExample(backend::Backend* engine, const ByteSource* kernel, abs
   //> machine/host.h
   return status;
 }
+std::vector<uint64_t> MemoryBalanceExample() {
+  constexpr uint64_t kGib = uint64_t{1} << 30;
+  //> machine/memory_balance.h
+  return shares;
+}
 absl::Status PartitionPortsExample() {
   //> machine/partition_ports.h
   return status;

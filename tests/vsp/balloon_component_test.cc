@@ -6,6 +6,8 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -29,18 +31,24 @@ class BalloonSubject : private PlayedChannel {
       std::memset(host, 0, size_bytes);
       return size_bytes;
     });
-    balloon_ = *Balloon::Create(server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_});
+    BalloonOptions options{.growth = {.first_page = kGrowthFirst, .pages = kGrowthPages}};
+    options.growth.grow = [this](uint64_t pages) { return Grow(pages); };
+    balloon_ = *Balloon::Create(server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_},
+                                std::move(options));
     executor_.RunUntilIdle();
   }
 
   state::Component& component() { return *balloon_; }
 
   // Of all subjects: the histories are not empty.
-  static inline int opens = 0, ready = 0, given = 0, got_back = 0;
+  static inline int opens = 0, ready = 0, given = 0, got_back = 0, added = 0;
 
   void CopyWorld(BalloonSubject& from) {
     CopyWorldOf(from);
     last_ = from.last_;
+    asked_ = from.asked_;
+    EXPECT_TRUE(Grow(from.grown_).ok());
+    growth_bytes_ = from.growth_bytes_;
   }
 
   std::string Step(std::mt19937_64& random) {
@@ -60,7 +68,8 @@ class BalloonSubject : private PlayedChannel {
       timers_.AdvanceBy(random() % 130'000'000);
     } else if (what < 5) {
       // Its answer is no matter of state: after a restore nobody waits for it.
-      balloon_->SetTarget({.pages = random() % 2 == 0 ? kPages : random() % (kPages + 1)}, [](const absl::Status&) {});
+      balloon_->SetTarget({.pages = random() % 2 == 0 ? kPages : random() % (kPages + kGrowthPages + 1)},
+                          [](const absl::Status&) {});
     } else {
       seen = TakePacket();
       if (random() % 8 != 0) Say(random);
@@ -68,14 +77,27 @@ class BalloonSubject : private PlayedChannel {
     executor_.RunUntilIdle();
     const BalloonStatus status = balloon_->status();
     ready += status.version != wire::Version::kNone;
-    given += status.assigned != kPages;
+    given += status.assigned < status.memory;
+    added += status.memory > kPages;
     return absl::StrCat(seen, TakeMessages(hypervisor_, executor_), "version ", static_cast<uint32_t>(status.version),
-                        " assigned ", status.assigned, " target ", status.target, " available ", status.available,
-                        " demand ", status.demand, "\n");
+                        " assigned ", status.assigned, " memory ", status.memory, " promised ", status.promised,
+                        " target ", status.target, " available ", status.available, " demand ", status.demand, "\n");
   }
 
  private:
   static constexpr uint64_t kPages = 72, kFirst = 8;
+  static constexpr uint64_t kGrowthFirst = 1024, kGrowthPages = 40, kGrowthPiece = 8;
+
+  // As the machine does it that the balloon is part of.
+  absl::Status Grow(uint64_t pages) {
+    for (; grown_ < pages; grown_ += kGrowthPiece) {
+      const absl::Status status =
+          memory_.AddRange((kGrowthFirst + grown_) * kPageSize,
+                           absl::MakeSpan(&growth_bytes_[grown_ * kPageSize], kGrowthPiece * kPageSize));
+      EXPECT_TRUE(status.ok()) << status;
+    }
+    return absl::OkStatus();
+  }
 
   std::string TakePacket() {
     if (!is_open_) return "";
@@ -88,6 +110,11 @@ class BalloonSubject : private PlayedChannel {
     }
     std::memcpy(&last_, packet.payload, sizeof(last_));
     got_back += last_ == MessageType::kUnballoonRequest;
+    if (last_ == MessageType::kHotAddRequest) {
+      wire::HotAddRequest request;
+      std::memcpy(&request, packet.payload, sizeof(request));
+      asked_ = static_cast<uint32_t>(request.range.count());
+    }
     const std::string seen = absl::StrCat(
         "packet ", absl::BytesToHexString({reinterpret_cast<const char*>(packet.payload), packet.payload_size}), "\n");
     if (ring.Commit() == vmbus::Signal::kNeeded) Signal();
@@ -101,12 +128,14 @@ class BalloonSubject : private PlayedChannel {
     if (last_ == MessageType::kVersionResponse) type = MessageType::kCapabilitiesReport;
     if (last_ == MessageType::kBalloonRequest) type = MessageType::kBalloonResponse;
     if (last_ == MessageType::kUnballoonRequest) type = MessageType::kUnballoonResponse;
+    if (last_ == MessageType::kHotAddRequest) type = MessageType::kHotAddResponse;
     if (random() % 64 == 0) type = static_cast<MessageType>(random() % 13);
     union {
       wire::Header header;
       wire::VersionRequest version;
       wire::CapabilitiesReport capabilities;
       wire::StatusReport status;
+      wire::HotAddResponse hot_add;
       struct {
         wire::BalloonResponse response;
         wire::PageRange ranges[4];
@@ -121,7 +150,7 @@ class BalloonSubject : private PlayedChannel {
         size = sizeof(message.version);
         break;
       case MessageType::kCapabilitiesReport:
-        message.capabilities.capabilities = random() % 8 == 0 ? 0 : wire::kCanBalloon;
+        message.capabilities.capabilities = random() % 8 == 0 ? 0 : wire::kCanBalloon | wire::kCanHotAdd;
         size = sizeof(message.capabilities);
         break;
       case MessageType::kStatusReport:
@@ -143,6 +172,12 @@ class BalloonSubject : private PlayedChannel {
         size = sizeof(message.balloon.response) + count * sizeof(wire::PageRange);
         break;
       }
+      case MessageType::kHotAddResponse:
+        message.hot_add.page_count = random() % 4 == 0 ? random() % (asked_ + 1) : asked_;
+        message.hot_add.is_permanent = random() % 4 != 0;
+        size = sizeof(message.hot_add);
+        last_ = MessageType::kCapabilitiesResponse;
+        break;
       default:
         break;
     }
@@ -153,6 +188,9 @@ class BalloonSubject : private PlayedChannel {
   }
   std::unique_ptr<Balloon> balloon_;
   MessageType last_ = MessageType::kError;  // of the host's
+  uint32_t asked_ = 0;                      // how many new pages it has told of last
+  std::vector<uint8_t> growth_bytes_ = std::vector<uint8_t>(kGrowthPages * kPageSize);
+  uint64_t grown_ = 0;
 };
 
 TEST(BalloonComponentTest, KeepsItsState) {
@@ -161,6 +199,7 @@ TEST(BalloonComponentTest, KeepsItsState) {
   EXPECT_GT(BalloonSubject::ready, 200);
   EXPECT_GT(BalloonSubject::given, 50);
   EXPECT_GT(BalloonSubject::got_back, 10);
+  EXPECT_GT(BalloonSubject::added, 50);
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ TEST(BalloonHostileTest, RandomBytes) {
   }
   EXPECT_GT(harness.given, 1000u);
   EXPECT_GT(harness.given_back, 300u);
+  EXPECT_GT(harness.added, 300u);
 }
 
 }  // namespace

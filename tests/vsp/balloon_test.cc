@@ -47,6 +47,31 @@ class BalloonTest : public ProviderFixture<vsc::BalloonClient> {
     });
     MakeBalloon({.min_pages = 256});
   }
+  // Room for memory beyond what there is, which becomes memory in pieces.
+  static constexpr uint64_t kGrowthFirst = 64 << 20 >> kPageShift, kGrowthPages = 8 << 20 >> kPageShift;
+  static constexpr uint64_t kGrowthPiece = 2 << 20 >> kPageShift;
+  BalloonOptions Growing() {
+    BalloonOptions options{.min_pages = 256, .growth = {.first_page = kGrowthFirst, .pages = kGrowthPages}};
+    options.growth.grow = [this](uint64_t pages) {
+      if (!host_status_.ok()) return host_status_;
+      for (; grown_ < pages; grown_ += kGrowthPiece) {
+        const absl::Status status =
+            memory_.AddRange((kGrowthFirst + grown_) << kPageShift,
+                             absl::MakeSpan(growth_.get() + (grown_ << kPageShift), kGrowthPiece << kPageShift));
+        EXPECT_TRUE(status.ok()) << status;
+      }
+      return absl::OkStatus();
+    };
+    options.budget = budget_;
+    return options;
+  }
+  // In place of the one that SetUp has made.
+  void Remake(BalloonOptions options) {
+    child_.reset();
+    balloon_.reset();
+    server_->Reset();
+    MakeBalloon(std::move(options));
+  }
   void MakeBalloon(const BalloonOptions& options) {
     balloon_ =
         *Balloon::Create(*server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_}, options);
@@ -107,13 +132,13 @@ class BalloonTest : public ProviderFixture<vsc::BalloonClient> {
     child_->client().Signal(channel_);
     Pump();
   }
-  void Agree() {
+  void Agree(uint64_t capabilities = wire::kCanBalloon) {
     const wire::VersionRequest version{.header = {MessageType::kVersionRequest, sizeof(version), 1},
                                        .version = Version::k3};
     Put(&version, sizeof(version));
-    const wire::CapabilitiesReport capabilities{.header = {MessageType::kCapabilitiesReport, sizeof(capabilities), 2},
-                                                .capabilities = wire::kCanBalloon};
-    Put(&capabilities, sizeof(capabilities));
+    const wire::CapabilitiesReport report{.header = {MessageType::kCapabilitiesReport, sizeof(report), 2},
+                                          .capabilities = capabilities};
+    Put(&report, sizeof(report));
     while (!Take().empty()) {
     }
     ASSERT_EQ(balloon_->status().version, Version::k3);
@@ -129,6 +154,17 @@ class BalloonTest : public ProviderFixture<vsc::BalloonClient> {
     Put(message.data(), size);
   }
   uint64_t given_up() const { return kPages - balloon_->status().assigned; }
+  void PutAdded(uint32_t pages, uint32_t is_permanent) {
+    const wire::HotAddResponse response{.header = {MessageType::kHotAddResponse, sizeof(response), 4},
+                                        .page_count = pages,
+                                        .is_permanent = is_permanent};
+    Put(&response, sizeof(response));
+  }
+
+  const std::shared_ptr<uint8_t> growth_ = MakeZeroPages(kGrowthPages << kPageShift);
+  uint64_t grown_ = 0;
+  absl::Status host_status_;
+  MemoryBudget* budget_ = nullptr;
 
   std::unique_ptr<Balloon> balloon_;
   uint64_t discarded_ = 0;
@@ -238,11 +274,12 @@ TEST_F(BalloonTest, AGuestThatSpeaksNoVersionIsRefused) {
 TEST_F(BalloonTest, AgreesWithAModelOfPages) {
   const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
+  Remake(Growing());
   struct Guest {
     std::mt19937& random;
     GuestMemory& memory;
     std::set<uint64_t> own, given;
-    uint64_t willing = kPages;
+    uint64_t willing = kPages, added = 0;
     int errors = 0;
   } guest{random, memory_, {}, {}};
   const auto stamp = [&](uint64_t page) { return page * 0x9E3779B97F4A7C15 | 1; };
@@ -260,7 +297,8 @@ TEST_F(BalloonTest, AgreesWithAModelOfPages) {
       uint64_t left = std::min<uint64_t>(pages, guest.willing);
       most = std::min<uint32_t>(most, 1 + guest.random() % 40);
       while (left != 0 && count < most && !guest.own.empty()) {
-        auto at = guest.own.lower_bound(guest.random() % kPages);
+        auto at =
+            guest.own.lower_bound(guest.random() % (guest.random() % 4 == 0 ? kGrowthFirst + kGrowthPages : kPages));
         if (at == guest.own.end()) at = guest.own.begin();
         const uint64_t first = *at;
         const uint64_t wanted = std::min<uint64_t>(left, 1 + guest.random() % 700);
@@ -285,6 +323,18 @@ TEST_F(BalloonTest, AgreesWithAModelOfPages) {
         guest.errors += !guest.memory.WriteObject(page << kPageShift, page * 0x9E3779B97F4A7C15 | 1);
       }
     };
+    client.take_new = [](void* context, PageRange range) -> uint32_t {
+      auto& guest = *static_cast<Guest*>(context);
+      guest.errors += range.first() != kGrowthFirst + guest.added;
+      for (uint64_t page = range.first(); page < range.first() + range.count(); ++page) {
+        uint64_t word = 1;
+        guest.errors += !guest.memory.ReadObject(page << kPageShift, word) || word != 0;
+        guest.own.insert(page);
+        guest.errors += !guest.memory.WriteObject(page << kPageShift, page * 0x9E3779B97F4A7C15 | 1);
+      }
+      guest.added += range.count();
+      return static_cast<uint32_t>(range.count());
+    };
     client.Start();
     Pump();
     ASSERT_EQ(client.state(), vsc::BalloonClient::State::kReady);
@@ -293,7 +343,7 @@ TEST_F(BalloonTest, AgreesWithAModelOfPages) {
     for (int step = 0; step < 12; ++step) {
       guest.willing = random() % 4 == 0 ? random() % 2000 : kPages;
       const uint64_t before = balloon_->status().assigned;
-      const uint64_t target = 256 + random() % (kPages - 255);
+      const uint64_t target = 256 + random() % (kPages + kGrowthPages - 255);
       const std::vector<std::string> answers = SetTarget(target);
       ASSERT_EQ(answers.size(), 1u) << "seed " << seed;
       const uint64_t assigned = balloon_->status().assigned;
@@ -305,7 +355,8 @@ TEST_F(BalloonTest, AgreesWithAModelOfPages) {
         ASSERT_TRUE(assigned > target && assigned <= before);
         ASSERT_EQ(balloon_->status().target, assigned);
       }
-      ASSERT_EQ(kPages - assigned, guest.given.size()) << "seed " << seed;
+      ASSERT_EQ(kPages + guest.added - assigned, guest.given.size()) << "seed " << seed;
+      ASSERT_EQ(balloon_->status().memory, kPages + guest.added);
       ASSERT_EQ(guest.errors, 0) << "seed " << seed;
       ASSERT_TRUE(client.Report(guest.own.size(), 1000 + guest.given.size()));
       Pump();
@@ -314,17 +365,20 @@ TEST_F(BalloonTest, AgreesWithAModelOfPages) {
     }
     EXPECT_GT(reached, 2);
     uint64_t word;
-    for (uint64_t page = kFirst; page < kPages; ++page) {
+    for (uint64_t page = kFirst; page < kGrowthFirst + guest.added; ++page) {
+      if (page == kPages) page = kGrowthFirst;
+      if (page == kGrowthFirst + guest.added) break;
       ASSERT_TRUE(memory_.ReadObject(page << kPageShift, word));
       ASSERT_EQ(word, guest.given.contains(page) ? 0 : stamp(page)) << page << ", seed " << seed;
     }
     CloseChannel();
     // What the driver had given up is the guest's, who has forgotten it.
-    EXPECT_EQ(balloon_->status().assigned, kPages);
+    EXPECT_EQ(balloon_->status().assigned, kPages + guest.added);
     for (const uint64_t page : guest.given) ASSERT_TRUE(memory_.WriteObject(page << kPageShift, stamp(page)));
     guest.own.merge(guest.given);
     guest.given.clear();
   }
+  EXPECT_GT(guest.added, 0u);
 }
 
 TEST_F(BalloonTest, LiesAreNotBelieved) {
@@ -485,6 +539,223 @@ TEST_F(BalloonTest, ADevicesMemoryIsNotAmongIt) {
   EXPECT_EQ(discarded_, 0u);
   EXPECT_EQ(balloon_->status().assigned, kPages);
   EXPECT_EQ(balloon_->status().version, Version::kNone) << "it is heard no more";
+}
+
+// As Linux' answers are (hot_add_req).
+TEST_F(BalloonTest, GoldenBytesOfNewMemory) {
+  Remake(Growing());
+  OpenChannel();
+  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  EXPECT_EQ(balloon_->status().max, kPages + kGrowthPages);
+  EXPECT_THAT(SetTarget(kPages + kGrowthPages + 1), ElementsAre(HasSubstr("is not between 1 and 24 MiB")));
+  std::vector<std::string> told;
+  balloon_->SetTarget({.pages = kPages + 0x300},
+                      [&](const absl::Status& status) { told.push_back(status.ToString()); });
+  Pump();
+  EXPECT_EQ(Take(),
+            "0a00100003000000"
+            "0040000000000300");  // 0x300 pages from page 0x4000 on
+  EXPECT_EQ(grown_, 0x400u) << "in pieces";
+  EXPECT_EQ(balloon_->status().assigned, kPages);
+  EXPECT_EQ(balloon_->status().promised, kPages + 0x300);
+  const std::string answer = absl::HexStringToBytes(
+      "0b001000"
+      "08000000"
+      "00030000"
+      "01000000");
+  Put(answer.data(), answer.size());
+  EXPECT_THAT(told, ElementsAre("OK"));
+  EXPECT_EQ(balloon_->status().assigned, kPages + 0x300);
+  EXPECT_EQ(balloon_->status().memory, kPages + 0x300);
+  CloseChannel();
+  EXPECT_EQ(balloon_->status().assigned, kPages + 0x300) << "though the driver is gone";
+  balloon_->Reset();
+  EXPECT_EQ(balloon_->status().memory, kPages);
+}
+
+TEST_F(BalloonTest, NewMemoryFollowsOnWhatTheGuestHas) {
+  Remake(Growing());
+  OpenChannel();
+  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  // First comes back what was given up.
+  EXPECT_THAT(SetTarget(kPages - 512), IsEmpty());
+  ASSERT_NE(Take(), "");
+  PutRanges({PageRange::Make(1024, 512)});
+  EXPECT_THAT(SetTarget(kPages + 100), IsEmpty());
+  EXPECT_THAT(Take(), HasSubstr("0800"));
+  const wire::Header thanks{MessageType::kUnballoonResponse, sizeof(thanks), 5};
+  Put(&thanks, sizeof(thanks));
+  EXPECT_THAT(Take(), HasSubstr("0040000000640000"));
+  PutAdded(100, 1);
+  // It gives up what is new as it does the rest; but what it was not told of is not its own, though it is memory.
+  EXPECT_THAT(SetTarget(kPages - 300), IsEmpty());
+  ASSERT_NE(Take(), "");
+  PutRanges({PageRange::Make(kGrowthFirst, 100), PageRange::Make(2048, 300)});
+  EXPECT_EQ(given_up(), 300u);
+  EXPECT_THAT(SetTarget(kPages - 600), IsEmpty());
+  ASSERT_NE(Take(), "");
+  PutRanges({PageRange::Make(kGrowthFirst + 100, 1)});
+  EXPECT_EQ(balloon_->status().version, Version::kNone) << "it is heard no more";
+  CloseChannel();
+}
+
+TEST_F(BalloonTest, AGuestMayTakeLessOfNewMemory) {
+  Remake(Growing());
+  OpenChannel();
+  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  // Not now: it is asked again, and at last no more.
+  std::vector<std::string> told;
+  const auto tell = [&](const absl::Status& status) { told.push_back(status.ToString()); };
+  balloon_->SetTarget({.pages = kPages + 600}, tell);
+  Pump();
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_THAT(Take(), HasSubstr("0040000000580200")) << i;
+    PutAdded(0, 0);
+    timers_.AdvanceBy(5'000'000);
+    Pump();
+  }
+  EXPECT_EQ(Take(), "");
+  EXPECT_THAT(told, ElementsAre(HasSubstr("takes no more memory now: it has 16 MiB")));
+  EXPECT_EQ(balloon_->status().target, kPages);
+  // Some, and no more for good.
+  told.clear();
+  balloon_->SetTarget({.pages = kPages + 600}, tell);
+  Pump();
+  ASSERT_NE(Take(), "");
+  PutAdded(512, 1);
+  EXPECT_THAT(told, ElementsAre(HasSubstr("takes no more memory: it has 18 MiB")));
+  EXPECT_EQ(balloon_->status().assigned, kPages + 512);
+  EXPECT_EQ(Take(), "");
+  EXPECT_THAT(SetTarget(kPages + 600), ElementsAre(HasSubstr("takes no more memory: it has 18 MiB")));
+  EXPECT_THAT(SetTarget(kPages + 512), ElementsAre("OK"));
+  CloseChannel();
+  // One that says at once that it takes none.
+  OpenChannel();
+  Agree();
+  EXPECT_THAT(SetTarget(kPages + 600), ElementsAre(HasSubstr("takes no more memory: it has 18 MiB")));
+  CloseChannel();
+  // The host has none.
+  OpenChannel();
+  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  host_status_ = absl::ResourceExhaustedError("the host refuses");
+  EXPECT_THAT(SetTarget(kPages + 600), ElementsAre(HasSubstr("the host refuses")));
+  EXPECT_EQ(Take(), "");
+  CloseChannel();
+}
+
+TEST_F(BalloonTest, LiesAboutNewMemoryAreNotBelieved) {
+  Remake(Growing());
+  const uint32_t short_one[] = {0x000C000B, 1, 600};
+  const std::vector<std::pair<const char*, std::function<void()>>> lies = {
+      {"more than it was told of", [&] { PutAdded(601, 1); }},
+      {"2^32 - 1 pages", [&] { PutAdded(~0u, 1); }},
+      {"too short to be an answer", [&] { Put(short_one, sizeof(short_one)); }},
+      {"an answer to another question", [&] { PutRanges({PageRange::Make(300, 4)}); }},
+  };
+  uint64_t has = kPages;
+  for (const auto& [name, lie] : lies) {
+    SCOPED_TRACE(name);
+    OpenChannel();
+    Agree(wire::kCanBalloon | wire::kCanHotAdd);
+    std::vector<std::string> told;
+    balloon_->SetTarget({.pages = has + 400}, [&](const absl::Status& status) { told.push_back(status.ToString()); });
+    Pump();
+    ASSERT_NE(Take(), "");
+    lie();
+    EXPECT_THAT(told, ElementsAre(HasSubstr("has broken the protocol")));
+    // It may use what it was told of, whatever it says.
+    has += 400;
+    EXPECT_EQ(balloon_->status().assigned, has);
+    CloseChannel();
+    EXPECT_EQ(balloon_->status().assigned, has);
+  }
+  OpenChannel();
+  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  PutAdded(1, 1);
+  EXPECT_EQ(balloon_->status().version, Version::kNone) << "nobody has asked";
+  EXPECT_EQ(balloon_->status().assigned, has);
+  CloseChannel();
+}
+
+// Who never answers is told of nothing more, and counts as having it.
+TEST_F(BalloonTest, ANewPageIsTheGuestsOnceItWasToldOfIt) {
+  Remake(Growing());
+  OpenChannel();
+  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  std::vector<std::string> told;
+  balloon_->SetTarget({.pages = kPages + 100}, [&](const absl::Status& status) { told.push_back(status.ToString()); });
+  Pump();
+  ASSERT_NE(Take(), "");
+  timers_.AdvanceBy(110'000'000);
+  Pump();
+  EXPECT_THAT(told, ElementsAre(HasSubstr("does not answer")));
+  balloon_->SetTarget({.pages = kPages + 200}, [](const absl::Status&) {});
+  Pump();
+  EXPECT_EQ(Take(), "") << "one request at a time";
+  EXPECT_EQ(balloon_->status().promised, kPages + 100);
+  CloseChannel();
+  EXPECT_EQ(balloon_->status().assigned, kPages + 100);
+}
+
+// A host that has a word in it: what a guest is to get it asks for, and it hears of all that it has.
+TEST_F(BalloonTest, ABudgetHasTheLastWord) {
+  struct Budget : MemoryBudget {
+    uint64_t Take(uint64_t pages) override {
+      const uint64_t taken = std::min(pages, left);
+      left -= taken;
+      has += taken;
+      return taken;
+    }
+    void OnChange(const BalloonStatus& status) override {
+      left += has - status.promised;
+      has = status.promised;
+    }
+    void OnReport(const BalloonStatus& status) override { needed = status.demand; }
+    uint64_t left = 700, has = kPages, needed = 0;
+  } budget;
+  budget_ = &budget;
+  Remake(Growing());
+  OpenChannel();
+  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  EXPECT_THAT(SetTarget(kPages - 512), IsEmpty());
+  ASSERT_NE(Take(), "");
+  PutRanges({PageRange::Make(1024, 512)});
+  EXPECT_EQ(budget.has, kPages - 512);
+  EXPECT_EQ(budget.left, 1212u);
+  budget.left = 300;
+  std::vector<std::string> told;
+  balloon_->SetTarget({.pages = kPages + 512}, [&](const absl::Status& status) { told.push_back(status.ToString()); });
+  Pump();
+  EXPECT_THAT(Take(), HasSubstr("00040000002c0100")) << "300 pages from 1024 on";
+  EXPECT_EQ(budget.left, 0u);
+  const wire::Header thanks{MessageType::kUnballoonResponse, sizeof(thanks), 5};
+  Put(&thanks, sizeof(thanks));
+  EXPECT_THAT(told,
+              ElementsAre(HasSubstr("RESOURCE_EXHAUSTED: the host has no more memory for the guest: it has 15 MiB")));
+  EXPECT_EQ(budget.has, kPages - 212);
+  budget.left = 500;
+  told.clear();
+  balloon_->SetTarget({.pages = kPages + 512}, [&](const absl::Status& status) { told.push_back(status.ToString()); });
+  Pump();
+  ASSERT_NE(Take(), "");
+  Put(&thanks, sizeof(thanks));
+  EXPECT_THAT(Take(), HasSubstr("0040000000200100")) << "and 288 new ones";
+  EXPECT_EQ(budget.has, kPages + 288);
+  EXPECT_EQ(budget.left, 0u);
+  PutAdded(100, 1);
+  EXPECT_EQ(budget.has, kPages + 100);
+  EXPECT_EQ(budget.left, 188u);
+  EXPECT_THAT(told, ElementsAre(HasSubstr("takes no more memory")));
+  const wire::StatusReport report{.header = {MessageType::kStatusReport, sizeof(report), 9}, .committed = 77};
+  Put(&report, sizeof(report));
+  EXPECT_EQ(budget.needed, 77u);
+  // What it has back without asking is counted all the same.
+  EXPECT_THAT(SetTarget(kPages), IsEmpty());
+  ASSERT_NE(Take(), "");
+  PutRanges({PageRange::Make(1024, 100)});
+  EXPECT_EQ(budget.has, kPages);
+  CloseChannel();
+  EXPECT_EQ(budget.has, kPages + 100);
 }
 
 // Who is told that another target was set may set one in turn, in place of that one.

@@ -11,7 +11,7 @@
 // An engine knows neither VMBus nor the meaning of a hypercall. The hypervisor interface that a guest sees is one
 // implementation in the partition library, the same on every engine. What engines do differently is data (BackendCaps).
 //
-// Life: Backend -> CreatePartition -> AddMemory, CreateVp (all before the first Run) -> one thread a VP calls Vp::Run
+// Life: Backend -> CreatePartition -> AddMemory, CreateVp (before the first Run) -> one thread a VP calls Vp::Run
 // until the machine ends -> VPs and partition are destroyed when no thread is inside Run, or reset and run again.
 //
 // Exits come as calls to an ExitHandler on the VP's own thread. An engine holds no lock during such a call, and the
@@ -241,8 +241,11 @@ class Partition {
 
   // Makes `host` the guest's memory at `gpa`, for the guest, who may do anything there, and for the host: maps it and
   // adds it to the GuestMemory that the partition was created with. Whole pages, no overlap; the bytes outlive both.
-  // Before the first Run. Errors are those of MapMemory and GuestMemory::AddRange, and change nothing.
+  // Before the first Run, or, above all other memory, while VPs run. Errors are those of MapMemory and GuestMemory::AddRange, and change
+  // nothing.
   virtual absl::Status AddMemory(uint64_t gpa, absl::Span<uint8_t> host) = 0;
+  // Takes the memory above all other away again, from the guest and from GuestMemory. No VP runs, and nobody uses its bytes.
+  virtual absl::Status RemoveLastMemory() = 0;
 
   // Maps host bytes for the guest alone: a ROM, a device's memory. Whole pages, no overlap. The memory outlives the
   // partition. Allowed while VPs run. ResourceExhausted: no room for another region.

@@ -4,6 +4,7 @@
 //   0          ┌ memory; its last KiB below 640 KiB and the ROM area up to 1 MiB are not for the guest's use
 //   3 GiB      ├ hole: 0xF8000000 MMIO for VMBus devices or a frame buffer, 0xFEC00000 IOAPIC, 0xFEE00000 local APIC
 //   4 GiB      ├ memory beyond the first 3 GiB
+//              ├ room for memory that is added while the machine runs
 //   ~64 GiB    └ MMIO for VMBus devices, above all memory
 //
 // Source: ACPI 6.4, 15 "System Address Map Interfaces"; the MMIO ranges are those of a generation 1 VM.
@@ -48,10 +49,14 @@ struct E820Entry {
 struct MemoryLayout {
   std::vector<GpaRange> memory;  // one range, or two around the hole
   GpaRange high_mmio;
-  GpaRange video{};  // a frame buffer; empty: there is none
+  GpaRange video{};   // a frame buffer; empty: there is none
+  GpaRange growth{};  // what may become memory while the machine runs, of which no E820 map tells; empty: there is none
 
-  // InvalidArgument: less than 2 MiB, more than 4 TiB, or not whole MiB; a frame buffer that is no power of two of MiB or larger than kLowMmio.
-  static absl::StatusOr<MemoryLayout> ForSize(uint64_t memory_bytes, uint64_t video_bytes = 0);
+  // `max_memory_bytes` is what the machine may grow to; 0: it does not.
+  // InvalidArgument: less than 2 MiB, more than 4 TiB, or not whole MiB; to grow to less than it begins with; a frame buffer that is no
+  // power of two of MiB or larger than kLowMmio.
+  static absl::StatusOr<MemoryLayout> ForSize(uint64_t memory_bytes, uint64_t video_bytes = 0,
+                                              uint64_t max_memory_bytes = 0);
 
   // What VMBus hands out below 4 GiB: the frame buffer alone where there is one, so that a guest which asks for as much gets just that.
   GpaRange low_mmio() const { return video.size_bytes != 0 ? video : kLowMmio; }

@@ -4,7 +4,8 @@
 // A channel of its own, whose packets' payloads are a Header and what the type says, without a pipe's header. The guest speaks first: it
 // asks for a version (kVersionRequest) until the host accepts one, then says what it can do (kCapabilitiesReport). From then on it
 // tells how much memory it has and wants (kStatusReport), and the host asks, one request at a time, for pages (kBalloonRequest, answered
-// by any number of kBalloonResponse), or gives some of them back (kUnballoonRequest, kUnballoonResponse).
+// by any number of kBalloonResponse), or gives some of them back (kUnballoonRequest, kUnballoonResponse),
+// or has it use memory that it has not had before (kHotAddRequest, kHotAddResponse).
 //
 // A transaction id is the sender's own count; answers do not carry their request's.
 //
@@ -157,6 +158,26 @@ static_assert(sizeof(UnballoonRequest) == 16);
 static_assert(offsetof(UnballoonRequest, header) == 0x00 && offsetof(UnballoonRequest, has_more) == 0x08 &&
               offsetof(UnballoonRequest, range_count) == 0x0C);
 inline constexpr uint32_t kMaxUnballoonRanges = (kMaxMessageBytes - sizeof(UnballoonRequest)) / sizeof(PageRange);
+
+// Linux adds whole blocks to its map, of 128 MiB or more, and uses of each what it was told of; what follows on it may be told of later.
+// Answered when it has done so, by HotAddResponse.
+// Source: Linux, dm_hot_add.
+struct HotAddRequest {
+  Header header;    // 0x00
+  PageRange range;  // 0x08
+};
+static_assert(sizeof(HotAddRequest) == 16);
+static_assert(offsetof(HotAddRequest, header) == 0x00 && offsetof(HotAddRequest, range) == 0x08);
+
+// Source: Linux, dm_hot_add_response and hot_add_req.
+struct HotAddResponse {
+  Header header;          // 0x00
+  uint32_t page_count;    // 0x08  how many pages were added, from the first on
+  uint32_t is_permanent;  // 0x0C  1 with fewer than were asked for: there will not be more; 0: another time there may
+};
+static_assert(sizeof(HotAddResponse) == 16);
+static_assert(offsetof(HotAddResponse, header) == 0x00 && offsetof(HotAddResponse, page_count) == 0x08 &&
+              offsetof(HotAddResponse, is_permanent) == 0x0C);
 
 }  // namespace hvsdk::hvdef::dynamic_memory
 

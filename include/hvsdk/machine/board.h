@@ -55,7 +55,8 @@ namespace hvsdk::machine {
 struct BoardOptions {
   backend::Backend* backend = nullptr;
   uint64_t memory_bytes = uint64_t{512} << 20;
-  uint64_t video_bytes = 0;  // of a frame buffer (MemoryLayout::video)
+  uint64_t max_memory_bytes = 0;  // what it may grow to (GrowMemory); 0: it does not
+  uint64_t video_bytes = 0;       // of a frame buffer (MemoryLayout::video)
   uint32_t cpus = 1;
   Processor processor = Processor::kHost;
   partition::PartitionEvents* events = nullptr;  // resets and crashes that the guest asks for by MSR
@@ -150,11 +151,18 @@ class Board final : private backend::ExitHandler {
   // paused, or before Run.
   std::vector<state::Component*> components();
 
-  // Back to the board that AddProcessors has left, with memory zero, as a PC's reset does it; parts reset what is theirs. While
+  // Back to the board that AddProcessors has left, with memory zero and as much as there was, as a PC's reset does it; parts reset what is theirs. While
   // paused. Errors: the host refused something, and the board is of no more use.
   absl::Status Reset();
 
-  // Guest memory's bytes, all ranges of the layout one behind the other, a frame buffer last.
+  // Makes the first `size_bytes` of MemoryLayout::growth memory, and whatever follows in the same piece: 128 MiB, or more where there
+  // would be too many of those. What has been made memory stays that until a reset. Nothing of the guest's is looked at; who calls
+  // tells it. On the loop's thread. InvalidArgument: more than the room that there is. Others: the host or the engine refuses.
+  absl::Status GrowMemory(uint64_t size_bytes);
+  uint64_t grown_bytes() const { return grown_bytes_; }
+
+  // Guest memory's bytes, all ranges of the layout one behind the other, then a frame buffer, and last the room for growth, which nobody
+  // has touched beyond grown_bytes().
   os::HostMemory& host_memory() { return *host_memory_; }
 
   // The last hypercall of a VP, for a trace: what a layer's OnHypercall may look at after the call. *VP thread only*.
@@ -176,6 +184,8 @@ class Board final : private backend::ExitHandler {
   absl::Status Build(boot::LoadInput& blame);
   absl::Status BuildMemory();
   absl::Status BuildPartition();
+  absl::Status ShrinkMemory();
+  friend class GrownMemory;
 
   // backend::ExitHandler, below all layers.
   void OnPortRead(backend::Vp& vp, uint16_t port, absl::Span<uint8_t> data) override {
@@ -220,6 +230,7 @@ class Board final : private backend::ExitHandler {
   boot::MemoryLayout layout_;
   GuestMemory memory_;
   std::shared_ptr<os::HostMemory> host_memory_;
+  uint64_t grown_bytes_ = 0;
   std::unique_ptr<backend::Partition> engine_;
   CpuidTable processor_cpuid_;
   std::unique_ptr<partition::ReferenceClock> clock_;

@@ -36,6 +36,8 @@ class DirtyLog {
 
   // Pages of the machine.
   uint64_t pages() const { return board_.host_memory().bytes().size() >> kPageShift; }
+  // Adds those that the machine has, or has had, which may be anything but zero: all but room that it has not grown into.
+  void AddPresent(PageSet& pages) const { pages.AddRun(0, present()); }
   bool is_enabled() const { return is_enabled_; }
 
   // From now on, until this is destroyed. Costs the guest a fault for each page that it writes anew after a Take. Unimplemented: the
@@ -47,6 +49,10 @@ class DirtyLog {
   absl::Status Take(PageSet& dirty);
 
  private:
+  uint64_t present() const {
+    return pages() - ((board_.layout().growth.size_bytes - board_.grown_bytes()) >> kPageShift);
+  }
+
   Board& board_;
   bool is_enabled_ = false;
 };

@@ -12,6 +12,10 @@
 //   ...
 //   host.Wait();  // until the last machine has ended
 //
+// Memory counts as a guest's from the beginning, and with what is added to it, less what it has given up (vsp/balloon.h); so what a
+// guest has given up another may have, and its own host has the last word on whether it comes back. Only a guest that is reset, or whose
+// driver goes, has it back at once: then the machines may have more than the limit until one gives up some again.
+//
 // Threads: each machine has one for each VP. I/O is done by threads that run an event loop each: as many as HostOptions
 // allow, and a new machine goes to the one with the fewest machines. So machines share a thread of I/O, or have one of
 // their own if there may be as many threads as machines.
@@ -50,7 +54,11 @@ constexpr uint64_t ToInt(PartitionId id) { return static_cast<uint64_t>(id); }
 
 struct HostOptions {
   uint64_t memory_bytes = ~uint64_t{0};  // of all guests together
-  uint32_t io_threads = 1;               // at most, and at least one
+  // Moves memory between machines with balloons by what their guests say that they need (memory_balance.h): whenever one reports, and another
+  // has more than is due to it, that one gives some up, and who has less gets what is left. A target that somebody else sets lasts until
+  // then. Between MachineIntegration::balloon_min_bytes and the larger of MachineOptions::memory_bytes and max_memory_bytes.
+  bool balance_memory = false;
+  uint32_t io_threads = 1;  // at most, and at least one
 };
 
 struct HostedMachine {
@@ -69,7 +77,8 @@ struct PartitionInfo {
 
   PartitionId id{};
   std::string name;
-  uint64_t memory_bytes = 0;
+  uint64_t memory_bytes = 0;         // now
+  uint64_t memory_needed_bytes = 0;  // by its guest's last report; 0: there was none
   State state = State::kCreated;
   std::vector<ConnectionId> lost_connections;  // of a restored machine (PartitionPorts::lost)
 };
@@ -126,6 +135,9 @@ class Host {
   void StartLocked(Partition& partition);
   // The machine has ended; on its thread of I/O.
   void Remove(Partition& partition, const MachineResult& result);
+  // What is left of the limit, and moves memory to where it is due. Under the lock.
+  uint64_t MemoryLeft() const;
+  void BalanceMemory();
   // nullptr: not there, or ending. Under the lock.
   Partition* Find(PartitionId id) const;
 

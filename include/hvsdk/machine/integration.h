@@ -23,6 +23,7 @@ struct MachineIntegration {
   bool time_samples_only = false;  // vsp::TimeSyncOptions
   bool balloon = true;             // the guest gives memory up when it is asked to, and what it does not use by itself
   uint64_t balloon_min_bytes = 0;  // vsp::BalloonOptions
+  vsp::MemoryBudget* memory_budget = nullptr;  // likewise
   bool key_value = true;
   bool file_copy = true;
   bool backup = true;  // the guest's file systems stand still when they are asked to

@@ -127,6 +127,9 @@ struct MachineOptions {
   const boot::ByteSource* initrd = nullptr;  // may be null
   std::string command_line;
   uint64_t memory_bytes = uint64_t{512} << 20;
+  // What it may grow to by its balloon (vsp::Balloon::SetTarget), in whole MiB; 0: it does not grow. Not for a deterministic machine, nor for
+  // one without a balloon.
+  uint64_t max_memory_bytes = 0;
   uint32_t cpus = 2;
   Processor processor = Processor::kHost;
   // LUNs 0, 1, ... of one SCSI controller, unless they say otherwise; let go of by DetachDisk. No device, and no drive: none there, and a guest that

@@ -6,8 +6,8 @@
 // by host ranges handed to the operating system (Pointer), which nobody inspects.
 //
 // Shapes and limits: up to 64 ranges of whole 4 KiB pages, sorted, not overlapping, added before the first VP
-// runs. Gaps between ranges (the hole below 4 GiB) are not memory: an access that touches one fails as a whole and
-// has no effect.
+// runs, or above all others at any time. Gaps between ranges (the hole below 4 GiB) are not memory: an access that
+// touches one fails as a whole and has no effect.
 //
 // Thread-safe once the ranges are in place. Guest-chosen addresses are valid arguments everywhere: they are answered
 // with `false` or nullptr, never with a crash.
@@ -22,6 +22,7 @@
 #ifndef HVSDK_MEMORY_GUEST_MEMORY_H_
 #define HVSDK_MEMORY_GUEST_MEMORY_H_
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -114,18 +115,28 @@ class GuestMemory {
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
 
-  // Makes `host` the memory at `gpa`. The bytes are borrowed and must outlive this object.
+  // Makes `host` the memory at `gpa`. The bytes are borrowed and must outlive this object. Before the first VP runs; a range above all
+  // others also while everybody uses those. It counts as written where a dirty log is kept.
   // InvalidArgument: not whole pages, overlap, or too many ranges. ResourceExhausted: the host has no memory for
   // their flags.
   absl::Status AddRange(uint64_t gpa, absl::Span<uint8_t> host);
+  // Takes the range above all others away, while nobody uses it: no VP runs, and nothing is under way for the guest.
+  void RemoveLastRange();
 
   // Whatever the bytes belong to. Transfers that may be under way when this object is destroyed keep it, and so
   // the bytes.
   void SetOwner(std::shared_ptr<const void> owner) { owner_ = std::move(owner); }
   const std::shared_ptr<const void>& owner() const { return owner_; }
 
-  absl::Span<const Range> ranges() const { return ranges_; }
-  uint64_t size_bytes() const { return size_bytes_; }
+  absl::Span<const Range> ranges() const {
+    // Pairs with the release in AddRange: who sees a range sees what it is.
+    return absl::MakeConstSpan(ranges_.data(), count_.load(std::memory_order_acquire));
+  }
+  uint64_t size_bytes() const {
+    uint64_t size_bytes = 0;
+    for (const Range& range : ranges()) size_bytes += range.size_bytes;
+    return size_bytes;
+  }
 
   // Copies between the guest and private memory; an access may cross ranges that touch. False if any byte is
   // not memory.
@@ -147,7 +158,7 @@ class GuestMemory {
   // The host bytes of [gpa, gpa + size), or nullptr if they are not one piece of memory. For bulk transfers and words
   // shared with the guest; whoever writes through the pointer calls MarkWritten afterwards.
   uint8_t* Pointer(uint64_t gpa, uint64_t size_bytes) const {
-    for (const Range& range : ranges_) {
+    for (const Range& range : ranges()) {
       const uint64_t offset = gpa - range.gpa;  // wraps to a huge number below the range
       if (offset < range.size_bytes) return size_bytes <= range.size_bytes - offset ? range.host + offset : nullptr;
     }
@@ -200,10 +211,11 @@ class GuestMemory {
   bool ForEachPiece(uint64_t gpa, uint64_t size_bytes, Visit visit) const;
   void Pin(absl::Span<const uint64_t> gpas, uint32_t more);
 
-  std::vector<Range> ranges_;
-  std::vector<ZeroedArray<std::atomic<uint8_t>>> page_flags_;   // beside ranges_
-  std::vector<ZeroedArray<std::atomic<uint32_t>>> pin_counts_;  // likewise: how many rely on each page
-  uint64_t size_bytes_ = 0;
+  static constexpr size_t kMaxRanges = 64;
+  std::array<Range, kMaxRanges> ranges_{};
+  std::array<ZeroedArray<std::atomic<uint8_t>>, kMaxRanges> page_flags_;   // beside ranges_
+  std::array<ZeroedArray<std::atomic<uint32_t>>, kMaxRanges> pin_counts_;  // likewise: how many rely on each page
+  std::atomic<size_t> count_{0};                                           // of ranges that are there
   std::shared_ptr<const void> owner_;
   HostWriteObserver* observer_ = nullptr;
   Discarder discarder_;

@@ -25,6 +25,11 @@ class PageSet {
   explicit PageSet(uint64_t size) : size_(size), words_((size + 63) / 64) {}
 
   uint64_t size() const { return size_; }
+  // Not less than it is; the new ones are not in the set.
+  void Grow(uint64_t size) {
+    size_ = size;
+    words_.resize((size + 63) / 64);
+  }
   bool Contains(uint64_t page) const { return page < size_ && (words_[page / 64] >> page % 64 & 1) != 0; }
   void Add(uint64_t page) { words_[page / 64] |= uint64_t{1} << page % 64; }
   // Those of `bits`, least significant first, counted from page `first`.

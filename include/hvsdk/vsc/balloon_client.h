@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // BalloonClient: the child side of dynamic memory on one open channel. It agrees on a version, asks the caller for pages when the host
-// wants some, tells it which it may use again, and reports how much memory there is.
+// wants some, tells it which it may use again or for the first time, and reports how much memory there is.
 //
 // Freestanding: no heap, no exceptions, no RTTI, no library but memcpy and memset. Nothing here waits: OnSignal, which the channel's
 // signal calls, takes what has come and goes on with what had no room.
@@ -57,6 +57,10 @@ class BalloonClient {
   // They are the guest's again.
   void (*take_back)(void* context, PageRange range) = nullptr;
 
+  // Memory that the guest has not had before: answers how many of its pages, from the first on, it uses from now on. Null: the host is told
+  // that it takes none.
+  uint32_t (*take_new)(void* context, PageRange range) = nullptr;
+
   // Asks for the newest version: once, when the channel is open.
   void Start();
   // How many pages there are to use, and how many are promised. False: there is no room for it now, or the client is not ready.
@@ -74,6 +78,7 @@ class BalloonClient {
   void OnMessage(const uint8_t* message, uint32_t size_bytes);
   void OnResponse(hvdef::dynamic_memory::MessageType type, bool is_accepted);
   void TakeBack(const uint8_t* message, uint32_t size_bytes);
+  void TakeNew(const hvdef::dynamic_memory::HotAddRequest& request);
   void GiveUp();
   void Fail() { state_ = State::kFailed; }
 

@@ -30,12 +30,12 @@ absl::Status PhysicalMemory::Map(uint64_t gpa, absl::Span<uint8_t> host, bool wr
   if (table->size() == kMaxRegions || tables_.size() == kMaxChanges) {
     return absl::ResourceExhaustedError("no room for another memory region");
   }
-  ZeroedArray<PageState> states = MakeZeroedArray<PageState>(size >> kPageShift);
+  ZeroedArray<PageState>& states = page_states_[{gpa, size}];
+  if (states == nullptr) states = MakeZeroedArray<PageState>(size >> kPageShift);
   if (states == nullptr) {
     return absl::ResourceExhaustedError(absl::StrFormat("no memory for the states of %d pages", size >> kPageShift));
   }
-  page_states_.push_back(std::move(states));
-  table->push_back({gpa, size, host.data(), writable, page_states_.back().get()});
+  table->push_back({gpa, size, host.data(), writable, states.get()});
   // The largest first: it answers nearly every look-up.
   std::stable_sort(table->begin(), table->end(),
                    [](const Region& a, const Region& b) { return a.size_bytes > b.size_bytes; });

@@ -17,7 +17,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -85,7 +87,8 @@ class PhysicalMemory {
   std::atomic<Table*> table_;
   std::mutex mutex_;  // guards what follows
   std::vector<std::unique_ptr<Table>> tables_;
-  std::vector<ZeroedArray<PageState>> page_states_;
+  // By address and size. What is mapped again in a place has the states of before: they may say too much of it, and never too little.
+  std::map<std::pair<uint64_t, uint64_t>, ZeroedArray<PageState>> page_states_;
   std::atomic<bool> dirty_log_{false};
   std::mutex code_mutex_;
 };
