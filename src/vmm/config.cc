@@ -23,6 +23,7 @@
 #include "hvsdk/viewer/rfb_server.h"
 #include "hvsdk/vmm/networks.h"
 #include "hvsdk/vsp/video.h"
+#include "hvsdk/web/web_server.h"
 #include "vmm/text_fields.h"
 
 namespace hvsdk::vmm {
@@ -158,6 +159,13 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     const absl::Status valid = viewer::CheckRfbAddress(config.vnc());
     if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("vnc: ", valid.message()));
   }
+  if (!config.web().empty()) {
+    const absl::Status valid = web::CheckWebAddress(config.web());
+    if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("web: ", valid.message()));
+  }
+  if (!config.web_assets().empty() && config.web().empty()) {
+    return absl::InvalidArgumentError("web_assets: is for machines with a page, which web gives it");
+  }
   const auto integration = IntegrationOf(config);
   if (!integration.ok()) return integration.status();
   const auto input = InputOf(config);
@@ -186,6 +194,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   RETURN_IF_ERROR(CheckNoZeroByte("crash_dump", config.crash_dump()));
   RETURN_IF_ERROR(CheckNoZeroByte("sockets", config.sockets()));
   RETURN_IF_ERROR(CheckNoZeroByte("screenshot", config.screenshot()));
+  RETURN_IF_ERROR(CheckNoZeroByte("web_assets", config.web_assets()));
   return CheckNoZeroByte("cmdline", config.cmdline());
 }
 
