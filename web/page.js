@@ -130,7 +130,10 @@ function showStatus({ screen: hasScreen, console: hasConsole, machine }) {
   element('resume').hidden = !isPaused;
   element('ctrl-alt-delete').hidden = !machine.input || machine.input.keyboard === 'none';
   element('screenshot').hidden = !hasScreen;
-  element('screen-size').textContent = machine.video?.width ? `${machine.video.width} x ${machine.video.height}` : '';
+  if (machine.video?.width) {
+    element('screen-size').textContent = `${machine.video.width} x ${machine.video.height}`;
+    element('screen').style.aspectRatio = `${machine.video.width} / ${machine.video.height}`;
+  }
   fill(element('status'), linesOf(machine).flatMap(([name, text]) => [make('dt', name), make('dd', text)]));
   const drives = machine.disks.filter((disk) => disk.dvd);
   element('insert').hidden = drives.length === 0;

