@@ -69,7 +69,7 @@ void ConsoleViewers::Settle(uint64_t id) {
     viewer.typed.erase(0, console_.Type({reinterpret_cast<const uint8_t*>(viewer.typed.data()), viewer.typed.size()}));
   }
   if (!Send(viewer)) return Drop(id);
-  const bool has_more = viewer.position != end_ || !viewer.notice.empty();
+  const bool has_more = viewer.position != end_ || !viewer.notice.empty() || viewer.missed != 0;
   const uint32_t wanted = (viewer.typed.empty() ? EPOLLIN : 0u) | (has_more ? EPOLLOUT : 0u) | EPOLLERR;
   if (viewer.watched == wanted) return;
   if (viewer.watched != 0) loop_.Unwatch(viewer.fd);
@@ -84,19 +84,24 @@ void ConsoleViewers::Settle(uint64_t id) {
 bool ConsoleViewers::Send(Viewer& viewer) {
   for (;;) {
     const uint64_t begin = end_ - backlog_.size();
-    if (viewer.position < begin && viewer.notice.empty()) {
-      viewer.notice = absl::StrCat("\r\n[", begin - viewer.position, " bytes are left out here]\r\n");
+    if (viewer.position < begin) {
+      viewer.missed += begin - viewer.position;
+      viewer.position = begin;
     }
-    viewer.position = std::max(viewer.position, begin);
-    const absl::string_view next = viewer.notice.empty() ? absl::string_view(backlog_).substr(viewer.position - begin)
-                                                         : absl::string_view(viewer.notice);
+    // How much it is may change until some of it has been sent.
+    const std::string notice = viewer.notice.empty() && viewer.missed != 0
+                                   ? absl::StrCat("\r\n[", viewer.missed, " bytes are left out here]\r\n")
+                                   : viewer.notice;
+    const absl::string_view next =
+        notice.empty() ? absl::string_view(backlog_).substr(viewer.position - begin) : absl::string_view(notice);
     if (next.empty()) return true;
     const ssize_t sent = send(viewer.fd, next.data(), next.size(), MSG_NOSIGNAL);
     if (sent < 0) return errno == EAGAIN || errno == EINTR;
-    if (viewer.notice.empty()) {
+    if (notice.empty()) {
       viewer.position += static_cast<uint64_t>(sent);
     } else {
-      viewer.notice.erase(0, static_cast<size_t>(sent));
+      if (viewer.notice.empty()) viewer.missed = 0;
+      viewer.notice = notice.substr(static_cast<size_t>(sent));
     }
   }
 }

@@ -47,7 +47,8 @@ class ConsoleViewers final : private SerialConsole::Onlooker, private Task {
     int fd = -1;
     uint32_t watched = 0;
     uint64_t position = 0;  // in all that was said
-    std::string notice;     // goes before that
+    uint64_t missed = 0;    // bytes before that, of which it is not told yet
+    std::string notice;     // that tells of such, as far as it is still to be sent
     std::string typed;      // that the port has not taken
   };
 
