@@ -202,6 +202,7 @@ void PrintStatus(const hvsdk::vmm::MachineStatus& status) {
   if (!status.video().vnc().empty()) {
     absl::PrintF("vnc        %s, %d viewers\n", absl::CHexEscape(status.video().vnc()), status.video().vnc_viewers());
   }
+  if (!status.web().empty()) absl::PrintF("page       %s\n", status.web());
   if (status.has_sockets()) {
     absl::PrintF("sockets    %s, %d connections\n",
                  status.sockets().path().empty() ? "nowhere" : absl::CHexEscape(status.sockets().path()),

@@ -247,6 +247,11 @@ const Flag kFlags[] = {
     {"vnc", "ADDRESS:PORT|unix:PATH|none[,password-file=FILE][,tls=DIR]", SetVnc,
      "viewers of the display, who type and point with --input, connect here by VNC; without a password or their "
      "certificates on the loopback alone"},
+    {"web", "ADDRESS:PORT|unix:PATH|none",
+     SetText<[](MachineConfig& c, std::string t) { c.set_web(t == "none" ? "" : std::move(t)); }>,
+     "a page for your browser, with the screen, the console and buttons; on the loopback; its address is printed"},
+    {"web-assets", "DIR", SetText<[](MachineConfig& c, std::string t) { c.set_web_assets(std::move(t)); }>,
+     "the page's files, which scripts/web-assets makes (default: where it makes them)"},
     {"screenshot", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_screenshot(std::move(t)); }>,
      "write what the guest has shown last to a PNG file when the machine ends"},
     {"integration", "all|none|NAME[,NAME]...",
@@ -325,7 +330,8 @@ absl::StatusOr<MachineConfig> ReadConfigFile(const std::string& path) {
 bool MayChangeOnRestore(absl::string_view flag) {
   return flag == "disk" || flag == "net" || flag == "serial" || flag == "trace" || flag == "control" ||
          flag == "sockets" || flag == "keyboard-layout" || flag == "backend" || flag == "kernel" || flag == "initrd" ||
-         flag == "no-reboot" || flag == "on-crash" || flag == "crash-dump" || flag == "screenshot" || flag == "vnc";
+         flag == "no-reboot" || flag == "on-crash" || flag == "crash-dump" || flag == "screenshot" || flag == "vnc" ||
+         flag == "web" || flag == "web-assets";
 }
 
 // Gives each device of a kind its number, where the configuration leaves it open: the next free one behind the device before it.

@@ -43,6 +43,7 @@
 #include "networks.h"
 #include "paths.h"
 #include "viewers.h"
+#include "web_page.h"
 
 namespace mini_vmm {
 namespace {
@@ -181,6 +182,8 @@ absl::StatusOr<std::string> Configuration(const MachineConfig& config, const Fil
   saved.mutable_machine()->clear_vnc();  // where that machine may still be
   saved.mutable_machine()->clear_vnc_password_file();
   saved.mutable_machine()->clear_vnc_tls();
+  saved.mutable_machine()->clear_web();
+  saved.mutable_machine()->clear_web_assets();
   saved.mutable_machine()->clear_crash_dump();
   saved.mutable_machine()->clear_screenshot();  // or it would be the next one's, too
   MakeAbsolute(*saved.mutable_machine());
@@ -355,7 +358,7 @@ int RunMachine(const Flags& flags) {
       sockets = *std::move(made);
     }
     std::unique_ptr<hvsdk::viewer::RfbServer> vnc;
-    if (!config.vnc().empty()) {
+    if (current->display() != nullptr && (!config.vnc().empty() || !config.web().empty())) {
       auto listening = ServeVnc(config, *current, **loop);
       if (!listening.ok()) {
         terminal.reset();
@@ -377,16 +380,21 @@ int RunMachine(const Flags& flags) {
     // The control goes first: a save that comes to its end with it tells those who listen.
     std::unique_ptr<hvsdk::vmm::ControlServer> server;
     absl::optional<hvsdk::vmm::MachineControl> control;
-    if (!config.control().empty()) {
+    WebPage page;
+    if (!config.control().empty() || !config.web().empty()) {
       control.emplace(*current,
                       hvsdk::vmm::MachineControl::Options{
                           .backend = std::string((*backend)->name()),
                           .configuration = [&](bool goes_on) { return Configuration(config, files, goes_on); },
                           .origin = check.get(),
-                          .tell = [&](const hvsdk::vmm::Event& event) { server->Tell(event); },
+                          .tell =
+                              [&](const hvsdk::vmm::Event& event) {
+                                if (server != nullptr) server->Tell(event);
+                              },
                           .disks = &disks,
                           .networks = &networks,
-                          .vnc = vnc.get(),
+                          .vnc = config.vnc().empty() ? nullptr : vnc.get(),
+                          .page_url = [&] { return page.url(); },
                           .sockets_path = sockets == nullptr ? std::string() : sockets->path(),
                           .keyboard_layout = config.keyboard_layout().empty() ? "us" : config.keyboard_layout(),
                           .open_screenshot = [&](const std::string& path) -> absl::StatusOr<int> {
@@ -397,6 +405,17 @@ int RunMachine(const Flags& flags) {
                           },
                           .start_trace = start_trace,
                           .stop_trace = stop_trace});
+    }
+    if (!config.web().empty()) {
+      const absl::Status opened =
+          page.Open(config, **loop, *control, *current, vnc.get(), console.has_value() ? &*console : nullptr);
+      if (!opened.ok()) {
+        terminal.reset();
+        return FailBy(opened, "");
+      }
+      Say(absl::StrCat("the machine's page: ", page.url()));
+    }
+    if (!config.control().empty()) {
       auto listening = hvsdk::vmm::ControlServer::Listen(**loop, config.control(), *control);
       if (!listening.ok()) {
         terminal.reset();

@@ -33,10 +33,13 @@ void MakeAbsolute(hvsdk::vmm::MachineConfig& config) {
   Change(config.mutable_trace());
   Change(config.mutable_control());
   if (config.has_sockets()) Change(config.mutable_sockets());
-  absl::string_view path = config.vnc();
-  if (absl::ConsumePrefix(&path, "unix:")) config.set_vnc(absl::StrCat("unix:", Absolute(path)));
   Change(config.mutable_vnc_password_file());
   Change(config.mutable_vnc_tls());
+  Change(config.mutable_web_assets());
+  for (std::string* const address : {config.mutable_vnc(), config.mutable_web()}) {
+    absl::string_view path = *address;
+    if (absl::ConsumePrefix(&path, "unix:")) *address = absl::StrCat("unix:", Absolute(path));
+  }
   if (!config.serial().file().empty()) Change(config.mutable_serial()->mutable_file());
   for (hvsdk::vmm::DiskConfig& disk : *config.mutable_disks()) Change(disk.mutable_path());
   for (hvsdk::vmm::NetworkConfig& network : *config.mutable_networks()) MakeAbsolute(network);

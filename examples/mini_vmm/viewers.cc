@@ -54,6 +54,7 @@ absl::StatusOr<std::unique_ptr<hvsdk::viewer::RfbServer>> ServeVnc(const hvsdk::
   options.tls = config.vnc_tls();
   auto server = hvsdk::viewer::RfbServer::Create(loop, std::move(options));
   if (!server.ok()) return server.status();
+  if (config.vnc().empty()) return server;  // for the page alone
   if (const absl::Status listening = (*server)->Listen(config.vnc()); !listening.ok()) return listening;
   return server;
 }

@@ -13,7 +13,7 @@
 
 namespace mini_vmm {
 
-// Has viewers connect where the configuration says. InvalidArgument and others: one line for the user, without the flag.
+// Has viewers connect where the configuration says, if it does. InvalidArgument and others: one line for the user, without the flag.
 absl::StatusOr<std::unique_ptr<hvsdk::viewer::RfbServer>> ServeVnc(const hvsdk::vmm::MachineConfig& config,
                                                                    hvsdk::machine::Machine& machine,
                                                                    hvsdk::os::EventLoop& loop);

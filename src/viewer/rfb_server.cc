@@ -18,8 +18,8 @@
 #include "hvsdk/input/keyboard_layout.h"
 #include "hvsdk/os/host_clock.h"
 #include "os/linux/acceptor.h"
+#include "os/linux/local_address.h"
 #include "os/linux/unix_socket.h"
-#include "viewer/rfb_address.h"
 #include "viewer/rfb_guard.h"
 #include "viewer/rfb_session.h"
 
@@ -102,35 +102,14 @@ absl::Status Server::Prepare() {
 
 absl::Status Server::Listen(absl::string_view text) {
   if (listen_fd_ >= 0) return absl::FailedPreconditionError("it listens already");
-  ASSIGN_OR_RETURN(RfbAddress address, ParseRfbAddress(text, guard_->lets_in_friends_alone()));
-  const bool is_unix = !address.path.empty();
-  const int fd = socket(is_unix ? AF_UNIX : address.internet.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return absl::ErrnoToStatus(errno, "socket");
+  ASSIGN_OR_RETURN(os::LocalAddress address, os::ParseLocalAddress(text, guard_->lets_in_friends_alone()));
+  ASSIGN_OR_RETURN(const int fd, os::ListenAt(address, file_));
+  if (absl::Status watched = loop_.Watch(fd, EPOLLIN, [this](uint32_t) { Accept(); }); !watched.ok()) {
+    close(fd);
+    return watched;
+  }
   listen_fd_ = fd;
-  const absl::Status status = [&]() -> absl::Status {
-    if (is_unix) {
-      RETURN_IF_ERROR(file_.Bind(fd, SOCK_STREAM, address.path));
-    } else {
-      // Connections of a server that has just ended do not keep its port.
-      const int on = 1;
-      setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-      if (bind(fd, reinterpret_cast<const sockaddr*>(&address.internet), address.size) != 0) {
-        return absl::ErrnoToStatus(errno, "cannot listen there");
-      }
-    }
-    if (listen(fd, 16) != 0) return absl::ErrnoToStatus(errno, "cannot listen there");
-    return loop_.Watch(fd, EPOLLIN, [this](uint32_t) { Accept(); });
-  }();
-  if (!status.ok()) {
-    close(std::exchange(listen_fd_, -1));
-    return status;
-  }
-  if (is_unix) {
-    address_ = absl::StrCat("unix:", address.path);
-  } else {
-    getsockname(fd, reinterpret_cast<sockaddr*>(&address.internet), &address.size);
-    address_ = TextOf(address.internet);
-  }
+  address_ = os::TextOf(address);
   return absl::OkStatus();
 }
 
@@ -259,6 +238,10 @@ void Server::SetTimer(uint64_t deadline_100ns) {
 }
 
 }  // namespace
+
+absl::Status CheckRfbAddress(absl::string_view address, bool is_guarded) {
+  return os::ParseLocalAddress(address, is_guarded).status();
+}
 
 absl::StatusOr<std::unique_ptr<RfbServer>> RfbServer::Create(os::EventLoop& loop, Options options) {
   ASSIGN_OR_RETURN(input::KeyboardLayout layout, input::KeyboardLayout::Load(options.keyboard_layout));

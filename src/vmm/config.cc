@@ -23,6 +23,7 @@
 #include "hvsdk/viewer/rfb_server.h"
 #include "hvsdk/vmm/networks.h"
 #include "hvsdk/vsp/video.h"
+#include "hvsdk/web/web_server.h"
 #include "vmm/text_fields.h"
 
 namespace hvsdk::vmm {
@@ -177,6 +178,13 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   } else if (!config.vnc_password_file().empty() || !config.vnc_tls().empty()) {
     return absl::InvalidArgumentError("vnc: a password and TLS need an address");
   }
+  if (!config.web().empty()) {
+    const absl::Status valid = web::CheckWebAddress(config.web());
+    if (!valid.ok()) return absl::InvalidArgumentError(absl::StrCat("web: ", valid.message()));
+  }
+  if (!config.web_assets().empty() && config.web().empty()) {
+    return absl::InvalidArgumentError("web_assets: is for machines with a page, which web gives it");
+  }
   const auto integration = IntegrationOf(config);
   if (!integration.ok()) return integration.status();
   const auto input = InputOf(config);
@@ -206,6 +214,7 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   RETURN_IF_ERROR(CheckNoZeroByte("crash_dump", config.crash_dump()));
   RETURN_IF_ERROR(CheckNoZeroByte("sockets", config.sockets()));
   RETURN_IF_ERROR(CheckNoZeroByte("screenshot", config.screenshot()));
+  RETURN_IF_ERROR(CheckNoZeroByte("web_assets", config.web_assets()));
   return CheckNoZeroByte("cmdline", config.cmdline());
 }
 

@@ -487,6 +487,7 @@ MachineStatus MachineControl::Status() const {
       status.mutable_video()->set_vnc_viewers(static_cast<uint32_t>(options_.vnc->viewers()));
     }
   }
+  if (options_.page_url) status.set_web(options_.page_url());
   if (const vsp::SocketProvider* const sockets = machine_.sockets(); sockets != nullptr) {
     status.mutable_sockets()->set_path(options_.sockets_path);
     status.mutable_sockets()->set_connections(sockets->counts().connections);

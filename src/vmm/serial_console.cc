@@ -122,6 +122,7 @@ bool SerialConsole::CopyOutput() {
     if (output_.empty() && uart_ != nullptr) {
       output_.resize(kPiece);
       output_.resize(uart_->TakeOutput(absl::MakeSpan(reinterpret_cast<uint8_t*>(output_.data()), output_.size())));
+      if (onlooker_ != nullptr && !output_.empty()) onlooker_->OnOutput(output_);
     }
     output_.erase(0, writer_->Put(output_));
     waiting_ = !output_.empty();
@@ -178,6 +179,15 @@ void SerialConsole::HandleInput(absl::Span<const uint8_t> data) {
   }
 }
 
+size_t SerialConsole::Type(absl::Span<const uint8_t> data) {
+  pending_.erase(0, std::exchange(pending_at_, 0));
+  const size_t size = std::min(data.size(), kMaxPendingInput - pending_.size());
+  pending_.append(reinterpret_cast<const char*>(data.data()), size);
+  was_full_ = was_full_ || size < data.size();
+  CopyInput();
+  return size;
+}
+
 void SerialConsole::CopyInput() {
   if (uart_ != nullptr && input_ == Input::kAlwaysReady && pending_at_ == pending_.size()) Read(/*events=*/0);
   const absl::Span<const uint8_t> pending(reinterpret_cast<const uint8_t*>(pending_.data()) + pending_at_,
@@ -189,6 +199,7 @@ void SerialConsole::CopyInput() {
   if (input_ == Input::kAlwaysReady && taken != 0 && left == 0) loop_.Schedule(*this);
   // Once it was full, it reads again at half: for each FIFO that the guest empties, a read would fetch 16 bytes.
   if (left == kMaxPendingInput || left <= kMaxPendingInput / 2) SetReading(left < kMaxPendingInput);
+  if (onlooker_ != nullptr && left <= kMaxPendingInput / 2 && std::exchange(was_full_, false)) onlooker_->OnInputRoom();
 }
 
 // The terminal's settings before us; what a signal handler restores.

@@ -77,8 +77,10 @@ class MachineControl final : public ControlHandler {
     DiskOwner* disks = nullptr;              // null: none can be attached
     NetworkOwner* networks = nullptr;        // likewise
     const viewer::RfbServer* vnc = nullptr;  // for the status; null: there is none
-    std::string sockets_path;                // where programs connect to the guest's sockets, for the status
-    std::string keyboard_layout = "us";      // in which is typed
+    // Where its page for browsers is, for the status; may be null.
+    std::function<std::string()> page_url;
+    std::string sockets_path;            // where programs connect to the guest's sockets, for the status
+    std::string keyboard_layout = "us";  // in which is typed
     // Opens a file for a picture or a recording of what the guest shows, as yet with what was there. Errors are one line for the user. Null: there are no pictures.
     std::function<absl::StatusOr<int>(const std::string& path)> open_screenshot;
     // Begins to trace to a file, and ends it. Errors are one line for the user. Null: there are no traces.

@@ -16,6 +16,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "hvsdk/chipset/uart16550.h"
 #include "hvsdk/machine/serial_endpoint.h"
@@ -34,6 +35,15 @@ class SerialConsole final : public machine::SerialEndpoint {
     // every byte is the guest's.
     absl::AnyInvocable<void()> on_quit = nullptr;
   };
+  // Somebody who sees what the guest says and types besides. On the loop's thread.
+  class Onlooker {
+   public:
+    virtual ~Onlooker() = default;
+    // What was taken from the port, and is for all.
+    virtual void OnOutput(absl::string_view output) = 0;
+    // There is room after Type took less than all. Called from within the console.
+    virtual void OnInputRoom() = 0;
+  };
   // The descriptors outlive the console; the loop, too.
   SerialConsole(os::EventLoop& loop, Options options);
   ~SerialConsole() override;
@@ -41,6 +51,11 @@ class SerialConsole final : public machine::SerialEndpoint {
   absl::Status Attach(chipset::Uart16550& uart) override;
   void Detach() override;
   bool waiting() const override { return waiting_; }
+
+  // There is one, or none (null), which it is told before that goes.
+  void SetOnlooker(Onlooker* onlooker) { onlooker_ = onlooker; }
+  // Puts bytes for the guest behind what has been read, and returns how many there was room for.
+  size_t Type(absl::Span<const uint8_t> data);
 
   // Hands on what is left in the port of a machine that has ended, while the receiver takes something at least every
   // two seconds. `go_on` is asked between. False: some is left.
@@ -63,6 +78,7 @@ class SerialConsole final : public machine::SerialEndpoint {
   os::EventLoop& loop_;
   Options options_;
   chipset::Uart16550* uart_ = nullptr;
+  Onlooker* onlooker_ = nullptr;
 
   std::unique_ptr<os::OutputWriter> writer_;  // since the first Attach
   std::string output_;                        // taken from the port, refused by the writer
@@ -76,6 +92,7 @@ class SerialConsole final : public machine::SerialEndpoint {
   bool escaped_ = false;  // Ctrl-A was the last byte
   std::string pending_;   // read, not yet taken by the port; what is before pending_at_ was
   size_t pending_at_ = 0;
+  bool was_full_ = false;  // for what was typed
 };
 
 // Standard input as a raw terminal while it lives, if it is one, from which a read never waits. The settings come back

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "viewer/rfb_address.h"
+#include "os/linux/local_address.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -10,18 +12,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "hvsdk/viewer/rfb_server.h"
-#include "os/linux/unix_socket.h"
 
-namespace hvsdk::viewer {
+namespace hvsdk::os {
 
-absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text, bool is_guarded) {
+absl::StatusOr<LocalAddress> ParseLocalAddress(absl::string_view text, bool is_guarded) {
   constexpr absl::string_view kUnix = "unix:";
-  RfbAddress address;
+  LocalAddress address;
   if (text.substr(0, kUnix.size()) == kUnix) {
     address.path = std::string(text.substr(kUnix.size()));
     if (address.path.find('\0') != address.path.npos) return absl::InvalidArgumentError("the path has a zero byte");
-    if (const auto path = os::UnixAddressOf(address.path); !path.ok()) return path.status();
+    if (const auto path = UnixAddressOf(address.path); !path.ok()) return path.status();
     return address;
   }
   const size_t colon = text.rfind(':');
@@ -53,14 +53,16 @@ absl::StatusOr<RfbAddress> ParseRfbAddress(absl::string_view text, bool is_guard
     return address;
   }
   return absl::InvalidArgumentError(
-      is_guarded
-          ? absl::StrFormat("\"%s\" is no address of IPv4 or IPv6", absl::CEscape(host))
-          : absl::StrFormat("\"%s\" is no address of this host's loopback, as viewers need neither a password nor a "
-                            "certificate: 127.0.0.1, [::1] or unix:PATH, which ssh -L reaches from elsewhere",
-                            absl::CEscape(host)));
+      is_guarded ? absl::StrFormat("\"%s\" is no address of IPv4 or IPv6", absl::CEscape(host))
+                 : absl::StrFormat(
+                       "\"%s\" is no address of this host's loopback, and whoever connects needs neither a password "
+                       "nor a certificate: 127.0.0.1, [::1] or unix:PATH, which ssh -L reaches from elsewhere",
+                       absl::CEscape(host)));
 }
 
-std::string TextOf(const sockaddr_storage& internet) {
+std::string TextOf(const LocalAddress& address) {
+  if (!address.path.empty()) return absl::StrCat("unix:", address.path);
+  const sockaddr_storage& internet = address.internet;
   char host[INET6_ADDRSTRLEN] = "";
   if (internet.ss_family == AF_INET) {
     sockaddr_in four;
@@ -74,8 +76,27 @@ std::string TextOf(const sockaddr_storage& internet) {
   return absl::StrCat("[", host, "]:", ntohs(six.sin6_port));
 }
 
-absl::Status CheckRfbAddress(absl::string_view address, bool is_guarded) {
-  return ParseRfbAddress(address, is_guarded).status();
+absl::StatusOr<int> ListenAt(LocalAddress& address, UnixSocketFile& file) {
+  const bool is_unix = !address.path.empty();
+  const int fd = socket(is_unix ? AF_UNIX : address.internet.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return absl::ErrnoToStatus(errno, "socket");
+  const absl::Status status = [&]() -> absl::Status {
+    if (is_unix) {
+      RETURN_IF_ERROR(file.Bind(fd, SOCK_STREAM, address.path));
+    } else {
+      // Connections of a server that has just ended do not keep its port.
+      const int on = 1;
+      setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+      if (bind(fd, reinterpret_cast<const sockaddr*>(&address.internet), address.size) != 0) {
+        return absl::ErrnoToStatus(errno, "cannot listen there");
+      }
+      getsockname(fd, reinterpret_cast<sockaddr*>(&address.internet), &address.size);
+    }
+    return listen(fd, 16) == 0 ? absl::OkStatus() : absl::ErrnoToStatus(errno, "cannot listen there");
+  }();
+  if (status.ok()) return fd;
+  close(fd);
+  return status;
 }
 
-}  // namespace hvsdk::viewer
+}  // namespace hvsdk::os
