@@ -20,7 +20,7 @@ FLOORS = {
     'memory': 1, 'state': 1,
     'backend': 2, 'resource': 2,
     'interrupt': 3, 'os': 3, 'input': 3, 'ethernet': 3, 'hypercall': 3, 'vmbus_ring': 3,
-    'partition': 4, 'vmbus': 4, 'chipset': 4, 'scsi': 4, 'image': 4, 'network': 4, 'viewer': 4, 'viewer': 4,
+    'partition': 4, 'vmbus': 4, 'chipset': 4, 'scsi': 4, 'image': 4, 'network': 4, 'viewer': 4, 'web': 4,
     'boot': 5, 'vsp': 5, 'vsc': 5, 'xen': 5,
     'backend_kvm': 5, 'backend_software': 5, 'backend_whpx': 5, 'backend_baremetal': 5,
     'machine': 6,
@@ -46,8 +46,8 @@ NARROW = {
     'scsi': {'hvdef', 'base', 'state', 'memory', 'resource'},      # what SCSI says, whoever carries it
     'image': {'base', 'state', 'memory', 'resource', 'os'},
     'network': {'hvdef', 'base', 'state', 'memory', 'resource', 'os', 'ethernet'},
-    'viewer': {'base', 'resource', 'os', 'input'},            # shows a display; knows no guest
     'viewer': {'base', 'memory', 'resource', 'os', 'input'},       # sees a display, never a guest
+    'web': {'base', 'resource', 'os'},                             # pages, whatever they show
     'boot': {'hvdef', 'base', 'state', 'memory', 'backend', 'interrupt', 'resource', 'chipset'},  # describes them to the guest
     'vsp': SERVICE, 'vsc': SERVICE,                       # never see a backend
     'backend_kvm': ENGINE, 'backend_software': ENGINE,    # know nothing of VMBus or hypercalls

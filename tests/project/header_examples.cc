@@ -572,6 +572,18 @@ absl::Status RfbServerExample(os::EventLoop& loop, Display& display, KeySink* ke
   //> viewer/rfb_server.h
   return absl::OkStatus();
 }
+absl::Status WebServerExample(os::EventLoop& loop, web::WebHandler& handler) {
+  //> web/web_server.h
+  return absl::OkStatus();
+}
+absl::Status ConsoleViewersExample(os::EventLoop& loop, SerialConsole& console) {
+  //> vmm/console_viewers.h
+  return absl::OkStatus();
+}
+absl::Status MachinePageExample(os::EventLoop& loop, ControlHandler& control, viewer::RfbServer& rfb_server, Display& display) {
+  //> vmm/machine_page.h
+  return server.status();
+}
 absl::Status UnixSocketsExample(os::EventLoop& loop, SocketHub& hub) {
   //> network/unix_sockets.h
   return absl::OkStatus();
