@@ -120,6 +120,9 @@ function(hvsdk_export)
     DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
 
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/hvsdk" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+  # A page's files, if scripts/web-assets has made them.
+  install(DIRECTORY "${PROJECT_SOURCE_DIR}/build/web/" DESTINATION "${CMAKE_INSTALL_DATADIR}/hvsdk/web" OPTIONAL
+    PATTERN ".*" EXCLUDE)
   # As in the sources, so that links from one document to another, and to examples, hold.
   install(FILES "${PROJECT_SOURCE_DIR}/README.md" "${PROJECT_SOURCE_DIR}/CHANGELOG.md" "${PROJECT_SOURCE_DIR}/LICENSE"
     DESTINATION "${CMAKE_INSTALL_DOCDIR}")
