@@ -106,6 +106,75 @@ TEST_P(MachineTest, AFrameBufferIsMemory) {
   EXPECT_EQ(Output(), "A");
 }
 
+// In pieces, above all that there was; it is there in whoever goes on from a state, and gone after a reset.
+TEST_P(MachineTest, MemoryGrows) {
+  constexpr uint64_t kMib = 1 << 20, kFirst = uint64_t{4} << 30;
+  MachineOptions options;
+  options.max_memory_bytes = 216 * kMib;
+  options.video.emplace(MachineVideo{.width = 1024, .height = 768});
+  auto machine = Make(kPowerOff + kLoop, 1, options);
+  Board& board = machine->board();
+  GuestMemory& memory = board.memory();
+  EXPECT_EQ(board.host_memory().bytes().size(), (216 + 4) * kMib);
+  uint64_t word = 1;
+  EXPECT_FALSE(memory.ReadObject(kFirst, word));
+  EXPECT_TRUE(board.GrowMemory(4096).ok());
+  EXPECT_EQ(board.grown_bytes(), 128 * kMib);
+  EXPECT_TRUE(board.GrowMemory(100 * kMib).ok());
+  EXPECT_EQ(board.grown_bytes(), 128 * kMib);
+  EXPECT_TRUE(memory.ReadObject(kFirst + 128 * kMib - 8, word));
+  EXPECT_EQ(word, 0u);
+  EXPECT_FALSE(memory.ReadObject(kFirst + 128 * kMib, word));
+  EXPECT_EQ(board.GrowMemory(200 * kMib + 1).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(board.GrowMemory(200 * kMib).ok());
+  EXPECT_TRUE(memory.WriteObject(kFirst + 200 * kMib - 8, uint64_t{42}));
+  EXPECT_FALSE(memory.ReadObject(kFirst + 200 * kMib, word));
+  EXPECT_EQ(memory.size_bytes(), (216 + 4) * kMib);
+  EXPECT_EQ(board.host_memory().bytes()[220 * kMib - 8], 42);
+
+  absl::StatusOr<SavedMachine> saved = SavedMachine::Of(machine->components());
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_TRUE(board.Reset().ok());
+  EXPECT_EQ(board.grown_bytes(), 0u);
+  EXPECT_FALSE(memory.ReadObject(kFirst, word));
+  EXPECT_TRUE(board.GrowMemory(200 * kMib).ok());
+  EXPECT_TRUE(memory.ReadObject(kFirst + 200 * kMib - 8, word));
+  EXPECT_EQ(word, 0u);
+  machine.reset();
+
+  options.saved = &*saved;
+  options.map_memory = [](os::HostMemory&) { return absl::OkStatus(); };
+  auto twin = Make(kPowerOff + kLoop, 1, options);
+  EXPECT_EQ(twin->board().grown_bytes(), 200 * kMib);
+  EXPECT_TRUE(twin->board().memory().ReadObject(kFirst + 200 * kMib - 8, word));
+  twin.reset();
+  // A smaller machine has no room for it, and one that does not grow does not know of it.
+  options.backend = backend_.get();
+  options.kernel = source_.get();
+  options.memory_bytes = 16 * kMib;
+  options.cpus = 1;
+  options.serial = console_.get();
+  for (const uint64_t max_bytes : {100 * kMib, uint64_t{0}}) {
+    options.max_memory_bytes = max_bytes;
+    boot::LoadInput blame;
+    const auto other = Machine::Create(options, *loop_, blame);
+    EXPECT_EQ(other.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(other.status().message()), testing::HasSubstr("memory"));
+    EXPECT_EQ(blame, boot::LoadInput::kState);
+  }
+}
+
+TEST_P(MachineTest, OnlyAMachineWithABalloonGrows) {
+  MachineOptions options;
+  options.integration.balloon = false;
+  options.backend = backend_.get();
+  options.max_memory_bytes = uint64_t{1} << 30;
+  boot::LoadInput blame;
+  const auto machine = Machine::Create(options, *loop_, blame);
+  EXPECT_EQ(machine.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(blame, boot::LoadInput::kMemory);
+}
+
 TEST_P(MachineTest, NoDisplayUnlessOneIsAskedFor) {
   const auto machine = Make(kPowerOff + kLoop);
   EXPECT_EQ(machine->display(), nullptr);
