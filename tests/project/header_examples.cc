@@ -580,7 +580,8 @@ absl::Status ConsoleViewersExample(os::EventLoop& loop, SerialConsole& console) 
   //> vmm/console_viewers.h
   return absl::OkStatus();
 }
-absl::Status MachinePageExample(os::EventLoop& loop, ControlHandler& control, viewer::RfbServer& rfb_server, Display& display) {
+absl::Status MachinePageExample(os::EventLoop& loop, ControlHandler& control, viewer::RfbServer& rfb_server,
+                                Display& display) {
   //> vmm/machine_page.h
   return server.status();
 }
