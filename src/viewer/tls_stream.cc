@@ -25,6 +25,7 @@ struct OpenSsl {
   decltype(&::SSL_CTX_free) context_free;
   decltype(&::SSL_CTX_ctrl) context_control;
   decltype(&::SSL_CTX_set_options) context_set_options;
+  decltype(&::SSL_CTX_set_num_tickets) context_set_tickets;
   decltype(&::SSL_CTX_set_default_passwd_cb) context_set_passphrase;
   decltype(&::SSL_CTX_use_certificate_chain_file) context_use_certificate;
   decltype(&::SSL_CTX_use_PrivateKey_file) context_use_key;
@@ -60,6 +61,7 @@ struct OpenSsl {
       ssl->Find("SSL_CTX_free", library.context_free);
       ssl->Find("SSL_CTX_ctrl", library.context_control);
       ssl->Find("SSL_CTX_set_options", library.context_set_options);
+      ssl->Find("SSL_CTX_set_num_tickets", library.context_set_tickets);
       ssl->Find("SSL_CTX_set_default_passwd_cb", library.context_set_passphrase);
       ssl->Find("SSL_CTX_use_certificate_chain_file", library.context_use_certificate);
       ssl->Find("SSL_CTX_use_PrivateKey_file", library.context_use_key);
@@ -158,6 +160,8 @@ class Credentials final : public TlsCredentials {
     library_.context_control(context_, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, nullptr);
     library_.context_control(context_, SSL_CTRL_SET_SESS_CACHE_MODE, SSL_SESS_CACHE_OFF, nullptr);
     library_.context_set_options(context_, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
+    // TigerVNC 1.12 takes one for all that has come, and waits for more.
+    library_.context_set_tickets(context_, 0);
     // Or else OpenSSL asks for a passphrase on the terminal.
     library_.context_set_passphrase(context_, [](char*, int, int, void*) { return 0; });
     RETURN_IF_ERROR(check(certificate, library_.context_use_certificate(context_, certificate.c_str())));

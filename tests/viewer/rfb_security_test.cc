@@ -236,6 +236,7 @@ TEST_F(RfbSecurityTest, SaysAllInTls) {
   EXPECT_EQ(client->Receive32(), 0u);
   client->Enter();
   ExpectPicture(*client);
+  EXPECT_EQ(tls.tickets(), 0);
   // A larger one than what is sent at once.
   display_.Show(1920, 1080);
   client->SetEncodings({kDesktopSize, kRaw});

@@ -65,7 +65,13 @@ class TlsClient {
       EXPECT_EQ(SSL_CTX_use_certificate(context_.get(), own->x509()), 1);
       EXPECT_EQ(SSL_CTX_use_PrivateKey(context_.get(), own->key()), 1);
     }
+    SSL_CTX_set_session_cache_mode(context_.get(), SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(context_.get(), [](SSL* ssl, SSL_SESSION*) {
+      ++*static_cast<int*>(SSL_get_app_data(ssl));
+      return 0;
+    });
     ssl_.reset(SSL_new(context_.get()));
+    SSL_set_app_data(ssl_.get(), &tickets_);
     SSL_set_bio(ssl_.get(), BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
     SSL_set_connect_state(ssl_.get());
     SSL_do_handshake(ssl_.get());
@@ -96,9 +102,12 @@ class TlsClient {
     return bytes;
   }
   void End() { SSL_shutdown(ssl_.get()); }
+  // By which it could take up the session again.
+  int tickets() const { return tickets_; }
   bool is_ready() const { return SSL_is_init_finished(ssl_.get()) == 1; }
 
  private:
+  int tickets_ = 0;
   std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)> context_;
   std::unique_ptr<SSL, void (*)(SSL*)> ssl_;
 };
