@@ -394,6 +394,20 @@ absl::Status ScreenshotExample(EventLoop& loop, const Display& display, int fd) 
   //> vmm/screenshot.h
   return absl::OkStatus();
 }
+absl::Status RecordingExample(EventLoop& loop, Display& display, int fd) {
+  //> vmm/recording.h
+  return absl::OkStatus();
+}
+void CarryToBrowser(int fd);
+absl::Status ConsoleViewersExample(EventLoop& loop, SerialConsole& console) {
+  //> vmm/console_viewers.h
+  return absl::OkStatus();
+}
+absl::Status MachinePageExample(EventLoop& loop, ControlHandler& control, viewer::RfbServer& rfb_server,
+                                Display& display) {
+  //> vmm/machine_page.h
+  return server.status();
+}
 void LogIn() {}
 absl::Status ConsoleTextExample(Machine& machine) {
   //> vmm/console_text.h
@@ -575,15 +589,6 @@ absl::Status RfbServerExample(os::EventLoop& loop, Display& display, KeySink* ke
 absl::Status WebServerExample(os::EventLoop& loop, web::WebHandler& handler) {
   //> web/web_server.h
   return absl::OkStatus();
-}
-absl::Status ConsoleViewersExample(os::EventLoop& loop, SerialConsole& console) {
-  //> vmm/console_viewers.h
-  return absl::OkStatus();
-}
-absl::Status MachinePageExample(os::EventLoop& loop, ControlHandler& control, viewer::RfbServer& rfb_server,
-                                Display& display) {
-  //> vmm/machine_page.h
-  return server.status();
 }
 absl::Status UnixSocketsExample(os::EventLoop& loop, SocketHub& hub) {
   //> network/unix_sockets.h
