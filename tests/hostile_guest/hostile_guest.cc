@@ -7,6 +7,8 @@
 //   messages       messages to VMBus from every processor
 //   signals        signals and messages to an open channel from every processor
 //   random         hypercalls, registers of other processors, and MSRs, at random
+//   devices        whatever comes to mind to every device that is offered: what the root said with lies in it, messages of all protocols,
+//                  memory that is none, rings that are broken, closed and opened
 
 #include <iterator>
 
@@ -14,7 +16,9 @@
 #include "cpu.h"
 #include "hvsdk/hvdef/guid.h"
 #include "hvsdk/hvdef/register.h"
+#include "hvsdk/hvdef/socket.h"
 #include "hvsdk/hvdef/vmbus.h"
+#include "hvsdk/vmbus/ring/packet.h"
 #include "hvsdk/vsc/client_rings.h"
 #include "hvsdk/vsc/storage_client.h"
 #include "hvsdk/vsc/vmbus_client.h"
@@ -227,6 +231,210 @@ vsc::StorageRequest requests[kRequests];
   }
 }
 
+// --- Every device. ---
+
+constexpr uint32_t kMostDevices = 24, kDeviceRingPages = 12, kScratchPages = 32, kMostPayload = 512;
+constexpr uint32_t kHostPort = 512;  // run.py: where somebody listens
+Page device_rings[kMostDevices][kDeviceRingPages], scratch[kScratchPages];
+
+struct Victim {
+  vmbus::OfferChannel offer = {};
+  bool is_there = false, is_gone = false;
+  vsc::RingPages pages;
+  vsc::ClientRings ends;
+  vsc::Channel channel;
+  // What the root said last.
+  alignas(8) uint8_t said[kMostPayload] = {};
+  uint32_t said_size = 0;
+  uint64_t said_id = 0;
+};
+Victim victims[kMostDevices];
+
+Victim* VictimOf(uint32_t channel_id) {
+  for (Victim& victim : victims) {
+    if (victim.is_there && victim.offer.channel_id == channel_id) return &victim;
+  }
+  return nullptr;
+}
+
+void OnAnyOffer(void*, const vmbus::OfferChannel& offer) {
+  if (VictimOf(offer.channel_id) != nullptr) return;
+  for (Victim& victim : victims) {
+    if (victim.is_there) continue;
+    victim.is_there = true;
+    victim.offer = offer;
+    return;
+  }
+}
+
+// What a payload begins with: the words by which some protocol says what it is, and the rest by chance.
+uint32_t MakePayload(Random& random, const Victim& victim, uint8_t* to) {
+  auto* const words = reinterpret_cast<uint32_t*>(to);
+  uint32_t size = 8 * random.Below(random.OneIn(8) ? kMostPayload / 8 : 16);
+  for (uint32_t i = 0; i < kMostPayload / 4; ++i) {
+    words[i] = random.OneIn(3) ? static_cast<uint32_t>(random.Next()) : random.Below(random.OneIn(2) ? 4 : 256);
+  }
+  switch (random.Below(6)) {
+    case 0:
+    case 1:  // an answer, of which something is not so
+      if (victim.said_size == 0) break;
+      size = victim.said_size;
+      __builtin_memcpy(to, victim.said, size);
+      for (uint32_t lies = random.Below(4); lies != 0; --lies)
+        to[random.Below(size)] = static_cast<uint8_t>(random.Next());
+      if (random.OneIn(8)) size = random.Below(size + 1);
+      break;
+    case 2:  // dynamic memory: type and size in 16 bits each, a number
+      size = size < 8 ? 8 : size;
+      words[0] = random.Below(16) | (random.OneIn(8) ? random.Below(0x10000) : size) << 16;
+      break;
+    case 3:  // pipes: 1, size; behind them type and size of display or mouse
+      size = size < 16 ? 16 : size;
+      words[0] = 1;
+      words[1] = random.OneIn(8) ? static_cast<uint32_t>(random.Next()) : size - 8;
+      words[2] = random.Below(16);
+      words[3] = random.OneIn(8) ? static_cast<uint32_t>(random.Next()) : size - 8;
+      break;
+    case 4: {  // networks: NVSP's initialization, buffers and RNDIS
+      static constexpr uint32_t kTypes[] = {1, 2, 100, 101, 103, 104, 105, 106, 107, 108, 125, 126, 130, 133};
+      words[0] = kTypes[random.Below(std::size(kTypes))];
+      break;
+    }
+    default:  // storage, keyboard: a small number
+      words[0] = random.Below(16);
+  }
+  return size;
+}
+
+// What a driver that means well says first, so that there is more to be lied about.
+void Greet(const Victim& victim, vsc::ClientRings& ends) {
+  struct Greeting {
+    hvdef::Guid class_id;
+    uint32_t words[10];
+    uint32_t size;
+  };
+  static constexpr Greeting kGreetings[] = {
+      {hvdef::class_id::kDynamicMemory, {1 | 16 << 16, 1, 0x20000, 1}, 16},  // versions all
+      {hvdef::class_id::kVideo, {1, 12, 1, 12, 0x50003}, 20},
+      {hvdef::class_id::kMouse, {1, 12, 0, 4, 0x20000}, 20},
+      {hvdef::class_id::kKeyboard, {1, 0x10000}, 8},
+      {hvdef::class_id::kNetwork, {1, 0x60001, 0x60001}, 40},
+  };
+  for (const Greeting& greeting : kGreetings) {
+    if (!(greeting.class_id == victim.offer.class_id)) continue;
+    (void)ends.outgoing.StageInBand(hvsdk::vmbus::PacketHeader::InBand(1, true), greeting.words, greeting.size);
+  }
+}
+
+void SayAnything(Random& random, Victim& victim) {
+  alignas(8) uint8_t payload[kMostPayload];
+  const uint32_t size = MakePayload(random, victim, payload);
+  const uint64_t id = random.OneIn(2) ? victim.said_id : random.Next();
+  const bool wants_answer = random.OneIn(2);
+  hvsdk::vmbus::RingStatus status;
+  if (random.OneIn(4)) {
+    // Memory that nobody misses, or none: there is nothing so high.
+    constexpr uint64_t kNowhere = uint64_t{1} << 36;
+    uint64_t pfns[8];
+    for (uint64_t& pfn : pfns) {
+      pfn = random.OneIn(8) ? random.Next() >> random.Below(64) | kNowhere : scratch[random.Below(kScratchPages)].pfn();
+    }
+    const hvsdk::vmbus::GpaBuffer buffer = {1 + random.Below(7 * kPageSize), random.Below(kPageSize), pfns};
+    status = victim.ends.outgoing.StageGpaDirect(id, wants_answer, &buffer, 1, payload, size);
+  } else {
+    const auto header = random.OneIn(3) ? hvsdk::vmbus::PacketHeader::Completion(id)
+                                        : hvsdk::vmbus::PacketHeader::InBand(id, wants_answer);
+    status = victim.ends.outgoing.StageInBand(header, payload, size);
+  }
+  (void)status;  // it is full, or broken
+}
+
+void Harm(Random& random, VmbusClient& client, Victim& victim) {
+  using State = vsc::Channel::State;
+  const State state = victim.channel.state();
+  if (victim.is_gone) return;
+  if (state == State::kNone || state == State::kFailed || state == State::kRescinded) {
+    const uint32_t outgoing = 2 + random.Below(kDeviceRingPages - 3);
+    Page* const memory = device_rings[&victim - victims];
+    victim.pages = {.pages = {.pfns = nullptr, .first_pfn = memory[0].pfn(), .page_count = kDeviceRingPages},
+                    .outgoing_pages = outgoing};
+    victim.ends = vsc::ClientRings::Create(memory, victim.pages);
+    if (!random.OneIn(4)) Greet(victim, victim.ends);
+    (void)victim.ends.outgoing.Publish();  // the root looks when the channel opens
+    (void)client.Open(victim.channel, victim.offer, victim.pages);
+    return;
+  }
+  if (state != State::kOpen) return;
+  // Now and then it reads nothing for a while.
+  for (uint32_t left = random.OneIn(8) ? 0 : 8; left != 0; --left) {
+    alignas(8) static uint8_t buffer[16384];
+    hvsdk::vmbus::Packet packet;
+    if (victim.ends.incoming.Read(buffer, sizeof(buffer), packet) != hvsdk::vmbus::RingStatus::kOk) break;
+    victim.said_size = packet.payload_size < kMostPayload ? packet.payload_size : kMostPayload;
+    __builtin_memcpy(victim.said, packet.payload, victim.said_size);
+    victim.said_id = packet.transaction_id;
+    if (victim.ends.incoming.Commit() == hvsdk::vmbus::Signal::kNeeded) client.Signal(victim.channel);
+  }
+  for (uint32_t left = random.Below(4); left != 0; --left) SayAnything(random, victim);
+  if (victim.ends.outgoing.Publish() == hvsdk::vmbus::Signal::kNeeded || random.OneIn(16))
+    client.Signal(victim.channel);
+  if (random.OneIn(256)) {
+    auto* const words = reinterpret_cast<uint32_t*>(
+        device_rings[&victim - victims][random.OneIn(2) ? 0 : victim.pages.outgoing_pages].bytes);
+    words[random.Below(16)] = static_cast<uint32_t>(random.Next());
+    client.Signal(victim.channel);
+  }
+  if (random.OneIn(128) || !victim.ends.is_valid()) client.Close(victim.channel);
+}
+
+[[noreturn]] void Devices() {
+  VmbusClient::Config config;
+  config.hypercalls = {nullptr, PostMessage, SignalEvent};
+  config.handlers.on_offer = OnAnyOffer;
+  config.handlers.on_rescind = [](void*, uint32_t channel_id) {
+    if (Victim* const victim = VictimOf(channel_id); victim != nullptr) victim->is_gone = true;
+  };
+  config.handlers.on_all_offers = [](void*) { offers.all = true; };
+  config.interrupt_page = interrupt_page.bytes;
+  config.interrupt_page_gpa = interrupt_page.gpa();
+  static VmbusClient client(config);
+  static Random random(ReadTsc());
+  const auto serve = [] {
+    hvdef::Message message;
+    if (TakeMessage(vmbus::kMessageSint, message)) client.OnMessage(message.payload, message.header.payload_size);
+    client.OnEvents(EventFlags(vmbus::kMessageSint));
+    client.Poll();
+  };
+  client.Connect();
+  WaitUntil([&] { return serve(), client.state() == VmbusClient::State::kConnected; });
+  client.RequestOffers();
+  WaitUntil([&] { return serve(), offers.all; });
+  uint32_t count = 0;
+  for (const Victim& victim : victims) count += victim.is_there;
+  Print("devices ");
+  PrintNumber(count);
+  Print("\nhostile\n");
+  for (;;) {
+    for (Victim& victim : victims) {
+      serve();
+      if (victim.is_there) Harm(random, client, victim);
+    }
+    // Sockets, which are offered when somebody is there.
+    const uint32_t port = random.OneIn(2) ? kHostPort : static_cast<uint32_t>(random.Next());
+    if (random.OneIn(16)) {
+      (void)client.TlConnect(hvdef::socket::ServiceOfPort(static_cast<uint32_t>(random.Next())),
+                             hvdef::socket::ServiceOfPort(port));
+    }
+    for (Victim& victim : victims) {
+      // Of one that was pulled out, and that it has let go of.
+      if (victim.is_there && victim.is_gone && victim.channel.state() != vsc::Channel::State::kOpen) {
+        victim.is_there = victim.is_gone = false;
+        client.Release(victim.offer.channel_id);
+      }
+    }
+  }
+}
+
 // --- VMBus. ---
 
 uint64_t RawCall(CallCode code, uint32_t processor) {
@@ -368,6 +576,7 @@ void KernelMain() {
     Everybody(SignalOnce);
   }
   if (CommandLineHas("random")) Everybody(Anything);
+  if (CommandLineHas("devices")) Devices();
   Print("what?\n");
   PowerOff();
 }

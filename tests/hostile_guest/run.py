@@ -9,6 +9,7 @@ seconds of SIGTERM (times N under a sanitizer), and by no fault of its own. A gu
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,10 +31,41 @@ def resident_mib(pid):
     return 0  # it has ended
 
 
+def listen(listener):
+    while True:
+        connection = listener.accept()[0]
+        threading.Thread(target=drain, args=[connection], daemon=True).start()
+
+
+def drain(connection):
+    try:
+        while connection.recv(65536):
+            pass
+    except OSError:
+        pass
+    connection.close()
+
+
+def ask(args, process, work):
+    """The machine answers its owner, whatever its guest does."""
+    asked = subprocess.run([args.mini_vmm, 'ctl', f'{work}/control', 'status'], capture_output=True, text=True, timeout=10 * args.slow, check=False)
+    if process.poll() is None and (asked.returncode != 0 or 'storage/0' not in asked.stdout):
+        sys.exit(f'the machine answers nothing: {asked.stdout}{asked.stderr}')
+
+
 def run_once(args, work, seconds):
     """Returns how long the guest was at it."""
     command = [args.mini_vmm, '--backend=software', f'--kernel={args.kernel}', f'--cmdline={args.way}', '--memory=64M', '--cpus=4',
                f'--disk={work}/disk', f'--trace={work}/trace', '--no-reboot']
+    if args.way == 'devices':
+        # Whoever connects is heard, and not answered.
+        listener = socket.socket(socket.AF_UNIX)
+        if os.path.exists(f'{work}/sockets_512'):
+            os.unlink(f'{work}/sockets_512')
+        listener.bind(f'{work}/sockets_512')
+        listener.listen(16)
+        threading.Thread(target=listen, args=[listener], daemon=True).start()
+        command += ['--video=800x600', '--input=all', '--net=switch', f'--sockets={work}/sockets', f'--control={work}/control']
     errors = tempfile.TemporaryFile(mode='w+')
     # AddressSanitizer keeps 256 MiB of what was freed, which would hide what grows.
     sanitizer = os.environ.get('ASAN_OPTIONS', '') + ':quarantine_size_mb=16'
@@ -62,6 +94,8 @@ def run_once(args, work, seconds):
         while process.poll() is None and time.monotonic() - start < seconds:
             time.sleep(0.05)
             most = max(most, resident_mib(process.pid))
+            if args.way == 'devices':
+                ask(args, process, work)
         lasted = time.monotonic() - start
         asked = process.poll() is None
         if asked:
