@@ -43,7 +43,7 @@ std::string Chunk(absl::string_view type, absl::string_view data) {
   return chunk;
 }
 
-absl::Status WriteAt(int fd, absl::string_view bytes, uint64_t offset) {
+absl::Status PutAt(int fd, absl::string_view bytes, uint64_t offset) {
   while (!bytes.empty()) {
     const ssize_t written = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
@@ -128,8 +128,8 @@ absl::Status AnimatedPng::Add(const Frame& frame, const Rectangle& rectangle, ui
   const size_t size = bytes.size();
   bytes += Chunk("IEND", "");
   const std::string last = Chunk("IEND", "");
-  if (absl::Status status = WriteAt(fd_, bytes, end_); !status.ok()) {
-    if (end_ != 0) (void)WriteAt(fd_, last, end_);
+  if (absl::Status status = PutAt(fd_, bytes, end_); !status.ok()) {
+    if (end_ != 0) (void)PutAt(fd_, last, end_);
     (void)!ftruncate(fd_, static_cast<off_t>(end_ == 0 ? 0 : end_ + last.size()));
     return status;
   }
@@ -138,9 +138,9 @@ absl::Status AnimatedPng::Add(const Frame& frame, const Rectangle& rectangle, ui
   Put32(animation, pictures_ + 1);
   Put32(animation, 1);  // played once
   constexpr uint64_t kAnimationOffset = 8 + 25;
-  RETURN_IF_ERROR(WriteAt(fd_, Chunk("acTL", animation), kAnimationOffset));
+  RETURN_IF_ERROR(PutAt(fd_, Chunk("acTL", animation), kAnimationOffset));
   if (pictures_ != 0) {
-    RETURN_IF_ERROR(WriteAt(fd_, ControlOf(rectangle_, control_sequence_, time_ms - begin_ms_), control_offset_));
+    RETURN_IF_ERROR(PutAt(fd_, ControlOf(rectangle_, control_sequence_, time_ms - begin_ms_), control_offset_));
   }
   end_ += size;
   ++pictures_;
