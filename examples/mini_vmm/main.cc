@@ -42,6 +42,7 @@
 #include "messages.h"
 #include "networks.h"
 #include "paths.h"
+#include "start_pages.h"
 #include "viewers.h"
 #include "web_page.h"
 
@@ -431,6 +432,7 @@ int RunMachine(const Flags& flags) {
       const absl::Status started = tracer->Start(files.trace.fd());
       if (!started.ok()) return FailBy(started, absl::StrCat("--trace=", config.trace()));
     }
+    if (flags.state == nullptr) LetGoOfStart();  // a guest that goes on is waited for
     const hvsdk::machine::MachineResult result = current->Run();
     if (check != nullptr) check->End();
     std::set_new_handler(nullptr);
