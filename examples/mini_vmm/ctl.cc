@@ -472,7 +472,7 @@ int RunCtl(int count, char** arguments) {
     if (reply->has_saved()) PrintSaved(reply->saved(), request.live(), request.pause());
     if (command->command == hvsdk::vmm::SHUTDOWN) absl::PrintF("the guest has begun\n");
     if (reply->has_snapshot()) json ? PrintJson(reply->snapshot()) : PrintSnapshot(reply->snapshot());
-    std::fflush(stdout);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return Mistake("standard output cannot be written");
     // It is one all the same.
     if (const std::string& error = reply->snapshot().thaw_error(); !error.empty()) {
       return Fail(absl::FailedPreconditionError(absl::StrCat("snapshot: it was taken, but ", error)), words[0]);
