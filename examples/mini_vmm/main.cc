@@ -518,7 +518,8 @@ int Main(int argc, char** argv) {
   if (flags->help) {
     absl::FPrintF(stdout, "%s", HelpText());
     // A text that is longer than the buffer has failed already.
-    return fflush(stdout) == 0 && ferror(stdout) == 0 ? kPoweredOff : Fail(kHostFailure, absl::StrCat("--help: ", strerror(errno)));
+    return fflush(stdout) == 0 && ferror(stdout) == 0 ? kPoweredOff
+                                                      : Fail(kHostFailure, absl::StrCat("--help: ", strerror(errno)));
   }
   return RunMachine(*flags);
 }
