@@ -101,6 +101,7 @@ class BalloonHarness : private ProviderWorld {
     OpenChannelOf(end_, hvdef::class_id::kDynamicMemory, [this] { Forget(); });
   }
   void Close() {
+    LookForNews();
     child_->client().Close(end_.channel);
     Pump();
     const BalloonStatus status = balloon_->status();
@@ -110,6 +111,11 @@ class BalloonHarness : private ProviderWorld {
     added_ = status.memory - kPages;
     end_.channel = vsc::Channel();
     Forget();
+  }
+  // Whether the guest is told of new memory in a message that it has not read.
+  void LookForNews() {
+    const BalloonStatus status = balloon_->status();
+    unread_news_ = status.promised != status.assigned && told_ == 0;
   }
   void Forget() {
     given_.clear();
@@ -167,8 +173,8 @@ class BalloonHarness : private ProviderWorld {
           Read();
         }
     }
+    LookForNews();
     const BalloonStatus status = balloon_->status();
-    unread_news_ = status.promised != status.assigned && told_ == 0;
     // What is said to one that stands still is heard later.
     if (!has_lied_ && !is_paused_) HVSDK_CHECK(status.memory == kPages + added_);
     if (!has_lied_ && !is_paused_) HVSDK_CHECK(status.assigned + given_.size() == kPages + added_ || unread_gifts());
