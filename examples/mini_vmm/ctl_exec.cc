@@ -83,8 +83,7 @@ class Exec {
     if (socket_ < 0 || connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
       return absl::ErrnoToStatus(errno, absl::StrCat("exec: cannot connect to ", absl::CHexEscape(path)));
     }
-    greeting_ = absl::StrCat("CONNECT ", exec::kPort, "\n");
-    host_.outgoing().insert(0, greeting_);
+    host_.outgoing().insert(0, absl::StrCat("CONNECT ", exec::kPort, "\n"));
     return absl::OkStatus();
   }
 
@@ -175,7 +174,7 @@ class Exec {
 
   exec::Host host_;
   int socket_ = -1, signals_ = -1;
-  std::string greeting_, answer_;
+  std::string answer_;
   bool is_accepted_ = false;   // the agent is at the other end
   bool is_signalled_ = false;  // the command was
   int signal_ = 0;             // that ends this process

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdio>
+#include <iterator>
 #include <set>
 #include <utility>
 #include <vector>
@@ -433,6 +434,13 @@ absl::Status MoveNetwork(absl::string_view text, Flags& flags) {
   return absl::InvalidArgumentError(absl::StrFormat("the state has no network adapter %d", number));
 }
 
+// Flags that beside --restore say where something is now, of what the state's machine has.
+struct Move {
+  absl::string_view flag;
+  absl::Status (*apply)(absl::string_view text, Flags& flags);
+};
+constexpr Move kMoves[] = {{"disk", MoveDisk}, {"net", MoveNetwork}, {"serial", MoveSerial}, {"sockets", MoveSockets}};
+
 // Where somebody looks on.
 void ShowProgress(uint64_t done_bytes, uint64_t total_bytes) {
   if (isatty(STDERR_FILENO) == 0) return;
@@ -549,11 +557,10 @@ absl::StatusOr<Flags> ParseFlags(int argc, char** argv) {
     }
     const bool is_restored = flags.state != nullptr;
     if (setting.flag->name == "kernel" || setting.flag->name == "initrd") flags.names_boot_files = is_restored;
-    const absl::Status status = is_restored && setting.flag->name == "disk"     ? MoveDisk(setting.value, flags)
-                                : is_restored && setting.flag->name == "net"    ? MoveNetwork(setting.value, flags)
-                                : is_restored && setting.flag->name == "serial" ? MoveSerial(setting.value, flags)
-                                : is_restored && setting.flag->name == "sockets"
-                                    ? MoveSockets(setting.value, flags)
+    const auto moves = std::find_if(std::begin(kMoves), std::end(kMoves),
+                                    [&](const Move& move) { return move.flag == setting.flag->name; });
+    const absl::Status status = is_restored && moves != std::end(kMoves)
+                                    ? moves->apply(setting.value, flags)
                                     : setting.flag->apply(setting.value, flags.config);
     if (!status.ok()) return Invalid(absl::StrCat("--", setting.flag->name), status.message());
   }

@@ -386,8 +386,9 @@ void UserPort::SetWatched(int fd, Polled& polled, uint32_t events) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<NetworkPort>> CreateUserPort(os::EventLoop& loop, const UserPortOptions& options) {
-  if (options.mtu_bytes < 1280 || options.mtu_bytes > 65521) {  // libslirp's
-    return absl::InvalidArgumentError(absl::StrCat("mtu: ", options.mtu_bytes, " is not between 1280 and 65521"));
+  if (options.mtu_bytes < kMinUserMtuBytes || options.mtu_bytes > 65521) {  // libslirp's
+    return absl::InvalidArgumentError(
+        absl::StrCat("mtu: ", options.mtu_bytes, " is not between ", kMinUserMtuBytes, " and 65521"));
   }
   const uint32_t dns = options.dns_address;
   if (dns != 0 &&

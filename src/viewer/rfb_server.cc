@@ -17,9 +17,8 @@
 #include "base/status_macros.h"
 #include "hvsdk/input/keyboard_layout.h"
 #include "hvsdk/os/host_clock.h"
-#include "os/linux/acceptor.h"
+#include "os/linux/listener.h"
 #include "os/linux/local_address.h"
-#include "os/linux/unix_socket.h"
 #include "viewer/rfb_guard.h"
 #include "viewer/rfb_session.h"
 
@@ -36,7 +35,7 @@ class Server final : public RfbServer, private Task {
 
   absl::Status Prepare();
   absl::Status Listen(absl::string_view address) override;
-  std::string address() const override { return address_; }
+  std::string address() const override { return listener_ == nullptr ? "" : os::TextOf(listener_->address()); }
   absl::StatusOr<int> Connect() override;
   size_t viewers() const override;
 
@@ -52,7 +51,7 @@ class Server final : public RfbServer, private Task {
 
   // The task: displays have something new.
   void Run() override;
-  void Accept();
+  void OnConnection(int fd);
   // Makes room for one more. False: there is none.
   bool MakeRoom();
   // `guard`: null if it is let in just so.
@@ -73,10 +72,7 @@ class Server final : public RfbServer, private Task {
   std::unique_ptr<os::LoopTimers> timers_;
   std::unique_ptr<Timer> timer_;
   uint64_t timer_100ns_ = 0;  // when it fires; 0: not
-  os::Acceptor acceptor_;
-  int listen_fd_ = -1;
-  os::UnixSocketFile file_;
-  std::string address_;
+  std::unique_ptr<os::Listener> listener_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, Viewer> viewers_;
 };
@@ -84,10 +80,6 @@ class Server final : public RfbServer, private Task {
 Server::~Server() {
   while (!viewers_.empty()) Drop(viewers_.begin()->first);
   loop_.Drain(*this);
-  if (listen_fd_ >= 0) {
-    loop_.Unwatch(listen_fd_);
-    close(listen_fd_);
-  }
 }
 
 absl::Status Server::Prepare() {
@@ -101,15 +93,9 @@ absl::Status Server::Prepare() {
 }
 
 absl::Status Server::Listen(absl::string_view text) {
-  if (listen_fd_ >= 0) return absl::FailedPreconditionError("it listens already");
+  if (listener_ != nullptr) return absl::FailedPreconditionError("it listens already");
   ASSIGN_OR_RETURN(os::LocalAddress address, os::ParseLocalAddress(text, guard_->lets_in_friends_alone()));
-  ASSIGN_OR_RETURN(const int fd, os::ListenAt(address, file_));
-  if (absl::Status watched = loop_.Watch(fd, EPOLLIN, [this](uint32_t) { Accept(); }); !watched.ok()) {
-    close(fd);
-    return watched;
-  }
-  listen_fd_ = fd;
-  address_ = os::TextOf(address);
+  ASSIGN_OR_RETURN(listener_, os::Listener::Open(loop_, std::move(address), [this](int fd) { OnConnection(fd); }));
   return absl::OkStatus();
 }
 
@@ -132,9 +118,7 @@ size_t Server::viewers() const {
   return count;
 }
 
-void Server::Accept() {
-  const int fd = acceptor_.Accept(listen_fd_);
-  if (fd < 0) return;
+void Server::OnConnection(int fd) {
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // of Unix sockets nothing
   if (!MakeRoom()) {

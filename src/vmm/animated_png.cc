@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm/animated_png.h"
 
-#include <errno.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 #include <vector>
 
 #include "base/status_macros.h"
+#include "hvsdk/os/output_writer.h"
 #include "resource/frame_row.h"
 #if defined(HVSDK_HAVE_ZLIB)
 #include "base/zlib_library.h"
@@ -43,15 +44,8 @@ std::string Chunk(absl::string_view type, absl::string_view data) {
   return chunk;
 }
 
-absl::Status PutAt(int fd, absl::string_view bytes, uint64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t written = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return absl::ErrnoToStatus(written < 0 ? errno : ENOSPC, "cannot be written");
-    bytes.remove_prefix(static_cast<size_t>(written));
-    offset += static_cast<uint64_t>(written);
-  }
-  return absl::OkStatus();
+absl::Status WriteTo(int fd, absl::string_view bytes, uint64_t offset) {
+  return os::WriteAll(fd, bytes, static_cast<int64_t>(offset), std::atomic<bool>(false));
 }
 
 // Appends the rows of a picture, each behind the byte that says that it has no filter.
@@ -128,8 +122,8 @@ absl::Status AnimatedPng::Add(const Frame& frame, const Rectangle& rectangle, ui
   const size_t size = bytes.size();
   bytes += Chunk("IEND", "");
   const std::string last = Chunk("IEND", "");
-  if (absl::Status status = PutAt(fd_, bytes, end_); !status.ok()) {
-    if (end_ != 0) (void)PutAt(fd_, last, end_);
+  if (absl::Status status = WriteTo(fd_, bytes, end_); !status.ok()) {
+    if (end_ != 0) (void)WriteTo(fd_, last, end_);
     (void)!ftruncate(fd_, static_cast<off_t>(end_ == 0 ? 0 : end_ + last.size()));
     return status;
   }
@@ -138,9 +132,9 @@ absl::Status AnimatedPng::Add(const Frame& frame, const Rectangle& rectangle, ui
   Put32(animation, pictures_ + 1);
   Put32(animation, 1);  // played once
   constexpr uint64_t kAnimationOffset = 8 + 25;
-  RETURN_IF_ERROR(PutAt(fd_, Chunk("acTL", animation), kAnimationOffset));
+  RETURN_IF_ERROR(WriteTo(fd_, Chunk("acTL", animation), kAnimationOffset));
   if (pictures_ != 0) {
-    RETURN_IF_ERROR(PutAt(fd_, ControlOf(rectangle_, control_sequence_, time_ms - begin_ms_), control_offset_));
+    RETURN_IF_ERROR(WriteTo(fd_, ControlOf(rectangle_, control_sequence_, time_ms - begin_ms_), control_offset_));
   }
   end_ += size;
   ++pictures_;

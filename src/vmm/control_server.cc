@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
-#include "os/linux/acceptor.h"
+#include "os/linux/listener.h"
 #include "os/linux/unix_socket.h"
 #include "vmm/guest_requests.h"
 #include "vmm/text_fields.h"
@@ -54,27 +54,20 @@ struct ControlServer::Client {
 
 absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Listen(os::EventLoop& loop, const std::string& path,
                                                                      ControlHandler& handler) {
-  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return absl::ErrnoToStatus(errno, "socket");
-  std::unique_ptr<ControlServer> server(new ControlServer(loop, fd, handler));
-  RETURN_IF_ERROR(server->file_->Bind(fd, SOCK_STREAM, path));
-  if (listen(fd, 16) != 0) return absl::ErrnoToStatus(errno, "listen");
-  RETURN_IF_ERROR(loop.Watch(fd, EPOLLIN, [server = server.get()](uint32_t) { server->Accept(); }));
+  // An empty one is no Unix socket to a listener.
+  RETURN_IF_ERROR(os::UnixAddressOf(path).status());
+  std::unique_ptr<ControlServer> server(new ControlServer(loop, handler));
+  ASSIGN_OR_RETURN(server->listener_, os::Listener::Open(loop, {.path = path}, [server = server.get()](int fd) {
+                     server->OnConnection(fd);
+                   }));
   return server;
 }
 
-ControlServer::ControlServer(os::EventLoop& loop, int fd, ControlHandler& handler)
-    : loop_(loop),
-      file_(std::make_unique<os::UnixSocketFile>()),
-      fd_(fd),
-      acceptor_(std::make_unique<os::Acceptor>()),
-      handler_(handler) {}
+ControlServer::ControlServer(os::EventLoop& loop, ControlHandler& handler) : loop_(loop), handler_(handler) {}
 
 ControlServer::~ControlServer() {
   *self_ = nullptr;
   while (!clients_.empty()) Drop(clients_.begin()->first);
-  loop_.Unwatch(fd_);
-  close(fd_);
 }
 
 ControlServer::Client* ControlServer::Find(uint64_t id) {
@@ -82,9 +75,7 @@ ControlServer::Client* ControlServer::Find(uint64_t id) {
   return it == clients_.end() ? nullptr : it->second.get();
 }
 
-void ControlServer::Accept() {
-  const int fd = acceptor_->Accept(fd_);
-  if (fd < 0) return;
+void ControlServer::OnConnection(int fd) {
   if (clients_.size() >= kMaxControlClients && !DropIdlest()) {
     // Best effort: as much as fits at once.
     const std::string full = Framed(ReplyOf(absl::ResourceExhaustedError(

@@ -67,6 +67,8 @@ MemoryStatus ToMemoryStatus(const vsp::BalloonStatus& of) {
   return status;
 }
 
+absl::Status NoDisplay() { return absl::FailedPreconditionError("the machine has no display; --video gives it one"); }
+
 // The name of a command that its guest has to answer; empty: it is none.
 absl::string_view WhatAsksTheGuest(ControlCommand command) {
   switch (command) {
@@ -202,7 +204,7 @@ void MachineControl::Balloon(uint32_t target_mib, Reply reply) {
 void MachineControl::TakeScreenshot(const std::string& path, Reply reply) {
   const Display* const display = machine_.display();
   absl::Status status;
-  if (display == nullptr) status = absl::FailedPreconditionError("the machine has no display; --video gives it one");
+  if (display == nullptr) status = NoDisplay();
   if (status.ok() && !options_.open_screenshot) status = absl::UnimplementedError("there are no pictures here");
   if (status.ok()) status = screenshot_.Check(*display);
   if (!status.ok()) return reply(ReplyOf(ErrorOf("screenshot", status)));
@@ -232,12 +234,12 @@ absl::Status MachineControl::RecordNow(const std::string& path) {
     return absl::OkStatus();
   }
   Display* const display = machine_.display();
-  if (display == nullptr) return absl::FailedPreconditionError("the machine has no display; --video gives it one");
+  if (display == nullptr) return NoDisplay();
   if (!recording_path_.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("there is one already, to ", recording_path_));
   }
   if (!options_.open_screenshot) return absl::UnimplementedError("there are no pictures here");
-  if (display->frame().empty()) return absl::FailedPreconditionError("the guest shows nothing yet");
+  RETURN_IF_ERROR(Recording::Check(*display));
   ASSIGN_OR_RETURN(const int fd, options_.open_screenshot(path));
   if (ftruncate(fd, 0) != 0) {
     const absl::Status status = absl::ErrnoToStatus(errno, path);
@@ -256,8 +258,7 @@ absl::Status MachineControl::RecordNow(const std::string& path) {
 void MachineControl::ReadScreen(const std::string& psf, Reply reply) {
   const Display* const display = machine_.display();
   if (display == nullptr) {
-    return reply(
-        ReplyOf(absl::FailedPreconditionError("screen-text: the machine has no display; --video gives it one")));
+    return reply(ReplyOf(ErrorOf("screen-text", NoDisplay())));
   }
   const absl::StatusOr<ConsoleFont> font = ConsoleFont::Parse(psf);
   if (!font.ok()) return reply(ReplyOf(ErrorOf("screen-text: the font", font.status())));

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hvsdk/vmm/machine_page.h"
 
-#include <errno.h>
 #include <google/protobuf/util/json_util.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <utility>
 
@@ -29,19 +25,6 @@ web::WebResponse ResponseOf(int status, std::string text) {
 }
 
 web::WebResponse Refusal(absl::string_view line) { return ResponseOf(409, std::string(line)); }
-
-absl::StatusOr<std::string> ContentsOf(int fd) {
-  struct stat file;
-  if (fstat(fd, &file) != 0) return absl::ErrnoToStatus(errno, "fstat");
-  std::string contents(static_cast<size_t>(file.st_size), '\0');
-  for (size_t at = 0; at < contents.size();) {
-    const ssize_t got = pread(fd, &contents[at], contents.size() - at, static_cast<off_t>(at));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return absl::ErrnoToStatus(errno, "pread");
-    at += static_cast<size_t>(got);
-  }
-  return contents;
-}
 
 // For who waits for the answer, be it there still or not.
 ControlHandler::Reply ControlReplyTo(absl::AnyInvocable<void(const ControlReply&)> take) {
@@ -86,18 +69,7 @@ void MachinePage::TakeScreenshot(Reply reply) {
   if (const absl::Status status = screenshot_.Check(*options_.display); !status.ok()) {
     return reply(Refusal(status.message()));
   }
-  // Screenshot closes the file that it writes.
-  const int fd = memfd_create("screenshot", MFD_CLOEXEC);
-  const std::shared_ptr<int> kept(new int(fd < 0 ? -1 : dup(fd)), [](int* own) {
-    if (*own >= 0) close(*own);
-    delete own;
-  });
-  if (*kept < 0) {
-    if (fd >= 0) close(fd);
-    return reply(Refusal("the host refuses memory for a picture"));
-  }
-  screenshot_.Take(*options_.display, fd, [kept, reply = std::move(reply)](const absl::Status& written) mutable {
-    absl::StatusOr<std::string> png = written.ok() ? ContentsOf(*kept) : written;
+  screenshot_.Encode(*options_.display, [reply = std::move(reply)](absl::StatusOr<std::string> png) mutable {
     if (!png.ok()) return reply(Refusal(png.status().message()));
     web::WebResponse response = ResponseOf(200, *std::move(png));
     response.type = "image/png";

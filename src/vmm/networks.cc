@@ -26,7 +26,6 @@ namespace hvsdk::vmm {
 namespace {
 
 constexpr uint32_t kMinMtu = 68, kMaxMtu = vsp::NetworkAdapter::kMaxMtuBytes;
-constexpr uint32_t kMinUserMtu = 1280;  // network::UserPortOptions::mtu_bytes
 constexpr uint32_t kMaxQueues = 64;
 static_assert(kMaxNetworks == machine::kMaxNetworks);
 
@@ -79,7 +78,7 @@ absl::Status ValidateNetwork(const NetworkConfig& network) {
     const auto mac = ParseMac(network.mac());
     if (!mac.ok()) return Invalid("mac", mac.status().message());
   }
-  const uint32_t min_mtu = network.has_user() ? kMinUserMtu : kMinMtu;
+  const uint32_t min_mtu = network.has_user() ? network::kMinUserMtuBytes : kMinMtu;
   if (network.mtu() != 0 && (network.mtu() < min_mtu || network.mtu() > kMaxMtu)) {
     return Invalid("mtu", absl::StrCat(network.mtu(), " is not between ", min_mtu, " and ", kMaxMtu));
   }

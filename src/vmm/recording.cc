@@ -46,8 +46,7 @@ class Core final : public Recording, private DisplayViewer, private Task {
   }
 
   absl::Status Start() {
-    RETURN_IF_ERROR(AnimatedPng::CheckPossible());
-    if (canvas_.width == 0) return absl::FailedPreconditionError("the guest shows nothing yet");
+    RETURN_IF_ERROR(Check(display_));
     ASSIGN_OR_RETURN(timers_, os::LoopTimers::Create(loop_, clock_));
     timer_ = timers_->CreateTimer([this] { Next(); });
     RETURN_IF_ERROR(thread_.Start("recording", [this] { Work(); }));
@@ -165,6 +164,11 @@ class Core final : public Recording, private DisplayViewer, private Task {
 };
 
 }  // namespace
+
+absl::Status Recording::Check(const Display& display) {
+  if (display.frame().empty()) return absl::FailedPreconditionError("the guest shows nothing yet");
+  return AnimatedPng::CheckPossible();
+}
 
 absl::StatusOr<std::unique_ptr<Recording>> Recording::Begin(Display& display, os::EventLoop& loop, int fd,
                                                             Options options) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <memory>
 #include <utility>
 
 #include "base/check.h"
@@ -11,6 +12,7 @@
 #include "base/status_macros.h"
 #include "hvsdk/os/output_writer.h"
 #include "vmm/png.h"
+#include "vmm/state_files.h"
 
 namespace hvsdk::vmm {
 namespace {
@@ -36,16 +38,17 @@ class Screenshot::Core final : private Task {
     executor_.Drain(*this);
   }
 
-  void Take(const Display& display, int fd, Done done) {
+  // Has `work` done with the frame on a thread.
+  void Take(const Display& display, absl::AnyInvocable<absl::Status(const StillFrame&)> work, Done done) {
     HVSDK_CHECK(!thread_.is_running());
+    work_ = std::move(work);
     done_ = std::move(done);
-    const absl::Status started = thread_.Start("screenshot", [this, fd, frame = StillFrame::Of(display.frame())] {
-      status_ = WriteFrame(frame, fd);
-      close(fd);
+    const absl::Status started = thread_.Start("screenshot", [this, frame = StillFrame::Of(display.frame())] {
+      status_ = std::exchange(work_, nullptr)(frame);
       executor_.Schedule(*this);
     });
     if (started.ok()) return;
-    close(fd);
+    work_ = nullptr;
     std::exchange(done_, nullptr)(started);
   }
   bool is_busy() const { return thread_.is_running(); }
@@ -59,7 +62,9 @@ class Screenshot::Core final : private Task {
 
   Executor& executor_;
   HostThread thread_;
-  absl::Status status_;  // the thread's, until it is joined
+  // The thread's, until it is joined.
+  absl::AnyInvocable<absl::Status(const StillFrame&)> work_;
+  absl::Status status_;
   Done done_;
 };
 
@@ -71,7 +76,25 @@ absl::Status Screenshot::Check(const Display& display) const {
   return CheckFrame(display);
 }
 
-void Screenshot::Take(const Display& display, int fd, Done done) { core_->Take(display, fd, std::move(done)); }
+void Screenshot::Encode(const Display& display, absl::AnyInvocable<void(absl::StatusOr<std::string>)> done) {
+  auto png = std::make_shared<std::string>();
+  core_->Take(
+      display,
+      [png](const StillFrame& frame) -> absl::Status {
+        ASSIGN_OR_RETURN(*png, EncodePng(frame));
+        return absl::OkStatus();
+      },
+      [png, done = std::move(done)](const absl::Status& status) mutable {
+        if (!status.ok()) return done(status);
+        done(std::move(*png));
+      });
+}
+
+void Screenshot::Take(const Display& display, int fd, Done done) {
+  core_->Take(
+      display, [file = Descriptor(fd)](const StillFrame& frame) { return WriteFrame(frame, file.fd()); },
+      std::move(done));
+}
 
 absl::Status Screenshot::Write(const Display& display, int fd) {
   RETURN_IF_ERROR(CheckFrame(display));

@@ -17,9 +17,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "hvsdk/os/host_clock.h"
-#include "os/linux/acceptor.h"
+#include "os/linux/listener.h"
 #include "os/linux/local_address.h"
-#include "os/linux/unix_socket.h"
 #include "web/web_connection.h"
 
 namespace hvsdk::web {
@@ -58,7 +57,10 @@ class Server final : public WebServer, private Task {
   ~Server() override;
 
   absl::Status Start(os::LocalAddress address);
-  std::string url() const override { return url_; }
+  std::string url() const override {
+    const os::LocalAddress& address = listener_->address();
+    return absl::StrCat("http://", address.path.empty() ? os::TextOf(address) : "localhost", "/", token_, "/");
+  }
   size_t connections() const override { return clients_.size(); }
 
  private:
@@ -82,7 +84,7 @@ class Server final : public WebServer, private Task {
 
   // The task: answers have come.
   void Run() override;
-  void Accept();
+  void OnConnection(int fd);
   bool MakeRoom();
   void OnSocket(uint64_t id, uint32_t events);
   void OnStream(uint64_t id, uint32_t events);
@@ -99,14 +101,11 @@ class Server final : public WebServer, private Task {
   os::EventLoop& loop_;
   WebHandler& handler_;
   const std::string token_;
-  std::string url_;
   const os::HostClock clock_;
   std::unique_ptr<os::LoopTimers> timers_;
   std::unique_ptr<Timer> timer_;
   uint64_t timer_100ns_ = 0;  // when it fires; 0: not
-  os::Acceptor acceptor_;
-  int listen_fd_ = -1;
-  os::UnixSocketFile file_;
+  std::unique_ptr<os::Listener> listener_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, Client> clients_;
 };
@@ -114,28 +113,16 @@ class Server final : public WebServer, private Task {
 Server::~Server() {
   while (!clients_.empty()) Drop(clients_.begin()->first);
   loop_.Drain(*this);
-  if (listen_fd_ >= 0) {
-    loop_.Unwatch(listen_fd_);
-    close(listen_fd_);
-  }
 }
 
 absl::Status Server::Start(os::LocalAddress address) {
   ASSIGN_OR_RETURN(timers_, os::LoopTimers::Create(loop_, clock_));
   timer_ = timers_->CreateTimer([this] { OnTime(); });
-  ASSIGN_OR_RETURN(const int fd, os::ListenAt(address, file_));
-  if (absl::Status watched = loop_.Watch(fd, EPOLLIN, [this](uint32_t) { Accept(); }); !watched.ok()) {
-    close(fd);
-    return watched;
-  }
-  listen_fd_ = fd;
-  url_ = absl::StrCat("http://", address.path.empty() ? os::TextOf(address) : "localhost", "/", token_, "/");
+  ASSIGN_OR_RETURN(listener_, os::Listener::Open(loop_, std::move(address), [this](int fd) { OnConnection(fd); }));
   return absl::OkStatus();
 }
 
-void Server::Accept() {
-  const int fd = acceptor_.Accept(listen_fd_);
-  if (fd < 0) return;
+void Server::OnConnection(int fd) {
   if (!MakeRoom()) {
     close(fd);
     return;

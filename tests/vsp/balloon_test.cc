@@ -72,6 +72,12 @@ class BalloonTest : public ProviderFixture<vsc::BalloonClient> {
     server_->Reset();
     MakeBalloon(std::move(options));
   }
+  // A machine that may grow, whose guest knows how to.
+  void BeginGrowing() {
+    Remake(Growing());
+    OpenChannel();
+    Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  }
   void MakeBalloon(const BalloonOptions& options) {
     balloon_ =
         *Balloon::Create(*server_, memory_, {.executor = executor_, .timers = timers_, .clock = clock_}, options);
@@ -543,9 +549,7 @@ TEST_F(BalloonTest, ADevicesMemoryIsNotAmongIt) {
 
 // As Linux' answers are (hot_add_req).
 TEST_F(BalloonTest, GoldenBytesOfNewMemory) {
-  Remake(Growing());
-  OpenChannel();
-  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  BeginGrowing();
   EXPECT_EQ(balloon_->status().max, kPages + kGrowthPages);
   EXPECT_THAT(SetTarget(kPages + kGrowthPages + 1), ElementsAre(HasSubstr("is not between 1 and 24 MiB")));
   std::vector<std::string> told;
@@ -574,9 +578,7 @@ TEST_F(BalloonTest, GoldenBytesOfNewMemory) {
 }
 
 TEST_F(BalloonTest, NewMemoryFollowsOnWhatTheGuestHas) {
-  Remake(Growing());
-  OpenChannel();
-  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  BeginGrowing();
   // First comes back what was given up.
   EXPECT_THAT(SetTarget(kPages - 512), IsEmpty());
   ASSERT_NE(Take(), "");
@@ -600,9 +602,7 @@ TEST_F(BalloonTest, NewMemoryFollowsOnWhatTheGuestHas) {
 }
 
 TEST_F(BalloonTest, AGuestMayTakeLessOfNewMemory) {
-  Remake(Growing());
-  OpenChannel();
-  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  BeginGrowing();
   // Not now: it is asked again, and at last no more.
   std::vector<std::string> told;
   const auto tell = [&](const absl::Status& status) { told.push_back(status.ToString()); };
@@ -679,9 +679,7 @@ TEST_F(BalloonTest, LiesAboutNewMemoryAreNotBelieved) {
 
 // Who never answers is told of nothing more, and counts as having it.
 TEST_F(BalloonTest, ANewPageIsTheGuestsOnceItWasToldOfIt) {
-  Remake(Growing());
-  OpenChannel();
-  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  BeginGrowing();
   std::vector<std::string> told;
   balloon_->SetTarget({.pages = kPages + 100}, [&](const absl::Status& status) { told.push_back(status.ToString()); });
   Pump();
@@ -714,9 +712,7 @@ TEST_F(BalloonTest, ABudgetHasTheLastWord) {
     uint64_t left = 700, has = kPages, needed = 0;
   } budget;
   budget_ = &budget;
-  Remake(Growing());
-  OpenChannel();
-  Agree(wire::kCanBalloon | wire::kCanHotAdd);
+  BeginGrowing();
   EXPECT_THAT(SetTarget(kPages - 512), IsEmpty());
   ASSERT_NE(Take(), "");
   PutRanges({PageRange::Make(1024, 512)});

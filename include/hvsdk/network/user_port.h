@@ -46,8 +46,10 @@ absl::StatusOr<HostForward> ParseHostForward(absl::string_view text);
 // "10.0.2.3" as its first byte the highest. InvalidArgument: anything else.
 absl::StatusOr<uint32_t> ParseIp4(absl::string_view text);
 
+inline constexpr uint32_t kMinUserMtuBytes = 1280;  // which IPv6 asks for
+
 struct UserPortOptions {
-  uint32_t mtu_bytes = 1500;  // 1280, which IPv6 asks for, to 65521
+  uint32_t mtu_bytes = 1500;  // kMinUserMtuBytes to 65521
   std::vector<HostForward> host_forwards;
   bool restricted = false;     // the guest reaches nobody; forwards stay
   bool host_loopback = false;  // the host's loopback is at 10.0.2.2 and fec0::2

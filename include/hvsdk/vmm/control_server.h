@@ -30,8 +30,7 @@
 #include "hvsdk/vmm/control.pb.h"
 
 namespace hvsdk::os {
-class Acceptor;
-class UnixSocketFile;
+class Listener;
 }  // namespace hvsdk::os
 
 namespace hvsdk::vmm {
@@ -76,8 +75,8 @@ class ControlServer {
  private:
   struct Client;
 
-  ControlServer(os::EventLoop& loop, int fd, ControlHandler& handler);
-  void Accept();
+  ControlServer(os::EventLoop& loop, ControlHandler& handler);
+  void OnConnection(int fd);
   bool DropIdlest();
   void OnReady(uint64_t id, uint32_t events);
   void Read(Client& client);
@@ -92,9 +91,7 @@ class ControlServer {
   Client* Find(uint64_t id);
 
   os::EventLoop& loop_;
-  const std::unique_ptr<os::UnixSocketFile> file_;
-  const int fd_;
-  const std::unique_ptr<os::Acceptor> acceptor_;
+  std::unique_ptr<os::Listener> listener_;
   ControlHandler& handler_;
   uint64_t next_id_ = 1;
   uint64_t hearings_ = 0;

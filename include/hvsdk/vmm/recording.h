@@ -37,8 +37,11 @@ class Recording {
     absl::AnyInvocable<void(const absl::Status&)> on_end;
   };
 
-  // Takes the descriptor of an empty regular file, also if it fails. The display outlives it. FailedPrecondition: the guest shows nothing yet.
-  // Unimplemented: this system has no zlib, or the program was built without its header. Others: the host refuses.
+  // Whether one can begin now. FailedPrecondition: the guest shows nothing yet. Unimplemented: this system has no zlib, or the program was built without its
+  // header.
+  static absl::Status Check(const Display& display);
+
+  // Takes the descriptor of an empty regular file, also if it fails. The display outlives it. As Check; others: the host refuses.
   static absl::StatusOr<std::unique_ptr<Recording>> Begin(Display& display, os::EventLoop& loop, int fd,
                                                           Options options);
   // Waits for the picture that is being written.

@@ -12,9 +12,11 @@
 #define HVSDK_VMM_SCREENSHOT_H_
 
 #include <memory>
+#include <string>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "hvsdk/base/executor.h"
 #include "hvsdk/resource/display.h"
 
@@ -32,6 +34,9 @@ class Screenshot {
   // Whether a picture can be taken now. FailedPrecondition: the guest shows nothing, or the last picture is not written yet. Unimplemented:
   // this system has no libpng, or the program was built without its header.
   absl::Status Check(const Display& display) const;
+
+  // If it can: has the picture in memory. `done` as with Take.
+  void Encode(const Display& display, absl::AnyInvocable<void(absl::StatusOr<std::string>)> done);
 
   // If it can: empties the file behind `fd`, writes the picture and closes it. `done` is called once, later on the executor, or here if the
   // host has no thread for it.

@@ -2,8 +2,6 @@
 #include "os/linux/local_address.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
-#include <unistd.h>
 
 #include <cstring>
 
@@ -11,7 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "base/status_macros.h"
+#include "os/linux/unix_socket.h"
 
 namespace hvsdk::os {
 
@@ -74,29 +72,6 @@ std::string TextOf(const LocalAddress& address) {
   std::memcpy(&six, &internet, sizeof(six));
   inet_ntop(AF_INET6, &six.sin6_addr, host, sizeof(host));
   return absl::StrCat("[", host, "]:", ntohs(six.sin6_port));
-}
-
-absl::StatusOr<int> ListenAt(LocalAddress& address, UnixSocketFile& file) {
-  const bool is_unix = !address.path.empty();
-  const int fd = socket(is_unix ? AF_UNIX : address.internet.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return absl::ErrnoToStatus(errno, "socket");
-  const absl::Status status = [&]() -> absl::Status {
-    if (is_unix) {
-      RETURN_IF_ERROR(file.Bind(fd, SOCK_STREAM, address.path));
-    } else {
-      // Connections of a server that has just ended do not keep its port.
-      const int on = 1;
-      setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-      if (bind(fd, reinterpret_cast<const sockaddr*>(&address.internet), address.size) != 0) {
-        return absl::ErrnoToStatus(errno, "cannot listen there");
-      }
-      getsockname(fd, reinterpret_cast<sockaddr*>(&address.internet), &address.size);
-    }
-    return listen(fd, 16) == 0 ? absl::OkStatus() : absl::ErrnoToStatus(errno, "cannot listen there");
-  }();
-  if (status.ok()) return fd;
-  close(fd);
-  return status;
 }
 
 }  // namespace hvsdk::os

@@ -9,10 +9,8 @@
 
 #include <string>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "os/linux/unix_socket.h"
 
 namespace hvsdk::os {
 
@@ -27,10 +25,6 @@ struct LocalAddress {
 absl::StatusOr<LocalAddress> ParseLocalAddress(absl::string_view text, bool is_guarded = false);
 // As ParseLocalAddress takes it.
 std::string TextOf(const LocalAddress& address);
-
-// A socket that listens there and does not block. Port 0 becomes the one that was free; `file` is the Unix socket's. FailedPrecondition,
-// AlreadyExists and others: the address is taken, or the host refuses.
-absl::StatusOr<int> ListenAt(LocalAddress& address, UnixSocketFile& file);
 
 }  // namespace hvsdk::os
 
