@@ -110,9 +110,10 @@ function(hvsdk_export)
     get_property(packages GLOBAL PROPERTY HVSDK_${name}_PACKAGES)
     string(APPEND hvsdk_table "set(_hvsdk_${name}_below ${below})\nset(_hvsdk_${name}_packages ${packages})\n")
   endforeach()
+  set(hvsdk_testing "${CMAKE_INSTALL_DATADIR}/hvsdk/testing")
   include(CMakePackageConfigHelpers)
   configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/hvsdkConfig.cmake.in"
-    "${PROJECT_BINARY_DIR}/hvsdkConfig.cmake"
+    "${PROJECT_BINARY_DIR}/hvsdkConfig.cmake" PATH_VARS hvsdk_testing
     INSTALL_DESTINATION "${CMAKE_INSTALL_LIBDIR}/cmake/hvsdk")
   write_basic_package_version_file("${PROJECT_BINARY_DIR}/hvsdkConfigVersion.cmake"
     COMPATIBILITY SameMinorVersion)
@@ -127,4 +128,7 @@ function(hvsdk_export)
   install(FILES "${PROJECT_SOURCE_DIR}/README.md" "${PROJECT_SOURCE_DIR}/CHANGELOG.md" "${PROJECT_SOURCE_DIR}/LICENSE"
     DESTINATION "${CMAKE_INSTALL_DOCDIR}")
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/docs" "${PROJECT_SOURCE_DIR}/examples" DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+  # What a component promises, for tests of other projects.
+  install(FILES "${PROJECT_SOURCE_DIR}/tests/state/component_suite.h" DESTINATION "${hvsdk_testing}/tests/state")
+  install(FILES "${PROJECT_SOURCE_DIR}/tests/random_seed.h" DESTINATION "${hvsdk_testing}/tests")
 endfunction()

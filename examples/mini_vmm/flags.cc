@@ -252,7 +252,7 @@ const Flag kFlags[] = {
      SetText<[](MachineConfig& c, std::string t) { c.set_web(t == "none" ? "" : std::move(t)); }>,
      "a page for your browser, with the screen, the console and buttons; on the loopback; its address is printed"},
     {"web-assets", "DIR", SetText<[](MachineConfig& c, std::string t) { c.set_web_assets(std::move(t)); }>,
-     "the page's files, which scripts/web-assets makes (default: where it makes them)"},
+     "the page's files (default: as installed, or as scripts/web-assets makes them)"},
     {"screenshot", "FILE", SetText<[](MachineConfig& c, std::string t) { c.set_screenshot(std::move(t)); }>,
      "write what the guest has shown last to a PNG file when the machine ends"},
     {"integration", "all|none|NAME[,NAME]...",
@@ -453,7 +453,7 @@ absl::Status ReadState(Flags& flags) {
   absl::StatusOr<hvsdk::vmm::StateDirectory> state = hvsdk::vmm::StateDirectory::Open(flags.restore_path, ShowProgress);
   if (!state.ok()) return FileError("--restore", state.status());
   flags.state = std::make_shared<hvsdk::vmm::StateDirectory>(*std::move(state));
-  if (!flags.saved.ParseFromString(flags.state->machine().configuration) ||
+  if (!flags.saved.ParseFromString(flags.state->machine().configuration) || !flags.saved.has_machine() ||
       flags.saved.disks_size() != flags.saved.machine().disks_size()) {
     return Invalid(shown, "the state is of another program");
   }

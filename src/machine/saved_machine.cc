@@ -2,9 +2,12 @@
 #include "hvsdk/machine/saved_machine.h"
 
 #include <map>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 
@@ -28,17 +31,26 @@ absl::Status SavedMachine::PutInto(absl::Span<state::Component* const> component
       return absl::InvalidArgumentError(absl::StrCat("the state has ", record.name, " twice"));
     }
   }
+  // Whether it is the same machine at all comes first: what one component says of another that is missing is a riddle.
+  constexpr absl::string_view kOther = ": it is of a machine with other processors, devices or parts";
+  std::set<std::string> unclaimed;
+  for (const auto& [name, record] : records) unclaimed.insert(name);
+  for (const state::Component* const component : components) {
+    const std::string name = component->StateName();
+    if (records.count(name) == 0) return absl::InvalidArgumentError(absl::StrCat("the state has no ", name, kOther));
+    unclaimed.erase(name);
+  }
+  if (!unclaimed.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the state has ", *unclaimed.begin(), ", which this machine has not", kOther));
+  }
   for (state::Component* const component : components) {
     const std::string name = component->StateName();
-    const auto record = records.find(name);
-    if (record == records.end()) return absl::InvalidArgumentError(absl::StrCat("the state has no ", name));
-    state::StateReader reader(name, record->second->schema, record->second->state);
+    const SavedComponent& record = *records[name];
+    state::StateReader reader(name, record.schema, record.state);
     RETURN_IF_ERROR(component->Restore(reader));
-    records.erase(record);
   }
-  if (records.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("this machine has no ", records.begin()->first, ", of which the state is"));
+  return absl::OkStatus();
 }
 
 }  // namespace hvsdk::machine

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "base/check.h"
+#include "base/guid_text.h"
 #include "base/status_macros.h"
 
 namespace hvsdk::vmbus {
@@ -54,7 +56,12 @@ Server::Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions&
 }
 
 Server::~Server() {
-  HVSDK_CHECK(channels_.empty());
+  for (const auto& [id, channel] : channels_) {
+    const std::string text = absl::StrFormat(
+        "VMBus channel of class %s, instance %s, is gone before its server (a Part lets its channels go in Detach)",
+        GuidText(channel->offer_.class_id), GuidText(channel->offer_.instance_id));
+    ::hvsdk::internal::CheckFailed(text.c_str(), __FILE__, __LINE__);
+  }
   if (started_) {
     hypervisor_.UnregisterPort(ConnectionId{wire::kMessageConnectionId});
     hypervisor_.UnregisterPort(ConnectionId{wire::kEventConnectionId});

@@ -55,6 +55,8 @@ SerialConsole::~SerialConsole() {
 }
 
 absl::Status SerialConsole::Attach(chipset::Uart16550& uart) {
+  if (uart_ != nullptr)
+    return absl::FailedPreconditionError("the serial port of another machine leads to this console");
   if (writer_ == nullptr) {
     auto made = os::OutputWriter::Create(options_.output_fd,
                                          {.thread_name = "console", .on_room = [this] { loop_.Schedule(*this); }});

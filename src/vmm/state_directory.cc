@@ -11,6 +11,7 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/optional.h"
 #include "base/check.h"
@@ -54,6 +55,10 @@ absl::StatusOr<StateDirectory> StateDirectory::Open(const std::string& path, con
   for (int i = 1;; ++i) {
     std::string manifest;
     absl::StatusOr<StateDirectory> directory = OpenOnce(path, manifest, on_progress);
+    // Who begins anew where no state is yet must not do so over one that has lost a file.
+    if (absl::IsNotFound(directory.status()) && access(path.c_str(), F_OK) == 0) {
+      directory = Damaged(path, absl::StrCat("no saved machine, or not all of one: ", directory.status().message()));
+    }
     if (directory.ok() || manifest.empty() || i == kTries) return directory;
     // Its files may be another state's by now, which has taken its place.
     const absl::StatusOr<std::string> now = ReadManifest(path);

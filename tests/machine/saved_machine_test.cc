@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "hvsdk/backend_software/software_backend.h"
 #include "hvsdk/machine/machine.h"
+#include "hvsdk/vmbus/packet_pump.h"
 #include "hvsdk/vmm/backends.h"
 #include "tests/boot/kernel_images.h"
 #include "tests/machine/small_guest.h"
@@ -125,6 +126,67 @@ TEST_F(SavedMachineTest, GoesOnInAChain) {
     });
     thread.join();
   }
+}
+
+// Before any component is asked: with a part that is gone its channel is gone, too, of which VMBus would say less.
+TEST_F(SavedMachineTest, AStateIsOfAMachineWithTheSameParts) {
+  class Counter : public Part, public state::Component {
+   public:
+    Counter(std::string name, uint32_t instance) : name_(std::move(name)), instance_(instance) {}
+    absl::Status Attach(Board& board) override {
+      vmbus::Offer offer;
+      offer.class_id.data1 = 1;
+      offer.instance_id.data1 = instance_;
+      auto channel = board.vmbus().OfferChannel(offer, pump_, board.loop());
+      if (channel.ok()) channel_ = *std::move(channel);
+      return channel.status();
+    }
+    void Detach() override { channel_.reset(); }
+    std::vector<state::Component*> components() override { return {this}; }
+    std::string StateName() const override { return name_; }
+    absl::Status Save(state::StateWriter&) const override { return absl::OkStatus(); }
+    absl::Status Restore(state::StateReader&) override { return absl::OkStatus(); }
+    void Reset() override {}
+
+   private:
+    class Pump : public vmbus::PacketPump {
+     public:
+      Pump() : PacketPump({.max_packet_bytes = 64, .max_completion_bytes = 8}) {}
+
+     private:
+      vmbus::Take OnPacket(const vmbus::Packet&) override { return vmbus::Take::kMalformed; }
+    };
+    const std::string name_;
+    const uint32_t instance_;
+    Pump pump_;
+    std::unique_ptr<vmbus::Channel> channel_;
+  };
+  auto backend = vmm::CreateBackend("software");
+  ASSERT_TRUE(backend.ok());
+  Counter one("counter/0", 1), two("counter/1", 2);
+  MachineOptions options{.backend = backend->get(), .cpus = 1, .parts = {&one, &two}};
+  Moment moment;
+  {
+    std::unique_ptr<Machine> machine = Make(Count(), options);
+    ASSERT_NE(machine, nullptr);
+    moment = Moment::Of(*machine);
+  }
+  moment.PutInto(options);
+  const auto message_with = [&](uint32_t cpus, std::vector<Part*> parts) {
+    options.cpus = cpus;
+    options.parts = std::move(parts);
+    boot::LoadInput blame;
+    const absl::Status status = Machine::Create(options, *loop_, blame).status();
+    EXPECT_EQ(status.ok() ? boot::LoadInput::kState : blame, boot::LoadInput::kState);
+    return std::string(status.message());
+  };
+  options.kernel = source_.get();
+  options.memory_bytes = 8 << 20;
+  const std::string other = ": it is of a machine with other processors, devices or parts";
+  EXPECT_EQ(message_with(1, {&one, &two}), "");
+  EXPECT_EQ(message_with(1, {&one}), "the state has counter/1, which this machine has not" + other);
+  EXPECT_EQ(message_with(1, {}), "the state has counter/0, which this machine has not" + other);
+  EXPECT_EQ(message_with(2, {&one, &two}), "the state has no vp/1" + other);
 }
 
 // A reset is the same machine's, also of one that was restored; what is restored twice are two.

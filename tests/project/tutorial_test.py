@@ -42,7 +42,7 @@ def main():
     inserts = INSERT.findall(text)
     appends = APPEND.findall(text)
     outputs = OUTPUT.findall(text)
-    assert len(files) >= 10 and len(inserts) == 1 and len(appends) == 2 and len(outputs) == 4, 'the tutorial has lost its files'
+    assert len(files) >= 10 and len(inserts) == 1 and len(appends) == 3 and len(outputs) == 4, 'the tutorial has lost its files'
     check_readme(os.path.dirname(os.path.dirname(os.path.abspath(tutorial))))
     with tempfile.TemporaryDirectory() as work:
         prefix = os.path.join(work, 'prefix')
@@ -73,6 +73,7 @@ def main():
             command = [work + '/build/' + word for word in words.split()]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
             assert printed == expected, words + ' prints\n' + printed + 'and the tutorial says\n' + expected
+        subprocess.run([work + '/build/tally_test'], check=True, stdout=subprocess.DEVNULL)
         shown = subprocess.run([work + '/build/variant'], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert '< version-response supported=1' in shown, shown
     print('ok: %d files' % len(files))

@@ -317,6 +317,17 @@ TEST(ServerStateTest, MessagesThatWaitForASlotComeOnceAndInOrder) {
   EXPECT_TRUE(to.hypervisor.TakeMessage().empty());
 }
 
+// A mistake of the embedding program's, which it can find by that.
+TEST(ServerStateDeathTest, AChannelThatIsKeptIsNamed) {
+  EXPECT_DEATH(
+      {
+        World world;
+        for (int i = 0; i < 2; ++i) world.channels.pop_back();
+        (void)world.channels.back().release();
+      },
+      "instance 00000001-0000-0000-0000-000000000000, is gone before its server");
+}
+
 TEST(ServerStateTest, AnOfferThatIsMissingIsNamed) {
   World three;
   World two(2);

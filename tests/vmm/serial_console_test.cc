@@ -295,6 +295,12 @@ TEST_F(SerialConsoleTest, WhatCameBeforeTheEndArrives) {
   EXPECT_TRUE(GuestReads(sent.size()) == sent);
 }
 
+TEST_F(SerialConsoleTest, OneMachineAtATime) {
+  Start({.output_fd = open("/dev/null", O_WRONLY | O_CLOEXEC)});
+  chipset::Uart16550 another({});
+  EXPECT_TRUE(absl::IsFailedPrecondition(console_->Attach(another)));
+}
+
 // Two readers of one pipe: what poll has seen, the other has taken.
 TEST_F(SerialConsoleTest, AnotherReaderDoesNotHoldUpTheLoop) {
   const auto [writer, reader] = Ends("pipe", /*console_reads=*/true);

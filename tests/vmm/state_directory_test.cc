@@ -252,6 +252,22 @@ TEST_F(StateDirectoryTest, WhatIsNoStateIsNotTouched) {
   EXPECT_EQ(Number(), 1);
 }
 
+// Who begins anew where there is no state does not do so over one that has lost a file.
+TEST_F(StateDirectoryTest, OnlyWhatIsNotThereIsNotFound) {
+  EXPECT_TRUE(absl::IsNotFound(StateDirectory::Open(path_).status()));
+  EXPECT_TRUE(absl::IsNotFound(StateDirectory::Open(path_ + "/a/b").status()));
+  fs::create_directory(path_);
+  EXPECT_TRUE(absl::IsInvalidArgument(StateDirectory::Open(path_).status()));
+  for (const char* const name : {"/manifest", "/state", "/memory"}) {
+    ASSERT_TRUE(Write(1).ok());
+    fs::remove(path_ + name);
+    const absl::Status status = StateDirectory::Open(path_).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_NE(status.message().find(path_ + name), absl::string_view::npos) << status;
+    fs::remove_all(path_);
+  }
+}
+
 // Memory of a chain of states, which are differences to one another, in other directories or in the same, is what it was.
 TEST_F(ManyStatesTest, DifferencesAgreeWithAModelOnRandomSteps) {
   const uint32_t seed = TestSeed();

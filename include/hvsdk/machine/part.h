@@ -35,7 +35,8 @@ class Part {
   // part is not detached.
   virtual absl::Status Attach(Board& board) = 0;
 
-  // What of it is saved and restored, and reset with the machine; named from Attach to Detach.
+  // What of it is saved and restored, and reset with the machine; named from Attach to Detach. A part that names none has no state: after a
+  // restore or a reset it is as it happens to be, and nothing says so. Its channels on VMBus are the machine's and need nothing here.
   virtual std::vector<state::Component*> components() { return {}; }
 
   // The VPs begin to run, for the first time; on the loop's thread, or before it runs.
@@ -53,7 +54,7 @@ class Part {
   // While it is not done: who does not answer, as in "disk 'a.img'".
   virtual std::string WaitsFor() const { return ""; }
 
-  // Lets go of the board, channels on its VMBus first of all; without waiting for whom Stop did not wait. What was
+  // Lets go of the board, channels on its VMBus first of all (one that is kept ends the program, with a line that names it); without waiting for whom Stop did not wait. What was
   // mapped goes with the board. In the reverse order of Attach; also of a machine that never ran, without Stop.
   virtual void Detach() {}
 };

@@ -14,6 +14,7 @@ namespace hvsdk::machine {
 class SerialEndpoint : public Task {
  public:
   // `uart` has output from now on until Detach. ResourceExhausted: the host refuses what that needs.
+  // FailedPrecondition: another machine's port leads here.
   virtual absl::Status Attach(chipset::Uart16550& uart) = 0;
   // Hands on what is left in the port, and waits for a slow receiver no longer than half a second.
   virtual void Detach() = 0;

@@ -54,8 +54,9 @@ class StateDirectory {
   static absl::Status Write(const std::string& path, machine::SavedMachine& machine, absl::Span<const uint8_t> memory,
                             const OnProgress& on_progress = nullptr);
 
-  // Reads and checks all of it, but for memory that no one has changed since it was written, by its file system's word. NotFound,
-  // PermissionDenied; InvalidArgument: no state, a damaged one, or one of another version.
+  // Reads and checks all of it, but for memory that no one has changed since it was written, by its file system's word. NotFound: there
+  // is nothing at `path`. PermissionDenied. InvalidArgument: no state, as in an empty directory, a damaged one, one that lacks a file, or one of
+  // another version.
   static absl::StatusOr<StateDirectory> Open(const std::string& path, const OnProgress& on_progress = nullptr);
 
   StateDirectory(StateDirectory&& other) noexcept { *this = std::move(other); }
