@@ -73,6 +73,10 @@ def main():
             command = [work + '/build/' + word for word in words.split()]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
             assert printed == expected, words + ' prints\n' + printed + 'and the tutorial says\n' + expected
+        # What the reader's program has saved is not mini_vmm's.
+        refused = subprocess.run([build + '/bin/mini_vmm', f'--restore={work}/build/state'], stderr=subprocess.PIPE, text=True, timeout=60)
+        assert (refused.returncode, refused.stderr) == (
+            2, f'mini_vmm: --restore={work}/build/state: the state is of another program\n'), refused
         subprocess.run([work + '/build/tally_test'], check=True, stdout=subprocess.DEVNULL)
         shown = subprocess.run([work + '/build/variant'], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert '< version-response supported=1' in shown, shown
