@@ -92,6 +92,7 @@ if(TARGET hvsdk::hvsdk)
 endif()
 add_executable(use_{name} main.cc)
 target_link_libraries(use_{name} PRIVATE hvsdk::{name})
+target_link_options(use_{name} PRIVATE LINKER:--strip-debug)  # half the time, and nobody debugs it
 if("{whole}")
   target_link_libraries(use_{name} PRIVATE $<LINK_LIBRARY:WHOLE_ARCHIVE,hvsdk::{name}>)
 endif()
