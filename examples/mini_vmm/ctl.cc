@@ -2,20 +2,14 @@
 #include "ctl.h"
 
 #include <google/protobuf/util/json_util.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "absl/algorithm/container.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -23,9 +17,8 @@
 #include "ctl_exec.h"
 #include "ctl_guest.h"
 #include "ctl_input.h"
+#include "ctl_machine.h"
 #include "ctl_screen.h"
-#include "flags.h"
-#include "hvsdk/vmm/config.h"
 #include "hvsdk/vmm/control_server.h"
 #include "hvsdk/vmm/machine_stats.h"
 #include "messages.h"
@@ -47,61 +40,99 @@ struct Command {
   absl::string_view name;
   absl::string_view arguments;
   ControlCommand command;
+  Parse parse;  // null: of a program of its own, that of exec
   absl::string_view help;
 };
 
+// Those of ctl_guest.h and ctl_input.h know one part of what is asked.
+absl::Status ParseKeyValues(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  return ParseKvp(words, *asked.request.mutable_key_value(), asked.json);
+}
+absl::Status ParseCopyFile(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  hvsdk::vmm::CopyFileRequest& copy = *asked.request.mutable_copy_file();
+  const absl::Status status = ParseCopy(words, copy);
+  copy.set_source(Absolute(copy.source()));
+  return status;
+}
+absl::Status ParseSnapshots(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  hvsdk::vmm::SnapshotRequest& snapshot = *asked.request.mutable_snapshot();
+  const absl::Status status = ParseSnapshot(words, snapshot, asked.json);
+  snapshot.set_directory(Absolute(snapshot.directory()));
+  return status;
+}
+absl::Status ParseTyping(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  return ParseType(words, *asked.request.mutable_typing());
+}
+absl::Status ParseKeys(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  return ParseKey(words, *asked.request.mutable_typing());
+}
+absl::Status ParsePointer(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  return ParseMouse(words, asked.request);
+}
+absl::Status ParseReading(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  return ParseScreenText(words, /*waits=*/false, asked.screen_text, asked.request);
+}
+absl::Status ParseWaiting(absl::Span<const std::string> words, absl::string_view, Asked& asked) {
+  return ParseScreenText(words, /*waits=*/true, asked.screen_text, asked.request);
+}
+
 constexpr Command kCommands[] = {
-    {"status", "[--json] [--watch]", hvsdk::vmm::STATUS, "what the machine is and does"},
-    {"stats", "[--json|--prometheus]", hvsdk::vmm::STATS,
+    {"status", "[--json] [--watch]", hvsdk::vmm::STATUS, ParseStatus, "what the machine is and does"},
+    {"stats", "[--json|--prometheus]", hvsdk::vmm::STATS, ParseStats,
      "what was counted since its start; for people, or in Prometheus' text format"},
-    {"pause", "", hvsdk::vmm::PAUSE, "stop the guest; its disks are quiet then"},
-    {"resume", "", hvsdk::vmm::RESUME, "let it go on"},
-    {"reset", "", hvsdk::vmm::RESET, "the reset button"},
-    {"power-button", "", hvsdk::vmm::POWER_BUTTON, "ask the guest to turn itself off"},
-    {"shutdown", "[--restart|--hibernate] [--force] [--reason=TEXT]", hvsdk::vmm::SHUTDOWN,
+    {"pause", "", hvsdk::vmm::PAUSE, ParseNothing, "stop the guest; its disks are quiet then"},
+    {"resume", "", hvsdk::vmm::RESUME, ParseNothing, "let it go on"},
+    {"reset", "", hvsdk::vmm::RESET, ParseNothing, "the reset button"},
+    {"power-button", "", hvsdk::vmm::POWER_BUTTON, ParseNothing, "ask the guest to turn itself off"},
+    {"shutdown", "[--restart|--hibernate] [--force] [--reason=TEXT]", hvsdk::vmm::SHUTDOWN, ParseShutdown,
      "ask the guest's integration driver to shut it down; says whether it begins"},
-    {"balloon", "SIZE", hvsdk::vmm::BALLOON,
+    {"balloon", "SIZE", hvsdk::vmm::BALLOON, ParseBalloon,
      "have the guest give memory up, or give it some back or more, until it has that much, such as 512M"},
-    {"kvp", kKvpArguments, hvsdk::vmm::KEY_VALUE, "ask the guest about itself, and tell it things, by key and value"},
-    {"copy", kCopyArguments, hvsdk::vmm::COPY_FILE, "write a file in the guest; ended, it is taken back"},
-    {"exec", kExecArguments, hvsdk::vmm::STATUS,
+    {"kvp", kKvpArguments, hvsdk::vmm::KEY_VALUE, ParseKeyValues,
+     "ask the guest about itself, and tell it things, by key and value"},
+    {"copy", kCopyArguments, hvsdk::vmm::COPY_FILE, ParseCopyFile,
+     "write a file in the guest; ended, it is taken back"},
+    {"exec", kExecArguments, hvsdk::vmm::STATUS, nullptr,
      "run a command in the guest, by its agent; input, output, signals and the exit status are the command's, or 125"},
-    {"type", kTypeArguments, hvsdk::vmm::TYPE, "type a text on the guest's keyboard; returns when the guest has it"},
-    {"key", kKeyArguments, hvsdk::vmm::TYPE, "press keys, such as ctrl-alt-delete or f1, one after another"},
-    {"mouse", kMouseArguments, hvsdk::vmm::POINT,
+    {"type", kTypeArguments, hvsdk::vmm::TYPE, ParseTyping,
+     "type a text on the guest's keyboard; returns when the guest has it"},
+    {"key", kKeyArguments, hvsdk::vmm::TYPE, ParseKeys, "press keys, such as ctrl-alt-delete or f1, one after another"},
+    {"mouse", kMouseArguments, hvsdk::vmm::POINT, ParsePointer,
      "where the mouse is, from 0,0 to 32767,32767 or in percent, and which buttons are held there; --click lets go"},
-    {"screenshot", "FILE", hvsdk::vmm::SCREENSHOT, "write what the guest shows to a PNG file"},
-    {"record", "FILE|--end", hvsdk::vmm::RECORD,
+    {"screenshot", "FILE", hvsdk::vmm::SCREENSHOT, ParseFile, "write what the guest shows to a PNG file"},
+    {"record", "FILE|--end", hvsdk::vmm::RECORD, ParseRecord,
      "record what the guest shows to an animated PNG file, which browsers and ffmpeg play; end that"},
-    {"screen-text", kScreenTextArguments, hvsdk::vmm::SCREEN_TEXT,
+    {"screen-text", kScreenTextArguments, hvsdk::vmm::SCREEN_TEXT, ParseReading,
      "print what the guest's text console says, read from its picture by the console's font (PSF)"},
-    {"wait-for-text", kWaitForTextArguments, hvsdk::vmm::SCREEN_TEXT,
+    {"wait-for-text", kWaitForTextArguments, hvsdk::vmm::SCREEN_TEXT, ParseWaiting,
      "wait until the console says it, for 60 s or so long, and print the line"},
-    {"nmi", "[--vp=N]", hvsdk::vmm::NMI, "a non-maskable interrupt to processor N, or 0"},
-    {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, "fail the memory at that address, to test what the guest makes of it"},
-    {"stop", "", hvsdk::vmm::STOP, "end the machine at once"},
-    {"save", "[--live [--pause]] [--base=DIR] DIR", hvsdk::vmm::SAVE,
+    {"nmi", "[--vp=N]", hvsdk::vmm::NMI, ParseNmi, "a non-maskable interrupt to processor N, or 0"},
+    {"lose-page", "GPA", hvsdk::vmm::LOSE_PAGE, ParseLosePage,
+     "fail the memory at that address, to test what the guest makes of it"},
+    {"stop", "", hvsdk::vmm::STOP, ParseNothing, "end the machine at once"},
+    {"save", "[--live [--pause]] [--base=DIR] DIR", hvsdk::vmm::SAVE, ParseSave,
      "save the machine and end it, or with --live let it go on, or with --pause stand still until you resume it; "
      "--base names its last "
      "live state: write what changed"},
-    {"dump", "FILE", hvsdk::vmm::DUMP, "write a core file of memory and processors, for gdb and crash"},
-    {"snapshot", kSnapshotArguments, hvsdk::vmm::SNAPSHOT,
+    {"dump", "FILE", hvsdk::vmm::DUMP, ParseFile, "write a core file of memory and processors, for gdb and crash"},
+    {"snapshot", kSnapshotArguments, hvsdk::vmm::SNAPSHOT, ParseSnapshots,
      "have the disks go on in new images in DIR, and leave theirs as they are at a moment at which the guest's file "
      "systems stand "
      "still, which it may take 60 s for; --crash-consistent: as after a loss of power"},
     {"attach",
      "--disk=PATH[,readonly][,name=TEXT]|--dvd=[PATH][,name=TEXT]|--net=user|tap|socket|switch[,KEY=VALUE]...",
-     hvsdk::vmm::ATTACH,
+     hvsdk::vmm::ATTACH, ParseAttach,
      "plug a disk, a DVD drive or a network adapter in; prints what it is there: storage/N, network/N"},
-    {"detach", "storage/N|network/N|NAME", hvsdk::vmm::DETACH, "pull it out, and wait until it is let go of"},
-    {"insert", "storage/N|NAME PATH", hvsdk::vmm::INSERT, "put an ISO file into a DVD drive"},
-    {"eject", "[--force] storage/N|NAME", hvsdk::vmm::EJECT,
+    {"detach", "storage/N|network/N|NAME", hvsdk::vmm::DETACH, ParseDetach,
+     "pull it out, and wait until it is let go of"},
+    {"insert", "storage/N|NAME PATH", hvsdk::vmm::INSERT, ParseInsert, "put an ISO file into a DVD drive"},
+    {"eject", "[--force] storage/N|NAME", hvsdk::vmm::EJECT, ParseEject,
      "take out what is in a DVD drive; --force: although the guest has locked it"},
-    {"trace", "on FILE|off [--device=network/N|NAME]", hvsdk::vmm::TRACE_ON,
+    {"trace", "on FILE|off [--device=network/N|NAME]", hvsdk::vmm::TRACE_ON, ParseTrace,
      "trace what happens between guest and host to a file; end that. With --device, what goes through a network "
      "adapter, for "
      "Wireshark"},
-    {"events", "[--json]", hvsdk::vmm::EVENTS,
+    {"events", "[--json]", hvsdk::vmm::EVENTS, ParseEvents,
      "print what has happened and what happens, line by line, until the machine ends"},
 };
 
@@ -300,154 +331,15 @@ int RunCtl(int count, char** arguments) {
   }
   if (command == nullptr) return Mistake(absl::StrCat(words[1], ": no such command; --help lists them"));
 
-  if (command->name == "exec") return RunExecCommand(words);
+  if (command->parse == nullptr) return RunExecCommand(words);
 
-  ControlRequest request;
-  request.set_command(command->command);
-  bool json = false, watch = false, prometheus = false, has_address = false, has_device = false, ends = false;
-  std::vector<std::string> trace;
-  ScreenText screen_text;
-  absl::Span<const std::string> rest = absl::MakeSpan(words).subspan(2);
-  absl::Status parsed;
-  if (command->command == hvsdk::vmm::KEY_VALUE) {
-    parsed = ParseKvp(std::exchange(rest, {}), *request.mutable_key_value(), json);
-  } else if (command->command == hvsdk::vmm::COPY_FILE) {
-    parsed = ParseCopy(std::exchange(rest, {}), *request.mutable_copy_file());
-    if (parsed.ok()) request.mutable_copy_file()->set_source(Absolute(request.copy_file().source()));
-  }
-  if (command->command == hvsdk::vmm::SNAPSHOT) {
-    parsed = ParseSnapshot(std::exchange(rest, {}), *request.mutable_snapshot(), json);
-    if (parsed.ok()) request.mutable_snapshot()->set_directory(Absolute(request.snapshot().directory()));
-  } else if (command->name == "type") {
-    parsed = ParseType(std::exchange(rest, {}), *request.mutable_typing());
-  } else if (command->name == "key") {
-    parsed = ParseKey(std::exchange(rest, {}), *request.mutable_typing());
-  } else if (command->name == "mouse") {
-    parsed = ParseMouse(std::exchange(rest, {}), request);
-  } else if (command->command == hvsdk::vmm::SCREEN_TEXT) {
-    parsed = ParseScreenText(std::exchange(rest, {}), command->name == "wait-for-text", screen_text, request);
-  }
+  Asked asked;
+  asked.request.set_command(command->command);
+  const absl::string_view arguments_taken = command->arguments.empty() ? "nothing" : command->arguments;
+  const absl::Status parsed = command->parse(absl::MakeSpan(words).subspan(2), arguments_taken, asked);
   if (!parsed.ok()) return Mistake(absl::StrCat(command->name, ": ", parsed.message()));
-  for (const std::string& word : rest) {
-    if (word == "--json" && !prometheus &&
-        (command->command == hvsdk::vmm::STATUS || command->command == hvsdk::vmm::STATS ||
-         command->command == hvsdk::vmm::EVENTS)) {
-      json = true;
-    } else if (word == "--prometheus" && !json && command->command == hvsdk::vmm::STATS) {
-      prometheus = true;
-    } else if (word == "--watch" && command->command == hvsdk::vmm::STATUS) {
-      watch = true;
-    } else if (absl::StartsWith(word, "--vp=") && command->command == hvsdk::vmm::NMI) {
-      const absl::string_view number = absl::string_view(word).substr(5);
-      uint32_t vp = 0;
-      if (number.empty() || !absl::c_all_of(number, absl::ascii_isdigit) || !absl::SimpleAtoi(number, &vp)) {
-        return Mistake(absl::StrCat("nmi: --vp: \"", number, "\" is no processor's number"));
-      }
-      request.set_vp(vp);
-    } else if (command->command == hvsdk::vmm::SHUTDOWN && word == "--force") {
-      request.mutable_shutdown()->set_force(true);
-    } else if (command->command == hvsdk::vmm::SHUTDOWN && (word == "--restart" || word == "--hibernate") &&
-               request.shutdown().action() == hvsdk::vmm::ShutdownConfig::POWER_OFF) {
-      request.mutable_shutdown()->set_action(word == "--restart" ? hvsdk::vmm::ShutdownConfig::RESTART
-                                                                 : hvsdk::vmm::ShutdownConfig::HIBERNATE);
-    } else if (command->command == hvsdk::vmm::SHUTDOWN && absl::StartsWith(word, "--reason=")) {
-      request.mutable_shutdown()->set_reason(word.substr(9));
-    } else if (command->command == hvsdk::vmm::LOSE_PAGE && !has_address) {
-      uint64_t gpa = 0;
-      if (!absl::StartsWith(word, "0x") || !absl::SimpleHexAtoi(word, &gpa)) {
-        return Mistake(absl::StrCat("lose-page: \"", word, "\" is no address, as in 0x12345000"));
-      }
-      request.set_gpa(gpa);
-      has_address = true;
-    } else if (command->command == hvsdk::vmm::BALLOON && request.memory_mib() == 0) {
-      const absl::StatusOr<uint32_t> mib = hvsdk::vmm::ParseMemoryMib(word);
-      if (!mib.ok()) return Mistake(absl::StrCat("balloon: ", mib.status().message()));
-      if (*mib == 0) return Mistake("balloon: a guest needs memory");
-      request.set_memory_mib(*mib);
-    } else if (word == "--live" && command->command == hvsdk::vmm::SAVE) {
-      request.set_live(true);
-    } else if (word == "--pause" && command->command == hvsdk::vmm::SAVE) {
-      request.set_pause(true);
-    } else if (command->command == hvsdk::vmm::SAVE && request.base().empty() && absl::StartsWith(word, "--base=") &&
-               word.size() > 7) {
-      request.set_base(Absolute(word.substr(7)));
-    } else if (command->command == hvsdk::vmm::SAVE && request.directory().empty() && !word.empty() && word[0] != '-') {
-      request.set_directory(Absolute(word));
-    } else if (command->command == hvsdk::vmm::ATTACH && !has_device && absl::StartsWith(word, "--net=")) {
-      has_device = true;
-      absl::StatusOr<hvsdk::vmm::NetworkConfig> network = ParseNetwork(absl::string_view(word).substr(6));
-      if (!network.ok()) return Mistake(absl::StrCat("attach: --net: ", network.status().message()));
-      if (network->tap().fd_size() != 0 || network->socket().has_fd()) {
-        return Mistake("attach: --net: fd: a descriptor is the machine's when it starts, or never");
-      }
-      MakeAbsolute(*network);
-      *request.mutable_network() = *std::move(network);
-    } else if (command->command == hvsdk::vmm::ATTACH && !has_device && absl::StartsWith(word, "--disk=")) {
-      has_device = true;
-      absl::StatusOr<hvsdk::vmm::DiskConfig> disk = ParseDisk(absl::string_view(word).substr(7));
-      if (!disk.ok()) return Mistake(absl::StrCat("attach: --disk: ", disk.status().message()));
-      if (disk->path().empty()) return Mistake("attach: --disk: a path is needed");
-      disk->set_path(Absolute(disk->path()));
-      *request.mutable_disk() = *std::move(disk);
-    } else if (command->command == hvsdk::vmm::TRACE_ON && request.device().empty() &&
-               absl::StartsWith(word, "--device=") && word.size() > 9) {
-      request.set_device(word.substr(9));
-    } else if (command->command == hvsdk::vmm::ATTACH && !has_device && absl::StartsWith(word, "--dvd=")) {
-      has_device = true;
-      absl::StatusOr<hvsdk::vmm::DiskConfig> dvd = ParseDvd(absl::string_view(word).substr(6));
-      if (!dvd.ok()) return Mistake(absl::StrCat("attach: --dvd: ", dvd.status().message()));
-      if (!dvd->path().empty()) dvd->set_path(Absolute(dvd->path()));
-      *request.mutable_disk() = *std::move(dvd);
-    } else if ((command->command == hvsdk::vmm::SCREENSHOT || command->command == hvsdk::vmm::RECORD) &&
-               request.path().empty() && !ends && !word.empty() && word[0] != '-') {
-      request.set_path(Absolute(word));
-    } else if (command->command == hvsdk::vmm::RECORD && word == "--end" && request.path().empty()) {
-      ends = true;
-    } else if (word == "--force" && command->command == hvsdk::vmm::EJECT) {
-      request.set_force(true);
-    } else if ((command->command == hvsdk::vmm::INSERT || command->command == hvsdk::vmm::EJECT) &&
-               request.device().empty() && !word.empty() && word[0] != '-') {
-      request.set_device(word);
-    } else if (command->command == hvsdk::vmm::DUMP && request.path().empty() && !word.empty() && word[0] != '-') {
-      request.set_path(Absolute(word));
-    } else if (command->command == hvsdk::vmm::INSERT && request.path().empty() && !word.empty()) {
-      request.set_path(Absolute(word));
-    } else if (command->command == hvsdk::vmm::TRACE_ON && trace.size() < 2 && !word.empty() && word[0] != '-') {
-      trace.push_back(word);
-    } else if (command->command == hvsdk::vmm::DETACH && request.device().empty() && !word.empty() && word[0] != '-') {
-      request.set_device(word);
-    } else {
-      return Mistake(absl::StrCat(command->name, ": \"", word, "\" is not expected; it takes ",
-                                  command->arguments.empty() ? "nothing" : command->arguments));
-    }
-  }
-  if (command->command == hvsdk::vmm::LOSE_PAGE && !has_address) return Mistake("lose-page: an address is needed");
-  if (command->command == hvsdk::vmm::BALLOON && request.memory_mib() == 0) return Mistake("balloon: a size is needed");
-  if (command->command == hvsdk::vmm::SCREENSHOT && request.path().empty())
-    return Mistake("screenshot: a file is needed");
-  if (command->command == hvsdk::vmm::RECORD && request.path().empty() && !ends) {
-    return Mistake("record: a file, or --end, is needed");
-  }
-  if (request.pause() && !request.live()) return Mistake("save: --pause is for --live");
-  if (command->command == hvsdk::vmm::SAVE && request.directory().empty())
-    return Mistake("save: a directory is needed");
-  if (command->command == hvsdk::vmm::DUMP && request.path().empty()) return Mistake("dump: a file is needed");
-  if (command->command == hvsdk::vmm::TRACE_ON) {
-    if (trace.size() == 2 && trace[0] == "on") {
-      request.set_path(Absolute(trace[1]));
-    } else if (trace.size() == 1 && trace[0] == "off") {
-      request.set_command(hvsdk::vmm::TRACE_OFF);
-    } else {
-      return Mistake("trace: it takes on FILE, or off, and --device");
-    }
-  }
-  if (command->command == hvsdk::vmm::ATTACH && !has_device)
-    return Mistake("attach: --disk=PATH, --dvd= or --net=KIND is needed");
-  if (command->command == hvsdk::vmm::INSERT && request.path().empty())
-    return Mistake("insert: a drive and an ISO file are needed");
-  if (command->command == hvsdk::vmm::EJECT && request.device().empty()) return Mistake("eject: a drive is needed");
-  if (command->command == hvsdk::vmm::DETACH && request.device().empty())
-    return Mistake("detach: storage/N, network/N or a name is needed; status lists them");
+  const ControlRequest& request = asked.request;
+  const bool json = asked.json;
 
   absl::StatusOr<ControlClient> client = ControlClient::Connect(words[0]);
   if (!client.ok()) {
@@ -455,7 +347,7 @@ int RunCtl(int count, char** arguments) {
     return Fail(is_none ? absl::UnavailableError(client.status().message()) : client.status(), words[0]);
   }
   if (command->command == hvsdk::vmm::SCREEN_TEXT) {
-    const absl::Status done = PrintScreenText(*client, screen_text, request);
+    const absl::Status done = PrintScreenText(*client, asked.screen_text, request);
     return done.ok() ? 0 : Fail(done, words[0]);
   }
   for (;;) {
@@ -465,7 +357,7 @@ int RunCtl(int count, char** arguments) {
     }
     if (reply->has_status()) json ? PrintJson(reply->status()) : PrintStatus(reply->status());
     if (!reply->device().empty()) absl::PrintF("%s\n", reply->device());
-    if (reply->has_stats()) json ? PrintJson(reply->stats()) : PrintStats(reply->stats(), prometheus);
+    if (reply->has_stats()) json ? PrintJson(reply->stats()) : PrintStats(reply->stats(), asked.prometheus);
     if (reply->has_key_values()) {
       json ? PrintJson(reply->key_values()) : PrintKeyValues(request.key_value(), reply->key_values());
     }
@@ -478,7 +370,7 @@ int RunCtl(int count, char** arguments) {
       return Fail(absl::FailedPreconditionError(absl::StrCat("snapshot: it was taken, but ", error)), words[0]);
     }
     if (command->command == hvsdk::vmm::EVENTS) return Follow(*client, json);
-    if (!watch) return 0;
+    if (!asked.watch) return 0;
     sleep(1);
     absl::PrintF("\n");
   }
