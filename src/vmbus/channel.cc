@@ -54,6 +54,7 @@ Channel::~Channel() {
 }
 
 const Clock* Channel::clock() const { return server_.resources_.clock; }
+bool Channel::is_reset() const { return server_.resetting_; }
 
 void Channel::SignalGuest() {
   interrupts_.store(interrupts_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);

@@ -117,6 +117,7 @@ void Server::CheckInvariants() const {
 }
 
 void Server::Reset() {
+  resetting_ = true;
   Do([](ServerCore& core) { core.Reset(); });
   for (;;) {
     Act();
@@ -129,6 +130,7 @@ void Server::Reset() {
       if (channel == nullptr && !core_.has_notices()) {
         wakes_.clear();
         blocked_ = false;
+        resetting_ = false;
         return;
       }
     }

@@ -254,11 +254,11 @@ class Backup::Core final : public IntegrationChannel {
   void OnReady() override {
     if (step_ == Step::kResting) ThawNow();
   }
-  void OnLost() override {
+  void OnLost(const absl::Status& why) override {
     const bool may_freeze = step_ == Step::kFreezing && asked_ == Operation::kFreeze;
     step_ = Need() != ThawNeed::kNone || may_freeze ? Step::kResting : Step::kIdle;
     asked_ = Operation::kNone;
-    FailAll(absl::FailedPreconditionError("the guest's driver has gone"));
+    FailAll(why);
   }
 
   const BackupOptions options_;

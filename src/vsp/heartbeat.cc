@@ -84,7 +84,7 @@ class Heartbeat::Core final : public IntegrationChannel {
     RestoreState({});
     sequence_ = 0;
     health_ = GuestHealth::kUnknown;
-    OnLost();
+    Lose();
   }
 
   GuestContact contact_ = GuestContact::kNone;
@@ -118,7 +118,8 @@ class Heartbeat::Core final : public IntegrationChannel {
     SetContact(GuestContact::kOk);
   }
   // A driver that goes, goes in order: the guest was shut down, or took its module out.
-  void OnLost() override {
+  void OnLost(const absl::Status&) override { Lose(); }
+  void Lose() {
     next_.Cancel();
     late_.Cancel();
     SetContact(GuestContact::kNone);

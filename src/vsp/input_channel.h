@@ -78,7 +78,7 @@ class InputChannel : protected vmbus::PacketPump {
   // The guest's driver was told nothing, or is gone: there is another one now, or none.
   virtual void Forget() = 0;
   virtual void OnOpened() = 0;
-  virtual void OnGone() = 0;
+  virtual void OnGone(const vmbus::Channel& channel) = 0;
   // It has said what makes no sense: it is not heard any more, until it closes the channel.
   virtual void OnBroken() = 0;
   virtual vmbus::Take OnMessage(absl::Span<const uint8_t> message) = 0;
@@ -91,10 +91,10 @@ class InputChannel : protected vmbus::PacketPump {
     OnOpened();
     return true;
   }
-  void OnClosing(vmbus::Channel&) override {
+  void OnClosing(vmbus::Channel& channel) override {
     Forget();
     FinishClose();
-    OnGone();
+    OnGone(channel);
   }
   vmbus::Take OnLongPacket(const vmbus::Packet&) override {
     OnBroken();

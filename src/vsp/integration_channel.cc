@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "vsp/why_closed.h"
 
 namespace hvsdk::vsp {
 
@@ -85,10 +86,10 @@ void IntegrationChannel::OnRestored(vmbus::Channel& channel) {
   OnWentOn();
 }
 
-void IntegrationChannel::OnClosing(vmbus::Channel&) {
+void IntegrationChannel::OnClosing(vmbus::Channel& channel) {
   state_ = {.transaction_id = state_.transaction_id};
   FinishClose();
-  OnLost();
+  OnLost(WhyClosed(channel));
 }
 
 // A program in Linux that reads the ring itself (uio_hv_generic, tools/hv/hv_fcopy_uio_daemon.c) first answers, then unmasks signals, and signals
@@ -176,7 +177,7 @@ void IntegrationChannel::OnVersions(absl::Span<const uint8_t> body) {
   if (chosen.counts.framework_versions != 1 || chosen.counts.versions != 1 ||
       !Has(kFrameworkVersions, chosen.framework) || !Has(protocol_.versions, chosen.component)) {
     state_.phase = Phase::kRefused;
-    return OnLost();
+    return OnLost(absl::FailedPreconditionError("the guest's driver speaks other versions"));
   }
   state_.phase = Phase::kReady;
   state_.framework_major = chosen.framework.major;

@@ -99,8 +99,8 @@ class IntegrationChannel : protected vmbus::PacketPump {
   virtual void OnAnswer(hvdef::integration::Status status, absl::Span<const uint8_t> body) = 0;
   // The versions are agreed on.
   virtual void OnReady() {}
-  // The channel has been closed, or there is no version in common; a request that was not answered never will be.
-  virtual void OnLost() {}
+  // The channel has been closed, or there is no version in common; a request that was not answered never will be, and `why` is its end.
+  virtual void OnLost(const absl::Status& why) { (void)why; }
   // This machine was restored, and the guest has the channel open.
   virtual void OnWentOn() {}
 

@@ -148,8 +148,6 @@ void IntegrationRequests::OnAnswer(Status status, absl::Span<const uint8_t> body
   AskFront();
 }
 
-void IntegrationRequests::OnLost() { FailAll(absl::FailedPreconditionError("the guest's driver has gone")); }
-
 IntegrationChannel::State IntegrationRequests::state() const {
   State state = SaveState();
   state.is_wanted = false;

@@ -79,7 +79,7 @@ class IntegrationRequests final : public IntegrationChannel {
   // IntegrationChannel.
   uint32_t WriteRequest(absl::Span<uint8_t> body) override;
   void OnAnswer(hvdef::integration::Status status, absl::Span<const uint8_t> body) override;
-  void OnLost() override;
+  void OnLost(const absl::Status& why) override { FailAll(why); }
 
   const std::chrono::milliseconds answer_within_;
   std::deque<std::unique_ptr<Operation>> operations_;

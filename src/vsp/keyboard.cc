@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "hvsdk/hvdef/keyboard.h"
 #include "vsp/input_channel.h"
+#include "vsp/why_closed.h"
 
 namespace hvsdk::vsp {
 
@@ -253,7 +254,9 @@ class Keyboard::Core final : public InputChannel {
     late_.Cancel();
   }
   void OnOpened() override { phase_ = Phase::kVersion; }
-  void OnGone() override { FinishAll(absl::FailedPreconditionError("the guest's driver for its keyboard has gone")); }
+  void OnGone(const vmbus::Channel& channel) override {
+    FinishAll(WhyClosed(channel, "the guest's driver for its keyboard"));
+  }
   void OnBroken() override {
     Forget();
     phase_ = Phase::kBroken;

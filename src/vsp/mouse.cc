@@ -170,7 +170,7 @@ class Mouse::Core final : public InputChannel {
     waiting_.clear();
   }
   void OnOpened() override { state_.phase = Phase::kVersion; }
-  void OnGone() override {}
+  void OnGone(const vmbus::Channel&) override {}
   void OnBroken() override {
     Forget();
     state_.phase = Phase::kBroken;

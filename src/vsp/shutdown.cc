@@ -133,7 +133,7 @@ class Shutdown::Core final : public IntegrationChannel {
                                               : absl::FailedPreconditionError(absl::StrFormat(
                                                     "the guest refuses (%#x)", static_cast<uint32_t>(status))));
   }
-  void OnLost() override { Finish(absl::FailedPreconditionError("the guest's driver has gone")); }
+  void OnLost(const absl::Status& why) override { Finish(why); }
 
   integration::Shutdown message_{};
   Done done_;

@@ -81,7 +81,7 @@ class TimeSync::Core final : public IntegrationChannel {
   }
   void Reset() {
     RestoreState({});
-    OnLost();
+    Lose();
   }
 
  private:
@@ -108,7 +108,8 @@ class TimeSync::Core final : public IntegrationChannel {
   }
   void OnSent() override { sets_ = false; }
   void OnAnswer(hvdef::integration::Status, absl::Span<const uint8_t>) override {}
-  void OnLost() override {
+  void OnLost(const absl::Status&) override { Lose(); }
+  void Lose() {
     next_.Cancel();
     sets_ = false;
   }

@@ -263,6 +263,7 @@ TEST_F(KeyboardTest, DriverThatGoes) {
   Agree();
   EXPECT_EQ(Take(), "");
   keyboard_->Type(events, [&](const absl::Status& status) { answer = status.ToString(); });
+  server_->Reset();
   keyboard_->Reset();
   EXPECT_EQ(answer, "CANCELLED: the machine was reset");
 }

@@ -124,6 +124,8 @@ class Channel : private PortHandler, private Task {
   // From OnOpen until FinishClose.
   bool is_open() const { return ring_ != nullptr; }
   const OpenParams& open_params() const { return open_; }
+  // In OnClose: the machine was reset (Server::Reset), and its guest has not closed anything.
+  bool is_reset() const;
   IncomingRing& incoming() { return incoming_; }
   OutgoingRing& outgoing() { return outgoing_; }
 

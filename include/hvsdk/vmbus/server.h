@@ -203,6 +203,7 @@ class Server : public state::Component, private MessageSlotObserver {
   MessagePort message_port_{*this};
   EventPort event_port_{*this};
   bool started_ = false;
+  bool resetting_ = false;  // within Reset, while nobody else calls
 
   // Set before the guest runs.
   ServerObserver* observer_ = nullptr;
