@@ -38,6 +38,13 @@ std::string Framed(const google::protobuf::MessageLite& message) {
   return bytes;
 }
 
+// Best effort: as much as fits at once.
+void TellFull(int fd) {
+  const std::string full = Framed(ReplyOf(
+      absl::ResourceExhaustedError(absl::StrCat("all ", kMaxControlClients, " clients that may be are being served"))));
+  (void)!send(fd, full.data(), full.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 }  // namespace
 
 struct ControlServer::Client {
@@ -77,10 +84,7 @@ ControlServer::Client* ControlServer::Find(uint64_t id) {
 
 void ControlServer::OnConnection(int fd) {
   if (clients_.size() >= kMaxControlClients && !DropIdlest()) {
-    // Best effort: as much as fits at once.
-    const std::string full = Framed(ReplyOf(absl::ResourceExhaustedError(
-        absl::StrCat("all ", kMaxControlClients, " clients that may be are being served"))));
-    (void)!send(fd, full.data(), full.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    TellFull(fd);
     close(fd);
     return;
   }
@@ -93,7 +97,7 @@ void ControlServer::OnConnection(int fd) {
   Watch(added);
 }
 
-// Whoever asks for nothing gives way to those who may.
+// Whoever asks for nothing gives way to those who may, and may be about to ask.
 bool ControlServer::DropIdlest() {
   const Client* idlest = nullptr;
   for (const auto& [id, client] : clients_) {
@@ -101,6 +105,7 @@ bool ControlServer::DropIdlest() {
     if (idlest == nullptr || client->last_heard < idlest->last_heard) idlest = client.get();
   }
   if (idlest == nullptr) return false;
+  TellFull(idlest->fd);
   Drop(idlest->id);
   return true;
 }
@@ -188,7 +193,11 @@ void ControlServer::Handle(Client& client) {
       // Within Handle or not: what it asked meanwhile is next.
       if (!asker->handling) server->Handle(*asker), server->Settle(id);
     };
-    handler_.OnRequest(request, ControlHandler::Reply(send, [find] { return find().second != nullptr; }));
+    const auto is_wanted = [find] {
+      const Client* const asker = find().second;
+      return asker != nullptr && !asker->doomed;
+    };
+    handler_.OnRequest(request, ControlHandler::Reply(send, is_wanted));
   }
   client.handling = false;
 }
@@ -260,7 +269,7 @@ absl::StatusOr<ControlReply> ControlClient::Ask(const ControlRequest& request,
   for (size_t at = 0; at < bytes.size();) {
     const ssize_t sent = send(fd_, bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0) return absl::UnavailableError("the machine has ended");
+    if (sent < 0) break;  // why, there may be an answer to say
     at += sent;
   }
   for (;;) {

@@ -89,7 +89,7 @@ absl::optional<std::string> FindKernelInfo(const GuestMemory& memory) {
       std::memcpy(&head, range.host + at, sizeof(head));
       if (head.note.n_namesz != kKernelInfoName.size() + 1 || head.note.n_descsz > kPageSize ||
           head.note.n_descsz > range.size_bytes - at - sizeof(head) ||
-          absl::string_view(head.name) != kKernelInfoName) {
+          std::memcmp(head.name, kKernelInfoName.data(), kKernelInfoName.size() + 1) != 0) {  // with its zero
         continue;
       }
       std::string text(reinterpret_cast<const char*>(range.host + at + sizeof(head)), head.note.n_descsz);
@@ -129,9 +129,10 @@ std::vector<GuestMapping> MappingsOf(machine::Board& board, const absl::optional
 }
 
 absl::Status WriteMemory(int fd, const std::string& path, const Range& range, uint64_t offset, ProgressMeter& progress,
-                         uint64_t done_bytes) {
+                         const bool& is_wanted, uint64_t done_bytes) {
   for (uint64_t at = 0; at < range.size_bytes; at += kPiece) {
     progress.Tell(done_bytes + at);
+    if (!is_wanted) return absl::CancelledError(absl::StrCat(path, ": nobody wants it any more"));
     const absl::Span<const uint8_t> piece(range.host + at, std::min<uint64_t>(kPiece, range.size_bytes - at));
     if (IsZero(piece)) continue;
     RETURN_IF_ERROR(WriteAt(fd, path, {reinterpret_cast<const char*>(piece.data()), piece.size()}, offset + at));
@@ -198,11 +199,14 @@ absl::Status Write(int fd, const std::string& path, machine::Board& board, const
   RETURN_IF_ERROR(WriteAt(
       fd, path, {reinterpret_cast<const char*>(segments.data()), segments.size() * sizeof(segments[0])}, sizeof(file)));
   RETURN_IF_ERROR(WriteAt(fd, path, notes, notes_at));
-  ProgressMeter progress(on_progress, memory.size_bytes());
+  bool is_wanted = true;
+  ProgressMeter::OnProgress tell;
+  if (on_progress) tell = [&](uint64_t done, uint64_t total) { is_wanted = on_progress(done, total); };
+  ProgressMeter progress(tell, memory.size_bytes());
   uint64_t done_bytes = 0;
   for (size_t i = 0; i < offsets.size(); ++i) {
     const Range& range = memory.ranges()[i];
-    RETURN_IF_ERROR(WriteMemory(fd, path, range, offsets[i], progress, done_bytes));
+    RETURN_IF_ERROR(WriteMemory(fd, path, range, offsets[i], progress, is_wanted, done_bytes));
     done_bytes += range.size_bytes;
   }
   progress.Tell(done_bytes);

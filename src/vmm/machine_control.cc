@@ -185,10 +185,11 @@ void MachineControl::Shutdown(const ShutdownConfig& request, Reply reply) {
   if (!ShutdownConfig::Action_IsValid(request.action())) {
     return reply(ReplyOf(absl::InvalidArgumentError("shutdown: no such action")));
   }
-  shutdown->Request({.action = static_cast<vsp::ShutdownAction>(request.action()),
-                     .force = request.force(),
-                     .reason = request.reason()},
-                    Answer(std::move(reply)));
+  shutdown->Request(
+      {.action = static_cast<vsp::ShutdownAction>(request.action()),
+       .force = request.force(),
+       .reason = request.reason()},
+      [answer = Answer(std::move(reply))](const absl::Status& status) mutable { answer(ErrorOf("shutdown", status)); });
 }
 
 void MachineControl::Balloon(uint32_t target_mib, Reply reply) {
@@ -430,7 +431,11 @@ void MachineControl::Dump(const std::string& path, Reply reply) {
       [this, replies, path] {
         const absl::Status status = WriteCoreDump(
             machine_.board(), path,
-            [&](uint64_t done_bytes, uint64_t total_bytes) { (*replies)(ProgressOf(done_bytes, total_bytes)); });
+            // The loop does nothing else meanwhile: that somebody has gone is found when he is told something.
+            [&](uint64_t done_bytes, uint64_t total_bytes) {
+              (*replies)(ProgressOf(done_bytes, total_bytes));
+              return replies->is_wanted();
+            });
         return ErrorOf("dump", status);
       },
       [this, replies, path](const absl::Status& status) {

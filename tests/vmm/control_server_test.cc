@@ -17,12 +17,15 @@
 #include <thread>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/random_seed.h"
 #include "tests/test_scale.h"
 
 namespace hvsdk::vmm {
 namespace {
+
+using testing::HasSubstr;
 
 std::string Framed(const std::string& message) {
   std::string bytes;
@@ -104,6 +107,12 @@ class ControlServerTest : public ::testing::Test {
       if (got < 0) return bytes;
       bytes.append(buffer, got);
     }
+  }
+  // Likewise, as far as it has come at once.
+  static std::string Told(int fd) {
+    std::string told(4096, '\0');
+    told.resize(static_cast<size_t>(std::max<ssize_t>(0, recv(fd, told.data(), told.size(), 0))));
+    return told;
   }
   static std::string Request(ControlCommand command, const std::string& text = "") {
     ControlRequest request;
@@ -331,14 +340,18 @@ TEST_F(ControlServerTest, ManyClientsAreRefused) {
     Serve();
   }
   const int more = Connect();
+  EXPECT_THAT(Told(fds[7]), HasSubstr("clients that may be are being served"));
   EXPECT_EQ(Received(fds[7]), "gone");
   EXPECT_EQ(Received(more), "");
   Send(more, Request(SAVE));
   Serve();
   const int too_many = Connect();
-  std::string told(4096, '\0');
-  told.resize(std::max<ssize_t>(0, recv(too_many, told.data(), told.size(), 0)));
-  EXPECT_NE(told.find("clients that may be are being served"), told.npos) << told;
+  EXPECT_THAT(Told(too_many), HasSubstr("clients that may be are being served"));
+  // Who finds it closed when he asks is told why, too.
+  absl::StatusOr<ControlClient> client = ControlClient::Connect(path_);
+  ASSERT_TRUE(client.ok());
+  Serve();
+  EXPECT_EQ(client->Ask({}).status().code(), absl::StatusCode::kResourceExhausted);
   close(fds.back());
   Serve();
   const int again = Connect();
@@ -346,6 +359,25 @@ TEST_F(ControlServerTest, ManyClientsAreRefused) {
   for (const int fd : {more, too_many, again}) close(fd);
   fds.pop_back();
   for (const int fd : fds) close(fd);
+}
+
+// Also while the loop does something else that lasts.
+TEST_F(ControlServerTest, WhoHasGoneIsNotWaitedFor) {
+  ASSERT_TRUE(Listen().ok());
+  const int fd = Connect();
+  Send(fd, Request(SAVE));
+  Serve();
+  const auto tell = [this] {
+    ControlReply progress;
+    progress.mutable_progress()->set_done_bytes(1);
+    handler_.late[0](std::move(progress));
+    return handler_.late[0].is_wanted();
+  };
+  EXPECT_TRUE(tell());
+  close(fd);
+  EXPECT_FALSE(tell());
+  handler_.late[0]({});
+  ExpectThatItServes();
 }
 
 TEST_F(ControlServerTest, AnswersForClientsAndServersThatAreGone) {

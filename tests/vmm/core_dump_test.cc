@@ -200,7 +200,20 @@ TEST_F(CoreDumpTest, NothingIsOverwrittenOrLeft) {
   EXPECT_EQ(again.code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(again.message().substr(0, root_.size()), root_);
   EXPECT_EQ(WriteCoreDump(machine_->board(), root_ + "/none/core").code(), absl::StatusCode::kNotFound);
+  const absl::Status unwanted =
+      WriteCoreDump(machine_->board(), root_ + "/unwanted", [](uint64_t, uint64_t) { return false; });
+  EXPECT_EQ(unwanted.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(root_), std::filesystem::directory_iterator()), 1);
+}
+
+// A guest may have anything in its memory.
+TEST_F(CoreDumpTest, ANameWithoutItsZeroIsNone) {
+  GuestMemory& memory = machine_->board().memory();
+  const Elf64_Nhdr note = {11, 64, 0};
+  ASSERT_TRUE(memory.WriteObject(0x600000, note) && memory.Write(0x60000C, "VMCOREINFOxxOSRELEASE=", 22));
+  const std::string core = Dump();
+  const Elf64_Phdr notes = Segments(core)[0];
+  EXPECT_EQ(core.substr(notes.p_offset, notes.p_filesz).find("VMCOREINFO"), std::string::npos);
 }
 
 }  // namespace

@@ -24,11 +24,11 @@
 
 namespace hvsdk::vmm {
 
-// Told some times a second, at most, how much of memory is done.
-using OnDumpProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+// Told some times a second, at most, how much of memory is done. False: nobody wants the dump any more.
+using OnDumpProgress = std::function<bool(uint64_t done_bytes, uint64_t total_bytes)>;
 
-// Makes a new file, which only its owner can read; after an error it is gone. AlreadyExists: something is at `path`. Others: the host or the
-// engine refuses; the message names the file.
+// Makes a new file, which only its owner can read; after an error it is gone. AlreadyExists: something is at `path`. Cancelled: by
+// `on_progress`. Others: the host or the engine refuses; the message names the file.
 absl::Status WriteCoreDump(machine::Board& board, const std::string& path, const OnDumpProgress& on_progress = nullptr);
 
 }  // namespace hvsdk::vmm
