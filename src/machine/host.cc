@@ -2,6 +2,7 @@
 #include "hvsdk/machine/host.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,6 +33,8 @@ constexpr uint64_t kLeastMoved = uint64_t{16} << 20;
 constexpr uint64_t kMostMoved = uint64_t{128} << 20;
 // One that did not do what it was asked to is left alone for so many of its reports, of which Linux sends one a second.
 constexpr uint32_t kReportsOfRest = 10;
+// For what is moved at once, of which a Linux gives up or takes 128 MiB in far less.
+constexpr std::chrono::seconds kMoveWithin{30};
 
 }  // namespace
 
@@ -60,7 +63,8 @@ struct Host::Partition final : private Task, private vsp::MemoryBudget {
   bool has_report = false;
   bool is_moving = false;  // to have `wanted_bytes`
   uint64_t wanted_bytes = 0;
-  uint32_t rest = 0;  // reports, until it is asked again
+  bool is_reliable = true;  // it did what it was asked to the last time
+  uint32_t rest = 0;        // reports, until it is asked again
   absl::AnyInvocable<void(const MachineResult&)> on_end;
   PartitionPorts ports;
   std::unique_ptr<Machine> machine;  // used on its thread of I/O; or, under the host's lock, until it ends
@@ -81,11 +85,13 @@ struct Host::Partition final : private Task, private vsp::MemoryBudget {
       if (ending) return;
       to_bytes = wanted_bytes;
     }
-    machine->integration().balloon->SetTarget({.pages = to_bytes >> kPageShift}, [this](const absl::Status& status) {
-      std::lock_guard lock(host.mutex_);
-      is_moving = false;
-      if (!status.ok()) rest = kReportsOfRest;
-    });
+    machine->integration().balloon->SetTarget({.pages = to_bytes >> kPageShift, .within = kMoveWithin},
+                                              [this](const absl::Status& status) {
+                                                std::lock_guard lock(host.mutex_);
+                                                is_moving = false;
+                                                is_reliable = status.ok();
+                                                if (!is_reliable) rest = kReportsOfRest;
+                                              });
   }
 
   // vsp::MemoryBudget
@@ -384,9 +390,9 @@ void Host::BalanceMemory() {
     left_bytes -= gets_bytes;
     partition.MoveMemory(has_bytes + gets_bytes);
   }
-  // Also what others give up already.
+  // Also what others give up already, unless those only say so: nobody goes without for their sake.
   for (const Partition* const partition : movable) {
-    if (partition->is_moving && partition->wanted_bytes < partition->memory_bytes) {
+    if (partition->is_moving && partition->is_reliable && partition->wanted_bytes < partition->memory_bytes) {
       keep(missing_bytes, partition->memory_bytes - partition->wanted_bytes);
     }
   }

@@ -12,6 +12,7 @@
 #include "hvsdk/base/ids.h"
 #include "hvsdk/memory/page_set.h"
 #include "hvsdk/vmbus/packet_pump.h"
+#include "vsp/why_closed.h"
 
 namespace hvsdk::vsp {
 
@@ -119,6 +120,7 @@ class Balloon::Core final : private vmbus::PacketPump {
         options_(std::move(options)),
         first_pages_((memory.size_bytes() - options_.device_bytes) >> kPageShift),
         late_(resources.timers, resources.clock, resources.executor, [this] { OnLate(); }),
+        too_slow_(resources.timers, resources.clock, resources.executor, [this] { OnTooSlow(); }),
         rest_(resources.timers, resources.clock, resources.executor, [this] { TakeTurn(); }) {
     for (const GuestMemory::Range& range : memory.ranges()) {
       if (!IsDevice(range)) first_end_ = std::max(first_end_, (range.gpa + range.size_bytes) >> kPageShift);
@@ -154,9 +156,11 @@ class Balloon::Core final : private vmbus::PacketPump {
     answer_within_ = target.answer_within;
     Done earlier = std::exchange(done_, std::move(done));
     late_.ArmIn(answer_within_);
+    too_slow_.Cancel();
+    if (target.within.count() != 0) too_slow_.ArmIn(target.within);
     channel_->Wake();
     // Last: who is told may set another one.
-    if (earlier) earlier(absl::CancelledError("another target was set"));
+    if (earlier) earlier(absl::AbortedError("another target was set"));
   }
 
   BalloonStatus status() const {
@@ -178,11 +182,13 @@ class Balloon::Core final : private vmbus::PacketPump {
     is_paused_ = true;
     rest_.Cancel();
     late_.Pause();
+    too_slow_.Pause();
   }
   void Resume() {
     is_paused_ = false;
     if (channel_ != nullptr) channel_->Wake();
     late_.Resume();
+    too_slow_.Resume();
   }
 
   BalloonState state() const {
@@ -282,10 +288,14 @@ class Balloon::Core final : private vmbus::PacketPump {
   }
   void Finish(const absl::Status& status) {
     late_.Cancel();
+    too_slow_.Cancel();
     if (done_) std::exchange(done_, nullptr)(status);
   }
   // Nobody waits any more; the target stays.
   void OnLate() { Finish(absl::DeadlineExceededError("the guest does not answer")); }
+  void OnTooSlow() {
+    Finish(absl::DeadlineExceededError(absl::StrFormat("the guest is too slow: it has %d MiB", MiB(assigned()))));
+  }
 
   // PacketPump.
   bool OnOpen(vmbus::Channel& channel) override {
@@ -294,11 +304,11 @@ class Balloon::Core final : private vmbus::PacketPump {
     state_.phase = Phase::kVersion;
     return true;
   }
-  void OnClosing(vmbus::Channel&) override {
+  void OnClosing(vmbus::Channel& channel) override {
     TakeAsAdded();
     Forget();
     FinishClose();
-    Finish(absl::FailedPreconditionError("the guest's driver has gone"));
+    Finish(WhyClosed(channel));
   }
 
   Take OnTurn() override {
@@ -610,7 +620,7 @@ class Balloon::Core final : private vmbus::PacketPump {
   bool is_paused_ = false;
   Done done_;
   std::chrono::milliseconds answer_within_{};
-  ExecutorTimer late_, rest_;
+  ExecutorTimer late_, too_slow_, rest_;
   std::unique_ptr<vmbus::Channel> channel_;  // last: it is gone before the rest
 };
 

@@ -464,6 +464,29 @@ TEST_F(BalloonTest, WhatTheHostReliesOnKeepsItsBytes) {
   CloseChannel();
 }
 
+// One that always does a little of it never is late.
+TEST_F(BalloonTest, AGuestMayBeTooSlow) {
+  OpenChannel();
+  Agree();
+  std::vector<std::string> told;
+  balloon_->SetTarget({.pages = kPages - 1024, .within = std::chrono::seconds(20)},
+                      [&](const absl::Status& status) { told.push_back(status.ToString()); });
+  Pump();
+  ASSERT_NE(Take(), "");
+  for (uint64_t page = 1000; page < 1003; ++page) {
+    timers_.AdvanceBy(6 * 10'000'000);
+    Pump();
+    EXPECT_THAT(told, IsEmpty());
+    PutRanges({PageRange::Make(page, 1)}, /*has_more=*/true);
+  }
+  timers_.AdvanceBy(6 * 10'000'000);
+  Pump();
+  EXPECT_THAT(told, ElementsAre("DEADLINE_EXCEEDED: the guest is too slow: it has 15 MiB"));
+  PutRanges({PageRange::Make(1003, 1)}, /*has_more=*/true);
+  EXPECT_EQ(given_up(), 4u) << "what it may do yet is taken";
+  CloseChannel();
+}
+
 TEST_F(BalloonTest, ALateGuestIsTakenAtItsWordYet) {
   OpenChannel();
   Agree();
@@ -488,7 +511,7 @@ TEST_F(BalloonTest, ALateGuestIsTakenAtItsWordYet) {
   std::vector<std::string> third;
   balloon_->SetTarget({.pages = kPages}, [&](const absl::Status& status) { third.push_back(status.ToString()); });
   balloon_->SetTarget({.pages = kPages - 512}, [](const absl::Status&) {});
-  EXPECT_THAT(third, ElementsAre(HasSubstr("another target")));
+  EXPECT_THAT(third, ElementsAre(HasSubstr("ABORTED: another target")));
   // A guest that stands still is asked nothing.
   balloon_->Pause();
   Pump();
@@ -768,7 +791,7 @@ TEST_F(BalloonTest, EverybodyIsToldOnce) {
   });
   balloon_->SetTarget({.pages = kPages - 1024}, tell("second"));
   Pump();
-  EXPECT_THAT(told, ElementsAre(HasSubstr("first: CANCELLED"), HasSubstr("second: CANCELLED"), "third: OK"));
+  EXPECT_THAT(told, ElementsAre(HasSubstr("first: ABORTED"), HasSubstr("second: ABORTED"), "third: OK"));
   CloseChannel();
 }
 

@@ -59,6 +59,8 @@ struct BalloonTarget {
   uint64_t pages = 0;  // that the guest is to have; BalloonStatus::max at most
   // Of each request to the guest.
   std::chrono::milliseconds answer_within{10'000};
+  // Of all of them; 0: a guest that does a little of it again and again has all the time it wants.
+  std::chrono::milliseconds within{0};
 };
 
 // In pages.
@@ -103,9 +105,10 @@ class Balloon : public IntegrationComponent {
   ~Balloon() override;
 
   // `done` is called once, here or later on the executor. Ok: the guest has so much. FailedPrecondition: it has no driver that takes part, or
-  // gives up, or takes, no more than it did, and that is what it goes on with. DeadlineExceeded: it did not answer; what it may do yet is
-  // taken. InvalidArgument: less than min_pages, or more than the machine may have. Cancelled: another target was set, or the machine was
-  // reset or goes. ResourceExhausted, or others: the host has no more memory for it (MemoryBudget, BalloonGrowth::grow).
+  // gives up, or takes, no more than it did, and that is what it goes on with. DeadlineExceeded: it did not answer, or was too slow; what it
+  // may do yet is taken. InvalidArgument: less than min_pages, or more than the machine may have. Aborted: another target was set.
+  // Cancelled: the machine was reset or goes. ResourceExhausted, or others: the host has no more memory for it (MemoryBudget,
+  // BalloonGrowth::grow).
   using Done = absl::AnyInvocable<void(const absl::Status&)>;
   void SetTarget(const BalloonTarget& target, Done done);
 
