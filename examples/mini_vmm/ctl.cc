@@ -309,6 +309,19 @@ void PrintSaved(const hvsdk::vmm::SaveResult& saved, bool goes_on, bool is_pause
   }
 }
 
+// A list of the guest's comes in parts.
+absl::StatusOr<ControlReply> AskForAll(ControlClient& client, ControlRequest request) {
+  absl::StatusOr<ControlReply> all = client.Ask(request, PrintProgress);
+  while (all.ok() && all->next_pair() != 0) {
+    request.mutable_key_value()->set_from(all->next_pair());
+    const absl::StatusOr<ControlReply> part = client.Ask(request, PrintProgress);
+    if (!part.ok()) return part.status();
+    all->mutable_key_values()->MergeFrom(part->key_values());
+    all->set_next_pair(part->next_pair());
+  }
+  return all;
+}
+
 int Follow(ControlClient& client, bool json) {
   for (;;) {
     const absl::StatusOr<ControlReply> reply = client.Receive();
@@ -351,7 +364,7 @@ int RunCtl(int count, char** arguments) {
     return done.ok() ? 0 : Fail(done, words[0]);
   }
   for (;;) {
-    const absl::StatusOr<ControlReply> reply = client->Ask(request, PrintProgress);
+    const absl::StatusOr<ControlReply> reply = AskForAll(*client, request);
     if (!reply.ok()) {
       return Fail(reply.status(), words[0]);
     }

@@ -25,6 +25,11 @@ namespace {
 
 // What a client takes, with room for what stands around it.
 constexpr size_t kMaxReplyBytes = kMaxControlReplies - (16 << 10);
+// A pair has three bytes at most for each unit of UTF-16, and its pool's name and the numbers of fields and lengths.
+constexpr size_t kMaxPairBytes = (hvdef::key_value::kMaxKeyBytes + hvdef::key_value::kMaxValueBytes) / 2 * 3 + 64;
+constexpr uint32_t kPairsPerReply = kMaxReplyBytes / kMaxPairBytes;
+// A place in a list of several pools: each takes so many, the last of which is its end.
+constexpr uint32_t kPlacesPerPool = vsp::KeyValueExchange::kMaxPairs + 1;
 // Of a copy; more often nobody looks.
 constexpr uint64_t kProgressBytes = 1 << 20;
 
@@ -33,15 +38,20 @@ constexpr KeyValuePool kPools[] = {KeyValuePool::kExternal, KeyValuePool::kGuest
 // The last is never exchanged between host and guest, unless it is asked for.
 constexpr size_t kExchangedPools = 4;
 
-// Asks for one list after another, until all are there or one is not to be had.
+// Asks for one list after another, until all are there, no more fits a reply, or one is not to be had.
 class Collection : public std::enable_shared_from_this<Collection> {
  public:
   Collection(vsp::KeyValueExchange& guest, ControlHandler::Reply reply) : guest_(guest), reply_(std::move(reply)) {
     values();
   }
 
-  void List(std::vector<KeyValuePool> pools) {
+  void List(std::vector<KeyValuePool> pools, uint32_t from) {
     pools_ = std::move(pools);
+    next_ = from / kPlacesPerPool;
+    next_pair_ = from % kPlacesPerPool;
+    if (next_ >= pools_.size()) {
+      return reply_(ReplyOf(absl::InvalidArgumentError("kvp: from: the list has no such place")));
+    }
     NextPool();
   }
   void GetAddresses(std::vector<std::string> adapters) {
@@ -54,8 +64,9 @@ class Collection : public std::enable_shared_from_this<Collection> {
 
   void NextPool() {
     if (next_ == pools_.size()) return Finish();
-    const KeyValuePool pool = pools_[next_++];
-    guest_.List(pool, [self = shared_from_this(), pool](absl::StatusOr<std::vector<vsp::KeyValue>> pairs) {
+    const KeyValuePool pool = pools_[next_];
+    const uint32_t room = kPairsPerReply - static_cast<uint32_t>(values().pairs_size());
+    const auto listed = [self = shared_from_this(), pool](absl::StatusOr<std::vector<vsp::KeyValue>> pairs) {
       if (!pairs.ok()) return self->reply_(ReplyOf(ErrorOf("kvp", pairs.status())));
       for (vsp::KeyValue& pair : *pairs) {
         KeyValue& added = *self->values().add_pairs();
@@ -63,8 +74,16 @@ class Collection : public std::enable_shared_from_this<Collection> {
         added.set_key(std::move(pair.key));
         added.set_value(std::move(pair.value));
       }
+      self->next_pair_ += static_cast<uint32_t>(pairs->size());
+      if (self->values().pairs_size() == kPairsPerReply) {
+        self->answer_.set_next_pair(static_cast<uint32_t>(self->next_) * kPlacesPerPool + self->next_pair_);
+        return self->Finish();
+      }
+      ++self->next_;
+      self->next_pair_ = 0;
       self->NextPool();
-    });
+    };
+    guest_.List(pool, listed, {.first = next_pair_, .most = room});
   }
   void NextAdapter() {
     if (next_ == adapters_.size()) return Finish();
@@ -98,7 +117,8 @@ class Collection : public std::enable_shared_from_this<Collection> {
   ControlReply answer_;
   std::vector<KeyValuePool> pools_;
   std::vector<std::string> adapters_;
-  size_t next_ = 0;
+  size_t next_ = 0;         // of the pools or the adapters
+  uint32_t next_pair_ = 0;  // of that pool
 };
 
 // What Linux knows an adapter by is its MAC address, in capitals, when it is asked for addresses, and its device's GUID when it is told them.
@@ -213,7 +233,7 @@ void AskKeyValue(machine::Machine& machine, const KeyValueRequest& request, cons
     case KeyValueRequest::LIST: {
       std::vector<KeyValuePool> pools(std::begin(kPools), std::begin(kPools) + kExchangedPools);
       if (!request.pool().empty()) pools = {pool};
-      return std::make_shared<Collection>(*guest, std::move(reply))->List(std::move(pools));
+      return std::make_shared<Collection>(*guest, std::move(reply))->List(std::move(pools), request.from());
     }
     case KeyValueRequest::GET:
       // By the list: what Linux' daemon answers to a request for one is always empty.
@@ -273,10 +293,9 @@ void CopyFile(machine::Machine& machine, const CopyFileRequest& request, Control
   if (guest == nullptr) {
     return reply(ReplyOf(absl::FailedPreconditionError("copy: the machine has no such component")));
   }
+  const std::string called = absl::CHexEscape(request.source());
   absl::StatusOr<std::unique_ptr<boot::ByteSource>> opened = boot::OpenFileSource(request.source());
-  if (!opened.ok()) {
-    return reply(ReplyOf(ErrorOf(absl::StrCat("copy: ", absl::CHexEscape(request.source())), opened.status())));
-  }
+  if (!opened.ok()) return reply(ReplyOf(ErrorOf(absl::StrCat("copy: ", called), opened.status())));
   const std::shared_ptr<boot::ByteSource> source = *std::move(opened);
   const auto asker = std::make_shared<ControlHandler::Reply>(std::move(reply));
   const uint64_t size = source->size();
@@ -290,7 +309,8 @@ void CopyFile(machine::Machine& machine, const CopyFileRequest& request, Control
                .overwrite = request.overwrite(),
                .create_path = request.create_path(),
                .size_bytes = size,
-               .read = [source](uint64_t offset, absl::Span<uint8_t> to) { return source->Read(offset, to); },
+               .read = [source, called](uint64_t offset,
+                                        absl::Span<uint8_t> to) { return ErrorOf(called, source->Read(offset, to)); },
                .on_progress =
                    [asker, tell, size, next = kProgressBytes](uint64_t done_bytes) mutable {
                      if (done_bytes >= next || done_bytes == size) {

@@ -94,8 +94,10 @@ class Exchange final : public IntegrationRequests::Operation {
 
 class Enumeration final : public IntegrationRequests::Operation {
  public:
-  Enumeration(KeyValuePool pool, KeyValueExchange::Listed done) : done_(std::move(done)) {
+  Enumeration(KeyValuePool pool, const KeyValueRange& range, KeyValueExchange::Listed done)
+      : most_(range.most), done_(std::move(done)) {
     message_.header = {.operation = wire::Operation::kEnumerate, .pool = pool};
+    message_.index = range.first;
   }
 
   uint32_t Write(absl::Span<uint8_t> body) override {
@@ -113,7 +115,7 @@ class Enumeration final : public IntegrationRequests::Operation {
     if (!value.ok() || !TakeText(answer.value.key, sizeof(answer.value.key), answer.value.key_bytes, pair.key)) {
       return done_(NonsenseError()), true;
     }
-    if (pairs_.size() == KeyValueExchange::kMaxPairs) {
+    if (message_.index >= KeyValueExchange::kMaxPairs) {
       return done_(absl::ResourceExhaustedError(
                  absl::StrCat("the guest has more than ", KeyValueExchange::kMaxPairs, " pairs"))),
              true;
@@ -121,11 +123,13 @@ class Enumeration final : public IntegrationRequests::Operation {
     pair.value = *std::move(value);
     pairs_.push_back(std::move(pair));
     ++message_.index;
+    if (pairs_.size() == most_) return done_(std::move(pairs_)), true;
     return false;
   }
   void Fail(const absl::Status& status) override { done_(status); }
 
  private:
+  const size_t most_;  // 0: all
   wire::IndexedPair message_{};
   std::vector<KeyValue> pairs_;
   KeyValueExchange::Listed done_;
@@ -239,8 +243,8 @@ void KeyValueExchange::Delete(KeyValuePool pool, absl::string_view key, Done don
       make(), [done = std::move(done)](const absl::StatusOr<wire::Key>& message) mutable { done(message.status()); });
 }
 
-void KeyValueExchange::List(KeyValuePool pool, Listed done) {
-  core_->requests_.Submit(std::make_unique<Enumeration>(pool, std::move(done)));
+void KeyValueExchange::List(KeyValuePool pool, Listed done, const KeyValueRange& range) {
+  core_->requests_.Submit(std::make_unique<Enumeration>(pool, range, std::move(done)));
 }
 
 void KeyValueExchange::GetAddresses(absl::string_view adapter_id, GotAddresses done) {

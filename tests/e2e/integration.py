@@ -345,6 +345,11 @@ echo "$(head -c 512 /var/lib/hyperv/.kvp_pool_0 | first) is $(tail -c +513 /var/
                 machine.ctl('kvp', 'set', key, value, f'--pool={pool}')
             found = json.loads(machine.ctl('kvp', 'list', f'--pool={pool}', '--json'))['pairs']
             expect({pair['key']: pair['value'] for pair in found} == pairs, 'not what was set', pool)
+        # More than one reply holds.
+        found = json.loads(machine.ctl('kvp', 'list', '--json'))['pairs']
+        expect(sum(pair['pool'] in ('external', 'auto-external') for pair in found) == 2 * len(pairs), 'not all of them', len(found))
+        expect(len({(pair['pool'], pair['key']) for pair in found}) == len(found), 'some twice', len(found))
+        for pool in ('external', 'auto-external'):
             for key in pairs:
                 machine.ctl('kvp', 'delete', key, f'--pool={pool}')
         print(f'  100 pairs in each of two pools in {time.monotonic() - begin:.1f} s')

@@ -185,6 +185,19 @@ TEST_F(KeyValueExchangeTest, WhatIsSetIsThere) {
               ElementsAre("OK", "OK", "1", "a=1", "b=", "end", "end", "OK", HasSubstr("NOT_FOUND"), "b=", "end"));
 }
 
+TEST_F(KeyValueExchangeTest, PartsOfAPool) {
+  Make();
+  auto guest = OpenGuest();
+  for (const char* const key : {"a", "b", "c", "d"}) pairs_->Set(KeyValuePool::kExternal, key, "1", Noted());
+  EXPECT_THAT(Told(), SizeIs(4));
+  pairs_->List(KeyValuePool::kExternal, NotedList(), {.first = 1, .most = 2});
+  EXPECT_THAT(Told(), ElementsAre("b=1", "c=1", "end"));
+  pairs_->List(KeyValuePool::kExternal, NotedList(), {.first = 3, .most = 2});
+  pairs_->List(KeyValuePool::kExternal, NotedList(), {.first = 4, .most = 2});
+  pairs_->List(KeyValuePool::kExternal, NotedList(), {.first = 2});
+  EXPECT_THAT(Told(), ElementsAre("d=1", "end", "end", "c=1", "d=1", "end"));
+}
+
 TEST_F(KeyValueExchangeTest, TheLongestAndTheStrangest) {
   Make();
   auto guest = OpenGuest();
@@ -357,6 +370,8 @@ TEST_F(KeyValueExchangeTest, AListWithoutEndEnds) {
                           });
   pairs_->List(KeyValuePool::kGuest, NotedList());
   EXPECT_THAT(Told(), ElementsAre(HasSubstr("the guest has more than 1024 pairs")));
+  pairs_->List(KeyValuePool::kGuest, NotedList(), {.first = 1023, .most = 2});
+  EXPECT_THAT(Told(), ElementsAre(HasSubstr("the guest has more than 1024 pairs")));
 }
 
 TEST_F(KeyValueExchangeTest, AGuestThatDoesNotAnswerCostsWhatIsAskedOfIt) {
@@ -394,8 +409,10 @@ TEST_F(KeyValueExchangeTest, AGuestThatDoesNotAnswerCostsWhatIsAskedOfIt) {
   Agree(*guest, 4, 0);
   pairs_->Set(KeyValuePool::kExternal, "f", "6", Noted());
   Pump();
+  // As a machine does it: the bus first.
+  server_->Reset();
   pairs_->Reset();
-  EXPECT_THAT(Told(), ElementsAre(HasSubstr("was reset")));
+  EXPECT_THAT(Told(), ElementsAre("CANCELLED: the machine was reset"));
 }
 
 // A guest that stands still is not late, however many requests wait in line.

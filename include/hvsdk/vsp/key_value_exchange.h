@@ -47,13 +47,19 @@ struct GuestAddresses {
   std::vector<std::string> addresses, subnets, gateways, name_servers;
 };
 
+// Part of a pool, whose pairs count from 0.
+struct KeyValueRange {
+  uint32_t first = 0;
+  uint32_t most = 0;  // 0: all that follow
+};
+
 struct KeyValueExchangeOptions {
   std::chrono::milliseconds answer_within{10'000};  // each request
 };
 
 class KeyValueExchange : public IntegrationComponent {
  public:
-  static constexpr size_t kMaxPairs = 1024;  // that a list may have
+  static constexpr size_t kMaxPairs = 1024;  // of a pool that are listed
 
   // As vmbus::Server::OfferChannel.
   static absl::StatusOr<std::unique_ptr<KeyValueExchange>> Create(vmbus::Server& server,
@@ -74,7 +80,7 @@ class KeyValueExchange : public IntegrationComponent {
   void Get(KeyValuePool pool, absl::string_view key, Got done);
   void Set(KeyValuePool pool, absl::string_view key, absl::string_view value, Done done);
   void Delete(KeyValuePool pool, absl::string_view key, Done done);
-  void List(KeyValuePool pool, Listed done);
+  void List(KeyValuePool pool, Listed done, const KeyValueRange& range = {});
   // Linux knows an adapter by its MAC address in capitals, as in "00:15:5D:01:02:03", when it is asked for addresses, and by its device's GUID, as
   // in "{01234567-89ab-cdef-0123-456789abcdef}", when it is told them.
   void GetAddresses(absl::string_view adapter_id, GotAddresses done);
