@@ -28,9 +28,6 @@ thread_local Host::IoThread* Host::IoThread::current = nullptr;
 
 namespace {
 
-// Less is not worth asking a guest for; more at once keeps one from using what it gives up while another waits for it.
-constexpr uint64_t kLeastMoved = uint64_t{16} << 20;
-constexpr uint64_t kMostMoved = uint64_t{128} << 20;
 // One that did not do what it was asked to is left alone for so many of its reports, of which Linux sends one a second.
 constexpr uint32_t kReportsOfRest = 10;
 // For what is moved at once, of which a Linux gives up or takes 128 MiB in far less.
@@ -355,56 +352,24 @@ uint64_t Host::memory_left() const {
 
 uint64_t Host::MemoryLeft() const { return options_.memory_bytes - std::min(options_.memory_bytes, memory_used_); }
 
-// Who says nothing, or is on its way, keeps what it has, and what it is on its way to.
 void Host::BalanceMemory() {
-  uint64_t total_bytes = options_.memory_bytes, left_bytes = MemoryLeft();
-  const auto keep = [](uint64_t& from, uint64_t bytes) { from -= std::min(from, bytes); };
-  std::vector<Partition*> movable;
-  std::vector<MemoryNeed> needs;
+  std::vector<Partition*> partitions;
+  std::vector<MemoryHolder> holders;
   for (const auto& [id, partition] : partitions_) {
-    const bool is_movable = partition->has_report && !partition->ending;
-    if (is_movable) {
-      keep(total_bytes, partition->fixed_bytes);
-      movable.push_back(partition.get());
-      needs.push_back({partition->min_bytes, partition->max_bytes, partition->needed_bytes});
-    } else {
-      keep(total_bytes, partition->fixed_bytes + partition->memory_bytes);
-    }
-    if (partition->is_moving && partition->wanted_bytes > partition->memory_bytes) {
-      keep(left_bytes, partition->wanted_bytes - partition->memory_bytes);
-    }
+    const bool runs = !partition->ending && partition->machine->controller().state() != Controller::State::kPaused;
+    MemoryHolder& holder = holders.emplace_back();
+    holder = {.need = {partition->min_bytes, partition->max_bytes, partition->needed_bytes},
+              .fixed_bytes = partition->fixed_bytes,
+              .has_bytes = partition->memory_bytes,
+              .keeps_all = !partition->has_report || !runs,
+              .is_resting = partition->rest != 0,
+              .is_reliable = partition->is_reliable};
+    if (partition->is_moving) holder.wanted_bytes = partition->wanted_bytes;
+    partitions.push_back(partition.get());
   }
-  const std::vector<uint64_t> shares = DivideMemory(total_bytes, needs);
-  // Who has too little, first: nobody gives up what nobody wants.
-  uint64_t missing_bytes = 0;
-  for (size_t i = 0; i < shares.size(); ++i) {
-    Partition& partition = *movable[i];
-    const uint64_t has_bytes =
-        partition.is_moving ? std::max(partition.memory_bytes, partition.wanted_bytes) : partition.memory_bytes;
-    if (shares[i] < has_bytes + kLeastMoved) continue;
-    const uint64_t wants_bytes = std::min(shares[i] - has_bytes, kMostMoved);
-    if (partition.is_moving || partition.rest != 0) continue;
-    const uint64_t gets_bytes = std::min(wants_bytes, left_bytes);
-    missing_bytes += wants_bytes - gets_bytes;
-    if (gets_bytes < kLeastMoved) continue;
-    left_bytes -= gets_bytes;
-    partition.MoveMemory(has_bytes + gets_bytes);
-  }
-  // Also what others give up already, unless those only say so: nobody goes without for their sake.
-  for (const Partition* const partition : movable) {
-    if (partition->is_moving && partition->is_reliable && partition->wanted_bytes < partition->memory_bytes) {
-      keep(missing_bytes, partition->memory_bytes - partition->wanted_bytes);
-    }
-  }
-  // More than there may be, since a guest had back what it had given up.
-  if (memory_used_ > options_.memory_bytes) missing_bytes += memory_used_ - options_.memory_bytes;
-  for (size_t i = 0; i < shares.size() && missing_bytes != 0; ++i) {
-    Partition& partition = *movable[i];
-    if (partition.is_moving || partition.rest != 0 || partition.memory_bytes < shares[i] + kLeastMoved) continue;
-    const uint64_t gives_bytes =
-        std::min({partition.memory_bytes - shares[i], kMostMoved, std::max(missing_bytes, kLeastMoved)});
-    keep(missing_bytes, gives_bytes);
-    partition.MoveMemory(partition.memory_bytes - gives_bytes);
+  const std::vector<absl::optional<uint64_t>> moves = PlanMoves(options_.memory_bytes, memory_used_, holders);
+  for (size_t i = 0; i < moves.size(); ++i) {
+    if (moves[i].has_value()) partitions[i]->MoveMemory(*moves[i]);
   }
 }
 

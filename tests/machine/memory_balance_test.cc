@@ -42,6 +42,36 @@ TEST(MemoryBalanceTest, WhatIsTooLittleIsDividedByNeed) {
               ElementsAre(80 * kMib, 60 * kMib));
 }
 
+MemoryHolder Holder(uint64_t has_mib, uint64_t needed_mib) {
+  return {.need = {64 * kMib, 1024 * kMib, needed_mib * kMib}, .has_bytes = has_mib * kMib};
+}
+
+TEST(MemoryBalanceTest, WhoHasTooLittleIsGivenWhatIsLeftAndWhatOthersCanDoWithout) {
+  std::vector<MemoryHolder> holders = {Holder(300, 500), Holder(500, 100), Holder(400, 100)};
+  EXPECT_THAT(PlanMoves(1300 * kMib, 1200 * kMib, holders), ElementsAre(400 * kMib, 472 * kMib, absl::nullopt));
+  EXPECT_THAT(PlanMoves(2000 * kMib, 1200 * kMib, holders), ElementsAre(428 * kMib, absl::nullopt, absl::nullopt));
+  // What is on its way already is not asked for once more.
+  holders[1].wanted_bytes = 372 * kMib;
+  EXPECT_THAT(PlanMoves(1200 * kMib, 1200 * kMib, holders), ElementsAre(absl::nullopt, absl::nullopt, absl::nullopt));
+  holders[0].wanted_bytes = 400 * kMib;
+  holders[1].wanted_bytes.reset();
+  EXPECT_THAT(PlanMoves(1300 * kMib, 1200 * kMib, holders), ElementsAre(absl::nullopt, absl::nullopt, absl::nullopt));
+}
+
+// Others are asked instead of it.
+TEST(MemoryBalanceTest, WhoIsNotToBeCountedOn) {
+  std::vector<MemoryHolder> holders = {Holder(300, 500), Holder(500, 100), Holder(400, 100)};
+  holders[1].wanted_bytes = 372 * kMib;
+  holders[1].is_reliable = false;
+  EXPECT_THAT(PlanMoves(1200 * kMib, 1200 * kMib, holders), ElementsAre(absl::nullopt, absl::nullopt, 272 * kMib));
+  holders[1].is_reliable = true;
+  holders[1].keeps_all = true;
+  EXPECT_THAT(PlanMoves(1200 * kMib, 1200 * kMib, holders), ElementsAre(absl::nullopt, absl::nullopt, 272 * kMib));
+  holders[1] = Holder(500, 100);
+  holders[1].is_resting = true;
+  EXPECT_THAT(PlanMoves(1200 * kMib, 1200 * kMib, holders), ElementsAre(absl::nullopt, absl::nullopt, 272 * kMib));
+}
+
 TEST(MemoryBalanceTest, HoldsForAnyMachines) {
   std::mt19937_64 random(TestSeed());
   int too_little = 0, enough = 0;
