@@ -105,7 +105,7 @@ bool ControlServer::DropIdlest() {
     if (idlest == nullptr || client->last_heard < idlest->last_heard) idlest = client.get();
   }
   if (idlest == nullptr) return false;
-  TellFull(idlest->fd);
+  if (idlest->output.empty()) TellFull(idlest->fd);  // else in the midst of an answer
   Drop(idlest->id);
   return true;
 }
