@@ -98,9 +98,11 @@ void PacketPump::TakeTurn() {
   for (;;) {
     RingStatus status = RingStatus::kOk;
     const uint64_t before = work_;
+    bool lacks_room_for_answer = false;
     while (take == Take::kMore && !is_held_back_ && has_time()) {
       if (completion_room_ != 0 && !channel_->WaitForRoom(completion_room_)) {
         wanted_room_ = std::max(wanted_room_, completion_room_);
+        lacks_room_for_answer = true;
         break;
       }
       Channel::IncomingRing::View view;
@@ -137,7 +139,10 @@ void PacketPump::TakeTurn() {
         take = OnTurn();
         continue;
       }
-      if (!options_.takes_while_waiting || take != Take::kMore || is_held_back_ || channel_->Arm()) return;
+      // Packets are taken meanwhile, but for those that need that room themselves.
+      const bool takes =
+          options_.takes_while_waiting && take == Take::kMore && !is_held_back_ && !lacks_room_for_answer;
+      if (!takes || channel_->Arm()) return;
       ++work_;
       continue;  // packets have come meanwhile
     }

@@ -226,6 +226,58 @@ TEST_F(PairTest, AStreamTakesPacketsWhileItsOwnWaitForRoom) {
   }
 }
 
+// What it takes meanwhile must not want the room that there is not: then it rests, until the guest reads.
+TEST_F(PairTest, AStreamThatAnswersRestsWithoutRoom) {
+  class Answerer : public vmbus::PacketPump {
+   public:
+    Answerer() : PacketPump({.max_packet_bytes = 64, .max_completion_bytes = 8, .takes_while_waiting = true}) {}
+    int turns = 0, taken = 0;
+
+   private:
+    void OnSignal(vmbus::Channel&) override {
+      ++turns;
+      TakeTurn();
+    }
+    vmbus::Take OnPacket(const vmbus::Packet& packet) override {
+      ++taken;
+      Complete(packet, nullptr, 0);
+      return vmbus::Take::kMore;
+    }
+  };
+  Answerer answerer;
+  auto channel = server_->OfferChannel(EchoOffer(1), answerer, executor_);
+  ASSERT_TRUE(channel.ok());
+  Boot();
+  const auto client = Open(1);
+  const auto step = [&] {  // a signal more, and as many turns as it takes
+    if (client->rings.outgoing.Publish() == vmbus::Signal::kNeeded) child_->client().Signal(client->channel);
+    for (int i = 0; i < 10'000 && (executor_.RunOne() || child_->Poll()); ++i) {
+    }
+  };
+  int sent = 0;
+  for (int before = -1; before != answerer.taken || sent == 0;) {
+    before = answerer.taken;
+    while (client->rings.outgoing.StageInBand(vmbus::PacketHeader::InBand(1, true), "", 0) == vmbus::RingStatus::kOk) {
+      ++sent;
+    }
+    step();
+  }
+  ASSERT_LT(answerer.taken, sent) << "both rings are full";
+  EXPECT_FALSE(executor_.RunOne()) << "it has turns and turns";
+  EXPECT_LT(answerer.turns, 100);
+
+  alignas(8) uint8_t buffer[64];
+  vmbus::Packet packet;
+  int received = 0;
+  for (int before = -1; before != received;) {
+    before = received;
+    while (client->rings.incoming.Read(buffer, sizeof(buffer), packet) == vmbus::RingStatus::kOk) ++received;
+    if (client->rings.incoming.Arm().signal == vmbus::Signal::kNeeded) child_->client().Signal(client->channel);
+    step();
+  }
+  EXPECT_EQ(received, sent);
+}
+
 TEST_F(PairTest, ARingThatIsTooSmallForAnAnswerIsRefused) {
   class LongAnswers : public vmbus::PacketPump {
    public:
