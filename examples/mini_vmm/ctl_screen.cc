@@ -57,7 +57,9 @@ absl::Status ParseScreenText(absl::Span<const std::string> words, bool waits, Sc
   }
   if (font.empty()) {
     return absl::InvalidArgumentError(
-        "--font=FILE is needed: the console's font (PSF), such as Lat15-VGA16.psf.gz of Debian's console-setup-linux");
+        "--font=FILE is needed: the console's font (PSF), such as guest/console-font.psf.gz, which "
+        "scripts/guest-assets makes, or "
+        "Lat15-VGA16.psf.gz of Debian's console-setup-linux");
   }
   absl::StatusOr<std::string> psf = hvsdk::vmm::ConsoleFont::ReadFile(font);
   const absl::Status valid = psf.ok() ? hvsdk::vmm::ConsoleFont::Parse(*psf).status() : psf.status();

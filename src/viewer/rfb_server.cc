@@ -224,7 +224,10 @@ void Server::SetTimer(uint64_t deadline_100ns) {
 }  // namespace
 
 absl::Status CheckRfbAddress(absl::string_view address, bool is_guarded) {
-  return os::ParseLocalAddress(address, is_guarded).status();
+  const absl::Status status = os::ParseLocalAddress(address, is_guarded).status();
+  if (status.ok() || is_guarded || !os::ParseLocalAddress(address, /*is_guarded=*/true).ok()) return status;
+  return absl::InvalidArgumentError(
+      absl::StrCat(status.message(), "; elsewhere viewers need a password or certificates"));
 }
 
 absl::StatusOr<std::unique_ptr<RfbServer>> RfbServer::Create(os::EventLoop& loop, Options options) {

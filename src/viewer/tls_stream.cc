@@ -150,11 +150,12 @@ class Credentials final : public TlsCredentials {
     const std::string authority = absl::StrCat(folder, "/ca-cert.pem");
     for (const std::string& file : {certificate, key}) {
       if (access(file.c_str(), R_OK) != 0) {
-        return absl::InvalidArgumentError(absl::StrCat(file, ": ", std::strerror(errno)));
+        return absl::InvalidArgumentError(absl::StrCat("tls: ", file, ": ", std::strerror(errno)));
       }
     }
     const auto check = [&](const std::string& file, int done) {
-      return done == 1 ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat(file, ": ", library_.Reason()));
+      return done == 1 ? absl::OkStatus()
+                       : absl::InvalidArgumentError(absl::StrCat("tls: ", file, ": ", library_.Reason()));
     };
     library_.clear_errors();
     library_.context_control(context_, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, nullptr);

@@ -271,7 +271,7 @@ while read -r line; do eval "$line"; done"""
     guest = [*context.guest_flags('sleep 1000'), '--video=800x600']
     for options, error in [(f'0.0.0.0:0,password-file={word}', f'password-file={word}: others may open it; chmod 600 keeps them out'),
                            ('0.0.0.0:0,password-file=/nowhere', 'password-file=/nowhere: No such file or directory'),
-                           (f'0.0.0.0:0,tls={folder}', f'{folder}/server-cert.pem: No such file or directory'),
+                           (f'0.0.0.0:0,tls={folder}', f'tls: {folder}/server-cert.pem: No such file or directory'),
                            ('0.0.0.0:0,pass=x', None)]:
         bad = context.vmm(*guest, f'--vnc={options}').expect_status(2)
         line = f'--vnc=0.0.0.0:0: {error}' if error else '--vnc: unknown option "pass=x"; there are password-file= and tls='

@@ -21,7 +21,7 @@ OUTPUT = re.compile(r'^<!-- output: (.+?) -->\n```\n(.*?)^```$', re.MULTILINE | 
 
 
 def check_readme(root):
-    """README.md shows the echo example as it is, and it is short."""
+    """README.md shows its programs as they are, and they are short."""
     with open(root + '/examples/vmbus_echo/vmbus_echo.cc', encoding='utf-8') as file:
         example = file.read()
     with open(root + '/README.md', encoding='utf-8') as file:
@@ -29,6 +29,10 @@ def check_readme(root):
     assert example.count('\n') <= 80, 'examples/vmbus_echo has grown beyond 80 lines'
     code = example[example.index('#include'):]
     assert '```cpp\n' + code + '```' in readme, 'README.md shows another examples/vmbus_echo than there is'
+    with open(root + '/tests/project/consumer/main.cc', encoding='utf-8') as file:
+        monitor = file.read()
+    code = monitor[monitor.index('#include'):]
+    assert '```cpp\n' + code + '```' in readme, 'README.md shows another monitor than the one that is tested'
 
 
 def main():

@@ -28,7 +28,7 @@ absl::StatusOr<LocalAddress> ParseLocalAddress(absl::string_view text, bool is_g
   if (port_text.empty() || port_text.size() > 5 || port_text.find_first_not_of("0123456789") != port_text.npos ||
       !absl::SimpleAtoi(port_text, &port) || port > 0xFFFF) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("\"%s\" is neither ADDRESS:PORT, such as 127.0.0.1:5900, nor unix:PATH", absl::CEscape(text)));
+        absl::StrFormat("\"%s\" is neither ADDRESS:PORT, such as 127.0.0.1:8000, nor unix:PATH", absl::CEscape(text)));
   }
   std::string host(text.substr(0, colon));
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
@@ -51,11 +51,12 @@ absl::StatusOr<LocalAddress> ParseLocalAddress(absl::string_view text, bool is_g
     return address;
   }
   return absl::InvalidArgumentError(
-      is_guarded ? absl::StrFormat("\"%s\" is no address of IPv4 or IPv6", absl::CEscape(host))
-                 : absl::StrFormat(
-                       "\"%s\" is no address of this host's loopback, and whoever connects needs neither a password "
-                       "nor a certificate: 127.0.0.1, [::1] or unix:PATH, which ssh -L reaches from elsewhere",
-                       absl::CEscape(host)));
+      is_guarded
+          ? absl::StrFormat("\"%s\" is no address of IPv4 or IPv6", absl::CEscape(host))
+          : absl::StrFormat(
+                "\"%s\" is no address of this host's loopback, as 127.0.0.1, [::1] and unix:PATH are, which ssh -L "
+                "reaches from elsewhere",
+                absl::CEscape(host)));
 }
 
 std::string TextOf(const LocalAddress& address) {

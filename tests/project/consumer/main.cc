@@ -9,18 +9,22 @@
 #include "hvsdk/vmm/serial_console.h"
 
 int main(int argc, char** argv) {
-  const auto kernel = hvsdk::boot::OpenFileSource(argc > 1 ? argv[1] : "vmlinuz");
+  if (argc < 2) return std::cerr << "usage: vmm KERNEL [BACKEND]\n", 2;
+  const auto kernel = hvsdk::boot::OpenFileSource(argv[1]);
   const auto backend = hvsdk::vmm::CreateBackend(argc > 2 ? argv[2] : "auto");
   const auto loop = hvsdk::os::EventLoop::Create();
-  for (const absl::Status& status : {kernel.status(), backend.status(), loop.status()}) {
+  if (!kernel.ok()) return std::cerr << argv[1] << ": " << kernel.status() << '\n', 2;
+  for (const absl::Status& status : {backend.status(), loop.status()}) {
     if (!status.ok()) return std::cerr << status << '\n', 3;
   }
   hvsdk::vmm::SerialConsole console(**loop, {.output_fd = STDOUT_FILENO});
   hvsdk::boot::LoadInput blame;
-  const auto machine = hvsdk::machine::Machine::Create(
-      {.backend = backend->get(), .kernel = kernel->get(), .command_line = "console=ttyS0", .serial = &console}, **loop,
-      blame);
-  if (!machine.ok()) return std::cerr << machine.status() << '\n', 2;
+  const auto machine = hvsdk::machine::Machine::Create({.backend = backend->get(),
+                                                        .kernel = kernel->get(),
+                                                        .command_line = "console=ttyS0 panic=-1",
+                                                        .serial = &console},
+                                                       **loop, blame);
+  if (!machine.ok()) return std::cerr << argv[1] << ": " << machine.status() << '\n', 2;
   const hvsdk::machine::MachineResult result = (*machine)->Run();
   return result.outcome == hvsdk::machine::Outcome::kPoweredOff ? 0 : 10;
 }
