@@ -19,6 +19,7 @@ import urllib.parse
 import browser
 import e2e
 from e2e import Running, case, expect, tiny_guest
+from input import events_of, expect_events, strokes
 from video import pixels_of, shown
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -239,6 +240,45 @@ DIFFERENCES = '''(async () => {
 })()'''
 
 
+def type_and_point(machine, chrome):
+    """What the guest's programs see of keys on the page's screen, and of the mouse's buttons and wheel."""
+    last = lambda: len(events_of(machine, 0))
+    press = lambda code, key, *held, **more: lambda: chrome.key(True, code, key, *held, **more)
+    release = lambda code, key: lambda: chrome.key(False, code, key)
+    stroke = lambda code, key, *held: lambda: [chrome.key(is_pressed, code, key, *held) for is_pressed in (True, False)]
+    chrome.click('#screen canvas')
+    time.sleep(1)
+    seen = last()
+    # On a German keyboard, which the guest has, too: the keys are the same.
+    seen = expect_events(machine, stroke('Quote', 'ä'), strokes(40), seen)
+    seen = expect_events(machine, press('AltRight', 'AltGraph'), ['key 100 1'], seen)
+    seen = expect_events(machine, stroke('KeyE', '€'), strokes(18), seen)
+    seen = expect_events(machine, release('AltRight', 'AltGraph'), ['key 100 0'], seen)
+    # By keyboards on a screen, which have no places, there is what is typed alone.
+    seen = expect_events(machine, stroke('', 'ö'), strokes(39), seen)
+    for code, key, number in ('ControlLeft', 'Control', 29), ('AltLeft', 'Alt', 56):
+        seen = expect_events(machine, press(code, key, key), [f'key {number} 1'], seen)
+        seen = expect_events(machine, stroke('KeyB', 'b', key), strokes(48), seen)
+        seen = expect_events(machine, release(code, key), [f'key {number} 0'], seen)
+    # Held: the browser repeats it, and Linux takes that if it is not too soon.
+    seen = expect_events(machine, press('KeyX', 'x'), ['key 45 1'], seen)
+    time.sleep(1)
+    seen = expect_events(machine, press('KeyX', 'x', repeats=True), ['key 45 2'], seen)
+    seen = expect_events(machine, release('KeyX', 'x'), ['key 45 0'], seen)
+    # Who turns to something else of the page holds nothing any more.
+    seen = expect_events(machine, press('ShiftLeft', 'Shift', 'Shift'), ['key 42 1'], seen)
+    seen = expect_events(machine, lambda: chrome.run("document.querySelector('#path').focus({ preventScroll: true })"), ['key 42 0'], seen)
+    chrome.key(False, 'ShiftLeft', 'Shift')
+
+    there = chrome.place('#screen canvas')
+    for number, (button, bit) in enumerate([('left', 1), ('right', 2), ('middle', 4), ('back', 8), ('forward', 16)]):
+        seen = expect_events(machine, lambda: [chrome.mouse('Pressed', *there, bit, button), chrome.mouse('Released', *there, 0, button)],
+                             strokes(272 + number), seen)
+    for right, down, events in (0, -100, ['rel 8 1', 'rel 11 120']), (0, 100, ['rel 8 -1', 'rel 11 -120']), \
+            (100, 0, ['rel 6 1', 'rel 12 120']), (-100, 0, ['rel 6 -1', 'rel 12 -120']):
+        seen = expect_events(machine, lambda: chrome.wheel(*there, right, down), events, seen)
+
+
 @case
 def chromium(context):
     """What a browser shows is what a screenshot has; what is typed, pointed and pressed there comes to the guest."""
@@ -256,8 +296,8 @@ exec </dev/tty1 >/dev/tty1 2>&1; printf '\\033[2J\\033[H\\033[?25l'; echo begun 
 while read -r line; do eval "$line"; done"""
     flags = [flag.replace('console=ttyS0', 'console=ttyS0 fbcon=nodefer consoleblank=0')
              for flag in context.guest_flags(command, program='input_events')]
-    with Running(context, [*flags, '--cpus=1', '--memory=256M', '--video=1024x768', '--input=all', '--dvd=', '--web=127.0.0.1:0',
-                           f'--web-assets={assets}'], 'vm') as machine, browser.Browser(program) as chrome:
+    with Running(context, [*flags, '--cpus=1', '--memory=256M', '--video=1024x768', '--input=all', '--keyboard-layout=de', '--dvd=',
+                           '--web=127.0.0.1:0', f'--web-assets={assets}'], 'vm') as machine, browser.Browser(program) as chrome:
         machine.wait_for_socket()
         url = json.loads(machine.ctl('status', '--json'))['web']
         chrome.open(url)
@@ -295,6 +335,8 @@ while read -r line; do eval "$line"; done"""
         chrome.mouse('Pressed', *there, 1)
         chrome.mouse('Released', *there)
         machine.wait_for_count('key 272 0', clicks + 1, 20)
+
+        type_and_point(machine, chrome)
 
         # The serial console.
         chrome.wait("document.querySelector('#console .xterm-rows').textContent.includes('key 272 0')")
