@@ -10,10 +10,14 @@ from e2e import expect
 class Viewer:
     """Somebody who speaks RFB (RFC 6143): raw pixels, and sizes that change."""
 
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, address):
+        """PATH of a Unix socket, or HOST:PORT."""
+        if ':' in address:
+            self.socket = socket.create_connection(address.rsplit(':', 1))
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(address)
         self.socket.settimeout(30)
-        self.socket.connect(path)
         expect(self.read(12) == b'RFB 003.008\n', 'another version')
         self.socket.sendall(b'RFB 003.008\n')
         expect(self.read(2) == b'\1\1', 'other security')

@@ -240,6 +240,19 @@ DIFFERENCES = '''(async () => {
 })()'''
 
 
+def wait_until_same(machine, chrome, seconds=40):
+    """Until the page shows what a screenshot has; its rows."""
+    path, end = machine.context.path('shown.png'), time.monotonic() + seconds
+    while True:
+        machine.ctl('screenshot', path)
+        with open(path, 'rb') as file:
+            different = chrome.run(DIFFERENCES % base64.b64encode(file.read()).decode())
+        if different == 0:
+            return pixels_of(path)[2]
+        machine.expect_running(end, f'same pixels ({different} differ)')
+        time.sleep(0.2)
+
+
 def type_and_point(machine, chrome):
     """What the guest's programs see of keys on the page's screen, and of the mouse's buttons and wheel."""
     last = lambda: len(events_of(machine, 0))
@@ -305,17 +318,6 @@ while read -r line; do eval "$line"; done"""
         machine.wait_for('^begun$')
         machine.wait_for('^listening$')
 
-        def same():
-            end = time.monotonic() + 40
-            while True:
-                machine.ctl('screenshot', context.path('shown.png'))
-                with open(context.path('shown.png'), 'rb') as file:
-                    different = chrome.run(DIFFERENCES % base64.b64encode(file.read()).decode())
-                if different == 0:
-                    return pixels_of(context.path('shown.png'))[2]
-                machine.expect_running(end, f'same pixels ({different} differ)')
-                time.sleep(0.2)
-
         # The screen: keys, pixels and the pointer.
         chrome.click('#screen canvas')
         chrome.type('echo hvsdk\n')
@@ -324,7 +326,7 @@ while read -r line; do eval "$line"; done"""
         while 'h\N{REPLACEMENT CHARACTER}sdk' not in shown(machine, 'typed.png')[1]:
             machine.expect_running(end, 'hvsdk on the console')
             time.sleep(0.2)
-        expect(any(map(any, same())), 'nothing but black')
+        expect(any(map(any, wait_until_same(machine, chrome))), 'nothing but black')
         left, top, width, height = chrome.run(
             "(({ x, y, width, height }) => [x, y, width, height])(document.querySelector('#screen canvas').getBoundingClientRect())")
         there = left + width / 4, top + height * 3 / 4
