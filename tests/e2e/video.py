@@ -227,6 +227,8 @@ while read -r line; do eval "$line"; done"""
             machine.expect_running(end, 'hvsdk on the console')
             time.sleep(0.2)
         wait_until_same(machine, viewer)
+        # Linux' pointer, which is not to be seen: a pixel that is not there.
+        expect(viewer.pointer is not None and viewer.pointer[:2] == (1, 1) and viewer.pointer[3] == b'\0', 'another pointer', viewer.pointer)
         expect(f'recording  {film}\n' in machine.ctl('status'), 'no recording')
         machine.ctl('record', '--end')
         shown_last, pictures = last_of(film)
