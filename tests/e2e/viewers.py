@@ -36,8 +36,9 @@ class XServer:
         self.folder = context.path('x')
         os.makedirs(self.folder)
         said, says = os.pipe()
+        # Without repetition of keys: on a busy host a letter would come twice.
         self.process = subprocess.Popen(
-            ['Xvfb', '-displayfd', str(says), '-screen', '0', f'{width}x{height}x24', '-fbdir', self.folder, '-nolisten', 'tcp'],
+            ['Xvfb', '-displayfd', str(says), '-screen', '0', f'{width}x{height}x24', '-fbdir', self.folder, '-nolisten', 'tcp', '-r'],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[says])
         os.close(says)
         with os.fdopen(said) as file:
@@ -244,6 +245,7 @@ while read -r line; do eval "$line"; done"""
                 while status()['input']['held_keys'] != 1:
                     machine.expect_running(end, 'a held key')
                     time.sleep(0.1)
+            end = time.monotonic() + 20
             while status()['input']['held_keys'] != 0 or status()['video']['vnc_viewers'] != 2:
                 machine.expect_running(end, 'that it is let go of')
                 time.sleep(0.1)

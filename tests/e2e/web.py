@@ -255,13 +255,13 @@ def wait_until_same(machine, chrome, seconds=40):
 
 def type_and_point(machine, chrome):
     """What the guest's programs see of keys on the page's screen, and of the mouse's buttons and wheel."""
-    last = lambda: len(events_of(machine, 0))
     press = lambda code, key, *held, **more: lambda: chrome.key(True, code, key, *held, **more)
     release = lambda code, key: lambda: chrome.key(False, code, key)
     stroke = lambda code, key, *held: lambda: [chrome.key(is_pressed, code, key, *held) for is_pressed in (True, False)]
+    clicks = machine.text().count('key 272 0')
     chrome.click('#screen canvas')
-    time.sleep(1)
-    seen = last()
+    machine.wait_for_count('key 272 0', clicks + 1, 20)
+    seen = len(events_of(machine, 0))
     # On a German keyboard, which the guest has, too: the keys are the same.
     seen = expect_events(machine, stroke('Quote', 'ä'), strokes(40), seen)
     seen = expect_events(machine, press('AltRight', 'AltGraph'), ['key 100 1'], seen)
