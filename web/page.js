@@ -63,6 +63,9 @@ function openScreen() {
   });
 }
 
+// noVNC lets go of what is held when the window is left; whoever goes on to another part of the page lets go of the keys there.
+element('screen').addEventListener('focusout', () => window.dispatchEvent(new Event('blur')));
+
 // Serial console
 
 let terminal = null, line = null;

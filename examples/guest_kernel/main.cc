@@ -33,6 +33,7 @@ void KernelMain() {
   TestDisk();
   TestNetwork();
   TestHypercallLock();
+  if (CommandLineHas("screen")) TestScreen();
   Finish();
   PowerOff();
 }

@@ -16,6 +16,7 @@ void TestVmbusVersions();
 void TestDisk();
 void TestNetwork();
 void TestHypercallLock();
+void TestScreen();  // if the command line says "screen"
 
 void TestPeer();  // in place of them all
 

@@ -25,6 +25,12 @@ void OnOffer(void* context, const vmbus::OfferChannel& offer) {
     found.has_disk = true;
   } else if (offer.class_id == hvsdk::hvdef::class_id::kNetwork && found.networks < Offers::kMostNetworks) {
     found.network[found.networks++] = offer;
+  } else if (offer.class_id == hvsdk::hvdef::class_id::kVideo) {
+    found.video = offer;
+    found.has_video = true;
+  } else if (offer.class_id == hvsdk::hvdef::class_id::kKeyboard) {
+    found.keyboard = offer;
+    found.has_keyboard = true;
   }
 }
 

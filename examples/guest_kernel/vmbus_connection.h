@@ -17,9 +17,10 @@ using vsc::VmbusClient;
 struct Offers {
   static constexpr uint32_t kMostNetworks = 2;
 
-  bool has_disk = false;
+  bool has_disk = false, has_video = false, has_keyboard = false;
   bool all = false;
   vmbus::OfferChannel disk = {};  // the first
+  vmbus::OfferChannel video = {}, keyboard = {};
   uint32_t networks = 0;
   vmbus::OfferChannel network[kMostNetworks] = {};
 };

@@ -15,12 +15,14 @@ constexpr uint32_t kFirstWidth = 640, kFirstHeight = 480;
 constexpr size_t kMostName = 256;
 
 // RFC 6143, 7.6.4: bits of what is held; the wheel's are pressed and let go of for each detent.
-constexpr uint8_t kLeft = 1, kMiddle = 2, kRight = 4, kWheelUp = 8, kWheelDown = 16, kWheelLeft = 32, kWheelRight = 64;
+constexpr uint16_t kLeft = 1, kMiddle = 2, kRight = 4, kWheelUp = 8, kWheelDown = 16, kWheelLeft = 32, kWheelRight = 64;
+constexpr uint16_t kBack = 128, kForward = 256;
 
-uint8_t ButtonsOf(uint8_t held) {
-  return static_cast<uint8_t>(((held & kLeft) != 0 ? PointerEvent::kLeft : 0) |
-                              ((held & kMiddle) != 0 ? PointerEvent::kMiddle : 0) |
-                              ((held & kRight) != 0 ? PointerEvent::kRight : 0));
+uint8_t ButtonsOf(uint16_t held) {
+  return static_cast<uint8_t>(
+      ((held & kLeft) != 0 ? PointerEvent::kLeft : 0) | ((held & kMiddle) != 0 ? PointerEvent::kMiddle : 0) |
+      ((held & kRight) != 0 ? PointerEvent::kRight : 0) | ((held & kBack) != 0 ? PointerEvent::kBack : 0) |
+      ((held & kForward) != 0 ? PointerEvent::kForward : 0));
 }
 
 uint16_t PlaceOf(uint32_t at, uint32_t size) {
@@ -253,7 +255,7 @@ absl::optional<size_t> RfbSession::TakeMessage(absl::Span<const uint8_t> bytes) 
       if (!has(4)) return 0;
       encodings_left_ = GetBe16(message + 2);
       encoding_ = kRaw;
-      has_encoding_ = takes_size_ = takes_cursor_ = takes_key_codes_ = false;
+      has_encoding_ = takes_size_ = takes_cursor_ = takes_key_codes_ = takes_more_buttons_ = false;
       return 4;
     case kUpdateRequest:
       if (!has(10)) return 0;
@@ -268,6 +270,12 @@ absl::optional<size_t> RfbSession::TakeMessage(absl::Span<const uint8_t> bytes) 
       return 8;
     case kPointerEvent:
       if (!has(6)) return 0;
+      if (was_told_of_more_buttons_ && (message[1] & kMoreButtons) != 0) {
+        if (!has(7)) return 0;
+        TakePointer(static_cast<uint16_t>((message[1] & ~kMoreButtons) | message[6] << 7), GetBe16(message + 2),
+                    GetBe16(message + 4));
+        return 7;
+      }
       TakePointer(message[1], GetBe16(message + 2), GetBe16(message + 4));
       return 6;
     case kClientCutText:
@@ -297,6 +305,8 @@ void RfbSession::TakeEncoding(int32_t encoding) {
     if (!std::exchange(takes_cursor_, true)) is_new_cursor_ = is_cursor_shown();
   } else if (encoding == kQemuExtendedKeys) {
     takes_key_codes_ = true;
+  } else if (encoding == kExtendedMouseButtons) {
+    takes_more_buttons_ = true;
   }
 }
 
@@ -317,10 +327,10 @@ void RfbSession::TakeScanCode(bool is_pressed, uint32_t code) {
   }
 }
 
-void RfbSession::TakePointer(uint8_t buttons, uint16_t x, uint16_t y) {
-  const uint8_t pressed = static_cast<uint8_t>(buttons & ~buttons_);
+void RfbSession::TakePointer(uint16_t buttons, uint16_t x, uint16_t y) {
+  const uint16_t pressed = static_cast<uint16_t>(buttons & ~buttons_);
   buttons_ = buttons;
-  const auto is_pressed = [&](uint8_t button) { return (pressed & button) != 0 ? 1 : 0; };
+  const auto is_pressed = [&](uint16_t button) { return (pressed & button) != 0 ? 1 : 0; };
   source_.Point({.x = PlaceOf(x, width_),
                  .y = PlaceOf(y, height_),
                  .buttons = ButtonsOf(buttons),
@@ -330,7 +340,8 @@ void RfbSession::TakePointer(uint8_t buttons, uint16_t x, uint16_t y) {
 
 bool RfbSession::wants_update() const {
   return is_admitted() && is_asked_ && !is_updating() && encodings_left_ == 0 &&
-         (has_changes_ || !dirty_.empty() || is_new_cursor_ || (takes_key_codes_ && !was_told_of_key_codes_));
+         (has_changes_ || !dirty_.empty() || is_new_cursor_ || (takes_key_codes_ && !was_told_of_key_codes_) ||
+          (takes_more_buttons_ && !was_told_of_more_buttons_));
 }
 
 void RfbSession::Produce(std::string& output, bool may_begin) {
@@ -398,14 +409,16 @@ void RfbSession::Begin(std::string& output) {
   }
   dirty_.Clear();
   const bool tells_of_key_codes = takes_key_codes_ && !std::exchange(was_told_of_key_codes_, takes_key_codes_);
+  const bool tells_of_more_buttons = takes_more_buttons_ && !std::exchange(was_told_of_more_buttons_, true);
   const bool is_new_cursor = std::exchange(is_new_cursor_, false);
-  const size_t count = update_.size() + tells_of_key_codes + is_new_cursor;
+  const size_t count = update_.size() + tells_of_key_codes + tells_of_more_buttons + is_new_cursor;
   if (count == 0) return;
   HVSDK_CHECK(count <= 0xFFFF);  // a frame has at most 32768 tiles
   is_asked_ = false;
   PutBe16(output, kFramebufferUpdate);
   PutBe16(output, static_cast<uint32_t>(count));
   if (tells_of_key_codes) AppendHeader({}, kQemuExtendedKeys, output);
+  if (tells_of_more_buttons) AppendHeader({}, kExtendedMouseButtons, output);
   if (is_new_cursor) {
     is_cursor_known_ = is_cursor_shown();
     AppendCursor(output);

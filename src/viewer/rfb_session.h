@@ -71,7 +71,7 @@ class RfbSession final : private DisplayViewer {
   void TakeEncoding(int32_t encoding);
   void TakeKey(bool is_pressed, uint32_t keysym);
   void TakeScanCode(bool is_pressed, uint32_t code);
-  void TakePointer(uint8_t buttons, uint16_t x, uint16_t y);
+  void TakePointer(uint16_t buttons, uint16_t x, uint16_t y);
   void Begin(std::string& output);
   void AppendHeader(const Rectangle& rectangle, int32_t encoding, std::string& output) const;
   void AppendCursor(std::string& output) const;
@@ -100,8 +100,8 @@ class RfbSession final : private DisplayViewer {
   absl::optional<PixelLayout> next_layout_;  // from the next update on
   int32_t encoding_ = 0;
   bool has_encoding_ = false;
-  bool takes_size_ = false, takes_cursor_ = false, takes_key_codes_ = false;
-  bool was_told_of_key_codes_ = false;
+  bool takes_size_ = false, takes_cursor_ = false, takes_key_codes_ = false, takes_more_buttons_ = false;
+  bool was_told_of_key_codes_ = false, was_told_of_more_buttons_ = false;
 
   uint32_t width_ = 0, height_ = 0;  // as the viewer knows them
   DirtyRegion dirty_;                // what it has not been sent
@@ -110,7 +110,7 @@ class RfbSession final : private DisplayViewer {
   bool is_asked_ = false;
   std::vector<Rectangle> update_;
   size_t next_ = 0;
-  uint8_t buttons_ = 0;
+  uint16_t buttons_ = 0;
 };
 
 }  // namespace hvsdk::viewer

@@ -28,6 +28,9 @@ inline constexpr uint8_t kFramebufferUpdate = 0;
 
 // 7.7 and 7.8.
 inline constexpr int32_t kRaw = 0, kZrle = 16, kCursor = -239, kDesktopSize = -223, kQemuExtendedKeys = -258;
+// Buttons beyond the seventh: where both sides know it, a pointer event whose mask has kMoreButtons has those in one byte more.
+inline constexpr int32_t kExtendedMouseButtons = -316;
+inline constexpr uint8_t kMoreButtons = 0x80;
 
 // 7.4: the pixel format that a viewer wants.
 struct PixelLayout {

@@ -127,15 +127,25 @@ class Browser:
         return self.run(f'''(() => {{ const at = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
                                      return [at.x + at.width / 2, at.y + at.height / 2]; }})()''')
 
-    def mouse(self, kind, x, y, buttons=0):
-        self.tell('Input.dispatchMouseEvent', type=f'mouse{kind}', x=x, y=y, button='left' if kind != 'Moved' else 'none',
+    def mouse(self, kind, x, y, buttons=0, button='left'):
+        self.tell('Input.dispatchMouseEvent', type=f'mouse{kind}', x=x, y=y, button=button if kind != 'Moved' else 'none',
                   buttons=buttons, clickCount=1 if kind != 'Moved' else 0)
+
+    def wheel(self, x, y, right, down):
+        """By pixels: a detent of a common wheel is some 100 of them."""
+        self.tell('Input.dispatchMouseEvent', type='mouseWheel', x=x, y=y, deltaX=right, deltaY=down)
 
     def click(self, selector):
         x, y = self.place(selector)
         self.mouse('Moved', x, y)
         self.mouse('Pressed', x, y, 1)
         self.mouse('Released', x, y)
+
+    def key(self, is_pressed, code, key, *held, repeats=False):
+        """A key, by its place and by what it is on the browser's keyboard (KeyboardEvent); `held` are modifiers."""
+        names = 'Alt', 'Control', 'Meta', 'Shift'  # each a bit of the protocol's
+        self.tell('Input.dispatchKeyEvent', type='keyDown' if is_pressed else 'keyUp', code=code, key=key, autoRepeat=repeats,
+                  modifiers=sum(1 << names.index(name) for name in held), **({'text': key} if is_pressed and len(key) == 1 else {}))
 
     def type(self, text):
         """By keys of a US keyboard: small letters, digits, space and Enter."""

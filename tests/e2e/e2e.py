@@ -1242,6 +1242,9 @@ def engines_kernel(context):
         report = report.replace('\r\n', '\n')  # which a state may part
         with open(f'{here}/../guest_kernel/expected.tap', encoding='utf-8') as file:
             wanted = file.read()
+        # Nobody sits at its screen here.
+        wanted = wanted.split('# a screen and a keyboard\n')[0]
+        wanted += f'1..{len(re.findall("^ok ", wanted, re.M))}\n'
         print(f'  {legs} legs', flush=True)
         expect(report == wanted, 'another report', *(set(report.splitlines()) ^ set(wanted.splitlines())))
 

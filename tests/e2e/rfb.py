@@ -8,12 +8,16 @@ from e2e import expect
 
 
 class Viewer:
-    """Somebody who speaks RFB (RFC 6143): raw pixels, and sizes that change."""
+    """Somebody who speaks RFB (RFC 6143): raw pixels, sizes that change, and the pointer's image."""
 
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, address):
+        """PATH of a Unix socket, or HOST:PORT."""
+        if ':' in address:
+            self.socket = socket.create_connection(address.rsplit(':', 1))
+        else:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(address)
         self.socket.settimeout(30)
-        self.socket.connect(path)
         expect(self.read(12) == b'RFB 003.008\n', 'another version')
         self.socket.sendall(b'RFB 003.008\n')
         expect(self.read(2) == b'\1\1', 'other security')
@@ -23,7 +27,8 @@ class Viewer:
         width, height, _, name = struct.unpack('>HH16sI', self.read(24))
         self.name = self.read(name)
         self.resize(width, height)
-        self.socket.sendall(struct.pack('>BxHii', 2, 2, 0, -223))
+        self.pointer = None  # width, height, pixels, and a bit for each that is there
+        self.socket.sendall(struct.pack('>BxHiii', 2, 3, 0, -223, -239))
 
     def read(self, size):
         data = b''
@@ -49,6 +54,9 @@ class Viewer:
             x, y, width, height, encoding = struct.unpack('>HHHHi', self.read(12))
             if encoding == -223:
                 self.resize(width, height)
+                continue
+            if encoding == -239:
+                self.pointer = width, height, self.read(width * height * 4), self.read((width + 7) // 8 * height)
                 continue
             expect(encoding == 0, 'another encoding', encoding)
             data = self.read(width * height * 4)

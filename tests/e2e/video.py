@@ -174,6 +174,23 @@ def ticks(process):
     return int(fields[11]) + int(fields[12])
 
 
+def wait_until_same(machine, viewer, seconds=40):
+    """Until the viewer sees what a screenshot has."""
+    path, end = machine.context.path('shown.png'), time.monotonic() + seconds
+    while True:
+        machine.ctl('screenshot', path)
+        if viewer.pixels() == pixels_of(path):
+            return
+        machine.expect_running(end, 'same pixels')
+        viewer.socket.settimeout(5)
+        try:
+            viewer.update()
+            viewer.ask(True)
+        except TimeoutError:
+            pass
+        viewer.socket.settimeout(30)
+
+
 @case
 def viewers(context):
     """Viewers see what the guest shows, as a screenshot has it, and type; those that stall, talk nonsense or are many harm nobody."""
@@ -183,23 +200,6 @@ until [ -e /dev/fb0 ] && [ -d /sys/bus/serio/devices/serio0/input ]; do sleep 0.
 exec </dev/tty1 >/dev/tty1 2>&1; printf '\\033[2J\\033[H\\033[?25l'; echo begun >/dev/ttyS0
 while read -r line; do eval "$line"; done"""
     flags = [flag.replace('console=ttyS0', 'console=ttyS0 fbcon=nodefer consoleblank=0') for flag in context.guest_flags(command)]
-
-    def same(machine, viewer, seconds=40):
-        """Until the viewer sees what a screenshot has."""
-        end = time.monotonic() + seconds
-        while True:
-            machine.ctl('screenshot', context.path('shown.png'))
-            wanted = pixels_of(context.path('shown.png'))
-            if viewer.pixels() == wanted:
-                return
-            machine.expect_running(end, 'same pixels')
-            viewer.socket.settimeout(5)
-            try:
-                viewer.update()
-                viewer.ask(True)
-            except TimeoutError:
-                pass
-            viewer.socket.settimeout(30)
 
     with Running(context, [*flags, '--cpus=1', '--memory=256M', '--video=1280x1024', '--input=keyboard', f'--vnc=unix:{path}'],
                  'vm') as machine:
@@ -226,7 +226,9 @@ while read -r line; do eval "$line"; done"""
         while 'h\N{REPLACEMENT CHARACTER}sdk' not in shown(machine, 'typed.png')[1]:
             machine.expect_running(end, 'hvsdk on the console')
             time.sleep(0.2)
-        same(machine, viewer)
+        wait_until_same(machine, viewer)
+        # Linux' pointer, which is not to be seen: a pixel that is not there.
+        expect(viewer.pointer is not None and viewer.pointer[:2] == (1, 1) and viewer.pointer[3] == b'\0', 'another pointer', viewer.pointer)
         expect(f'recording  {film}\n' in machine.ctl('status'), 'no recording')
         machine.ctl('record', '--end')
         shown_last, pictures = last_of(film)
@@ -248,7 +250,7 @@ while read -r line; do eval "$line"; done"""
         expect((late.width, late.height) == (1280, 1024), 'another size', late.width)
         late.ask(False)
         expect(late.update() == 1280 * 1024 * 4, 'not all of it')
-        same(machine, late)
+        wait_until_same(machine, late)
         machine.ctl('save', state)
         machine.end(0)
         expect(not os.path.exists(path), 'the socket is left')

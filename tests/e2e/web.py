@@ -19,6 +19,7 @@ import urllib.parse
 import browser
 import e2e
 from e2e import Running, case, expect, tiny_guest
+from input import events_of, expect_events, strokes
 from video import pixels_of, shown
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -239,6 +240,58 @@ DIFFERENCES = '''(async () => {
 })()'''
 
 
+def wait_until_same(machine, chrome, seconds=40):
+    """Until the page shows what a screenshot has; its rows."""
+    path, end = machine.context.path('shown.png'), time.monotonic() + seconds
+    while True:
+        machine.ctl('screenshot', path)
+        with open(path, 'rb') as file:
+            different = chrome.run(DIFFERENCES % base64.b64encode(file.read()).decode())
+        if different == 0:
+            return pixels_of(path)[2]
+        machine.expect_running(end, f'same pixels ({different} differ)')
+        time.sleep(0.2)
+
+
+def type_and_point(machine, chrome):
+    """What the guest's programs see of keys on the page's screen, and of the mouse's buttons and wheel."""
+    press = lambda code, key, *held, **more: lambda: chrome.key(True, code, key, *held, **more)
+    release = lambda code, key: lambda: chrome.key(False, code, key)
+    stroke = lambda code, key, *held: lambda: [chrome.key(is_pressed, code, key, *held) for is_pressed in (True, False)]
+    clicks = machine.text().count('key 272 0')
+    chrome.click('#screen canvas')
+    machine.wait_for_count('key 272 0', clicks + 1, 20)
+    seen = len(events_of(machine, 0))
+    # On a German keyboard, which the guest has, too: the keys are the same.
+    seen = expect_events(machine, stroke('Quote', 'ä'), strokes(40), seen)
+    seen = expect_events(machine, press('AltRight', 'AltGraph'), ['key 100 1'], seen)
+    seen = expect_events(machine, stroke('KeyE', '€'), strokes(18), seen)
+    seen = expect_events(machine, release('AltRight', 'AltGraph'), ['key 100 0'], seen)
+    # By keyboards on a screen, which have no places, there is what is typed alone.
+    seen = expect_events(machine, stroke('', 'ö'), strokes(39), seen)
+    for code, key, number in ('ControlLeft', 'Control', 29), ('AltLeft', 'Alt', 56):
+        seen = expect_events(machine, press(code, key, key), [f'key {number} 1'], seen)
+        seen = expect_events(machine, stroke('KeyB', 'b', key), strokes(48), seen)
+        seen = expect_events(machine, release(code, key), [f'key {number} 0'], seen)
+    # Held: the browser repeats it, and Linux takes that if it is not too soon.
+    seen = expect_events(machine, press('KeyX', 'x'), ['key 45 1'], seen)
+    time.sleep(1)
+    seen = expect_events(machine, press('KeyX', 'x', repeats=True), ['key 45 2'], seen)
+    seen = expect_events(machine, release('KeyX', 'x'), ['key 45 0'], seen)
+    # Who turns to something else of the page holds nothing any more.
+    seen = expect_events(machine, press('ShiftLeft', 'Shift', 'Shift'), ['key 42 1'], seen)
+    seen = expect_events(machine, lambda: chrome.run("document.querySelector('#path').focus({ preventScroll: true })"), ['key 42 0'], seen)
+    chrome.key(False, 'ShiftLeft', 'Shift')
+
+    there = chrome.place('#screen canvas')
+    for number, (button, bit) in enumerate([('left', 1), ('right', 2), ('middle', 4), ('back', 8), ('forward', 16)]):
+        seen = expect_events(machine, lambda: [chrome.mouse('Pressed', *there, bit, button), chrome.mouse('Released', *there, 0, button)],
+                             strokes(272 + number), seen)
+    for right, down, events in (0, -100, ['rel 8 1', 'rel 11 120']), (0, 100, ['rel 8 -1', 'rel 11 -120']), \
+            (100, 0, ['rel 6 1', 'rel 12 120']), (-100, 0, ['rel 6 -1', 'rel 12 -120']):
+        seen = expect_events(machine, lambda: chrome.wheel(*there, right, down), events, seen)
+
+
 @case
 def chromium(context):
     """What a browser shows is what a screenshot has; what is typed, pointed and pressed there comes to the guest."""
@@ -256,25 +309,14 @@ exec </dev/tty1 >/dev/tty1 2>&1; printf '\\033[2J\\033[H\\033[?25l'; echo begun 
 while read -r line; do eval "$line"; done"""
     flags = [flag.replace('console=ttyS0', 'console=ttyS0 fbcon=nodefer consoleblank=0')
              for flag in context.guest_flags(command, program='input_events')]
-    with Running(context, [*flags, '--cpus=1', '--memory=256M', '--video=1024x768', '--input=all', '--dvd=', '--web=127.0.0.1:0',
-                           f'--web-assets={assets}'], 'vm') as machine, browser.Browser(program) as chrome:
+    with Running(context, [*flags, '--cpus=1', '--memory=256M', '--video=1024x768', '--input=all', '--keyboard-layout=de', '--dvd=',
+                           '--web=127.0.0.1:0', f'--web-assets={assets}'], 'vm') as machine, browser.Browser(program) as chrome:
         machine.wait_for_socket()
         url = json.loads(machine.ctl('status', '--json'))['web']
         chrome.open(url)
         chrome.wait("document.querySelector('#screen canvas')?.width === 1024")
         machine.wait_for('^begun$')
         machine.wait_for('^listening$')
-
-        def same():
-            end = time.monotonic() + 40
-            while True:
-                machine.ctl('screenshot', context.path('shown.png'))
-                with open(context.path('shown.png'), 'rb') as file:
-                    different = chrome.run(DIFFERENCES % base64.b64encode(file.read()).decode())
-                if different == 0:
-                    return pixels_of(context.path('shown.png'))[2]
-                machine.expect_running(end, f'same pixels ({different} differ)')
-                time.sleep(0.2)
 
         # The screen: keys, pixels and the pointer.
         chrome.click('#screen canvas')
@@ -284,7 +326,7 @@ while read -r line; do eval "$line"; done"""
         while 'h\N{REPLACEMENT CHARACTER}sdk' not in shown(machine, 'typed.png')[1]:
             machine.expect_running(end, 'hvsdk on the console')
             time.sleep(0.2)
-        expect(any(map(any, same())), 'nothing but black')
+        expect(any(map(any, wait_until_same(machine, chrome))), 'nothing but black')
         left, top, width, height = chrome.run(
             "(({ x, y, width, height }) => [x, y, width, height])(document.querySelector('#screen canvas').getBoundingClientRect())")
         there = left + width / 4, top + height * 3 / 4
@@ -295,6 +337,8 @@ while read -r line; do eval "$line"; done"""
         chrome.mouse('Pressed', *there, 1)
         chrome.mouse('Released', *there)
         machine.wait_for_count('key 272 0', clicks + 1, 20)
+
+        type_and_point(machine, chrome)
 
         # The serial console.
         chrome.wait("document.querySelector('#console .xterm-rows').textContent.includes('key 272 0')")

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # run.sh MINI_VMM KERNEL BACKEND [WRAPPER ARGUMENT...]
 #
-# Boots the guest kernel with a disk and two network adapters on a switch, and compares its report with expected.tap, line by
-# line: the report is the same on every engine. BACKEND is one of mini_vmm's, or emulated-kvm: a /dev/kvm without hardware virtualisation behind it, which
-# alone may do with less than a whole APIC (examples/guest_kernel/cpu.h).
+# Boots the guest kernel with a disk, two network adapters on a switch, a screen and a keyboard, at which typist.py sits, and
+# compares its report with expected.tap, line by line: the report is the same on every engine. BACKEND is one of mini_vmm's, or
+# emulated-kvm: a /dev/kvm without hardware virtualisation behind it, which alone may do with less than a whole APIC (examples/guest_kernel/cpu.h).
 # WRAPPER runs mini_vmm somewhere else.
 #
 # Exit status: 0 the same, 1 not, 77 (skipped) if there is no such engine here.
@@ -13,14 +13,14 @@ mini_vmm=$1 kernel=$2 backend=$3
 shift 3
 here=$(dirname "$(realpath "$0")")
 
-command_line=require-whole-apic
+command_line="require-whole-apic screen"
 case "$backend" in
   emulated-kvm)
     if [ ! -r /dev/kvm ] || grep -Eqw 'vmx|svm' /proc/cpuinfo; then
       echo "no /dev/kvm that emulates here"
       exit 77
     fi
-    backend=kvm command_line= ;;
+    backend=kvm command_line=screen ;;
   *)
     if ! "$mini_vmm" --help | grep -Eq -- "--backend=.*\b$backend\b"; then
       echo "mini_vmm has no backend $backend"
@@ -37,8 +37,9 @@ printf '\125\252' | dd of="$work/disk" bs=1 seek=510 conv=notrunc 2>/dev/null
 # The SynIC's tests want ports of their own.
 echo 'loopback_ports: true' >"$work/machine.textproto"
 
-"$@" "$mini_vmm" --config="$work/machine.textproto" --backend="$backend" --kernel="$kernel" --cmdline="$command_line" \
-  --memory=64M --cpus=2 --disk="$work/disk" --net=switch --net=switch --no-reboot </dev/null >"$work/output" 2>"$work/errors"
+"$@" python3 "$here/typist.py" "$work/vnc" "$mini_vmm" --config="$work/machine.textproto" --backend="$backend" --kernel="$kernel" --cmdline="$command_line" \
+  --memory=64M --cpus=2 --disk="$work/disk" --net=switch --net=switch \
+  --video=640x480 --input=keyboard --no-reboot </dev/null >"$work/output" 2>"$work/errors"
 status=$?
 [ $status = 77 ] && { cat "$work/errors"; exit 77; }
 tr -d '\r' <"$work/output" >"$work/report"

@@ -151,6 +151,10 @@ class RfbClient {
     PutBe8(message, buttons);
     PutBe16(message, x);
     PutBe16(message, y);
+    if (was_told_of_more_buttons && buttons > 0x7F) {
+      message[1] = static_cast<char>((buttons & 0x7F) | kMoreButtons);
+      PutBe8(message, buttons >> 7);
+    }
     Send(message);
   }
 
@@ -171,6 +175,8 @@ class RfbClient {
         hot_x = x, hot_y = y;
       } else if (encoding == kQemuExtendedKeys) {
         was_told_of_key_codes = true;
+      } else if (encoding == kExtendedMouseButtons) {
+        was_told_of_more_buttons = true;
       } else if (encoding == kRaw) {
         const std::string data = Receive(size_t{w} * h * layout.bytes());
         const auto* at = reinterpret_cast<const uint8_t*>(data.data());
@@ -191,7 +197,7 @@ class RfbClient {
   std::vector<uint32_t> pixels;  // as the layout has them
   std::string name, cursor, mask;
   uint32_t hot_x = 0, hot_y = 0;
-  bool was_told_of_key_codes = false;
+  bool was_told_of_key_codes = false, was_told_of_more_buttons = false;
   int32_t last_encoding = -1;
   size_t packed_bytes = 0;
 

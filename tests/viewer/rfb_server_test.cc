@@ -262,6 +262,27 @@ TEST_F(RfbServerTest, TakesThePointer) {
                                          P{}, P{.wheel = -1, .pan = 1}));
 }
 
+TEST_F(RfbServerTest, TakesMoreButtonsFromViewersThatHaveThem) {
+  display_.Show(64, 64);
+  const auto client = Connect();
+  client->Begin();
+  client->Point(128, 0, 0);  // RFC 6143 has this one, too
+  client->SetEncodings({kRaw, kExtendedMouseButtons});
+  client->Ask(false);
+  client->Update();
+  ASSERT_TRUE(client->was_told_of_more_buttons);
+  client->Point(1 | 128, 0, 0);
+  client->Point(1 | 256 | 8, 0, 0);
+  client->Point(0x7F80, 0, 0);  // those above the ninth are nobody's
+  client->Point(1, 0, 0);
+  client->Ask(false);
+  client->Update();
+  using P = PointerEvent;
+  EXPECT_THAT(sinks_.points, ElementsAre(P{.buttons = P::kBack}, P{.buttons = P::kLeft | P::kBack},
+                                         P{.buttons = P::kLeft | P::kForward, .wheel = 1},
+                                         P{.buttons = P::kBack | P::kForward}, P{.buttons = P::kLeft}));
+}
+
 TEST_F(RfbServerTest, WhoStallsHoldsNobodyUp) {
   display_.Show(1500, 400);
   const auto stalled = Connect(), other = Connect();
