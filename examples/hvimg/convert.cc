@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -19,9 +20,9 @@ using hvsdk::BlockOp;
 using hvsdk::BlockRequest;
 using hvsdk::BlockStatus;
 
-// Small enough that what was read is still in a processor's cache when it is written.
-constexpr size_t kStep = 512 << 10;
-constexpr size_t kDepth = 4;
+// Blocks of zeroes of this size are left out. A host that has other work wakes a thread late, so threads have some in store.
+constexpr size_t kStep = 1 << 20;
+constexpr size_t kDepth = 8;
 
 class Transfer;
 
@@ -52,11 +53,12 @@ class Ended {
 class Transfer : public BlockRequest {
  public:
   explicit Transfer(Ended& ended) : ended_(ended), bytes_(kStep) {
-    on_complete = [](BlockRequest& request, BlockStatus status) {
-      auto& self = static_cast<Transfer&>(request);
-      self.result_ = status;
-      self.ended_.Add(self);
-    };
+    on_complete = [](BlockRequest& request, BlockStatus status) { static_cast<Transfer&>(request).OnComplete(status); };
+  }
+  // Reads; what is other than zeroes is written there, by whoever has read it: nobody is woken for that.
+  void StartCopy(BlockDevice& from, BlockDevice& to, uint64_t offset, size_t size) {
+    to_ = &to;
+    Start(from, BlockOp::kRead, offset, size);
   }
   void Start(BlockDevice& disk, BlockOp what, uint64_t offset, size_t size) {
     op = what;
@@ -75,12 +77,22 @@ class Transfer : public BlockRequest {
     return absl::UnavailableError(absl::StrCat(what, " at byte ", offset_bytes, " failed"));
   }
   const uint8_t* bytes() const { return bytes_.data(); }
+
+ private:
+  void OnComplete(BlockStatus status) {
+    BlockDevice* const to = std::exchange(to_, nullptr);
+    if (status == BlockStatus::kOk && to != nullptr && !is_zero()) {
+      return Start(*to, BlockOp::kWrite, offset_bytes, size_bytes);
+    }
+    result_ = status;
+    ended_.Add(*this);
+  }
   bool is_zero() const {
     return size_bytes == 0 || (bytes_[0] == 0 && std::memcmp(&bytes_[0], &bytes_[1], size_bytes - 1) == 0);
   }
 
- private:
   Ended& ended_;
+  BlockDevice* to_ = nullptr;
   std::vector<uint8_t> bytes_;
   hvsdk::HostBuffer buffer_{};
   BlockStatus result_ = BlockStatus::kOk;
@@ -123,26 +135,21 @@ absl::Status Copy(BlockDevice& from, BlockDevice& to, const std::function<void(u
   Pieces pieces(from);
   absl::Status status;
   size_t under_way = 0;
-  const auto read_next = [&](Transfer& transfer) {
+  const auto start_next = [&](Transfer& transfer) {
     uint64_t offset;
     size_t size;
     if (!status.ok() || !pieces.Next(offset, size)) return;
     ++under_way;
-    transfer.Start(from, BlockOp::kRead, offset, size);
+    transfer.StartCopy(from, to, offset, size);
   };
   for (size_t i = 0; i < kDepth; ++i) {
     transfers.push_back(std::make_unique<Transfer>(ended));
-    read_next(*transfers.back());
+    start_next(*transfers.back());
   }
   for (; under_way != 0; --under_way) {
     Transfer& transfer = ended.Wait();
     status.Update(transfer.status());
-    if (status.ok() && transfer.op == BlockOp::kRead && !transfer.is_zero()) {
-      ++under_way;
-      transfer.Start(to, BlockOp::kWrite, transfer.offset_bytes, transfer.size_bytes);
-    } else {
-      read_next(transfer);
-    }
+    start_next(transfer);
     progress(pieces.at());
   }
   if (!status.ok()) return status;
