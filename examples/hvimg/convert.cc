@@ -20,7 +20,8 @@ using hvsdk::BlockOp;
 using hvsdk::BlockRequest;
 using hvsdk::BlockStatus;
 
-// Blocks of zeroes of this size are left out. A host that has other work wakes a thread late, so threads have some in store.
+// Blocks of zeroes of this size are left out. A host that has other work wakes a thread late, so threads have some in
+// store.
 constexpr size_t kStep = 1 << 20;
 constexpr size_t kDepth = 8;
 
