@@ -133,10 +133,14 @@ void Image(benchmark::State& state, ImageFormat format, BlockOp op, uint64_t req
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * offsets.size() * request_bytes));
 }
 
-#define HVSDK_IMAGE_BENCHMARKS(name, op, bytes, allocates)                                        \
-  BENCHMARK_CAPTURE(Image, name##_raw, ImageFormat::kRaw, op, bytes, allocates)->UseRealTime();   \
-  BENCHMARK_CAPTURE(Image, name##_vhdx, ImageFormat::kVhdx, op, bytes, allocates)->UseRealTime(); \
-  BENCHMARK_CAPTURE(Image, name##_vhd, ImageFormat::kVhd, op, bytes, allocates)->UseRealTime()
+#define HVSDK_IMAGE_BENCHMARKS(name, op, bytes, allocates)                        \
+  BENCHMARK_CAPTURE(Image, name##_raw, ImageFormat::kRaw, op, bytes, allocates)   \
+      ->MeasureProcessCPUTime()                                                   \
+      ->UseRealTime();                                                            \
+  BENCHMARK_CAPTURE(Image, name##_vhdx, ImageFormat::kVhdx, op, bytes, allocates) \
+      ->MeasureProcessCPUTime()                                                   \
+      ->UseRealTime();                                                            \
+  BENCHMARK_CAPTURE(Image, name##_vhd, ImageFormat::kVhd, op, bytes, allocates)->MeasureProcessCPUTime()->UseRealTime()
 
 HVSDK_IMAGE_BENCHMARKS(random_read, BlockOp::kRead, 4096, false);
 HVSDK_IMAGE_BENCHMARKS(random_write, BlockOp::kWrite, 4096, false);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -74,6 +75,23 @@ bool HostFile::WaitUntilIdle(std::chrono::milliseconds timeout) const {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return true;
+}
+
+BlockRange HostFile::FindData(BlockRange within) {
+  std::lock_guard lock(data_mutex_);
+  const uint64_t end = within.offset_bytes + within.size_bytes;
+  uint64_t start = within.offset_bytes;
+  if (start < data_.offset_bytes || start - data_.offset_bytes >= data_.size_bytes) {
+    // The position that this sets is nobody's: requests have theirs.
+    const off_t first = lseek(fd_, static_cast<off_t>(start), SEEK_DATA);
+    if (first < 0) return errno == ENXIO ? BlockRange{end, 0} : within;
+    start = static_cast<uint64_t>(first);
+    const off_t hole = lseek(fd_, first, SEEK_HOLE);
+    if (hole < 0) return within;
+    data_ = {start, static_cast<uint64_t>(hole - first)};
+  }
+  if (start >= end) return {end, 0};
+  return {start, std::min(end, data_.offset_bytes + data_.size_bytes) - start};
 }
 
 }  // namespace hvsdk::internal

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -44,6 +45,9 @@ class HostFile {
 
   bool WaitUntilIdle(std::chrono::milliseconds timeout) const;
 
+  // The first part of the range that is no hole; of no bytes if there is none.
+  BlockRange FindData(BlockRange within);
+
  private:
   HostFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   absl::Status Prepare(const HostFileOptions& options, std::shared_ptr<FileEngine> engine);
@@ -53,6 +57,10 @@ class HostFile {
   struct stat status_ = {};
   std::shared_ptr<FileEngine> engine_;
   std::unique_ptr<FileEngine::File> file_;
+  // What FindData found: to find a hole the host looks at all that lies before it. What is not data any more may still
+  // be taken for data.
+  std::mutex data_mutex_;
+  BlockRange data_;  // guarded by it
 };
 
 }  // namespace hvsdk::internal

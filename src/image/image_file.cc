@@ -56,6 +56,8 @@ class HostImageFile : public ImageFile {
     if (first != batch.size()) host_->file().Submit(batch.subspan(first));
   }
 
+  BlockRange FindData(BlockRange within) override { return host_->FindData(within); }
+
   void StopWriting() override {
     read_only_.store(true, std::memory_order_relaxed);
     internal::ShareFile(host_->fd());

@@ -2,6 +2,7 @@
 #include "image/mapped_disk.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <thread>
 #include <utility>
@@ -127,6 +128,46 @@ void MappedDisk::Submit(absl::Span<BlockRequest* const> batch) {
     under_way_.fetch_sub(1, std::memory_order_release);
     request->on_complete(*request, status);
   }
+}
+
+BlockRange MappedDisk::FindData(uint64_t offset_bytes) {
+  bool was_read = false;
+  for (uint64_t at = offset_bytes; at < info_.size_bytes;) {
+    Extent extent;
+    {
+      std::lock_guard lock(mutex_);
+      extent = map_->Find(at, info_.size_bytes - at, /*for_write=*/false);
+    }
+    BlockRange data{at, extent.size_bytes};
+    switch (extent.place) {
+      case Place::kUnknown:
+        // To read there brings in what the image says of it. If that does not stay, whoever reads the data waits for it.
+        if (std::exchange(was_read, true)) return data;
+        std::array<uint8_t, 4096> block;
+        if (ReadDisk(*this, at, absl::MakeSpan(block).first(info_.logical_block_bytes)) != BlockStatus::kOk)
+          return data;
+        continue;
+      case Place::kBroken:
+        return data;
+      case Place::kZeroes:
+        data.size_bytes = 0;
+        break;
+      case Place::kFile:
+        data = file_->FindData({extent.file_offset, extent.size_bytes});
+        data.offset_bytes = data.offset_bytes - extent.file_offset + at;
+        break;
+      case Place::kParent:
+        data = parent_ == nullptr ? BlockRange{} : parent_->FindData(at);
+        data.size_bytes = data.offset_bytes >= at + extent.size_bytes
+                              ? 0
+                              : std::min(data.size_bytes, at + extent.size_bytes - data.offset_bytes);
+        break;
+    }
+    if (data.size_bytes != 0) return data;
+    at += extent.size_bytes;
+    was_read = false;
+  }
+  return {info_.size_bytes, 0};
 }
 
 MappedDisk::Transfer* MappedDisk::NewTransfer(BlockRequest& request) {
@@ -264,7 +305,10 @@ void MappedDisk::Send(const Batch& for_file, const Batch& for_parent) {
 
 void MappedDisk::OnMoved(Transfer& transfer) {
   const BlockStatus status = transfer.status.load(std::memory_order_relaxed);
+  BlockRequest& request = *transfer.request;
+  bool is_kept = false;
   {
+    // Once for each request that only moves data: the threads of the file meet here.
     std::lock_guard lock(mutex_);
     if (--moving_[transfer.epoch] == 0) drained_.notify_all();
     if (status == BlockStatus::kOk && (transfer.marks || transfer.commits)) {
@@ -272,8 +316,17 @@ void MappedDisk::OnMoved(Transfer& transfer) {
       Enqueue(transfer);
       return;
     }
+    is_kept = Keep(transfer);
   }
-  Complete(transfer, status);
+  if (!is_kept) delete &transfer;
+  Tell(request, status);
+}
+
+bool MappedDisk::Keep(Transfer& transfer) {
+  if (unused_count_ >= kMaxUnused || transfer.pieces.capacity() > kMaxPiecesKept) return false;
+  transfer.next = std::exchange(unused_, &transfer);
+  ++unused_count_;
+  return true;
 }
 
 void MappedDisk::Complete(Transfer& transfer, BlockStatus status) {
@@ -281,13 +334,13 @@ void MappedDisk::Complete(Transfer& transfer, BlockStatus status) {
   bool is_kept = false;
   {
     std::lock_guard lock(mutex_);
-    is_kept = unused_count_ < kMaxUnused && transfer.pieces.capacity() <= kMaxPiecesKept;
-    if (is_kept) {
-      transfer.next = std::exchange(unused_, &transfer);
-      ++unused_count_;
-    }
+    is_kept = Keep(transfer);
   }
   if (!is_kept) delete &transfer;
+  Tell(request, status);
+}
+
+void MappedDisk::Tell(BlockRequest& request, BlockStatus status) {
   // Nothing of the disk is touched behind this: its owner may be waiting for the last request to destroy it.
   under_way_.fetch_sub(1, std::memory_order_release);
   request.on_complete(request, status);

@@ -37,6 +37,7 @@ class MappedDisk : public ImageDisk {
   const BlockInfo& info() const override { return info_; }
   const std::string& path() const override { return file_->path(); }
   void Submit(absl::Span<BlockRequest* const> batch) override;
+  BlockRange FindData(uint64_t offset_bytes) override;
   bool WaitUntilIdle(std::chrono::milliseconds timeout) const override;
   absl::Status Settle() override;
 
@@ -75,12 +76,15 @@ class MappedDisk : public ImageDisk {
   // Cuts the request into pieces; false: not with what is in memory. `status` is an error of the image.
   bool Resolve(Transfer& transfer, BlockStatus& status);
   void AddPiece(Transfer& transfer, const Extent& extent, uint64_t at);
+  // For the next request; false: there are enough of them.
+  bool Keep(Transfer& transfer);
 
   // Without it.
   void Prepare(Transfer& transfer, Batch& for_file, Batch& for_parent);
   void Send(const Batch& for_file, const Batch& for_parent);
   void OnMoved(Transfer& transfer);
   void Complete(Transfer& transfer, BlockStatus status);
+  void Tell(BlockRequest& request, BlockStatus status);
   void TellComplaint();
 
   // The disk's own thread.

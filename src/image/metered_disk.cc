@@ -29,7 +29,7 @@ void MeteredDisk::Submit(absl::Span<BlockRequest* const> batch) {
 
 void MeteredDisk::OnComplete(BlockRequest& request, BlockStatus status) {
   auto& self = *static_cast<MeteredDisk*>(request.meter);
-  Meter& meter = self.meters_[static_cast<size_t>(request.op)];
+  DiskMeter::Meter& meter = self.meter_->meters_[static_cast<size_t>(request.op)];
   meter.requests.fetch_add(1, std::memory_order_relaxed);
   meter.latency_ns.fetch_add(NowNs() - request.metered_ns, std::memory_order_relaxed);
   if (status == BlockStatus::kOk) meter.bytes.fetch_add(request.size_bytes, std::memory_order_relaxed);
@@ -42,7 +42,7 @@ void MeteredDisk::OnComplete(BlockRequest& request, BlockStatus status) {
   request.on_complete(request, status);
 }
 
-MeteredDisk::Counts MeteredDisk::counts(BlockOp op) const {
+DiskMeter::Counts DiskMeter::counts(BlockOp op) const {
   const Meter& meter = meters_[static_cast<size_t>(op)];
   return {.requests = meter.requests.load(std::memory_order_relaxed),
           .bytes = meter.bytes.load(std::memory_order_relaxed),

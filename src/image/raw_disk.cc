@@ -100,6 +100,12 @@ absl::Status RawDisk::Settle() {
                             absl::StrCat("disk '", path(), "': cannot be settled"));
 }
 
+BlockRange RawDisk::FindData(uint64_t offset_bytes) {
+  const BlockRange rest = BlockDevice::FindData(offset_bytes);
+  // A block device has no holes, and says so of all that is beyond its end.
+  return S_ISREG(host_->status().st_mode) && rest.size_bytes != 0 ? host_->FindData(rest) : rest;
+}
+
 void RawDisk::Submit(absl::Span<BlockRequest* const> batch) {
   size_t first = 0;  // of those that are good, have something to do, and are not handed on yet
   for (size_t i = 0; i < batch.size(); ++i) {

@@ -44,11 +44,11 @@ absl::StatusOr<uint8_t> DiskController::Plug(MachineDisk disk) {
   std::shared_ptr<scsi::DvdDrive> drive;
   if (disk.is_dvd) {
     std::shared_ptr<BlockDevice> medium;
-    if (disk.device != nullptr) medium = Metered(lun, std::move(disk.device));
+    if (disk.device != nullptr) medium = Metered(lun, std::move(disk.device), held->meter);
     // The drive has its hold in what it tells.
     ASSIGN_OR_RETURN(drive, storage_->AttachDvd(lun, std::move(medium), [held, lun, this] { on_ejected_(lun); }));
   } else {
-    held->disk = Metered(lun, std::move(disk.device));
+    held->disk = Metered(lun, std::move(disk.device), held->meter);
     RETURN_IF_ERROR(storage_->Attach(lun, std::shared_ptr<BlockDevice>(held, held->disk.get())));
   }
   slots_[lun] = {std::move(disk.name), held, drive};
@@ -56,11 +56,13 @@ absl::StatusOr<uint8_t> DiskController::Plug(MachineDisk disk) {
   return lun;
 }
 
-std::shared_ptr<MeteredDisk> DiskController::Metered(uint8_t lun, std::shared_ptr<BlockDevice> device) const {
-  return std::make_shared<MeteredDisk>(std::move(device), [failures = failures_, lun](BlockStatus status) {
+std::shared_ptr<MeteredDisk> DiskController::Metered(uint8_t lun, std::shared_ptr<BlockDevice> device,
+                                                     std::shared_ptr<DiskMeter> meter) const {
+  const auto tell = [failures = failures_, lun](BlockStatus status) {
     std::lock_guard lock(failures->mutex);
     if (failures->tell) failures->tell(lun, status);
-  });
+  };
+  return std::make_shared<MeteredDisk>(std::move(device), tell, std::move(meter));
 }
 
 absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> DiskController::DriveAt(uint8_t lun) const {
@@ -84,7 +86,9 @@ absl::Status DiskController::Replace(uint8_t lun, std::shared_ptr<BlockDevice> d
 
 absl::Status DiskController::Insert(uint8_t lun, std::shared_ptr<BlockDevice> medium) {
   ASSIGN_OR_RETURN(const std::shared_ptr<scsi::DvdDrive> drive, DriveAt(lun));
-  return drive->Insert(Metered(lun, std::move(medium)));
+  // The drive, and what is held for it, may go at any time.
+  const std::shared_ptr<Held> held = slots_[lun].held.lock();
+  return drive->Insert(Metered(lun, std::move(medium), held == nullptr ? std::make_shared<DiskMeter>() : held->meter));
 }
 
 absl::Status DiskController::Eject(uint8_t lun, bool force) {
@@ -111,10 +115,10 @@ std::vector<MachineDiskCounts> DiskController::counts() const {
   std::vector<MachineDiskCounts> all;
   for (size_t lun = 0; lun < slots_.size(); ++lun) {
     const std::shared_ptr<Held> held = slots_[lun].held.lock();
-    if (held == nullptr || held->disk == nullptr) continue;
+    if (held == nullptr) continue;
     MachineDiskCounts& counts = all.emplace_back();
     counts.lun = static_cast<uint8_t>(lun);
-    for (size_t op = 0; op < counts.ops.size(); ++op) counts.ops[op] = held->disk->counts(static_cast<BlockOp>(op));
+    for (size_t op = 0; op < counts.ops.size(); ++op) counts.ops[op] = held->meter->counts(static_cast<BlockOp>(op));
   }
   return all;
 }

@@ -63,7 +63,8 @@ class DiskController final : public Part {
       disk.reset();
       if (gone) gone();
     }
-    std::shared_ptr<MeteredDisk> disk;  // null: a drive's, whose media have their own
+    std::shared_ptr<MeteredDisk> disk;                                 // null: a drive's, whose media come and go
+    std::shared_ptr<DiskMeter> meter = std::make_shared<DiskMeter>();  // of the disk, or of all media of the drive
     absl::AnyInvocable<void()> gone;
   };
   // A disk that was given up may fail when the machine is gone.
@@ -78,7 +79,8 @@ class DiskController final : public Part {
   };
 
   absl::StatusOr<std::shared_ptr<scsi::DvdDrive>> DriveAt(uint8_t lun) const;
-  std::shared_ptr<MeteredDisk> Metered(uint8_t lun, std::shared_ptr<BlockDevice> device) const;
+  std::shared_ptr<MeteredDisk> Metered(uint8_t lun, std::shared_ptr<BlockDevice> device,
+                                       std::shared_ptr<DiskMeter> meter) const;
 
   std::vector<MachineDisk> first_disks_;  // until Attach
   const OnEjected on_ejected_;

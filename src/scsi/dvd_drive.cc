@@ -166,6 +166,7 @@ void DvdDrive::Dispatch(ScsiCommand& command, bool& submits) {
     case OpCode::kReadCapacity10:
     case OpCode::kRead10:
     case OpCode::kRead12:
+    case OpCode::kReadCd:
     case OpCode::kSeek10:
     case OpCode::kReadToc:
     case OpCode::kReadDiscInformation:
@@ -187,6 +188,8 @@ void DvdDrive::Dispatch(ScsiCommand& command, bool& submits) {
       return Read(command, view, LoadBigEndian<uint32_t>(cdb + 2), LoadBigEndian<uint16_t>(cdb + 7), submits);
     case OpCode::kRead12:
       return Read(command, view, LoadBigEndian<uint32_t>(cdb + 2), LoadBigEndian<uint32_t>(cdb + 6), submits);
+    case OpCode::kReadCd:
+      return ReadCd(command, view, submits);
     case OpCode::kSeek10:
       if (LoadBigEndian<uint32_t>(cdb + 2) >= view.blocks)
         return command.Fail(SenseKey::kIllegalRequest, Asc::kLbaOutOfRange);
@@ -234,6 +237,25 @@ void DvdDrive::Read(ScsiCommand& command, const View& view, uint32_t lba, uint32
   command.buffers = TrimBuffers(command.data, size_bytes);
   command.medium = view.medium;
   submits = true;
+}
+
+// READ CD: of a CD, whose sectors are of mode 1, the 2048 bytes of users. What else a sector has (its header, what corrects
+// errors, subchannels) an image does not keep.
+void DvdDrive::ReadCd(ScsiCommand& command, const View& view, bool& submits) {
+  if (!IsCd(view)) return command.Fail(SenseKey::kIllegalRequest, Asc::kInvalidOpCode);
+  const uint8_t* const cdb = command.cdb;
+  constexpr uint8_t kAnySector = 0, kMode1 = 2, kUserData = 0x10, kFields = 0xFE;
+  const uint8_t wanted = cdb[1] >> 2 & 7, fields = cdb[9] & kFields;
+  if (wanted != kAnySector && wanted != kMode1)
+    return command.Fail(SenseKey::kIllegalRequest, Asc::kIllegalModeForThisTrack);
+  if ((fields != kUserData && fields != 0) || (cdb[10] & 7) != 0)
+    return command.Fail(SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  // Without fields it is a seek over all of them.
+  const uint32_t lba = LoadBigEndian<uint32_t>(cdb + 2);
+  const uint32_t blocks = uint32_t{cdb[6]} << 16 | LoadBigEndian<uint16_t>(cdb + 7);
+  const bool is_there = lba <= view.blocks && blocks <= view.blocks - lba;
+  if (fields == 0 && is_there) return command.Succeed();
+  Read(command, view, lba, blocks, submits);
 }
 
 // START STOP UNIT. The disc does not spin; it can go and come.

@@ -50,6 +50,8 @@ uint16_t ProfileOf(uint32_t blocks) {
 
 }  // namespace
 
+bool DvdDrive::IsCd(const View& view) { return ProfileOf(view.blocks) == hvdef::scsi::kProfileCdRom; }
+
 // SPC-4 6.6. Hyper-V's drive says so of itself, its version 0 too.
 void DvdDrive::Inquiry(ScsiCommand& command) const {
   const bool vital_product_data = (command.cdb[1] & 0x01) != 0;

@@ -469,6 +469,12 @@ def images(context):
     context.run('true', f'--disk={paths["1"]}', disks=0).expect_status(2)
 
 
+def bytes_of_drive(machine):
+    """What the guest has read from storage/0."""
+    values = prometheus(machine.ctl('stats', '--prometheus'))['hvsdk_disk_bytes_total']
+    return sum(value for labels, value in values if labels['device'] == 'storage/0' and labels['op'] == 'read')
+
+
 @case
 def dvd(context):
     """A guest mounts an ISO file from a DVD drive, locks it meanwhile, ejects, and finds the next disc; the drive goes and comes again."""
@@ -508,6 +514,8 @@ def dvd(context):
     # busybox has no eject.
     with Running(context, [*context.guest_flags(command, program='eject'), f'--dvd={isos[0]},name=drive']) as machine:
         machine.wait_for(f'^first {digests[0]}')
+        read = bytes_of_drive(machine)
+        expect(read >= os.path.getsize(isos[0]) // 2, 'the drive has read nothing', str(read))
         expect(re.search('^drive Msft +Virtual DVD-ROM', machine.text(), re.M), 'another drive', machine.text())
         expect('a DVD' in machine.ctl('status') and 'disc0.iso' in machine.ctl('status'), 'the status', machine.ctl('status'))
         expect('locked' in machine.ctl('eject', 'drive', status=2), 'ejected what is mounted')
@@ -521,6 +529,7 @@ def dvd(context):
             expect(error in machine.ctl(*words, status=2), f'ctl {words}')
         machine.ctl('insert', 'drive', isos[1])
         machine.wait_for(f'^second {digests[1]}')
+        expect(bytes_of_drive(machine) > read, 'the drive counts one disc alone')
         machine.wait_for('^gone$')
         machine.ctl('detach', 'drive')
         expect(machine.ctl('attach', f'--dvd={isos[0]}') == 'storage/2\n', 'another place')

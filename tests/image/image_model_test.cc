@@ -28,18 +28,23 @@ struct Kind {
   bool has_parent;
   uint32_t sector_bytes;
   uint32_t block_bytes;
+  uint32_t medium_bytes;  // what the medium loses or keeps as one
 };
 
 constexpr Kind kKinds[] = {
-    {"VhdxDynamic", ImageFormat::kVhdx, false, false, 512, 1 << 20},
-    {"VhdxDynamic4096", ImageFormat::kVhdx, false, false, 4096, 1 << 20},
-    {"VhdxFixed", ImageFormat::kVhdx, true, false, 512, 1 << 20},
-    {"VhdxDifferencing", ImageFormat::kVhdx, false, true, 512, 1 << 20},
-    {"VhdxDifferencing4096", ImageFormat::kVhdx, false, true, 4096, 2 << 20},
-    {"VhdDynamic", ImageFormat::kVhd, false, false, 512, 64 << 10},
-    {"VhdFixed", ImageFormat::kVhd, true, false, 512, 64 << 10},
-    {"VhdDifferencing", ImageFormat::kVhd, false, true, 512, 64 << 10},
-    {"VhdDifferencingOfTinyBlocks", ImageFormat::kVhd, false, true, 512, 4 << 10},
+    {"VhdxDynamic", ImageFormat::kVhdx, false, false, 512, 1 << 20, 512},
+    {"VhdxDynamic4096", ImageFormat::kVhdx, false, false, 4096, 1 << 20, 4096},
+    {"VhdxFixed", ImageFormat::kVhdx, true, false, 512, 1 << 20, 512},
+    {"VhdxDifferencing", ImageFormat::kVhdx, false, true, 512, 1 << 20, 512},
+    {"VhdxDifferencing4096", ImageFormat::kVhdx, false, true, 4096, 2 << 20, 4096},
+    {"VhdDynamic", ImageFormat::kVhd, false, false, 512, 64 << 10, 512},
+    {"VhdFixed", ImageFormat::kVhd, true, false, 512, 64 << 10, 512},
+    {"VhdDifferencing", ImageFormat::kVhd, false, true, 512, 64 << 10, 512},
+    {"VhdDifferencingOfTinyBlocks", ImageFormat::kVhd, false, true, 512, 4 << 10, 512},
+    {"VhdxDynamicOn4096", ImageFormat::kVhdx, false, false, 512, 1 << 20, 4096},
+    {"VhdxDifferencingOn4096", ImageFormat::kVhdx, false, true, 512, 1 << 20, 4096},
+    {"VhdDynamicOn4096", ImageFormat::kVhd, false, false, 512, 64 << 10, 4096},
+    {"VhdDifferencingOn4096", ImageFormat::kVhd, false, true, 512, 64 << 10, 4096},
 };
 
 // Each block has versions in the order they were written; version 0 is zeroes.
@@ -137,6 +142,21 @@ class ImageModelTest : public testing::TestWithParam<std::tuple<Kind, bool>> {
     return versions;
   }
 
+  // Whether all that FindData leaves out is zeroes, and whether it goes on to the disk's end.
+  bool TellsOfData(BlockDevice& disk, const std::vector<uint32_t>& versions) {
+    uint64_t at = 0;
+    for (;;) {
+      const BlockRange data = disk.FindData(at);
+      const uint64_t end = data.size_bytes == 0 ? disk.info().size_bytes : data.offset_bytes;
+      if (end < at || end > disk.info().size_bytes) return false;
+      for (uint64_t i = (at + block() - 1) / block(); i < end / block(); ++i) {
+        if (versions[i] != 0) return false;
+      }
+      if (data.size_bytes == 0) return true;
+      at = data.offset_bytes + data.size_bytes;
+    }
+  }
+
   static constexpr internal::Guid kParentId = {1, 2, 3};
   uint64_t disk_blocks_ = 0;
   std::shared_ptr<MemoryDisk> parent_;
@@ -147,6 +167,28 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ImageModelTest, testing::Combine(testing::Values
                            return std::string(std::get<0>(info.param).name) +
                                   (std::get<1>(info.param) ? "Threaded" : "");
                          });
+
+TEST_P(ImageModelTest, ANewImageHasNoData) {
+  disk_blocks_ = 5 * kind().block_bytes / block() + 3;
+  internal::ParentOfNew parent;
+  if (kind().has_parent) {
+    BlockInfo info = MemoryDisk::DefaultInfo();
+    info.logical_block_bytes = kind().sector_bytes;
+    parent_ = std::make_shared<MemoryDisk>(std::vector<uint8_t>(disk_blocks_ / 2 * block()), info);
+    parent = {kParentId, "./parent", "/somewhere/parent"};
+  }
+  const auto disk = Open(NewImage(kind().has_parent ? &parent : nullptr));
+  ASSERT_NE(disk, nullptr);
+  const BlockRange data = disk->FindData(0);
+  if (kind().is_fixed) {
+    EXPECT_EQ(data.size_bytes, std::min<uint64_t>(disk->info().size_bytes,
+                                                  kind().format == ImageFormat::kVhd ? ~0u : kind().block_bytes));
+  } else {
+    // The parent, which is in memory and shorter, says that all it has may be data.
+    EXPECT_EQ(data.size_bytes,
+              kind().has_parent ? std::min<uint64_t>(kind().block_bytes, disk_blocks_ / 2 * block()) : 0);
+  }
+}
 
 TEST_P(ImageModelTest, WhatWasFlushedLasts) {
   const uint32_t seed = TestSeed();
@@ -174,7 +216,7 @@ TEST_P(ImageModelTest, WhatWasFlushedLasts) {
   uint64_t flushed = 0, cuts = 0;
   for (uint32_t round = 0; round < rounds; ++round) {
     auto file = std::make_shared<MemoryImageFile>(std::move(contents), threaded(), static_cast<uint32_t>(random()));
-    file->set_unit(block());
+    file->set_unit(kind().medium_bytes);
     const bool loses_power = round % 3 != 0;
     if (loses_power) {
       const uint64_t when = round == 1 ? 1 : 1 + random() % (random() % 2 == 0 ? 8 : 120);
@@ -261,6 +303,7 @@ TEST_P(ImageModelTest, WhatWasFlushedLasts) {
           << "block " << i << " has version " << versions[i] << " in round " << round;
       model.StartsWith(i, versions[i]);
     }
+    ASSERT_TRUE(TellsOfData(*disk, versions)) << "round " << round;
     disk.reset();
     contents = again->Contents();
     // What power cuts and discards leave is used again.

@@ -87,6 +87,19 @@ TEST(MeteredDiskTest, RequestsGoOnFromWithinTheirCompletion) {
   EXPECT_EQ(metered.counts(BlockOp::kWrite).requests, 5u);
 }
 
+TEST(MeteredDiskTest, OneMeterCountsDisksThatComeAndGo) {
+  const auto meter = std::make_shared<DiskMeter>();
+  for (int i = 1; i <= 2; ++i) {
+    MeteredDisk metered(std::make_shared<ScriptedDisk>(), nullptr, meter);
+    Request read(BlockOp::kRead);
+    BlockRequest* const one = &read;
+    metered.Submit({&one, 1});
+    EXPECT_EQ(metered.counts(BlockOp::kRead).requests, i);
+  }
+  EXPECT_EQ(meter->counts(BlockOp::kRead).requests, 2);
+  EXPECT_EQ(meter->counts(BlockOp::kRead).bytes, 8192);
+}
+
 TEST(MeteredDiskTest, AnotherGoesOnInItsPlace) {
   const auto first = std::make_shared<ScriptedDisk>(), second = std::make_shared<ScriptedDisk>();
   MeteredDisk metered(first);

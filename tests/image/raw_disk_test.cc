@@ -114,6 +114,35 @@ TEST_P(RawDiskTest, WritesReachTheFileAndReadsComeBack) {
   EXPECT_EQ(Run(*disk, request), BlockStatus::kOk);
 }
 
+TEST_P(RawDiskTest, TellsWhereDataMayBe) {
+  auto disk = Open();
+  const bool has_holes = disk->info().can_discard;
+  constexpr uint64_t kMiB = 1 << 20, kBytes = 64 << 10;
+  WaitedRequest request;
+  // The second one behind a question: what lies there has changed since.
+  EXPECT_EQ(disk->FindData(0).size_bytes, has_holes ? 0 : kSize);
+  for (const uint64_t offset : {3 * kMiB, kMiB}) {
+    Fill(request, BlockOp::kWrite, offset, kBytes);
+    std::fill(request.bytes.begin(), request.bytes.end(), 1);
+    ASSERT_EQ(Run(*disk, request), BlockStatus::kOk);
+    const BlockRange data = disk->FindData(0);
+    if (has_holes) {
+      EXPECT_EQ(data.offset_bytes, offset);
+      EXPECT_EQ(data.size_bytes, kBytes);
+    } else {
+      EXPECT_EQ(data.size_bytes, kSize);
+    }
+    // In the midst of it.
+    const BlockRange rest = disk->FindData(offset + 512);
+    EXPECT_EQ(rest.offset_bytes, offset + 512);
+    EXPECT_GE(rest.size_bytes, kBytes - 512);
+  }
+  EXPECT_EQ(disk->FindData(kMiB + kBytes).offset_bytes, has_holes ? 3 * kMiB : kMiB + kBytes);
+  EXPECT_EQ(disk->FindData(3 * kMiB + kBytes).size_bytes, has_holes ? 0 : kMiB - kBytes);
+  EXPECT_EQ(disk->FindData(kSize).size_bytes, 0);
+  EXPECT_EQ(disk->FindData(kSize + 1).size_bytes, 0);
+}
+
 TEST_P(RawDiskTest, ZeroesAndHoles) {
   auto disk = Open();
   WaitedRequest request;

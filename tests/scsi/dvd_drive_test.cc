@@ -268,12 +268,46 @@ TEST_F(DvdDriveTest, SaysWhatItAndItsDiscAre) {
   EXPECT_EQ(LoadBigEndian<uint32_t>(&layer[4 + 8]), 0x30000 + kDvdBlocks - 1);
 }
 
+TEST_F(DvdDriveTest, ReadCdGivesUserDataOfCds) {
+  const uint32_t illegal_field = Sense(SenseKey::kIllegalRequest, Asc::kInvalidFieldInCdb);
+  Run({0xBE, 0, 0, 0, 0, 3, 0, 0, 2, 0x10, 0, 0});
+  EXPECT_EQ(sense, Sense(SenseKey::kNotReady, Asc::kMediumNotPresentTrayClosed));
+  InsertDisc();
+  const Bytes all = Contents();
+  for (const uint8_t type : {0, 2}) {
+    const Bytes read = Run({0xBE, static_cast<uint8_t>(type << 2), 0, 0, 0, 3, 0, 0, 2, 0x10, 0, 0});
+    EXPECT_EQ(sense, 0);
+    EXPECT_EQ(read, Bytes(all.begin() + 3 * 2048, all.begin() + 5 * 2048));
+  }
+  EXPECT_TRUE(Run({0xBE, 0, 0, 0, 0, 3, 0, 0, 2, 0, 0, 0}).empty());
+  EXPECT_EQ(sense, 0);
+  Run({0xBE, 1 << 2, 0, 0, 0, 3, 0, 0, 2, 0x10, 0, 0});
+  EXPECT_EQ(sense, Sense(SenseKey::kIllegalRequest, Asc::kIllegalModeForThisTrack)) << "it has no sound";
+  for (const uint8_t fields : {0xF8, 0x12, 0x14}) {
+    Run({0xBE, 0, 0, 0, 0, 3, 0, 0, 1, fields, 0, 0});
+    EXPECT_EQ(sense, illegal_field);
+  }
+  Run({0xBE, 0, 0, 0, 0, 3, 0, 0, 1, 0x10, 1, 0});
+  EXPECT_EQ(sense, illegal_field);
+  for (const uint8_t fields : {0x10, 0}) {
+    Run({0xBE, 0, 0, 0, 0, kBlocks - 1, 0, 0, 2, fields, 0, 0});
+    EXPECT_EQ(sense, Sense(SenseKey::kIllegalRequest, Asc::kLbaOutOfRange));
+  }
+  Run({0xBE, 0, 0, 0, 0, 3, 1, 0, 0, 0x10, 0, 0});
+  EXPECT_EQ(sense, Sense(SenseKey::kIllegalRequest, Asc::kLbaOutOfRange)) << "all three bytes of the length count";
+  ASSERT_TRUE(drive_.Eject(false).ok());
+  ASSERT_TRUE(drive_.Insert(std::make_shared<HollowDisk>(uint64_t{2295104} * 2048, BlockStatus::kOk)).ok());
+  Run({0x00});
+  Run({0xBE, 0, 0, 0, 0, 3, 0, 0, 1, 0x10, 0, 0});
+  EXPECT_EQ(sense, Sense(SenseKey::kIllegalRequest, Asc::kInvalidOpCode)) << "a DVD has no such sectors";
+}
+
 TEST_F(DvdDriveTest, RandomCommandsAreAnswered) {
   const uint32_t seed = TestSeed();
   std::mt19937_64 random(seed);
   const uint32_t count = ScaledCount(20000);
   constexpr uint8_t kOps[] = {0x00, 0x03, 0x12, 0x1A, 0x1B, 0x1E, 0x25, 0x28, 0x2B, 0x43, 0x46,
-                              0x4A, 0x51, 0x52, 0x5A, 0xA8, 0xAD, 0xBB, 0xBD, 0x35, 0x1D};
+                              0x4A, 0x51, 0x52, 0x5A, 0xA8, 0xAD, 0xBB, 0xBD, 0xBE, 0x35, 0x1D};
   for (uint32_t i = 0; i < count; ++i) {
     uint8_t cdb[16];
     for (uint8_t& byte : cdb) byte = static_cast<uint8_t>(random() % 3 == 0 ? random() : random() % 4);

@@ -86,6 +86,7 @@ enum class OpCode : uint8_t {
   kReadDvdStructure = 0xAD,
   kSetCdSpeed = 0xBB,
   kMechanismStatus = 0xBD,
+  kReadCd = 0xBE,
 };
 
 // Service actions of kServiceActionIn16, in the low five bits of the second byte.
@@ -146,6 +147,7 @@ enum class Asc : uint16_t {
   kReportedLunsDataHasChanged = 0x3F0E,
   kInternalTargetFailure = 0x4400,
   kMediumRemovalPrevented = 0x5302,
+  kIllegalModeForThisTrack = 0x6400,
 };
 
 // Fixed format sense data (SPC-4 4.5.3).

@@ -39,6 +39,9 @@ class ImageFile {
   // As BlockDevice::Submit. kOutOfRange: beyond the end.
   virtual void Submit(absl::Span<BlockRequest* const> batch) = 0;
 
+  // As BlockDevice::FindData, within the range: of no bytes if there are only zeroes.
+  virtual BlockRange FindData(BlockRange within) { return within; }
+
   // It is not written any more, but as one that was opened for reading, and others may read it from now on. Nothing is under way that writes.
   virtual void StopWriting() {}
 };

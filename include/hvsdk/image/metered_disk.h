@@ -24,7 +24,8 @@
 
 namespace hvsdk {
 
-class MeteredDisk final : public BlockDevice {
+// What one disk has done, or several one after the other: the media of a drive.
+class DiskMeter {
  public:
   struct Counts {
     uint64_t requests = 0;  // that have come back
@@ -34,9 +35,26 @@ class MeteredDisk final : public BlockDevice {
   };
   static constexpr size_t kOps = static_cast<size_t>(BlockOp::kWriteZeroes) + 1;
 
-  // `on_failure` is told of the first error, once, on the thread on which it came. May be null.
-  explicit MeteredDisk(std::shared_ptr<BlockDevice> disk, std::function<void(BlockStatus)> on_failure = nullptr)
-      : disk_(std::move(disk)), info_(disk_->info()), on_failure_(std::move(on_failure)) {}
+  Counts counts(BlockOp op) const;
+
+ private:
+  friend class MeteredDisk;
+  struct alignas(64) Meter {
+    std::atomic<uint64_t> requests{0}, bytes{0}, errors{0}, latency_ns{0};
+  };
+  std::array<Meter, kOps> meters_;
+};
+
+class MeteredDisk final : public BlockDevice {
+ public:
+  using Counts = DiskMeter::Counts;
+  static constexpr size_t kOps = DiskMeter::kOps;
+
+  // `on_failure` is told of the first error, once, on the thread on which it came. May be null. `meter` counts on from
+  // what it has.
+  explicit MeteredDisk(std::shared_ptr<BlockDevice> disk, std::function<void(BlockStatus)> on_failure = nullptr,
+                       std::shared_ptr<DiskMeter> meter = std::make_shared<DiskMeter>())
+      : disk_(std::move(disk)), info_(disk_->info()), on_failure_(std::move(on_failure)), meter_(std::move(meter)) {}
 
   const BlockInfo& info() const override { return info_; }
   void Submit(absl::Span<BlockRequest* const> batch) override;
@@ -45,19 +63,16 @@ class MeteredDisk final : public BlockDevice {
   // What the disk says of itself stays what the first has said.
   void Replace(std::shared_ptr<BlockDevice> disk) { disk_ = std::move(disk); }
 
-  Counts counts(BlockOp op) const;
+  Counts counts(BlockOp op) const { return meter_->counts(op); }
 
  private:
-  struct alignas(64) Meter {
-    std::atomic<uint64_t> requests{0}, bytes{0}, errors{0}, latency_ns{0};
-  };
   static void OnComplete(BlockRequest& request, BlockStatus status);
 
   std::shared_ptr<BlockDevice> disk_;
   const BlockInfo info_;
   const std::function<void(BlockStatus)> on_failure_;
   std::atomic<bool> has_failed_{false};
-  std::array<Meter, kOps> meters_;
+  const std::shared_ptr<DiskMeter> meter_;
 };
 
 }  // namespace hvsdk

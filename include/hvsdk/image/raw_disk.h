@@ -64,6 +64,7 @@ class RawDisk : public ImageDisk {
 
   const BlockInfo& info() const override { return info_; }
   void Submit(absl::Span<BlockRequest* const> batch) override;
+  BlockRange FindData(uint64_t offset_bytes) override;
 
   const std::string& path() const override;
   bool WaitUntilIdle(std::chrono::milliseconds timeout) const override;

@@ -91,7 +91,7 @@ struct MachineDisk {
   bool is_dvd = false;          // a drive with `device` in it, or, if that is null, an empty one
 };
 
-// What a disk has done for the guest since it was attached, by BlockOp.
+// What a disk has done for the guest since it was attached, by BlockOp; of a DVD drive, what its media have.
 struct MachineDiskCounts {
   uint8_t lun = 0;
   std::array<MeteredDisk::Counts, MeteredDisk::kOps> ops;

@@ -90,6 +90,11 @@ struct BlockInfo {
   std::string serial;
 };
 
+struct BlockRange {
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
+};
+
 class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
@@ -98,6 +103,14 @@ class BlockDevice {
 
   // Starts every request of the batch, for at most one system call where the host allows. Never blocks on the medium.
   virtual void Submit(absl::Span<BlockRequest* const> batch) = 0;
+
+  // For whoever copies all of it: the first range from `offset_bytes` on that may have other bytes than zeroes, as far as that
+  // can be told without reading them; of no bytes if there is none. What lies before it reads as zeroes while nobody writes.
+  // May block on the medium. It need not be whole blocks.
+  virtual BlockRange FindData(uint64_t offset_bytes) {
+    const uint64_t size = info().size_bytes;
+    return {offset_bytes, size - (offset_bytes < size ? offset_bytes : size)};
+  }
 };
 
 // The answer for a request that the device must refuse, or kOk. Every implementation asks it first.

@@ -85,6 +85,8 @@ class DvdDrive final : public ScsiUnit {
   // Whether `view` has a medium; else the command is answered.
   static bool CheckMedium(ScsiCommand& command, const View& view);
   void Read(ScsiCommand& command, const View& view, uint32_t lba, uint32_t blocks, bool& submits);
+  void ReadCd(ScsiCommand& command, const View& view, bool& submits);
+  static bool IsCd(const View& view);  // by its size; else it is a DVD
   void StartStop(ScsiCommand& command);
   void PreventAllow(ScsiCommand& command);
   void EventStatus(ScsiCommand& command);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "os/linux/file_queue.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -8,6 +10,18 @@
 #include "os/linux/blocking_io.h"
 
 namespace hvsdk::internal {
+
+namespace {
+
+bool IsRegularFile(int fd) {
+  struct stat status;
+  return fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+}  // namespace
+
+FileQueue::FileQueue(int fd, FileEngine::SyncFailure on_sync_failure)
+    : fd_(fd), writes_in_turn_(IsRegularFile(fd)), on_sync_failure_(std::move(on_sync_failure)) {}
 
 FileQueue::~FileQueue() {
   {
@@ -28,14 +42,14 @@ absl::Status FileQueue::Start() {
 void FileQueue::Submit(absl::Span<BlockRequest* const> batch) {
   Begin(batch.size());
   std::lock_guard lock(mutex_);
-  for (BlockRequest* request : batch) Push(*request, 0);
-  for (size_t wake = std::min(idle_, batch.size()); wake > 0; --wake) wake_.notify_one();
+  size_t more = 0;
+  for (BlockRequest* request : batch) more += Push(*request, 0);
+  for (size_t wake = std::min(idle_, more); wake > 0; --wake) wake_.notify_one();
 }
 
 void FileQueue::Resume(BlockRequest& request, uint64_t done_bytes) {
   std::lock_guard lock(mutex_);
-  Push(request, done_bytes);
-  wake_.notify_one();
+  if (Push(request, done_bytes)) wake_.notify_one();
 }
 
 // Whoever is told may destroy the file.
@@ -57,12 +71,46 @@ BlockRequest* FileQueue::List::Pop() {
   return request;
 }
 
-void FileQueue::Push(BlockRequest& request, uint64_t done_bytes) {
+bool FileQueue::Push(BlockRequest& request, uint64_t done_bytes) {
   request.device_word = done_bytes;
-  queue_.Push(request);
-  if (++queued_ <= idle_ || threads_.size() == kMaxThreads || !may_grow_) return;
+  if (writes_in_turn_ && request.op == BlockOp::kWrite) {
+    // Whoever writes now, or was woken for the one before, sees to the next.
+    const bool is_first = !is_writing_ && writes_.first == nullptr;
+    writes_.Push(request);
+    if (!is_first) return false;
+  } else {
+    queue_.Push(request);
+    ++queued_;
+  }
+  StartThreadIfShort();
+  return true;
+}
+
+void FileQueue::StartThreadIfShort() {
+  if (queued_ + may_write() <= idle_ || threads_.size() == kMaxThreads || !may_grow_) return;
   // A host that has no more threads to give is not asked with every request.
   may_grow_ = StartThread().ok();
+}
+
+BlockRequest* FileQueue::Pop() {
+  if (may_write() && (writes_next_ || queue_.first == nullptr)) {
+    writes_next_ = false;
+    is_writing_ = true;
+    return writes_.Pop();
+  }
+  writes_next_ = true;
+  if (queue_.first != nullptr) --queued_;
+  SeeToWrites();
+  return queue_.Pop();
+}
+
+void FileQueue::SeeToWrites() {
+  if (!may_write()) return;
+  if (idle_ != 0) {
+    wake_.notify_one();
+  } else {
+    StartThreadIfShort();
+  }
 }
 
 absl::Status FileQueue::StartThread() {
@@ -75,21 +123,23 @@ absl::Status FileQueue::StartThread() {
 void FileQueue::Run() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    while (queue_.first == nullptr && !stop_) {
+    while (queue_.first == nullptr && !may_write() && !stop_) {
       ++idle_;
       wake_.wait(lock);
       --idle_;
     }
-    BlockRequest* request = queue_.Pop();
+    BlockRequest* request = Pop();
     if (request == nullptr) return;
-    --queued_;
+    const bool in_turn = writes_in_turn_ && request->op == BlockOp::kWrite;
     if (request->op != BlockOp::kFlush) {
       lock.unlock();
       const BlockStatus status = PerformBlocking(fd_, *request, request->device_word);
       const bool lasts = status != BlockStatus::kOk || !request->fua || request->op == BlockOp::kRead;
       if (lasts) Finish(*request, status);
       lock.lock();
+      if (in_turn) is_writing_ = false;
       if (lasts) continue;
+      SeeToWrites();
     }
     unsynced_.Push(*request);
     // Whoever syncs now began before this request was done, and sees to the next sync.
