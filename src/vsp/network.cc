@@ -521,12 +521,12 @@ class NetworkAdapter::Core : private NetworkChannelHost,
   }
 
   Take HandleMessage(const netvsp::Message& message, netvsp::Message& reply) override {
+    const NetworkRest rest(*this);
     if (message.type == MessageType::kInit) {
       reply.type = MessageType::kInitComplete;
       reply.init_complete = {message.init.max_version, kMaxMdlChain, Negotiate(message.init.max_version)};
       return Take::kMore;
     }
-    const NetworkRest rest(*this);
     const Version since = FirstVersion(message.type);
     if (version_ == kNoVersion || since == kNoVersion || version_ < since) return Take::kMalformed;
     switch (message.type) {
