@@ -60,7 +60,7 @@ TEST(GuardedTask, GoesWhileItIsScheduled) {
 
 // A third thread schedules it all the time; ThreadSanitizer sees whether owner and turns are ever there together.
 TEST(GuardedTask, IsItsOwnersWhileItIsHeld) {
-  const uint32_t rounds = ScaledCount(2000);
+  const uint32_t rounds = ScaledCount(500);
   std::mt19937 random(TestSeed());
   QueueExecutor executor;
   std::atomic<bool> stop{false};

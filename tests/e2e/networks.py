@@ -410,7 +410,7 @@ def streams(context):
     total, longest, before = 0, 0.0, ''
     for cell, after in served_by.items():
         way, count, size = cell
-        part = re.search(rf'^\[{way} {count} {size}\]$(.*?)^\[', text, re.M | re.S)[1] if way == 'from' else after[len(before):]
+        part = re.search(rf'^\[{way} {count} {size}\]$(.*?)^\[(?:to|from|end)', text, re.M | re.S)[1] if way == 'from' else after[len(before):]
         before = after
         ended = re.findall(r'^stream: (\d+) bytes, at most ([0-9.]+) s without any, (.*)$', part, re.M)
         expect(len(ended) == count and all(how == 'all right' for _, _, how in ended), f'{cell}: not all streams', part)
