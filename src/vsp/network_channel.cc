@@ -174,8 +174,12 @@ bool NetworkChannel::SendBatch() {
     const auto queue = static_cast<uint16_t>(index_ % host_.port_info().queues);
     const auto lock = host_.LockQueue(queue);
     const bool was_sent = batch_.Send(host_.port(), queue);
-    is_blocked_.store(!was_sent, std::memory_order_relaxed);
-    if (!was_sent) return false;
+    is_blocked_.store(!was_sent);
+    if (!was_sent) {
+      // A lane that waits for sections looks again: the completions that give them back may stand behind what the port does not take.
+      host_.OnRoomForFrames();
+      return false;
+    }
   }
   for (const uint64_t id : batch_ids_) CompleteRndis(id, netvsp::Status::kSuccess);
   batch_ids_.clear();

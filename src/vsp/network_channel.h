@@ -65,7 +65,7 @@ class NetworkChannelHost {
   // The guest has sent a frame, or frames of its have been dropped.
   virtual void CountTransmit(const NetworkChannel& channel, const uint8_t* destination, size_t size_bytes) = 0;
   virtual void CountTransmitErrors(const NetworkChannel& channel, size_t frames) = 0;
-  // The channel has room for frames again, or sections have been given back.
+  // The channel has room for frames again, or sections have been given back, or a lane that waits for either has to look why.
   virtual void OnRoomForFrames() = 0;
 
   // --- On the adapter's executor, while it rests. ---
@@ -140,7 +140,7 @@ class NetworkChannel : public vmbus::PacketPump {
   bool is_open() const { return is_open_; }
   size_t queued_frames() const { return queued_.load(); }
   // The port is full, and packets wait for it.
-  bool is_blocked() const { return is_blocked_.load(std::memory_order_relaxed); }
+  bool is_blocked() const { return is_blocked_.load(); }
   // What the port has no room for is dropped at the next turn, if the port has none then, either.
   void AskToDropBatch() { drops_batch_.store(true, std::memory_order_relaxed); }
   // A turn comes soon.

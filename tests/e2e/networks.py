@@ -5,7 +5,7 @@
 networks.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
 
 HVSDK_NETWORK_MIB is what is carried each way; if it is not set 16 between host and guest, and 4 between guests, of which each
-makes digests. HVSDK_STREAM_SECONDS is how long each of the cases of `streams` takes (1), HVSDK_STREAMS how many there are at once (4).
+makes digests (1 in a nested machine). HVSDK_STREAM_SECONDS is how long each of the cases of `streams` takes (1), HVSDK_STREAMS how many there are at once (4).
 """
 
 import base64
@@ -31,7 +31,9 @@ import e2e
 from e2e import Failure, Running, case, check_kernel_log, expect
 
 MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '16'))
-GUESTS_MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '4'))
+# In a nested machine two guests share one emulated processor.
+IS_NESTED = bool(os.environ.get('HVSDK_NESTED'))
+GUESTS_MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '1' if IS_NESTED else '4'))
 STREAM_SECONDS = int(os.environ.get('HVSDK_STREAM_SECONDS', '1'))
 STREAMS = [int(count) for count in os.environ.get('HVSDK_STREAMS', '4').split()]
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
@@ -316,8 +318,11 @@ def talk(context, first, second, mtu=1500):
     serve, ask = (command.replace('MTU', str(mtu)) for command in (SERVE, ASK))
     with Running(context, [*context.guest_flags(serve), f'--net={first},mtu={mtu}', '--cpus=1'], 'first') as server, \
             Running(context, [*context.guest_flags(ask), f'--net={second},mtu={mtu}', '--cpus=1'], 'second') as client:
-        client.process.wait(timeout=300)
-        server.process.wait(timeout=60)
+        for machine in (client, server):
+            try:
+                machine.process.wait(timeout=900 if IS_NESTED else 300)
+            except subprocess.TimeoutExpired:
+                raise Failure('no end in time', server.text()[-2000:], client.text()[-2000:]) from None
         check_talk(server.text() + client.text())
         client.end(0)
         server.end(0)
@@ -374,7 +379,7 @@ def streams(context):
     if not context.has_dns or not os.access('/dev/net/tun', os.R_OK | os.W_OK):
         print('  skipped: no network namespace, or no /dev/net/tun')
         return
-    longest_allowed = 60 if os.environ.get('HVSDK_NESTED') else 20
+    longest_allowed = 60 if IS_NESTED else 20
     subprocess.run(['ip', 'tuntap', 'add', 'tap0', 'mode', 'tap', 'multi_queue', 'vnet_hdr'], check=True)
     subprocess.run(['ip', 'link', 'set', 'tap0', 'up'], check=True)
     subprocess.run(['ip', 'addr', 'add', '192.168.7.1/24', 'dev', 'tap0'], check=True)
@@ -594,7 +599,7 @@ def switch_network(context):
 @own_network
 def hot_plug_network(context):
     """Adapters come and go while the guest runs: in use, many in turn, in the middle of a stream, and paused."""
-    rounds = 3 if os.environ.get('HVSDK_NESTED') else 8
+    rounds = 3 if IS_NESTED else 8
     command = r'''
     up() { while :; do for n in /sys/class/net/eth*; do [ -e $n ] && n=${n##*/} && ip link set $n up && return; done; sleep 0.05; done; }
     gone() { while [ -e /sys/class/net/$n ]; do sleep 0.05; done; }
