@@ -547,7 +547,8 @@ END
     dmesg -r'''
     with Running(context, [*context.guest_flags(serve), f'--net=socket,path={path},listen', '--cpus=1', '--memory=256M'], 'server') as server:
         server.wait_for('^serving$')
-        flags = [*context.guest_flags(packed(ask), disks=1), f'--net=socket,path={path}', '--net=switch', '--net=switch', f'--disk={image}', '--cpus=2']
+        flags = [*context.guest_flags(packed(ask), disks=1), f'--net=socket,path={path}', '--net=switch', '--net=switch', f'--disk={image}', '--cpus=2',
+                 '--io-threads=1']
         with Running(context, flags, 'before') as vm:
             vm.wait_for('^in the middle$.*^written 0$', 120)
             vm.ctl('save', state)
@@ -626,7 +627,7 @@ def hot_plug_network(context):
 
         threading.Thread(target=swallow, daemon=True).start()
         command = command.replace('PORT', str(servers.web_port)).replace('SINK', str(sink.getsockname()[1]))
-        with Running(context, [*context.guest_flags(command), '--cpus=2', '--memory=256M']) as machine:
+        with Running(context, [*context.guest_flags(command), '--cpus=2', '--io-threads=1', '--memory=256M']) as machine:
             machine.wait_for('^ready$')
             for words, error in [(['--net=nothing'], 'none of user'), (['--net=tap'], 'tap'), (['--net=user,mac=01:00:00:00:00:01'], 'group'),
                                  (['--net=socket,fd=0'], 'fd'), (['--net=user', '--net=user'], '--net=user'),

@@ -369,7 +369,7 @@ INSTANTIATE_TEST_SUITE_P(QueuesAndExecutors, NetworkLanesCountTest,
                          testing::Values(std::pair(4, 3), std::pair(1, 3), std::pair(3, 1)));
 
 TEST_P(NetworkLanesCountTest, CarryEveryFrameInItsFlowsOrder) {
-  const uint32_t frames = ScaledCount(3000);
+  const uint32_t frames = ScaledCount(1500);
   std::mt19937 random(TestSeed());
   ASSERT_NO_FATAL_FAILURE(Begin(GetParam().first, GetParam().second));
   ASSERT_NO_FATAL_FAILURE(OpenAll());
