@@ -73,7 +73,7 @@ class ProviderWorld {
   void Pump() {
     for (int round = 0; round < 1000; ++round) {
       int tasks = 0;
-      while (tasks < 10000 && executor_.RunOne()) ++tasks;
+      while (tasks < 10000 && (executor_.RunOne() || other_executor_.RunOne())) ++tasks;
       HVSDK_CHECK(tasks < 10000);
       if (!child_->Poll()) return;
     }
@@ -110,6 +110,7 @@ class ProviderWorld {
   std::shared_ptr<uint8_t> bytes_;
   GuestMemory memory_;
   QueueExecutor executor_;
+  QueueExecutor other_executor_;  // for a provider that takes several
   vmbus::LoopbackHypervisor hypervisor_{1};
   std::unique_ptr<vmbus::Server> server_;
   std::unique_ptr<vsc::LoopbackChild> child_;

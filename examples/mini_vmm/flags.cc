@@ -163,12 +163,13 @@ absl::Status SetVnc(absl::string_view text, MachineConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status SetCpus(absl::string_view text, MachineConfig& config) {
-  uint32_t cpus;
-  if (text.empty() || text.find_first_not_of("0123456789") != text.npos || !absl::SimpleAtoi(text, &cpus)) {
+template <void (MachineConfig::*set)(uint32_t)>
+absl::Status SetNumber(absl::string_view text, MachineConfig& config) {
+  uint32_t number;
+  if (text.empty() || text.find_first_not_of("0123456789") != text.npos || !absl::SimpleAtoi(text, &number)) {
     return absl::InvalidArgumentError(absl::StrFormat("\"%s\" is not a number", text));
   }
-  config.set_cpus(cpus);
+  (config.*set)(number);
   return absl::OkStatus();
 }
 
@@ -230,7 +231,9 @@ const Flag kFlags[] = {
     {"memory", "SIZE[,min=SIZE][,max=SIZE]", SetMemory,
      "guest memory in whole MiB, such as 512M or 4G (default: 512M), and what ctl balloon leaves it and lets it grow "
      "to"},
-    {"cpus", "N", SetCpus, "virtual processors (default: 2)"},
+    {"cpus", "N", SetNumber<&MachineConfig::set_cpus>, "virtual processors (default: 2)"},
+    {"io-threads", "N", SetNumber<&MachineConfig::set_io_threads>,
+     "threads of I/O beside the machine's own, for the queues of network adapters (default: 0)"},
     {"backend", "NAME", SetText<[](MachineConfig& c, std::string t) { c.set_backend(std::move(t)); }>,
      ""},  // made by HelpText, as builds differ
     {"processor", "host|portable", SetProcessor,

@@ -216,6 +216,7 @@ int RunMachine(const Flags& flags) {
   options.memory_bytes = uint64_t{hvsdk::vmm::MemoryMib(config)} << 20;
   options.max_memory_bytes = uint64_t{config.memory_max_mib()} << 20;
   options.cpus = hvsdk::vmm::Cpus(config);
+  options.io_threads = config.io_threads();
   options.processor =
       config.processor() == "portable" ? hvsdk::machine::Processor::kPortable : hvsdk::machine::Processor::kHost;
   for (size_t i = 0; i < files.disks.size(); ++i) {

@@ -141,8 +141,9 @@ class NetvspHarness : private ProviderWorld {
     }
   }
 
-  void MakeNetwork() {
+  void MakeNetwork(bool has_lanes = false) {
     NetworkOptions options;
+    if (has_lanes) options.executors.push_back(&other_executor_);
     options.instance_id = kInstance;
     options.mac_address = {0, 0x15, 0x5D, 1, 2, 3};
     options.max_subchannels = kEnds - 1;
@@ -218,7 +219,7 @@ class NetvspHarness : private ProviderWorld {
     port_->port_info.takes_segmentation = kind % 4 == 3;
     port_->port_info.max_frame_bytes = kind % 4 == 3 ? 65549 : 1514;
     port_->port_info.queues = static_cast<uint16_t>(1 + kind / 4 % 2);
-    MakeNetwork();
+    MakeNetwork(/*has_lanes=*/kind / 8 % 2 != 0);
     Pump();
   }
 

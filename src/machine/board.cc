@@ -12,6 +12,7 @@
 #include "hvsdk/interrupt/pic8259.h"
 #include "hvsdk/machine/cpuid.h"
 #include "machine/engine_components.h"
+#include "machine/io_threads.h"
 
 namespace hvsdk::machine {
 namespace {
@@ -67,7 +68,10 @@ absl::StatusOr<std::unique_ptr<Board>> Board::Create(const BoardOptions& options
   return board;
 }
 
+Board::Board(const BoardOptions& options, os::EventLoop& loop) : options_(options), loop_(loop) {}
 Board::~Board() = default;
+
+void Board::StopIoThreads() { io_threads_->Stop(); }
 
 // What no processor of this engine could have is refused before anything is allocated for it.
 absl::Status Board::Build(boot::LoadInput& blame) {
@@ -94,6 +98,8 @@ absl::Status Board::Build(boot::LoadInput& blame) {
   }
   RETURN_IF_ERROR(BuildMemory());
   blame = boot::LoadInput::kNone;
+  ASSIGN_OR_RETURN(io_threads_, IoThreads::Create(options_.io_threads));
+  io_executors_ = io_threads_->executors();
   return BuildPartition();
 }
 

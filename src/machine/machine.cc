@@ -300,6 +300,7 @@ absl::Status PcMachine::Build(os::EventLoop& loop, boot::LoadInput& blame) {
                                           .max_memory_bytes = options_.max_memory_bytes,
                                           .video_bytes = video_bytes,
                                           .cpus = options_.cpus,
+                                          .io_threads = options_.io_threads,
                                           .processor = options_.processor,
                                           .events = this,
                                           .instruction_time = options_.instruction_time},
@@ -674,6 +675,7 @@ void PcMachine::OnEndLate() {
 }
 
 void PcMachine::CallDone() {
+  board_->StopIoThreads();
   const MachineResult result = [this] {
     std::lock_guard lock(mutex_);
     return *result_;

@@ -68,6 +68,12 @@ absl::StatusOr<uint8_t> NetworkAdapters::Plug(MachineNetwork network) {
   options.mac_address = network.mac_address;
   options.name = network.name;
   options.number = number;
+  // One adapter's subchannels begin where another's do not.
+  options.executors = board_->io_executors();
+  if (!options.executors.empty()) {
+    std::rotate(options.executors.begin(), options.executors.begin() + number % options.executors.size(),
+                options.executors.end());
+  }
   const uint32_t queues = network.queues == 0 ? board_->cpus() : std::min(network.queues, board_->cpus());
   options.max_subchannels = static_cast<uint16_t>(std::min<uint32_t>(queues - 1, vsp::NetworkAdapter::kMaxSubchannels));
   ASSIGN_OR_RETURN(place.adapter,

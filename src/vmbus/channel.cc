@@ -30,14 +30,16 @@ void GpadlLease::Release() {
   channel.server_.Do([&](ServerCore& core) { core.ReleaseGpadl(channel.id_, id_); });
 }
 
-Channel::Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler& handler, Executor& executor)
+Channel::Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler& handler, Executor& executor,
+                 Executor* turns)
     : server_(server),
       hypervisor_(server.hypervisor_),
       memory_(server.memory_),
       id_(id),
       offer_(offer),
       handler_(handler),
-      executor_(executor) {
+      executor_(executor),
+      turns_(turns == nullptr || turns == &executor ? nullptr : std::make_unique<Turns>(*this, *turns)) {
   if (server.resources_.timers == nullptr) return;
   room_timer_ = server.resources_.timers->CreateTimer([this] {
     room_timer_armed_.store(false, std::memory_order_relaxed);  // scheduling orders it
@@ -47,6 +49,7 @@ Channel::Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler&
 
 Channel::~Channel() {
   HVSDK_CHECK(leases_ == 0);
+  HoldTurns();
   room_timer_.reset();
   server_.Remove(*this);
   if (is_open()) TellClosed(), DropRings();
@@ -108,14 +111,14 @@ GpadlLease Channel::AcquireGpadl(uint32_t gpadl_id) {
 }
 
 absl::StatusOr<std::unique_ptr<Channel>> Channel::OfferSubchannel(uint16_t subchannel_index, ChannelHandler& handler,
-                                                                  Executor& executor) {
+                                                                  Executor& executor, Executor* turns) {
   if (!is_open() || closing_) return absl::FailedPreconditionError("the primary channel is not open");
   if (!wire::HasSubchannels(open_.version)) {
     return absl::FailedPreconditionError("the guest's VMBus version has no subchannels");
   }
   Offer offer = offer_;
   offer.subchannel_index = subchannel_index;
-  return server_.OfferChannel(offer, handler, executor);
+  return server_.OfferChannel(offer, handler, executor, turns);
 }
 
 // --- On the executor. ---
@@ -125,14 +128,26 @@ void Channel::HandleNotices() {
   if (has_notices_.load(std::memory_order_acquire)) {
     std::vector<Notice> notices;
     server_.TakeNotices(*this, notices);
+    HoldTurns();
     for (const Notice& notice : notices) HandleNotice(notice);
+    ReleaseTurns();
   }
 }
 
 void Channel::Run() {
   HandleNotices();
   if (!is_open()) return;
-  closing_ ? handler_.OnClosing(*this) : handler_.OnSignal(*this);
+  if (closing_) {
+    handler_.OnClosing(*this);
+  } else if (turns_ == nullptr) {
+    handler_.OnSignal(*this);
+  }
+}
+
+// On the executor for turns, while they are not held.
+void Channel::TakeTurn() {
+  if (!is_open()) return;
+  closing_ ? executor_.Schedule(*this) : handler_.OnSignal(*this);
 }
 
 void Channel::HandleNotice(const Notice& notice) {
@@ -222,8 +237,10 @@ void Channel::TellClosed() {
 
 void Channel::FinishClose() {
   HVSDK_CHECK(closing_ && leases_ == 0);
+  HoldTurns();
   TellClosed();
   DropRings();
+  ReleaseTurns();
   server_.Do([&](ServerCore& core) { core.CompleteClose(id_); });
 }
 

@@ -125,12 +125,12 @@ std::vector<Server::ChannelCounts> Server::channel_counts() const {
 // --- Channels. ---
 
 absl::StatusOr<std::unique_ptr<Channel>> Server::OfferChannel(const Offer& offer, ChannelHandler& handler,
-                                                              Executor& executor) {
+                                                              Executor& executor, Executor* turns) {
   std::unique_ptr<Channel> channel;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     ASSIGN_OR_RETURN(const OfferId id, core_.AddOffer(offer));
-    channel.reset(new Channel(*this, id, offer, handler, executor));
+    channel.reset(new Channel(*this, id, offer, handler, executor, turns));
     channels_[id] = channel.get();
   }
   Act();
@@ -177,7 +177,7 @@ bool Server::ActOnce(std::unique_lock<std::mutex>& lock) {
   if (!wakes_.empty()) {
     Channel& channel = *channels_.at(*wakes_.begin());
     wakes_.erase(wakes_.begin());
-    WakeChannel(channel, lock);
+    WakeChannel(channel, &Channel::Wake, lock);
     return true;
   }
   return ActOnMessage(lock);
@@ -201,10 +201,10 @@ void Server::Show(std::unique_lock<std::mutex>& lock) {
   acted_.notify_all();
 }
 
-void Server::WakeChannel(Channel& channel, std::unique_lock<std::mutex>& lock) {
+void Server::WakeChannel(Channel& channel, void (Channel::*wake)(), std::unique_lock<std::mutex>& lock) {
   acting_on_ = &channel;  // Remove waits
   lock.unlock();
-  channel.Wake();
+  (channel.*wake)();
   lock.lock();
   acting_on_ = nullptr;
   acted_.notify_all();
@@ -217,7 +217,7 @@ bool Server::ActOnNotice(std::unique_lock<std::mutex>& lock) {
     Channel& channel = *channels_.at(notice.offer);
     channel.notices_.push_back(std::move(notice));
     channel.has_notices_.store(true, std::memory_order_release);  // pairs with the load in Channel::Run
-    WakeChannel(channel, lock);
+    WakeChannel(channel, &Channel::WakeForNotices, lock);
   } else if (tl_connect_handler_ == nullptr) {
     core_.RefuseTlConnect(notice.guids[0], notice.guids[1]);
   } else {

@@ -91,6 +91,7 @@ absl::Status Server::Restore(state::StateReader& reader) {
     while (i-- > 0) hypervisor_.UnregisterPort(connection(i));
     return status;
   }
+  for (const auto& [at, channel] : opened) channel->HoldTurns();
   {
     std::lock_guard<std::mutex> lock(mutex_);
     core_.Restore(state, restoration);
@@ -104,6 +105,7 @@ absl::Status Server::Restore(state::StateReader& reader) {
   }
   for (const auto& [at, channel] : opened) {
     channel->handler_.OnRestored(*channel);
+    channel->ReleaseTurns();
     channel->Wake();  // a signal may have been under way
   }
   // Whether the guest's message slot is still full, the first message finds out.

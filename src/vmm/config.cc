@@ -102,6 +102,10 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
   if (Cpus(config) < 1 || Cpus(config) > kMaxCpus) {
     return absl::InvalidArgumentError(absl::StrFormat("cpus: %d is not between 1 and %d", Cpus(config), kMaxCpus));
   }
+  if (config.io_threads() > kMaxIoThreads) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("io-threads: %d is not between 0 and %d", config.io_threads(), kMaxIoThreads));
+  }
   const std::string& backend = config.backend();
   if (!backend.empty() && backend != "auto" && backend != "kvm" && backend != "software") {
     return absl::InvalidArgumentError(absl::StrFormat("backend: \"%s\" is not auto, kvm or software", backend));
@@ -152,6 +156,9 @@ absl::Status ValidateMachineConfig(const MachineConfig& config) {
     if (backend == "kvm") return absl::InvalidArgumentError("deterministic: needs the software engine");
     if (config.disks_size() != 0) return absl::InvalidArgumentError("deterministic: needs a machine without disks");
     if (config.has_sockets()) return absl::InvalidArgumentError("deterministic: needs a machine without sockets");
+    if (config.io_threads() != 0) {
+      return absl::InvalidArgumentError("deterministic: needs a machine without threads of I/O beside its own");
+    }
   }
   const std::string& processor = config.processor();
   if (!processor.empty() && processor != "host" && processor != "portable") {

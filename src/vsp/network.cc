@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
 #include <iterator>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -15,8 +15,9 @@
 #include "hvsdk/ethernet/headers.h"
 #include "hvsdk/hvdef/rndis.h"
 #include "resource/host_buffers.h"
-#include "vsp/frame_pieces.h"
 #include "vsp/network_channel.h"
+#include "vsp/network_counters.h"
+#include "vsp/network_lane.h"
 #include "vsp/receive_buffer.h"
 #include "vsp/rndis_device.h"
 
@@ -41,78 +42,8 @@ constexpr uint32_t kMaxMdlChain = 34;                 // of a guest's page list
 constexpr uint32_t kStatusNotSupported = 0xC00000BB;  // NTSTATUS
 constexpr uint16_t kMaxQueues = 64;
 
-// Frames asked of a port at a time, and of one run, before others have their turn.
-constexpr size_t kFramesAtOnce = 32;
-constexpr size_t kLongFramesAtOnce = 8;  // where they may be coalesced
-static_assert(kFramesAtOnce + kLongFramesAtOnce * NetworkChannel::kMaxParts <= NetworkChannel::kMaxFrames);
-constexpr size_t kFramesPerRun = 256;
-// Sections that frames leave for control messages.
-constexpr uint32_t kControlSections = 16;
-
 // A frame's headers of ours end where its room begins.
 constexpr uint32_t kHeadroom = ReceiveBuffer::kHeadroomBytes;
-constexpr uint32_t kInfoBytes = sizeof(rndis::PerPacketInfo) + sizeof(uint32_t);
-static_assert(sizeof(rndis::MessageHeader) + sizeof(rndis::Packet) + 5 * kInfoBytes <= kHeadroom);
-
-// What stands before a frame, or a part of one, in its section.
-class FrameHead {
- public:
-  void AddInfo(rndis::InfoType type, uint32_t value) {
-    const rndis::PerPacketInfo info = {kInfoBytes, type, sizeof(rndis::PerPacketInfo)};
-    std::memcpy(&bytes_[info_end_], &info, sizeof(info));
-    std::memcpy(&bytes_[info_end_ + sizeof(info)], &value, sizeof(value));
-    info_end_ += kInfoBytes;
-  }
-  void AddPacketId(uint16_t id, uint8_t flags) {
-    const rndis::PacketId packet_id = {rndis::kPacketIdVersion, flags, id};
-    uint32_t value;
-    static_assert(sizeof(packet_id) == sizeof(value));
-    std::memcpy(&value, &packet_id, sizeof(value));
-    AddInfo(rndis::InfoType::kPacketId, value);
-  }
-  // The frame begins with these, and goes on where its room begins.
-  void SetStart(const uint8_t* start, uint32_t size_bytes) {
-    start_bytes_ = size_bytes;
-    std::memcpy(&bytes_[kHeadroom - size_bytes], start, size_bytes);
-  }
-  // With so many bytes of the frame in the section; returns the message's length.
-  uint32_t Write(uint32_t data_bytes, uint8_t* room) {
-    constexpr auto kPacketEnd = static_cast<uint32_t>(sizeof(rndis::MessageHeader) + sizeof(rndis::Packet));
-    const rndis::MessageHeader header = {rndis::MessageType::kPacket, kHeadroom + data_bytes};
-    rndis::Packet packet = {};
-    packet.data_offset = kHeadroom - start_bytes_ - static_cast<uint32_t>(sizeof(header));
-    packet.data_length = start_bytes_ + data_bytes;
-    packet.per_packet_info_length = static_cast<uint32_t>(info_end_) - kPacketEnd;
-    if (packet.per_packet_info_length != 0) packet.per_packet_info_offset = sizeof(packet);
-    std::memcpy(bytes_.data(), &header, sizeof(header));
-    std::memcpy(bytes_.data() + sizeof(header), &packet, sizeof(packet));
-    internal::GuestCopy(room, bytes_.data(), bytes_.size());
-    return header.length;
-  }
-
- private:
-  std::array<uint8_t, kHeadroom> bytes_{};
-  size_t info_end_ = sizeof(rndis::MessageHeader) + sizeof(rndis::Packet);
-  uint32_t start_bytes_ = 0;
-};
-
-// One writer.
-void Add(std::atomic<uint64_t>& to, uint64_t value) {
-  to.store(to.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
-}
-
-struct DirectionCounters {
-  void Count(const uint8_t* destination, size_t size_bytes) {
-    const bool is_group = (destination[0] & 1) != 0;
-    const bool is_broadcast =
-        is_group && std::all_of(destination, destination + 6, [](uint8_t b) { return b == 0xFF; });
-    const size_t kind = is_broadcast ? 2 : is_group ? 1 : 0;
-    Add(frames[kind], 1);
-    Add(bytes[kind], size_bytes);
-  }
-  NetworkCounts::Direction Get() const { return {frames[0], bytes[0], frames[1], bytes[1], frames[2], bytes[2]}; }
-  std::array<std::atomic<uint64_t>, 3> frames{}, bytes{};
-};
 
 struct NetworkState {
   static constexpr uint32_t kSchema = 1;
@@ -157,8 +88,11 @@ struct NetworkState {
 
 }  // namespace
 
-// Everything but the public face. Runs on the executor, but for what a port tells.
-class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClient, private Task {
+// Everything but the public face. Runs on the executor, but for what a port tells and what lanes and channels of theirs ask for.
+class NetworkAdapter::Core : private NetworkChannelHost,
+                             private NetworkLaneHost,
+                             private NetworkPortClient,
+                             private Task {
  public:
   Core(Executor& executor, std::shared_ptr<NetworkPort> port, const NetworkOptions& options)
       : options_(options),
@@ -170,13 +104,15 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
                 .max_mtu_bytes = max_mtu_bytes_,
                 .link_bits = options.link_bits,
                 .max_channels = static_cast<uint16_t>(1 + options.max_subchannels),
-                .name = options.name}),
-        primary_(NewChannel(0)) {
+                .name = options.name}) {
     port_info_.queues = std::clamp<uint16_t>(port_info_.queues, 1, kMaxQueues);
+    MakeLanes();
+    primary_ = NewChannel(0);
     Renew();
   }
 
   ~Core() override {
+    Rest();  // from here on
     if (std::exchange(is_attached_, false)) port_->Detach();
     subchannels_.clear();
     DropBuffers();
@@ -198,29 +134,31 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   }
 
   void Stop(absl::AnyInvocable<void()> on_idle) {
-    is_stopped_ = is_paused_ = true;
-    on_idle_ = std::move(on_idle);
-    ForEachChannel([](NetworkChannel& channel) { channel.DropBatch(); });
-    executor_.Schedule(*this);
+    is_stopped_ = true;
+    Pause(std::move(on_idle));
   }
   void Pause(absl::AnyInvocable<void()> on_paused) {
+    const NetworkRest rest(*this);
     is_paused_ = true;
     on_idle_ = std::move(on_paused);
     ForEachChannel([](NetworkChannel& channel) { channel.DropBatch(); });
     executor_.Schedule(*this);
   }
   void Resume() {
+    const NetworkRest rest(*this);
     is_paused_ = is_stopped_;
-    has_room_.store(true, std::memory_order_relaxed);
+    for (const auto& lane : lanes_) lane->LookAtAll();
     executor_.Schedule(*this);
   }
 
   void Unplug() {
+    const NetworkRest rest(*this);
     is_unplugged_ = true;
     OnLink();
   }
 
-  bool is_quiet() const {
+  bool is_quiet() {
+    const NetworkRest rest(*this);
     if (!answer_.empty() || (rndis_.is_initialized() && link_told_ != is_link_up())) return false;
     if (!primary_->is_quiet() || !std::all_of(subchannels_.begin(), subchannels_.end(),
                                               [](const Subchannel& sub) { return sub.handler->is_quiet(); })) {
@@ -280,12 +218,13 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
       return absl::FailedPreconditionError(absl::StrCat(StateName(), " has a guest already"));
     }
     RETURN_IF_ERROR(Check(*state, reader));
+    const NetworkRest rest(*this);
     for (size_t i = 1; i <= state->subchannels.size(); ++i) {
       Subchannel sub;
       sub.handler = NewChannel(static_cast<uint16_t>(i));
       vmbus::Offer offer = primary_channel_->offer();
       offer.subchannel_index = static_cast<uint16_t>(i);
-      auto channel = server_->OfferChannel(offer, *sub.handler, executor_);
+      auto channel = server_->OfferChannel(offer, *sub.handler, executor_, &TurnsOf(*sub.handler));
       if (!channel.ok()) {
         subchannels_.clear();
         return channel.status();
@@ -308,6 +247,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   }
 
   void Reset() {
+    const NetworkRest rest(*this);
     subchannels_.clear();
     DropBuffers();
     primary_->Reset();
@@ -316,19 +256,60 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   }
 
   NetworkCounts counts() const {
-    return {transmitted_.Get(), received_.Get(), transmit_errors_.load(std::memory_order_relaxed),
-            receive_errors_.load(std::memory_order_relaxed)};
+    NetworkCounts sum;
+    for (const auto& lane : lanes_) lane->counters().AddTo(sum);
+    return sum;
   }
 
  private:
   struct Subchannel {
     std::unique_ptr<NetworkChannel> handler;
     std::unique_ptr<vmbus::Channel> channel;  // declared last: gone first
+    bool is_held = false;                     // by Rest
   };
+
+  void MakeLanes() {
+    const auto count = static_cast<uint16_t>(std::min<size_t>(options_.executors.size(), options_.max_subchannels) + 1);
+    NetworkLaneHost& host = *this;
+    for (uint16_t i = 0; i < count; ++i) {
+      Executor& executor = i == 0 ? executor_ : *options_.executors[i - 1u];
+      lanes_.push_back(std::make_unique<NetworkLane>(host, executor, i, count));
+    }
+    queue_mutexes_ = std::make_unique<std::mutex[]>(port_info_.queues);
+    lanes_of_queue_.resize(port_info_.queues);
+    for (uint16_t i = 0; i <= options_.max_subchannels; ++i) {
+      lanes_of_queue_[i % port_info_.queues] |= uint64_t{1} << i % count;
+    }
+  }
+  NetworkLane& LaneOf(const NetworkChannel& channel) const { return *lanes_[channel.index() % lanes_.size()]; }
+  Executor& TurnsOf(const NetworkChannel& channel) const { return LaneOf(channel).executor(); }
 
   std::unique_ptr<NetworkChannel> NewChannel(uint16_t index) {
     NetworkChannelHost& host = *this;
-    return std::make_unique<NetworkChannel>(host, index);
+    // Each lane looks whether there is room before it takes more frames, and others may do so at once.
+    const size_t most_frames = NetworkChannel::kMaxFrames + (lanes_.size() - 1) * NetworkLane::kMostMessages;
+    return std::make_unique<NetworkChannel>(host, index, most_frames);
+  }
+
+  // NetworkChannelHost. One lane is the executor's, and needs no rest.
+  void Rest() override {
+    if (lanes_.size() == 1 || rests_++ != 0) return;
+    for (size_t i = 1; i < lanes_.size(); ++i) lanes_[i]->Hold();
+    for (Subchannel& sub : subchannels_) {
+      sub.channel->HoldTurns();
+      sub.is_held = true;
+    }
+  }
+  void WorkOn() override {
+    if (lanes_.size() == 1 || --rests_ != 0) return;
+    for (Subchannel& sub : subchannels_) {
+      if (std::exchange(sub.is_held, false)) sub.channel->ReleaseTurns();  // others have come meanwhile
+    }
+    for (size_t i = 1; i < lanes_.size(); ++i) lanes_[i]->Release();
+  }
+  std::unique_lock<std::mutex> LockQueue(uint16_t queue) override {
+    if (lanes_.size() == 1) return {};
+    return std::unique_lock(queue_mutexes_[queue % port_info_.queues]);
   }
 
   // Coalesced segments come in parts that Linux and Windows put together since this version.
@@ -347,7 +328,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     return accepts;
   }
   // Sections that the longest frame needs.
-  uint32_t sections_per_frame() const {
+  uint32_t sections_per_frame() const override {
     return takes_coalesced_ ? (ethernet::kMaxFrameBytes + receive_frame_bytes_ - 1) / receive_frame_bytes_ : 1;
   }
   // Tells the port, should the guest's wish or its buffer have changed what comes of it.
@@ -359,13 +340,15 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
       takes_coalesced_ = parts <= NetworkChannel::kMaxParts && receive_buffer_->sections() >= 4 * parts;
     }
     if (takes_coalesced_ == took_coalesced || !is_attached_) return;
-    constexpr size_t kRestBytes = ethernet::kMaxFrameBytes;
-    rests_ = takes_coalesced_ ? std::make_unique_for_overwrite<uint8_t[]>(kLongFramesAtOnce * kRestBytes) : nullptr;
+    for (const auto& lane : lanes_) lane->MakeRoomForLong(takes_coalesced_);
     port_->ChangeAccepted(Accepts());
   }
 
   bool is_link_up() const { return !is_unplugged_ && port_->link_is_up(); }
-  uint16_t channels() const { return static_cast<uint16_t>(1 + subchannels_.size()); }
+  uint16_t channels() const override { return static_cast<uint16_t>(1 + subchannels_.size()); }
+  NetworkChannel& channel(uint16_t index) override {
+    return index == 0 ? *primary_ : *subchannels_[index - 1u].handler;
+  }
   template <typename Visit>
   void ForEachChannel(Visit visit) {
     visit(*primary_);
@@ -451,7 +434,14 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     return absl::OkStatus();
   }
 
-  // NetworkChannelHost
+  // NetworkLaneHost, and NetworkChannelHost
+  bool takes_frames() const override {
+    return rndis_.wants_frames() && receive_buffer_ != nullptr && primary_->is_open() && !is_unplugged_;
+  }
+  uint32_t receive_frame_bytes() const override { return receive_frame_bytes_; }
+  bool takes_coalesced() const override { return takes_coalesced_; }
+  bool takes_tags_beside() const override { return (capabilities_ & netvsp::kCapabilityVlan) != 0; }
+  const RndisDevice& rndis() const override { return rndis_; }
   NetworkPort& port() override { return *port_; }
   NetworkPortInfo port_info() const override { return port_info_; }
   uint32_t max_mtu_bytes() const override { return max_mtu_bytes_; }
@@ -462,12 +452,14 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     return version_ >= Version::k61 ? netvsp::kMessageBytesV61 : netvsp::kMessageBytesV1;
   }
   bool has_control_room() const override { return answer_.empty(); }
-  void CountTransmit(const uint8_t* destination, size_t size_bytes) override {
-    transmitted_.Count(destination, size_bytes);
+  void CountTransmit(const NetworkChannel& channel, const uint8_t* destination, size_t size_bytes) override {
+    LaneOf(channel).counters().transmitted.Count(destination, size_bytes);
   }
-  void CountTransmitErrors(size_t frames) override { Add(transmit_errors_, frames); }
+  void CountTransmitErrors(const NetworkChannel& channel, size_t frames) override {
+    LaneOf(channel).counters().transmit_errors.Add(frames);
+  }
   void OnRoomForFrames() override {
-    if (std::exchange(is_waiting_, false)) executor_.Schedule(*this);
+    for (const auto& lane : lanes_) lane->OnRoomForFrames();
   }
 
   bool AddSendSection(uint32_t section, uint32_t size_bytes, std::vector<HostBuffer>& pieces) override {
@@ -482,9 +474,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   bool OnOpen(NetworkChannel& channel) override {
     if (is_stopped_) return false;
     if (&channel != primary_.get()) {
-      // Perhaps the last that the table waits for.
-      has_room_.store(true, std::memory_order_relaxed);
-      executor_.Schedule(*this);
+      executor_.Schedule(*this);  // perhaps the last that the table waits for
       return true;
     }
     restored_.reset();
@@ -531,6 +521,7 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   }
 
   Take HandleMessage(const netvsp::Message& message, netvsp::Message& reply) override {
+    const NetworkRest rest(*this);
     if (message.type == MessageType::kInit) {
       reply.type = MessageType::kInitComplete;
       reply.init_complete = {message.init.max_version, kMaxMdlChain, Negotiate(message.init.max_version)};
@@ -642,7 +633,8 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     for (uint32_t i = 1; i <= count; ++i) {
       Subchannel sub;
       sub.handler = NewChannel(static_cast<uint16_t>(i));
-      auto channel = primary_channel_->OfferSubchannel(static_cast<uint16_t>(i), *sub.handler, executor_);
+      auto channel =
+          primary_channel_->OfferSubchannel(static_cast<uint16_t>(i), *sub.handler, executor_, &TurnsOf(*sub.handler));
       if (!channel.ok()) {
         subchannels_.clear();
         return kRefused;
@@ -658,12 +650,13 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
     if (size_bytes > RndisDevice::kMaxMessageBytes) return false;
     std::vector<uint8_t> message(size_bytes);
     if (CopyFromBuffers(pieces, 0, message.data(), size_bytes) != size_bytes) return false;
+    const NetworkRest rest(*this);
     const bool was_initialized = rndis_.is_initialized();
     if (!rndis_.Handle(message, counts(), is_link_up(), channels(), answer_)) return false;
     HVSDK_CHECK(answer_.size() <= RndisDevice::kMaxAnswerBytes);
     if (!was_initialized) link_told_ = is_link_up();  // it asks for that itself
     AcceptAsAsked();
-    if (rndis_.wants_frames()) executor_.Schedule(*this);
+    for (const auto& lane : lanes_) lane->Schedule();
     return true;
   }
 
@@ -708,194 +701,19 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
 
   // NetworkPortClient; on any thread.
   void OnFrames(uint16_t queue) override {
-    frames_waiting_.fetch_or(uint64_t{1} << queue % kMaxQueues, std::memory_order_acq_rel);
-    executor_.Schedule(*this);
+    if (queue < port_info_.queues) lanes_[queue % lanes_.size()]->OnFrames(queue);
   }
-  void OnRoom(uint16_t) override {
-    has_room_.store(true, std::memory_order_release);
-    executor_.Schedule(*this);
+  void OnRoom(uint16_t queue) override {
+    for (uint64_t lanes = lanes_of_queue_[queue % port_info_.queues]; lanes != 0; lanes &= lanes - 1) {
+      lanes_[static_cast<size_t>(__builtin_ctzll(lanes))]->OnRoom();
+    }
   }
-  void OnLink() override { OnRoom(0); }
+  void OnLink() override { executor_.Schedule(*this); }
 
-  // Task: the port has frames or room, its link has changed, or the adapter has paused or goes on.
+  // Task: the port's link has changed, or something else that the primary channel may have to tell; or the adapter has paused or goes on.
   void Run() override {
-    if (is_paused_) {
-      if (on_idle_ != nullptr) std::exchange(on_idle_, nullptr)();
-      return;
-    }
-    if (has_room_.exchange(false, std::memory_order_acquire)) {
-      ForEachChannel([](NetworkChannel& channel) { channel.Look(); });
-    }
-    ReceiveFrames();
-  }
-
-  void ReceiveFrames() {
-    size_t received = 0;
-    while (received < kFramesPerRun) {
-      if (!rndis_.wants_frames() || receive_buffer_ == nullptr || !primary_->is_open() || is_unplugged_) return;
-      const uint64_t waiting = frames_waiting_.load(std::memory_order_acquire);
-      if (waiting == 0) return;
-      if (!HasFrameRoom()) {
-        is_waiting_ = true;
-        return;
-      }
-      const auto queue = static_cast<uint16_t>(__builtin_ctzll(waiting));
-      received += std::max<size_t>(ReceiveFrom(queue), 1);
-    }
-    executor_.Schedule(*this);
-  }
-
-  uint32_t reserved_sections() const { return std::min(kControlSections, receive_buffer_->sections() / 2); }
-
-  // Else sections or room come back by completions of the guest's, or because it reads its ring.
-  bool HasFrameRoom() {
-    bool has_room = true;
-    ForEachChannel([&](NetworkChannel& channel) {
-      has_room &= channel.queued_frames() + kFramesAtOnce + kLongFramesAtOnce * NetworkChannel::kMaxParts <=
-                  NetworkChannel::kMaxFrames;
-    });
-    if (receive_buffer_->free_sections() < reserved_sections() + sections_per_frame()) {
-      has_room = false;
-      // Completions may stand behind frames that the port does not take, and it may wait for us.
-      ForEachChannel([&](NetworkChannel& channel) {
-        if (!channel.is_blocked()) return;
-        channel.DropBatch();
-        has_room_.store(true, std::memory_order_relaxed);
-        executor_.Schedule(*this);
-      });
-    }
-    return has_room;
-  }
-
-  // The rest of a long frame, behind what its section holds.
-  uint8_t* rest(size_t i) const { return rests_.get() + i * ethernet::kMaxFrameBytes; }
-
-  size_t ReceiveFrom(uint16_t queue) {
-    std::array<IncomingFrame, kFramesAtOnce> frames;
-    std::array<uint32_t, kFramesAtOnce> sections;
-    const size_t count =
-        std::min<size_t>(takes_coalesced_ ? kLongFramesAtOnce : kFramesAtOnce,
-                         (receive_buffer_->free_sections() - reserved_sections()) / sections_per_frame());
-    pieces_.clear();
-    std::array<size_t, kLongFramesAtOnce + 1> first_piece = {};
-    for (size_t i = 0; i < count; ++i) {
-      sections[i] = receive_buffer_->Take();
-      frames[i] = {};
-      frames[i].buffers = receive_buffer_->data(sections[i]);
-      if (!takes_coalesced_) continue;
-      ForEachPiece(frames[i].buffers, 0, receive_frame_bytes_, [&](uint8_t* data, size_t size) {
-        pieces_.push_back({data, size});
-      });
-      pieces_.push_back({rest(i), ethernet::kMaxFrameBytes});
-      first_piece[i + 1] = pieces_.size();
-    }
-    for (size_t i = 0; takes_coalesced_ && i < count; ++i) {
-      frames[i].buffers = absl::MakeConstSpan(pieces_).subspan(first_piece[i], first_piece[i + 1] - first_piece[i]);
-    }
-    const uint64_t bit = uint64_t{1} << queue;
-    frames_waiting_.fetch_and(~bit, std::memory_order_acq_rel);
-    const size_t got = port_->Receive(queue, absl::MakeSpan(frames).first(count));
-    if (got == count) frames_waiting_.fetch_or(bit, std::memory_order_relaxed);
-    for (size_t i = count; i-- != got;) receive_buffer_->Return(sections[i]);
-    uint64_t touched = 0;
-    for (size_t i = 0; i < got; ++i) {
-      if (!Deliver(i, sections[i], frames[i], touched)) receive_buffer_->Return(sections[i]);
-    }
-    // Frames that were dropped have been written, too: here, or by the port, to which one was too long for the memory of the next.
-    for (size_t i = 0; i < std::min(got + 1, count); ++i) receive_buffer_->MarkWritten(sections[i]);
-    static_assert(kMaxSubchannels < 64);
-    ForEachChannel([&](NetworkChannel& channel) {
-      if ((touched >> channel.index() & 1) != 0) channel.Look();
-    });
-    return got;
-  }
-
-  // Writes what stands before the frame that came as number `i`, and gives it to its channel. False: the guest does not want it.
-  bool Deliver(size_t i, uint32_t section, const IncomingFrame& frame, uint64_t& touched) {
-    ReceiveBuffer& buffer = *receive_buffer_;
-    const auto data = buffer.data(section);
-    const bool is_long = takes_coalesced_ && frame.size_bytes > receive_frame_bytes_;
-    std::array<uint8_t, ethernet::kMaxHeadersBytes> start;
-    const size_t start_bytes = CopyFromBuffers(data, 0, start.data(), std::min(frame.size_bytes, start.size()));
-    if (frame.size_bytes < kEthernetBytes || start_bytes < kEthernetBytes ||
-        (is_long && frame.offload.segmentation == FrameOffload::Segmentation::kNone)) {
-      Add(receive_errors_, 1);
-      return false;
-    }
-    if (!rndis_.Wants(start.data())) return false;
-    bool is_valid = frame.offload.checksum_is_valid;
-    const auto start_span = absl::MakeConstSpan(start).first(start_bytes);
-    const ethernet::FrameHeaders headers = ethernet::ReadHeaders(start_span);
-    if (is_long) {
-      is_valid = true;  // its guest looks at no checksum, and its sender is this host, or has checked it
-    } else if (frame.offload.needs_checksum) {
-      const size_t at = size_t{frame.offload.checksum_start} + frame.offload.checksum_offset;
-      if (at + sizeof(uint16_t) > frame.size_bytes) {
-        Add(receive_errors_, 1);
-        return false;
-      }
-      uint8_t bytes[2];
-      ethernet::WriteBe16(bytes, ChecksumOf(data, frame.offload.checksum_start, frame.size_bytes));
-      CopyToBuffers(data, at, bytes, sizeof(bytes));
-      is_valid = true;
-    }
-
-    FrameHead head;
-    const bool is_tcp = headers.protocol == ethernet::kTcp;
-    if (is_valid && headers.transport_offset != 0 && !headers.is_fragment &&
-        rndis_.wants_checksum(headers.ip_version == 4, is_tcp)) {
-      head.AddInfo(rndis::InfoType::kChecksum, is_tcp ? rndis::kChecksumTcpSucceeded : rndis::kChecksumUdpSucceeded);
-    }
-    if (frame.offload.has_vlan) {
-      const uint16_t tci = frame.offload.vlan_tci;
-      if ((capabilities_ & netvsp::kCapabilityVlan) != 0) {
-        head.AddInfo(rndis::InfoType::kVlan, uint32_t{tci} >> 13 | (uint32_t{tci} >> 9 & 8) | (tci & 0xFFFu) << 4);
-      } else {
-        // The addresses move forward, and the tag stands behind them.
-        head.SetStart(start.data(), 4);
-        uint8_t moved[12];
-        std::memcpy(moved, start.data() + 4, 8);
-        ethernet::WriteBe16(moved + 8, ethernet::kVlan);
-        ethernet::WriteBe16(moved + 10, tci);
-        CopyToBuffers(data, 0, moved, sizeof(moved));
-      }
-    }
-    const RndisDevice::FlowHash hash = rndis_.Hash(start_span, headers);
-    if (hash.type != 0) {
-      head.AddInfo(rndis::InfoType::kHashValue, hash.value);
-      head.AddInfo(rndis::InfoType::kHashInfo, hash.type | rndis::kHashToeplitz);
-    }
-    NetworkChannel* channel = primary_.get();
-    const uint16_t index = rndis_.ChannelOf(hash);
-    if (index != 0 && index <= subchannels_.size() && subchannels_[index - 1].handler->is_open()) {
-      channel = subchannels_[index - 1].handler.get();
-    }
-    touched |= uint64_t{1} << channel->index();
-    received_.Count(start.data(), frame.size_bytes);
-    if (is_long) {
-      DeliverParts(head, section, absl::MakeConstSpan(rest(i), frame.size_bytes - receive_frame_bytes_), *channel);
-    } else {
-      channel->QueueFrame(section, head.Write(static_cast<uint32_t>(frame.size_bytes), buffer.header(section)));
-    }
-    return true;
-  }
-
-  // A coalesced frame: its first part lies in a section already. There are free sections enough.
-  void DeliverParts(FrameHead& first, uint32_t section, absl::Span<const uint8_t> rest, NetworkChannel& channel) {
-    ReceiveBuffer& buffer = *receive_buffer_;
-    const uint16_t id = next_packet_id_++;
-    first.AddPacketId(id, rndis::kPacketIsPart | rndis::kPacketIsFirstPart);
-    channel.QueueFrame(section, first.Write(receive_frame_bytes_, buffer.header(section)), /*goes_on=*/true);
-    while (!rest.empty()) {
-      const uint32_t next = buffer.Take();
-      const size_t size = std::min<size_t>(rest.size(), receive_frame_bytes_);
-      CopyToBuffers(buffer.data(next), 0, rest.data(), size);
-      rest.remove_prefix(size);
-      FrameHead head;
-      head.AddPacketId(id, rest.empty() ? rndis::kPacketIsPart | rndis::kPacketIsLastPart : rndis::kPacketIsPart);
-      channel.QueueFrame(next, head.Write(static_cast<uint32_t>(size), buffer.header(next)), !rest.empty());
-      buffer.MarkWritten(next);
-    }
+    if (!is_paused_) return primary_->Look();
+    if (on_idle_ != nullptr) std::exchange(on_idle_, nullptr)();
   }
 
   const NetworkOptions options_;
@@ -906,9 +724,13 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   bool is_attached_ = false;
   vmbus::Server* server_ = nullptr;
 
-  // What the port has told.
-  std::atomic<uint64_t> frames_waiting_{0};  // a bit for each queue
-  std::atomic<bool> has_room_{false};        // or anything else that channels shall look at
+  // The same for as long as the adapter is there.
+  std::vector<std::unique_ptr<NetworkLane>> lanes_;  // the executor's is the first
+  std::unique_ptr<std::mutex[]> queue_mutexes_;      // of the port's queues, if there are several lanes
+  std::vector<uint64_t> lanes_of_queue_;             // that send to each of them: a bit for each lane
+
+  // What follows is changed on the executor, and what lanes and channels look at of it while they rest.
+  uint32_t rests_ = 0;
 
   // What has been agreed on.
   Version version_ = kNoVersion;
@@ -922,23 +744,16 @@ class NetworkAdapter::Core : private NetworkChannelHost, private NetworkPortClie
   uint32_t receive_frame_bytes_ = 0;  // that it was cut for
   // Long TCP segments come to the guest whole, in parts.
   bool takes_coalesced_ = false;
-  std::unique_ptr<uint8_t[]> rests_;  // of kLongFramesAtOnce of them
-  std::vector<HostBuffer> pieces_;
-  uint16_t next_packet_id_ = 0;
   vmbus::GpadlLease send_buffer_;
   std::unique_ptr<NetworkState> restored_;  // until the primary channel is there
 
   std::unique_ptr<NetworkChannel> primary_;
   std::unique_ptr<vmbus::Channel> primary_channel_;
   std::vector<Subchannel> subchannels_;
-  bool is_waiting_ = false;  // for sections, or for room in a ring
   bool is_paused_ = false;
   bool is_stopped_ = false;
   bool is_unplugged_ = false;
   absl::AnyInvocable<void()> on_idle_;  // Pause's or Stop's
-
-  DirectionCounters transmitted_, received_;
-  std::atomic<uint64_t> transmit_errors_{0}, receive_errors_{0};
 };
 
 absl::StatusOr<std::unique_ptr<NetworkAdapter>> NetworkAdapter::Create(vmbus::Server& server, Executor& executor,

@@ -38,10 +38,11 @@ bool Load(absl::Span<const HostBuffer> pieces, size_t at, T& object) {
 
 }  // namespace
 
-NetworkChannel::NetworkChannel(NetworkChannelHost& host, uint16_t index)
-    : PacketPump({.max_packet_bytes = kMaxPacketBytes}), host_(host), index_(index) {}
+NetworkChannel::NetworkChannel(NetworkChannelHost& host, uint16_t index, size_t most_frames)
+    : PacketPump({.max_packet_bytes = kMaxPacketBytes}), host_(host), index_(index), most_frames_(most_frames) {}
 
 bool NetworkChannel::OnOpen(vmbus::Channel& channel) {
+  const NetworkRest rest(host_);
   restored_ = {};  // of an opening that the bus knows nothing of
   if (!PacketPump::OnOpen(channel)) return false;
   Begin();
@@ -53,15 +54,25 @@ bool NetworkChannel::OnOpen(vmbus::Channel& channel) {
 void NetworkChannel::Begin() {
   is_open_ = true;
   batch_ = TransmitBatch(host_.port_info(), host_.max_mtu_bytes());
+  is_blocked_.store(false, std::memory_order_relaxed);
+  drops_batch_.store(false, std::memory_order_relaxed);
   batch_ids_.clear();
   batch_ids_.reserve(TransmitBatch::kFrames);
   completions_.clear();
   completions_.reserve(kMaxCompletions);
+  ForgetFrames();
+  frames_.reserve(most_frames_);
+  arrived_.reserve(most_frames_);
+}
+
+void NetworkChannel::ForgetFrames() {
   frames_.clear();
-  frames_.reserve(kMaxFrames);
+  arrived_.clear();
+  queued_.store(0);
 }
 
 void NetworkChannel::OnRestored(vmbus::Channel& channel) {
+  const NetworkRest rest(host_);
   PacketPump::OnRestored(channel);
   Begin();
   const NetworkChannelState state = std::exchange(restored_, {});
@@ -70,7 +81,7 @@ void NetworkChannel::OnRestored(vmbus::Channel& channel) {
     completion = {saved.transaction_id, {}, static_cast<uint32_t>(saved.message.size())};
     std::copy(saved.message.begin(), saved.message.end(), reinterpret_cast<uint8_t*>(&completion.message));
   }
-  frames_ = state.frames;
+  QueueFrames(state.frames);
   host_.OnRestored(*this);
 }
 
@@ -82,6 +93,7 @@ NetworkChannelState NetworkChannel::Save() const {
     state.completions.push_back({completion.transaction_id, {bytes, bytes + completion.size_bytes}});
   }
   state.frames = frames_;
+  state.frames.insert(state.frames.end(), arrived_.begin(), arrived_.end());
   return state;
 }
 
@@ -91,7 +103,8 @@ bool NetworkChannel::IsPossible(const NetworkChannelState& state) {
     parts = frame.goes_on ? parts + 1 : 0;
     if (parts >= kMaxParts) return false;
   }
-  return parts == 0 && state.completions.size() <= kMaxCompletions && state.frames.size() <= kMaxFrames &&
+  return parts == 0 && state.completions.size() <= kMaxCompletions &&
+         state.frames.size() <= ReceiveBuffer::kMaxSections &&
          std::all_of(state.completions.begin(), state.completions.end(),
                      [](const auto& saved) { return saved.message.size() <= sizeof(netvsp::Message); });
 }
@@ -103,10 +116,11 @@ void NetworkChannel::Reset() {
   batch_.Clear();
   batch_ids_.clear();
   completions_.clear();
-  frames_.clear();
+  ForgetFrames();
 }
 
 void NetworkChannel::OnClosing(vmbus::Channel&) {
+  const NetworkRest rest(host_);
   if (!std::exchange(is_open_, false)) return;
   batch_.Clear();
   batch_ids_.clear();
@@ -120,25 +134,31 @@ void NetworkChannel::OnSignal(vmbus::Channel&) {
   if (!host_.is_paused()) TakeTurn();
 }
 
-void NetworkChannel::OnGpadlTeardown(vmbus::Channel&, uint32_t gpadl_id) { host_.OnGpadlTeardown(gpadl_id); }
+void NetworkChannel::OnGpadlTeardown(vmbus::Channel&, uint32_t gpadl_id) {
+  const NetworkRest rest(host_);
+  host_.OnGpadlTeardown(gpadl_id);
+}
 
 void NetworkChannel::DropFrames() {
+  TakeArrived();
   if (ReceiveBuffer* const buffer = host_.receive_buffer(); buffer != nullptr) {
     for (const auto& frame : frames_) buffer->Return(frame.section);
   }
-  frames_.clear();
+  ForgetFrames();
 }
 
 void NetworkChannel::DropBatch() {
-  host_.CountTransmitErrors(batch_.unsent());
+  host_.CountTransmitErrors(*this, batch_.unsent());
   batch_.Clear();
+  is_blocked_.store(false, std::memory_order_relaxed);
   for (const uint64_t id : batch_ids_) CompleteRndis(id, netvsp::Status::kSuccess);
   batch_ids_.clear();
 }
 
 Take NetworkChannel::OnTurn() {
   if (host_.is_paused()) return Take::kNoMore;
-  (void)SendBatch();
+  const bool was_sent = SendBatch();
+  if (drops_batch_.load(std::memory_order_relaxed) && drops_batch_.exchange(false) && !was_sent) DropBatch();
   const bool has_room = SendCompletions();
   if (has_room && (index_ != 0 || host_.SendOwn(*this))) (void)SendFrames();
   return Next();
@@ -150,8 +170,17 @@ Take NetworkChannel::Next() {
 }
 
 bool NetworkChannel::SendBatch() {
-  const NetworkPortInfo info = host_.port_info();
-  if (!batch_.Send(host_.port(), static_cast<uint16_t>(index_ % info.queues))) return false;
+  if (!batch_.is_empty()) {
+    const auto queue = static_cast<uint16_t>(index_ % host_.port_info().queues);
+    const auto lock = host_.LockQueue(queue);
+    const bool was_sent = batch_.Send(host_.port(), queue);
+    is_blocked_.store(!was_sent);
+    if (!was_sent) {
+      // A lane that waits for sections looks again: the completions that give them back may stand behind what the port does not take.
+      host_.OnRoomForFrames();
+      return false;
+    }
+  }
   for (const uint64_t id : batch_ids_) CompleteRndis(id, netvsp::Status::kSuccess);
   batch_ids_.clear();
   return true;
@@ -191,7 +220,15 @@ bool NetworkChannel::SendControl(uint32_t section, uint32_t size_bytes) {
   return true;
 }
 
+void NetworkChannel::TakeArrived() {
+  std::lock_guard lock(arrived_mutex_);
+  if (frames_.empty()) return frames_.swap(arrived_);
+  frames_.insert(frames_.end(), arrived_.begin(), arrived_.end());
+  arrived_.clear();
+}
+
 bool NetworkChannel::SendFrames() {
+  if (queued_frames() != frames_.size()) TakeArrived();
   // A channel may be restored before the primary one, which has the buffer.
   if (frames_.empty() || host_.receive_buffer() == nullptr) return true;
   ReceiveBuffer& buffer = *host_.receive_buffer();
@@ -218,6 +255,7 @@ bool NetworkChannel::SendFrames() {
     AddWork(count);
   }
   frames_.erase(frames_.begin(), frames_.begin() + static_cast<ptrdiff_t>(sent));
+  queued_.fetch_sub(sent);
   if (sent != 0) host_.OnRoomForFrames();
   return frames_.empty();
 }
@@ -349,10 +387,10 @@ bool NetworkChannel::AddFrame(size_t at, size_t size_bytes) {
   const size_t data_at = body_at + packet.data_offset;
   MacAddress destination;
   if (!batch_.Add(pieces_, data_at, packet.data_length, request) || !Load(pieces_, data_at, destination)) {
-    host_.CountTransmitErrors(1);
+    host_.CountTransmitErrors(*this, 1);
     return true;
   }
-  host_.CountTransmit(destination.data(), packet.data_length);
+  host_.CountTransmit(*this, destination.data(), packet.data_length);
   return true;
 }
 

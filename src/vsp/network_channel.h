@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // One channel of a network adapter, primary or sub: takes the guest's frames out of its ring to the port, and puts those that came into
-// the ring towards the guest. The executor's own.
+// the ring towards the guest.
+//
+// Threads: its turns run on its lane's executor (network_lane.h), all else on the adapter's while the adapter rests; QueueFrames, WakeUp
+// and what says so are for any lane.
 
 #ifndef HVSDK_SRC_VSP_NETWORK_CHANNEL_H_
 #define HVSDK_SRC_VSP_NETWORK_CHANNEL_H_
 
+#include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -20,12 +25,21 @@ namespace hvsdk::vsp {
 
 class NetworkChannel;
 
-// What a channel needs of its adapter. Called on the executor.
+// What a channel needs of its adapter. What turns use is the same for as long as the adapter does not rest.
 class NetworkChannelHost {
  public:
   virtual ~NetworkChannelHost() = default;
 
+  // When Rest returns no lane and no channel of another lane has a turn, and none begins until WorkOn was called as often. On the
+  // adapter's executor.
+  virtual void Rest() = 0;
+  virtual void WorkOn() = 0;
+
+  // --- A turn's. ---
+
   virtual NetworkPort& port() = 0;
+  // To be held while a queue of the port's is used.
+  virtual std::unique_lock<std::mutex> LockQueue(uint16_t queue) = 0;
   virtual NetworkPortInfo port_info() const = 0;
   // The longest that it may be.
   virtual uint32_t max_mtu_bytes() const = 0;
@@ -49,10 +63,13 @@ class NetworkChannelHost {
   virtual bool SendOwn(NetworkChannel& primary) = 0;
 
   // The guest has sent a frame, or frames of its have been dropped.
-  virtual void CountTransmit(const uint8_t* destination, size_t size_bytes) = 0;
-  virtual void CountTransmitErrors(size_t frames) = 0;
-  // The channel has room for frames again, or sections have been given back.
+  virtual void CountTransmit(const NetworkChannel& channel, const uint8_t* destination, size_t size_bytes) = 0;
+  virtual void CountTransmitErrors(const NetworkChannel& channel, size_t frames) = 0;
+  // The channel has room for frames again, or sections have been given back, or a lane that waits for either has to look why.
   virtual void OnRoomForFrames() = 0;
+
+  // --- On the adapter's executor, while it rests. ---
+
   // The channel opens. False refuses.
   virtual bool OnOpen(NetworkChannel& channel) = 0;
   // It was open when the machine was saved.
@@ -60,6 +77,18 @@ class NetworkChannelHost {
   // The guest closed the channel; it is finished behind this.
   virtual void OnClosed(NetworkChannel& channel) = 0;
   virtual void OnGpadlTeardown(uint32_t gpadl_id) = 0;
+};
+
+// The adapter rests as long as this lives.
+class NetworkRest {
+ public:
+  explicit NetworkRest(NetworkChannelHost& host) : host_(host) { host_.Rest(); }
+  ~NetworkRest() { host_.WorkOn(); }
+  NetworkRest(const NetworkRest&) = delete;
+  NetworkRest& operator=(const NetworkRest&) = delete;
+
+ private:
+  NetworkChannelHost& host_;
 };
 
 // What is saved of a channel: completions that had no room, and frames that are in the receive buffer already.
@@ -100,34 +129,44 @@ class NetworkChannel : public vmbus::PacketPump {
  public:
   // Messages of one transfer, and so the parts of a coalesced frame.
   static constexpr size_t kMaxParts = 64;
-  // Messages that wait for room in the ring; more frames stay in the port.
+  // Messages that wait for room in the ring, with which no lane asks its port for more frames.
   static constexpr size_t kMaxFrames = 1024;
 
-  NetworkChannel(NetworkChannelHost& host, uint16_t index);
+  // There is room for so many messages.
+  NetworkChannel(NetworkChannelHost& host, uint16_t index, size_t most_frames);
 
   uint16_t index() const { return index_; }
+  // Any lane's, and the executor's.
   bool is_open() const { return is_open_; }
-  size_t queued_frames() const { return frames_.size(); }
+  size_t queued_frames() const { return queued_.load(); }
   // The port is full, and packets wait for it.
-  bool is_blocked() const { return !batch_.is_empty(); }
+  bool is_blocked() const { return is_blocked_.load(); }
+  // What the port has no room for is dropped at the next turn, if the port has none then, either.
+  void AskToDropBatch() { drops_batch_.store(true, std::memory_order_relaxed); }
+  // A turn comes soon.
+  void WakeUp() {
+    if (is_open_) channel().Wake();
+  }
   // Nothing waits for the port or for room in the ring, and the guest has read all that is there: Linux counts a frame as sent when
   // it has read that its packet is completed.
   bool is_quiet() const {
-    return batch_.is_empty() && completions_.empty() && frames_.empty() &&
+    return batch_.is_empty() && completions_.empty() && queued_frames() == 0 &&
            (!is_open_ || channel().WaitForRoom(channel().outgoing().memory().size() - 8));
   }
 
-  // A message of so many bytes, in a section of ours, is for this channel; `goes_on`: and is part of one frame with the next. At most kMaxFrames
-  // of them wait.
-  void QueueFrame(uint32_t section, uint32_t size_bytes, bool goes_on = false) {
-    frames_.push_back({section, size_bytes, goes_on});
+  // Messages in sections of ours are for this channel, all parts of a frame together. Those that wait have room, or the lanes' have. Any
+  // lane's.
+  void QueueFrames(absl::Span<const NetworkChannelState::FrameState> frames) {
+    std::lock_guard lock(arrived_mutex_);
+    arrived_.insert(arrived_.end(), frames.begin(), frames.end());
+    queued_.fetch_add(frames.size());
   }
   // Sends a control message that lies in a section of ours. False: there is no room.
   bool SendControl(uint32_t section, uint32_t size_bytes);
   // Sends a message of the adapter's that wants no answer. False: there is no room.
   bool SendMessage(const void* message, uint32_t size_bytes);
 
-  // Begins a turn, if the channel is open.
+  // Takes a turn, if the channel is open. In a turn's place.
   void Look() {
     if (is_open_) TakeTurn();
   }
@@ -162,6 +201,7 @@ class NetworkChannel : public vmbus::PacketPump {
   vmbus::Take OnPacket(const vmbus::Packet& packet) override;
 
   void Begin();
+  void ForgetFrames();
   vmbus::Take HandleRndis(const vmbus::Packet& packet, const hvdef::netvsp::SendRndisPacket& body);
   bool Gather(const vmbus::Packet& packet, const hvdef::netvsp::SendRndisPacket& body);
   bool AddFrames();
@@ -170,13 +210,17 @@ class NetworkChannel : public vmbus::PacketPump {
   // False: the port is full.
   bool SendBatch();
   bool SendCompletions();
+  void TakeArrived();
   bool SendFrames();
   // May another packet be taken?
   vmbus::Take Next();
 
   NetworkChannelHost& host_;
   const uint16_t index_;
+  const size_t most_frames_;
   bool is_open_ = false;
+  std::atomic<bool> is_blocked_{false};
+  std::atomic<bool> drops_batch_{false};
   NetworkChannelState restored_;
 
   // Of the packet at hand.
@@ -187,6 +231,10 @@ class NetworkChannel : public vmbus::PacketPump {
   std::vector<uint64_t> batch_ids_;  // packets that are completed when it has been sent; 0 is one, too
   std::vector<Completion> completions_;
   std::vector<NetworkChannelState::FrameState> frames_;
+
+  std::atomic<size_t> queued_{0};  // of frames_ and arrived_
+  std::mutex arrived_mutex_;
+  std::vector<NetworkChannelState::FrameState> arrived_;  // behind frames_
 };
 
 }  // namespace hvsdk::vsp

@@ -40,11 +40,24 @@ std::unique_ptr<ReceiveBuffer> ReceiveBuffer::Create(vmbus::GpadlLease lease, ui
   return buffer;
 }
 
+size_t ReceiveBuffer::Take(absl::Span<uint32_t> sections, uint32_t reserved) {
+  std::lock_guard lock(mutex_);
+  if (free_.size() <= reserved) return 0;
+  const size_t count = std::min(sections.size(), free_.size() - reserved);
+  std::copy_n(free_.rbegin(), count, sections.begin());
+  free_.resize(free_.size() - count);
+  return count;
+}
+
 uint32_t ReceiveBuffer::Take() {
-  if (free_.empty()) return kNone;
-  const uint32_t section = free_.back();
-  free_.pop_back();
+  uint32_t section = kNone;
+  (void)Take({&section, 1}, 0);
   return section;
+}
+
+void ReceiveBuffer::Return(absl::Span<const uint32_t> sections) {
+  std::lock_guard lock(mutex_);
+  free_.insert(free_.end(), sections.begin(), sections.end());
 }
 
 void ReceiveBuffer::MarkWritten(uint32_t section) {
@@ -54,12 +67,22 @@ void ReceiveBuffer::MarkWritten(uint32_t section) {
 }
 
 void ReceiveBuffer::Lend(absl::Span<const uint32_t> sections, uint16_t channel) {
+  std::lock_guard lock(mutex_);
+  LendLocked(sections, channel);
+}
+
+void ReceiveBuffer::LendLocked(absl::Span<const uint32_t> sections, uint16_t channel) {
   for (size_t i = 0; i + 1 < sections.size(); ++i) sections_[sections[i]].next = sections[i + 1];
   sections_[sections.back()].next = kNone;
   sections_[sections.front()].lent_to = channel;
 }
 
 bool ReceiveBuffer::TakeBack(uint64_t first, uint16_t channel) {
+  std::lock_guard lock(mutex_);
+  return TakeBackLocked(first, channel);
+}
+
+bool ReceiveBuffer::TakeBackLocked(uint64_t first, uint16_t channel) {
   if (first >= sections_.size() || sections_[first].lent_to != channel) return false;
   sections_[first].lent_to = kNone;
   for (auto section = static_cast<uint32_t>(first); section != kNone;) {
@@ -70,10 +93,12 @@ bool ReceiveBuffer::TakeBack(uint64_t first, uint16_t channel) {
 }
 
 void ReceiveBuffer::TakeBackAll(uint16_t channel) {
-  for (uint32_t i = 0; i < sections(); ++i) (void)TakeBack(i, channel);
+  std::lock_guard lock(mutex_);
+  for (uint32_t i = 0; i < sections(); ++i) (void)TakeBackLocked(i, channel);
 }
 
 std::vector<ReceiveBuffer::Transfer> ReceiveBuffer::lent() const {
+  std::lock_guard lock(mutex_);
   std::vector<Transfer> all;
   for (uint32_t i = 0; i < sections(); ++i) {
     if (sections_[i].lent_to == kNone) continue;
@@ -87,10 +112,11 @@ std::vector<ReceiveBuffer::Transfer> ReceiveBuffer::lent() const {
 }
 
 void ReceiveBuffer::Restore(absl::Span<const Transfer> lent, absl::Span<const uint32_t> ours) {
+  std::lock_guard lock(mutex_);
   std::vector<bool> taken(sections_.size());
   for (const uint32_t section : ours) taken[section] = true;
   for (const Transfer& transfer : lent) {
-    Lend(transfer.sections, transfer.channel);
+    LendLocked(transfer.sections, transfer.channel);
     for (const uint32_t section : transfer.sections) taken[section] = true;
   }
   std::erase_if(free_, [&](uint32_t section) { return taken[section]; });

@@ -2,13 +2,16 @@
 // The guest's receive buffer: memory that it lends for what comes to it, cut into sections of one RNDIS message each. A section is
 // free, ours, or lent to a channel of the guest's in one transfer with others, until the guest completes that.
 //
-// A section begins with room for the message's headers, which is one piece of host memory; the frame follows. The executor's own.
+// A section begins with room for the message's headers, which is one piece of host memory; the frame follows.
+//
+// Thread-safe: each lane of the adapter takes sections, lends them to its channels, and takes back what their guest completes.
 
 #ifndef HVSDK_SRC_VSP_RECEIVE_BUFFER_H_
 #define HVSDK_SRC_VSP_RECEIVE_BUFFER_H_
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -30,11 +33,17 @@ class ReceiveBuffer {
   uint16_t id() const { return id_; }
   uint32_t section_bytes() const { return section_bytes_; }
   uint32_t sections() const { return static_cast<uint32_t>(sections_.size()); }
-  uint32_t free_sections() const { return static_cast<uint32_t>(free_.size()); }
+  uint32_t free_sections() const {
+    std::lock_guard lock(mutex_);
+    return static_cast<uint32_t>(free_.size());
+  }
 
-  // A free one, which is ours then.
+  // Free ones, which are ours then: as many as there are beside `reserved` others, but no more than fit into `sections`. Answers how many.
+  size_t Take(absl::Span<uint32_t> sections, uint32_t reserved);
+  // One, or kNone.
   uint32_t Take();
-  void Return(uint32_t section) { free_.push_back(section); }
+  void Return(absl::Span<const uint32_t> sections);
+  void Return(uint32_t section) { Return({&section, 1}); }
 
   uint8_t* header(uint32_t section) const { return sections_[section].header; }
   // Behind the headroom.
@@ -79,11 +88,16 @@ class ReceiveBuffer {
   ReceiveBuffer(vmbus::GpadlLease lease, uint16_t id, uint32_t section_bytes)
       : lease_(std::move(lease)), id_(id), section_bytes_(section_bytes) {}
 
+  bool TakeBackLocked(uint64_t first, uint16_t channel);
+  void LendLocked(absl::Span<const uint32_t> sections, uint16_t channel);
+
   const vmbus::GpadlLease lease_;
   const uint16_t id_;
   const uint32_t section_bytes_;
-  std::vector<Section> sections_;
   std::vector<HostBuffer> pieces_;
+
+  mutable std::mutex mutex_;       // guards what follows, but for where sections are
+  std::vector<Section> sections_;  // never more or fewer
   std::vector<uint32_t> free_;
 };
 

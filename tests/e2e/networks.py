@@ -5,7 +5,7 @@
 networks.py --mini-vmm=FILE --guest=DIR [--backend=NAME] CASE...
 
 HVSDK_NETWORK_MIB is what is carried each way; if it is not set 16 between host and guest, and 4 between guests, of which each
-makes digests.
+makes digests (1 in a nested machine). HVSDK_STREAM_SECONDS is how long each of the cases of `streams` takes (1), HVSDK_STREAMS how many there are at once (4).
 """
 
 import base64
@@ -31,7 +31,11 @@ import e2e
 from e2e import Failure, Running, case, check_kernel_log, expect
 
 MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '16'))
-GUESTS_MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '4'))
+# In a nested machine two guests share one emulated processor.
+IS_NESTED = bool(os.environ.get('HVSDK_NESTED'))
+GUESTS_MIB = int(os.environ.get('HVSDK_NETWORK_MIB', '1' if IS_NESTED else '4'))
+STREAM_SECONDS = int(os.environ.get('HVSDK_STREAM_SECONDS', '1'))
+STREAMS = [int(count) for count in os.environ.get('HVSDK_STREAMS', '4').split()]
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
@@ -314,8 +318,11 @@ def talk(context, first, second, mtu=1500):
     serve, ask = (command.replace('MTU', str(mtu)) for command in (SERVE, ASK))
     with Running(context, [*context.guest_flags(serve), f'--net={first},mtu={mtu}', '--cpus=1'], 'first') as server, \
             Running(context, [*context.guest_flags(ask), f'--net={second},mtu={mtu}', '--cpus=1'], 'second') as client:
-        client.process.wait(timeout=300)
-        server.process.wait(timeout=60)
+        for machine in (client, server):
+            try:
+                machine.process.wait(timeout=900 if IS_NESTED else 300)
+            except subprocess.TimeoutExpired:
+                raise Failure('no end in time', server.text()[-2000:], client.text()[-2000:]) from None
         check_talk(server.text() + client.text())
         client.end(0)
         server.end(0)
@@ -362,6 +369,62 @@ def tap_network(context):
         expect(f'digest {digest}' in result.out, 'another digest', result.out)
         expect(servers.digests == [digest], 'another digest of what was sent', servers.digests)
         check_kernel_log(result.out.split('HVSDK-EXIT')[0])
+
+
+@case
+@own_network
+def streams(context):
+    """TCP streams of which every byte is known, in small and large writes, both ways over a TAP device, the adapter's queues on threads of
+    their own: all bytes arrive, and no stream stands still for long."""
+    if not context.has_dns or not os.access('/dev/net/tun', os.R_OK | os.W_OK):
+        print('  skipped: no network namespace, or no /dev/net/tun')
+        return
+    longest_allowed = 60 if IS_NESTED else 20
+    subprocess.run(['ip', 'tuntap', 'add', 'tap0', 'mode', 'tap', 'multi_queue', 'vnet_hdr'], check=True)
+    subprocess.run(['ip', 'link', 'set', 'tap0', 'up'], check=True)
+    subprocess.run(['ip', 'addr', 'add', '192.168.7.1/24', 'dev', 'tap0'], check=True)
+    context.program('streams')
+    cells = [(way, count, size) for count in STREAMS for size in (128, 131072) for way in ('to', 'from')]
+    command = 'ip link set lo up; ip link set eth0 up; ip addr add 192.168.7.2/24 dev eth0; echo\n' + ''.join(
+        f'echo "[{way} {count} {size}]"; /streams {way} 192.168.7.1 5201 {count} {size} {STREAM_SECONDS} || echo "FAILED"\n'
+        for way, count, size in cells) + 'echo "[end]"; dmesg -r'
+    log = context.path('served')
+    with open(log, 'w', encoding='ascii') as served:
+        server = subprocess.Popen([context.path('streams'), 'serve', '192.168.7.1', '5201'], stdout=served, stderr=served)
+    served_by = {}
+    try:
+        flags = [*context.guest_flags(packed(command), program='streams'), '--net=tap,device=tap0,queues=2', '--cpus=2', '--io-threads=1']
+        with Running(context, flags) as machine:
+            # What the host has received by the time that the next begins.
+            for number, cell in enumerate(cells):
+                following = cells[number + 1] if number + 1 < len(cells) else None
+                mark = r'^\[' + (' '.join(map(str, following)) if following else 'end') + r'\]'
+                machine.wait_for(mark, 120 + 3 * STREAM_SECONDS)
+                with open(log, encoding='ascii') as served:
+                    served_by[cell] = served.read()
+            threads = sorted(open(f'/proc/{machine.process.pid}/task/{task}/comm', encoding='ascii').read().strip()
+                             for task in os.listdir(f'/proc/{machine.process.pid}/task'))
+            expect('io0' in threads, 'no thread of I/O', threads)
+            machine.process.wait(timeout=120)
+            text = machine.text()
+            machine.end(0)
+    finally:
+        server.kill()
+        server.wait()
+    expect('FAILED' not in text, 'a stream failed', text[-8000:])
+    total, longest, before = 0, 0.0, ''
+    for cell, after in served_by.items():
+        way, count, size = cell
+        part = re.search(rf'^\[{way} {count} {size}\]$(.*?)^\[(?:to|from|end)', text, re.M | re.S)[1] if way == 'from' else after[len(before):]
+        before = after
+        ended = re.findall(r'^stream: (\d+) bytes, at most ([0-9.]+) s without any, (.*)$', part, re.M)
+        expect(len(ended) == count and all(how == 'all right' for _, _, how in ended), f'{cell}: not all streams', part)
+        carried, gap = sum(int(size) for size, _, _ in ended), max(float(gap) for _, gap, _ in ended)
+        print(f'    {way} the host, {count} streams, {size} bytes a write: {carried / STREAM_SECONDS / 1e6:.2f} MB/s, at most {gap:.2f} s without any')
+        expect(gap < longest_allowed, f'{cell}: a stream stood still for {gap} s', part)
+        total, longest = total + carried, max(longest, gap)
+    check_kernel_log(text.split('[end]')[1].split('HVSDK-EXIT')[0])
+    print(f'  {len(cells)} times {STREAM_SECONDS} s, {total / 1e6:.0f} MB, no byte lost, at most {longest:.2f} s without any')
 
 
 @case
@@ -484,7 +547,8 @@ END
     dmesg -r'''
     with Running(context, [*context.guest_flags(serve), f'--net=socket,path={path},listen', '--cpus=1', '--memory=256M'], 'server') as server:
         server.wait_for('^serving$')
-        flags = [*context.guest_flags(packed(ask), disks=1), f'--net=socket,path={path}', '--net=switch', '--net=switch', f'--disk={image}', '--cpus=2']
+        flags = [*context.guest_flags(packed(ask), disks=1), f'--net=socket,path={path}', '--net=switch', '--net=switch', f'--disk={image}', '--cpus=2',
+                 '--io-threads=1']
         with Running(context, flags, 'before') as vm:
             vm.wait_for('^in the middle$.*^written 0$', 120)
             vm.ctl('save', state)
@@ -536,7 +600,7 @@ def switch_network(context):
 @own_network
 def hot_plug_network(context):
     """Adapters come and go while the guest runs: in use, many in turn, in the middle of a stream, and paused."""
-    rounds = 3 if os.environ.get('HVSDK_NESTED') else 8
+    rounds = 3 if IS_NESTED else 8
     command = r'''
     up() { while :; do for n in /sys/class/net/eth*; do [ -e $n ] && n=${n##*/} && ip link set $n up && return; done; sleep 0.05; done; }
     gone() { while [ -e /sys/class/net/$n ]; do sleep 0.05; done; }
@@ -563,7 +627,7 @@ def hot_plug_network(context):
 
         threading.Thread(target=swallow, daemon=True).start()
         command = command.replace('PORT', str(servers.web_port)).replace('SINK', str(sink.getsockname()[1]))
-        with Running(context, [*context.guest_flags(command), '--cpus=2', '--memory=256M']) as machine:
+        with Running(context, [*context.guest_flags(command), '--cpus=2', '--io-threads=1', '--memory=256M']) as machine:
             machine.wait_for('^ready$')
             for words, error in [(['--net=nothing'], 'none of user'), (['--net=tap'], 'tap'), (['--net=user,mac=01:00:00:00:00:01'], 'group'),
                                  (['--net=socket,fd=0'], 'fd'), (['--net=user', '--net=user'], '--net=user'),

@@ -235,8 +235,12 @@ TEST(LifeTest, NetworkAdaptersAreLetGoOf) {
   };
   MachineNetwork first = network(1);
   const std::weak_ptr<NetworkPort> port = first.port;
-  MachineOptions options{
-      .backend = backend->get(), .kernel = &kernel, .memory_bytes = 8 << 20, .cpus = 1, .networks = {std::move(first)}};
+  MachineOptions options{.backend = backend->get(),
+                         .kernel = &kernel,
+                         .memory_bytes = 8 << 20,
+                         .cpus = 2,
+                         .io_threads = 2,
+                         .networks = {std::move(first)}};
   options.networks.push_back({.mac_address = {2, 0, 0, 0, 0, 9}, .number = 5});  // without a cable
   boot::LoadInput blame;
   auto made = Machine::Create(options, **loop, blame);

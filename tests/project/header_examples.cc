@@ -50,6 +50,10 @@ void ExecutorExample(Executor& executor) {
 void FakeClockExample(bool fired) {
   //> base/fake_clock.h
 }
+struct Table {};
+void GuardedTaskExample(Executor& executor, Table other) {
+  //> base/guarded_task.h
+}
 absl::Status HypervisorExample(Hypervisor& hypervisor, absl::Span<const uint8_t> payload) {
   //> base/hypervisor.h
   return absl::OkStatus();

@@ -101,6 +101,7 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" memory_max_mib: 1024 integration: \"shutdown\"", "memory: max:"},
       {"kernel: \"k\" memory_max_mib: 1024 deterministic: true", "deterministic:"},
       {"kernel: \"k\" cpus: 1025", "cpus:"},
+      {"kernel: \"k\" io_threads: 64", "io-threads:"},
       {"kernel: \"k\" backend: \"xen\"", "backend:"},
       {"kernel: \"k\" processor: \"8086\"", "processor:"},
       {"kernel: \"k\" disks {}", "disk:"},

@@ -49,7 +49,10 @@ TEST_F(ThreadsTest, EchoWithoutALostWakeUp) {
   constexpr int kRounds = 3000;
   Echo echos[2];
   std::unique_ptr<vmbus::Channel> channels[2];
-  for (uint32_t i = 0; i < 2; ++i) channels[i] = *server_->OfferChannel(EchoOffer(i + 1), echos[i], executors_[i]);
+  // The second has its turns on the first's thread.
+  for (uint32_t i = 0; i < 2; ++i) {
+    channels[i] = *server_->OfferChannel(EchoOffer(i + 1), echos[i], executors_[i], &executors_[0]);
+  }
   child_ = std::make_unique<LoopbackChild>(hypervisor_, memory_, hvdef::vmbus::kNewestVersion, 1);
   child_->Connect();
   ASSERT_TRUE(PollUntil([&] { return child_->client().state() == VmbusClient::State::kConnected; }));
@@ -133,31 +136,33 @@ TEST_F(ThreadsTest, AFullRingWithoutALostWakeUp) {
   StopWorkers();
 }
 
-// The host offers and rescinds on the executors' threads while the child opens and closes.
+// The host offers and rescinds on the executors' threads while the child opens and closes; half of the channels have their turns on the
+// other thread.
 TEST_F(ThreadsTest, ComingsAndGoings) {
   const uint32_t seed = TestSeed();
   std::mt19937 random(seed);
   // A device that comes and goes on its executor.
   struct Device : Task {
-    Device(vmbus::Server& server, uint32_t instance, Executor& executor)
-        : server(server), instance(instance), executor(executor) {}
+    Device(vmbus::Server& server, uint32_t instance, Executor& executor, Executor& turns)
+        : server(server), instance(instance), executor(executor), turns(turns) {}
     void Run() override {
       if (channel != nullptr) {
         channel.reset();
       } else {
-        auto offered = server.OfferChannel(EchoOffer(instance), echo, executor);
+        auto offered = server.OfferChannel(EchoOffer(instance), echo, executor, &turns);
         if (offered.ok()) channel = *std::move(offered);
       }
     }
     vmbus::Server& server;
     const uint32_t instance;
     Executor& executor;
+    Executor& turns;
     Echo echo;
     std::unique_ptr<vmbus::Channel> channel;
   };
   std::vector<std::unique_ptr<Device>> devices;
   for (uint32_t i = 0; i < 6; ++i) {
-    devices.push_back(std::make_unique<Device>(*server_, i + 1, executors_[i % 2]));
+    devices.push_back(std::make_unique<Device>(*server_, i + 1, executors_[i % 2], executors_[i / 3]));
     executors_[i % 2].Schedule(*devices.back());
   }
   child_ = std::make_unique<LoopbackChild>(hypervisor_, memory_, hvdef::vmbus::kNewestVersion, 1);

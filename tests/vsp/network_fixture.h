@@ -5,6 +5,8 @@
 #define HVSDK_TESTS_VSP_NETWORK_FIXTURE_H_
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -14,6 +16,9 @@
 
 #include "absl/types/span.h"
 #include "gtest/gtest.h"
+#include "hvsdk/base/queue_executor.h"
+#include "hvsdk/ethernet/flow_hash.h"
+#include "hvsdk/hvdef/rndis.h"
 #include "hvsdk/resource/network_port.h"
 #include "hvsdk/vsc/network_client.h"
 #include "hvsdk/vsp/network.h"
@@ -110,6 +115,24 @@ class ScriptedPort : public NetworkPort {
   }
 };
 
+// What asks a guest's adapter to spread all flows over so many channels, by their addresses and, of TCP, ports.
+struct RssRequest {
+  explicit RssRequest(uint32_t channels) {
+    namespace rndis = hvdef::rndis;
+    parameters.header = {rndis::kObjectRssParameters, 2, sizeof(parameters)};
+    parameters.hash_info =
+        rndis::kHashToeplitz | rndis::kHashIpv4 | rndis::kHashTcpIpv4 | rndis::kHashIpv6 | rndis::kHashTcpIpv6;
+    parameters.table_bytes = sizeof(table);
+    parameters.table_offset = offsetof(RssRequest, table);
+    parameters.key_bytes = sizeof(key);
+    parameters.key_offset = offsetof(RssRequest, key);
+    for (uint32_t i = 0; i < rndis::kRssTableEntries; ++i) table[i] = i % channels;
+  }
+  hvdef::rndis::RssParameters parameters = {};
+  uint32_t table[hvdef::rndis::kRssTableEntries];
+  std::array<uint8_t, ethernet::kFlowKeyBytes> key = ethernet::kDefaultFlowKey;
+};
+
 class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
  protected:
   static constexpr size_t kMemoryBytes = 12 << 20;
@@ -119,6 +142,7 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
   void Make(NetworkOptions options = {}) {
     options.instance_id = kInstance;
     if (options.mac_address == MacAddress{}) options.mac_address = kMac;
+    for (QueueExecutor& executor : more_executors_) options.executors.push_back(&executor);
     MakeServer(kMemoryBytes);
     auto network = NetworkAdapter::Create(
         *server_, executor_, other_port_ == nullptr ? std::shared_ptr<NetworkPort>(port_) : other_port_, options);
@@ -136,6 +160,14 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
                 .mtu_bytes = 1500};
     buffers_.receive = child_->host(buffers_.receive_pages.first_pfn * kPageSize);
     buffers_.send = child_->host(buffers_.send_pages.first_pfn * kPageSize);
+  }
+
+  void RunExecutors() override {
+    size_t ran = 0;
+    do {
+      ran = executor_.RunUntilIdle();
+      for (QueueExecutor& executor : more_executors_) ran += executor.RunUntilIdle();
+    } while (ran != 0 && !more_executors_.empty());
   }
 
   void TearDown() override {
@@ -184,21 +216,24 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
     Bytes bytes;
     vsc::FrameInfo info;
   };
-
-  std::shared_ptr<ScriptedPort> port_ = std::make_shared<ScriptedPort>();
-  std::shared_ptr<NetworkPort> other_port_;  // in place of it
-  std::unique_ptr<NetworkAdapter> network_;
-  vsc::NetworkBuffers buffers_;
-  std::vector<Received> received_;
-
- private:
-  void Prepare(vsc::NetworkClient& client) override {
+  // Keeps what comes to it in received_.
+  void PrepareClient(vsc::NetworkClient& client) {
     client.context = this;
     client.on_frame = [](void* context, const vsc::ReceivedFrame& frame) {
       static_cast<NetworkFixture*>(context)->received_.push_back(
           {Bytes(frame.data, frame.data + frame.size_bytes), frame.info});
     };
   }
+
+  std::shared_ptr<ScriptedPort> port_ = std::make_shared<ScriptedPort>();
+  std::shared_ptr<NetworkPort> other_port_;   // in place of it
+  std::deque<QueueExecutor> more_executors_;  // for subchannels; before Make
+  std::unique_ptr<NetworkAdapter> network_;
+  vsc::NetworkBuffers buffers_;
+  std::vector<Received> received_;
+
+ private:
+  void Prepare(vsc::NetworkClient& client) override { PrepareClient(client); }
 };
 
 }  // namespace hvsdk::vsp

@@ -30,8 +30,12 @@ using testing::SizeIs;
 
 constexpr Version kVersions[] = {Version::k1, Version::k2, Version::k4, Version::k5, Version::k6, Version::k61};
 
-class NetworkTest : public NetworkFixture {
+// With so many executors for subchannels beside the adapter's own.
+class NetworkTest : public NetworkFixture, public testing::WithParamInterface<size_t> {
  protected:
+  NetworkTest() {
+    for (size_t i = 0; i < GetParam(); ++i) more_executors_.emplace_back();
+  }
   static FrameSpec ToGuest(size_t payload = 100) {
     FrameSpec spec;
     spec.to = kMac;
@@ -64,25 +68,14 @@ class NetworkTest : public NetworkFixture {
   }
   // All flows by a table of so many channels.
   rndis::Status SetRss(vsc::NetworkClient& client, uint32_t channels) {
-    struct {
-      rndis::RssParameters parameters;
-      uint32_t table[rndis::kRssTableEntries];
-      std::array<uint8_t, 40> key;
-    } rss = {};
-    rss.parameters.header = {rndis::kObjectRssParameters, 2, sizeof(rss.parameters)};
-    rss.parameters.hash_info =
-        rndis::kHashToeplitz | rndis::kHashIpv4 | rndis::kHashTcpIpv4 | rndis::kHashIpv6 | rndis::kHashTcpIpv6;
-    rss.parameters.table_bytes = sizeof(rss.table);
-    rss.parameters.table_offset = offsetof(decltype(rss), table);
-    rss.parameters.key_bytes = sizeof(rss.key);
-    rss.parameters.key_offset = offsetof(decltype(rss), key);
-    for (uint32_t i = 0; i < rndis::kRssTableEntries; ++i) rss.table[i] = i % channels;
-    rss.key = ethernet::kDefaultFlowKey;
+    const RssRequest rss(channels);
     return Set(client, Oid::kGenReceiveScaleParameters, &rss, sizeof(rss));
   }
 };
 
-TEST_F(NetworkTest, AgreesOnEachVersionAndCarriesFrames) {
+INSTANTIATE_TEST_SUITE_P(Executors, NetworkTest, testing::Values(0, 2));
+
+TEST_P(NetworkTest, AgreesOnEachVersionAndCarriesFrames) {
   Make();
   auto opened = Open();
   for (const Version version : kVersions) {
@@ -110,13 +103,13 @@ TEST_F(NetworkTest, AgreesOnEachVersionAndCarriesFrames) {
   }
 }
 
-TEST_F(NetworkTest, KnowsNoNewerVersionThanItMay) {
+TEST_P(NetworkTest, KnowsNoNewerVersionThanItMay) {
   Make({.newest_version = Version::k4});
   auto opened = OpenReady();
   EXPECT_EQ(opened->client->version(), Version::k4);
 }
 
-TEST_F(NetworkTest, TakesFramesFromPagesAndSections) {
+TEST_P(NetworkTest, TakesFramesFromPagesAndSections) {
   Make();
   auto opened = OpenReady();
   for (const size_t payload : {0u, 1u, 100u, 1400u}) {
@@ -128,7 +121,7 @@ TEST_F(NetworkTest, TakesFramesFromPagesAndSections) {
   }
 }
 
-TEST_F(NetworkTest, DropsFramesLongerThanTheMtu) {
+TEST_P(NetworkTest, DropsFramesLongerThanTheMtu) {
   Make();
   auto opened = OpenReady();
   Send(*opened->client, MakeFrame(FromGuest(1500 - 40)));
@@ -139,7 +132,7 @@ TEST_F(NetworkTest, DropsFramesLongerThanTheMtu) {
   EXPECT_EQ(Ask(*opened->client, Oid::kGenTransmitOk), 1u);
 }
 
-TEST_F(NetworkTest, CarriesLongFramesWherePortAndGuestTakeThem) {
+TEST_P(NetworkTest, CarriesLongFramesWherePortAndGuestTakeThem) {
   port_->port_info.mtu_bytes = 9000;
   port_->port_info.max_frame_bytes = 9014;
   Make();
@@ -157,7 +150,7 @@ TEST_F(NetworkTest, CarriesLongFramesWherePortAndGuestTakeThem) {
 }
 
 // For each of IPv4 and IPv6, TCP and UDP: what the guest leaves to the adapter arrives right, whoever does it.
-TEST_F(NetworkTest, FinishesChecksumsThatThePortDoesNot) {
+TEST_P(NetworkTest, FinishesChecksumsThatThePortDoesNot) {
   for (const bool takes : {false, true}) {
     port_ = std::make_shared<ScriptedPort>();
     port_->port_info.takes_checksum = takes;
@@ -203,7 +196,7 @@ TEST_F(NetworkTest, FinishesChecksumsThatThePortDoesNot) {
   }
 }
 
-TEST_F(NetworkTest, CutsLargeSendsThatThePortDoesNot) {
+TEST_P(NetworkTest, CutsLargeSendsThatThePortDoesNot) {
   for (const bool takes : {false, true}) {
     port_ = std::make_shared<ScriptedPort>();
     port_->port_info.takes_checksum = port_->port_info.takes_segmentation = takes;
@@ -268,7 +261,7 @@ TEST_F(NetworkTest, CutsLargeSendsThatThePortDoesNot) {
   }
 }
 
-TEST_F(NetworkTest, RefusesOffloadsOfWhatIsNot) {
+TEST_P(NetworkTest, RefusesOffloadsOfWhatIsNot) {
   Make();
   auto opened = OpenReady();
   Bytes arp(60, 0);
@@ -292,7 +285,7 @@ TEST_F(NetworkTest, RefusesOffloadsOfWhatIsNot) {
   EXPECT_THAT(port_->sent, SizeIs(1));
 }
 
-TEST_F(NetworkTest, TellsTheGuestWhichChecksumsAreRight) {
+TEST_P(NetworkTest, TellsTheGuestWhichChecksumsAreRight) {
   Make();
   auto opened = OpenReady();
   EXPECT_TRUE(port_->accepted.takes_checksum);
@@ -321,7 +314,7 @@ TEST_F(NetworkTest, TellsTheGuestWhichChecksumsAreRight) {
 }
 
 // What comes in parts, put together; each transfer's parts are in order, and whole.
-TEST_F(NetworkTest, GivesCoalescedSegmentsInParts) {
+TEST_P(NetworkTest, GivesCoalescedSegmentsInParts) {
   Make();
   buffers_.coalesces = true;
   auto opened = Open();
@@ -399,7 +392,7 @@ TEST_F(NetworkTest, GivesCoalescedSegmentsInParts) {
 }
 
 // Of more coalesced segments than there is room for in the ring, each comes whole, one transfer after another.
-TEST_F(NetworkTest, CoalescedSegmentsWaitForTheGuest) {
+TEST_P(NetworkTest, CoalescedSegmentsWaitForTheGuest) {
   Make();
   buffers_.coalesces = true;
   auto opened = OpenReady();
@@ -430,7 +423,7 @@ TEST_F(NetworkTest, CoalescedSegmentsWaitForTheGuest) {
   EXPECT_TRUE(network_->is_quiet());
 }
 
-TEST_F(NetworkTest, CarriesVlanTagsBesideFramesAndInThem) {
+TEST_P(NetworkTest, CarriesVlanTagsBesideFramesAndInThem) {
   Make();
   auto opened = OpenReady();
   const uint16_t tci = 0xB123;  // priority 5, DEI, VLAN 0x123
@@ -467,7 +460,7 @@ TEST_F(NetworkTest, CarriesVlanTagsBesideFramesAndInThem) {
   EXPECT_EQ(received_[1].bytes, in_tagged);
 }
 
-TEST_F(NetworkTest, LetsThroughWhatTheGuestWants) {
+TEST_P(NetworkTest, LetsThroughWhatTheGuestWants) {
   Make();
   auto opened = OpenReady();
   const auto frame_to = [](MacAddress to) {
@@ -505,7 +498,7 @@ TEST_F(NetworkTest, LetsThroughWhatTheGuestWants) {
   EXPECT_THAT(received_, SizeIs(1));
 }
 
-TEST_F(NetworkTest, TellsOfTheLink) {
+TEST_P(NetworkTest, TellsOfTheLink) {
   port_->is_up = false;
   Make();
   auto opened = OpenReady();
@@ -523,7 +516,7 @@ TEST_F(NetworkTest, TellsOfTheLink) {
   EXPECT_EQ(Ask(*opened->client, Oid::kGenMediaConnectStatus), 1u);
 }
 
-TEST_F(NetworkTest, IsUnplugged) {
+TEST_P(NetworkTest, IsUnplugged) {
   Make();
   EXPECT_EQ(network_->agreement().channels, 0);
   EXPECT_EQ(network_->agreement().version, hvdef::netvsp::Version{});
@@ -540,12 +533,12 @@ TEST_F(NetworkTest, IsUnplugged) {
   Send(*opened->client, MakeFrame(FromGuest()));
   EXPECT_FALSE(network_->is_quiet()) << "a frame waits for the port";
   port_->Give({MakeFrame(ToGuest())});
-  executor_.RunUntilIdle();
+  RunExecutors();
   EXPECT_FALSE(network_->is_quiet());
   network_->Unplug();
-  executor_.RunUntilIdle();
+  RunExecutors();
   port_->MakeRoom(SIZE_MAX);
-  executor_.RunUntilIdle();
+  RunExecutors();
   EXPECT_FALSE(network_->is_quiet()) << "the guest has not given back what it was lent";
   Pump();
   EXPECT_TRUE(network_->is_quiet());
@@ -566,7 +559,7 @@ TEST_F(NetworkTest, IsUnplugged) {
   EXPECT_EQ(opened->client->in_flight(), 0u);
 }
 
-TEST_F(NetworkTest, WaitsForThePort) {
+TEST_P(NetworkTest, WaitsForThePort) {
   Make();
   auto opened = OpenReady();
   port_->room = 3;
@@ -590,7 +583,7 @@ TEST_F(NetworkTest, WaitsForThePort) {
 }
 
 // A guest that does not read gets what fits, and the rest when it reads again; nothing is lost and nobody runs on meanwhile.
-TEST_F(NetworkTest, WaitsForTheGuest) {
+TEST_P(NetworkTest, WaitsForTheGuest) {
   Make();
   auto opened = OpenReady();
   opened->channel.on_signal = nullptr;
@@ -615,7 +608,7 @@ TEST_F(NetworkTest, WaitsForTheGuest) {
   for (size_t i = 0; i < kFrames; ++i) ASSERT_EQ(received_[i].bytes, frames[i]) << i;
 }
 
-TEST_F(NetworkTest, SpreadsFlowsAsTheGuestsTableSays) {
+TEST_P(NetworkTest, SpreadsFlowsAsTheGuestsTableSays) {
   port_->port_info.queues = 2;
   Make({.max_subchannels = 3});
   auto primary = OpenReady();
@@ -679,7 +672,7 @@ TEST_F(NetworkTest, SpreadsFlowsAsTheGuestsTableSays) {
   EXPECT_THAT(received_, SizeIs(64));
 }
 
-TEST_F(NetworkTest, AnswersWhatItSaysItSupports) {
+TEST_P(NetworkTest, AnswersWhatItSaysItSupports) {
   Make({.name = "first"});
   auto opened = OpenReady();
   vsc::NetworkClient& client = *opened->client;
@@ -705,7 +698,7 @@ TEST_F(NetworkTest, AnswersWhatItSaysItSupports) {
   EXPECT_EQ(Ask(client, Oid::kGenLinkSpeed), 100'000'000u);  // 10 Gbit/s in 100 bit/s
 }
 
-TEST_F(NetworkTest, TakesAnotherAddress) {
+TEST_P(NetworkTest, TakesAnotherAddress) {
   Make();
   auto opened = OpenReady();
   struct {
@@ -730,7 +723,7 @@ TEST_F(NetworkTest, TakesAnotherAddress) {
             rndis::Status::kInvalidData);
 }
 
-TEST_F(NetworkTest, CountsByKindOfAddress) {
+TEST_P(NetworkTest, CountsByKindOfAddress) {
   Make();
   auto opened = OpenReady();
   SetFilter(*opened->client, rndis::kFilterPromiscuous);
@@ -756,7 +749,7 @@ TEST_F(NetworkTest, CountsByKindOfAddress) {
   EXPECT_EQ(Ask(*opened->client, Oid::kGenBytesTransmit), 3 * 54u + 60);
 }
 
-TEST_F(NetworkTest, PausesAndGoesOn) {
+TEST_P(NetworkTest, PausesAndGoesOn) {
   Make();
   auto opened = OpenReady();
   port_->room = 1;
@@ -779,7 +772,7 @@ TEST_F(NetworkTest, PausesAndGoesOn) {
   EXPECT_EQ(opened->client->in_flight(), 0u);
 }
 
-TEST_F(NetworkTest, IsGoneWithWhateverIsUnderWay) {
+TEST_P(NetworkTest, IsGoneWithWhateverIsUnderWay) {
   Make({.max_subchannels = 1});
   auto opened = OpenReady();
   ASSERT_TRUE(opened->client->RequestSubchannels(1));
@@ -797,7 +790,7 @@ TEST_F(NetworkTest, IsGoneWithWhateverIsUnderWay) {
 }
 
 // Also of frames that are written and then dropped: too long, not for this guest, or with a checksum that is nowhere.
-TEST_F(NetworkTest, ACopyOfTheDirtyPagesIsMemory) {
+TEST_P(NetworkTest, ACopyOfTheDirtyPagesIsMemory) {
   constexpr size_t kSeenPages = 512;
   Make();
   auto opened = OpenReady();
@@ -820,14 +813,14 @@ TEST_F(NetworkTest, ACopyOfTheDirtyPagesIsMemory) {
       offload.checksum_start = static_cast<uint16_t>(random() % 2000);
       port_->Give({MakeFrame(spec), offload});
     }
-    executor_.RunUntilIdle();
+    RunExecutors();
     ASSERT_NO_FATAL_FAILURE(copy.CopyDirty()) << "phase " << phase;
   }
   EXPECT_GT(copy.changes, 500u);
   EXPECT_NE(port_->too_long, 0u);
 }
 
-TEST_F(NetworkTest, RefusesOptionsBeyondTheirLimits) {
+TEST_P(NetworkTest, RefusesOptionsBeyondTheirLimits) {
   Make();
   NetworkOptions options{.instance_id = kInstance, .mac_address = {1, 2, 3, 4, 5, 6}};
   const auto make = [&] {

@@ -63,9 +63,11 @@ class ProviderFixture : public testing::Test {
   // Lets both ends run until neither has anything to do.
   void Pump() {
     do {
-      executor_.RunUntilIdle();
+      RunExecutors();
     } while (child_->Poll());
   }
+  // Lets the provider run until it has nothing to do.
+  virtual void RunExecutors() { executor_.RunUntilIdle(); }
 
   // A channel that the guest has opened, with a client on it.
   struct Opened {

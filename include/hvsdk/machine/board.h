@@ -52,12 +52,15 @@
 
 namespace hvsdk::machine {
 
+class IoThreads;
+
 struct BoardOptions {
   backend::Backend* backend = nullptr;
   uint64_t memory_bytes = uint64_t{512} << 20;
   uint64_t max_memory_bytes = 0;  // what it may grow to (GrowMemory); 0: it does not
   uint64_t video_bytes = 0;       // of a frame buffer (MemoryLayout::video)
   uint32_t cpus = 1;
+  uint32_t io_threads = 0;  // beside the loop's (io_executors)
   Processor processor = Processor::kHost;
   partition::PartitionEvents* events = nullptr;  // resets and crashes that the guest asks for by MSR
   partition::Config partition;
@@ -86,6 +89,10 @@ class Board final : private backend::ExitHandler {
   // How often the guest has signalled a channel without an exit. On the loop's thread.
   uint64_t channel_signals() const { return hypervisor_->channel_signals(); }
   os::EventLoop& loop() { return loop_; }
+  // The loops of as many threads as the options say, which parts may use beside the loop from Attach on. They run until StopIoThreads.
+  const std::vector<Executor*>& io_executors() const { return io_executors_; }
+  // No part wants anything of the threads of I/O any more.
+  void StopIoThreads();
   // The partition's reference clock, timers on it, and civil time.
   const Clock& clock() const { return *clock_; }
   TimerQueue& timers() { return runner_->timers(); }
@@ -180,7 +187,7 @@ class Board final : private backend::ExitHandler {
     hypercall::CallRecord last_call;
   };
 
-  Board(const BoardOptions& options, os::EventLoop& loop) : options_(options), loop_(loop) {}
+  Board(const BoardOptions& options, os::EventLoop& loop);
   absl::Status Build(boot::LoadInput& blame);
   absl::Status BuildMemory();
   absl::Status BuildPartition();
@@ -224,6 +231,8 @@ class Board final : private backend::ExitHandler {
   // Declared in the order in which they build on each other, and so destroyed in the reverse.
   const BoardOptions options_;
   os::EventLoop& loop_;
+  std::unique_ptr<IoThreads> io_threads_;
+  std::vector<Executor*> io_executors_;
   ExitRouter router_{*this};
   ExitCounts exits_;
   chipset::Bus ports_, mmio_;

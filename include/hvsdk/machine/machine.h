@@ -3,7 +3,8 @@
 // serial port, disks, and what the embedding program brings (part.h); writes the firmware's tables, loads the guest,
 // and runs it.
 //
-// Threads: one for each VP, and one of I/O, which runs the machine's loop. That is the calling thread of Run; or whoever
+// Threads: one for each VP, one of I/O, which runs the machine's loop, and others of I/O if they are wished (MachineOptions::io_threads).
+// The loop's is the calling thread of Run; or whoever
 // runs the loop for any number of machines, each of which is begun by Start (host.h does that). When Run returns, or
 // calls back, no VP runs and no thread of the machine is left. That is within a second and the time of grace of the
 // reason, whatever the guest or its disks do.
@@ -131,6 +132,8 @@ struct MachineOptions {
   // one without a balloon.
   uint64_t max_memory_bytes = 0;
   uint32_t cpus = 2;
+  // Threads of I/O beside the loop's, at most 63: network adapters' channels are spread over all of them.
+  uint32_t io_threads = 0;
   Processor processor = Processor::kHost;
   // LUNs 0, 1, ... of one SCSI controller, unless they say otherwise; let go of by DetachDisk. No device, and no drive: none there, and a guest that
   // goes on from a state with one finds it pulled out.

@@ -14,7 +14,9 @@
 // pages back.
 //
 // Threads: everything here runs on the executor that the channel was offered with, so a provider needs no lock. Only
-// Wake may be called from anywhere.
+// Wake may be called from anywhere. A channel that was offered with another executor for its turns has OnSignal called there, and
+// nothing else; a turn uses the rings, Wake, and what else is said to be a turn's. While any other function of the handler's runs,
+// and between HoldTurns and ReleaseTurns, no turn of the channel does.
 //
 // What a guest may do to a provider: fill one ring and not empty the other, refill the ring while it is read, write
 // what is no packet or too long a one. So a provider reads no request that it has no room to answer, gives others a
@@ -33,6 +35,7 @@
 #include "absl/status/statusor.h"
 #include "hvsdk/base/clock.h"
 #include "hvsdk/base/executor.h"
+#include "hvsdk/base/guarded_task.h"
 #include "hvsdk/base/hypervisor.h"
 #include "hvsdk/memory/guest_memory.h"
 #include "hvsdk/vmbus/gpadl.h"
@@ -121,7 +124,7 @@ class Channel : private PortHandler, private Task {
   // The server's (ServerResources), or nullptr.
   const Clock* clock() const;
 
-  // From OnOpen until FinishClose.
+  // From OnOpen until FinishClose. A turn's, too.
   bool is_open() const { return ring_ != nullptr; }
   const OpenParams& open_params() const { return open_; }
   // In OnClose: the machine was reset (Server::Reset), and its guest has not closed anything.
@@ -156,13 +159,27 @@ class Channel : private PortHandler, private Task {
   }
 
   // Makes OnSignal run soon, or OnClosing. Thread-safe; nothing happens unless the channel is open by then.
-  void Wake() { executor_.Schedule(*this); }
+  void Wake() { turns_ != nullptr ? turns_->Schedule() : executor_.Schedule(*this); }
   // Likewise, once the host has a processor to spare, at the latest in a moment (Executor::ScheduleWhenIdle). False: the
-  // executor cannot tell, and nothing happens.
+  // executor cannot tell, and nothing happens. A turn's.
   bool WakeWhenIdle() {
+    if (turns_ != nullptr) {
+      if (!turns_->executor().knows_idle()) return false;
+      turns_->ScheduleWhenIdle();
+      return true;
+    }
     if (!executor_.knows_idle()) return false;
     executor_.ScheduleWhenIdle(*this);
     return true;
+  }
+
+  // When HoldTurns returns no turn is under way on the executor for turns, and none begins until ReleaseTurns was called as often: what
+  // turns use is the caller's. A channel without such an executor does nothing; its turns are the caller's anyway. On the executor.
+  void HoldTurns() {
+    if (turns_ != nullptr) turns_->Hold();
+  }
+  void ReleaseTurns() {
+    if (turns_ != nullptr) turns_->Release();
   }
 
   // Borrows a GPADL that the guest made for this channel. Empty: there is none by that number, or it is being torn
@@ -176,18 +193,32 @@ class Channel : private PortHandler, private Task {
   // destroys its subchannels when the primary closes. FailedPrecondition: the connection's version has none (before
   // 2.4), or the channel is not open. Otherwise as Server::OfferChannel.
   absl::StatusOr<std::unique_ptr<Channel>> OfferSubchannel(uint16_t subchannel_index, ChannelHandler& handler,
-                                                           Executor& executor);
+                                                           Executor& executor, Executor* turns = nullptr);
 
  private:
   friend class Server;
   friend class GpadlLease;
 
-  Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler& handler, Executor& executor);
+  class Turns final : public GuardedTask {
+   public:
+    Turns(Channel& channel, Executor& executor) : GuardedTask(executor), channel_(channel) {}
+    ~Turns() override { Hold(); }
+
+   private:
+    void Turn() override { channel_.TakeTurn(); }
+
+    Channel& channel_;
+  };
+
+  Channel(Server& server, OfferId id, const Offer& offer, ChannelHandler& handler, Executor& executor, Executor* turns);
 
   // PortHandler: the guest signals the channel's connection.
   hvdef::HvStatus OnEvent(uint16_t flag) override;
   // Task.
   void Run() override;
+  void TakeTurn();
+  // There are notices. Thread-safe.
+  void WakeForNotices() { executor_.Schedule(*this); }
 
   bool AskForRoom(uint32_t packet_size);
   void LookForRoomLater();
@@ -207,15 +238,16 @@ class Channel : private PortHandler, private Task {
   const Offer offer_;
   ChannelHandler& handler_;
   Executor& executor_;
+  const std::unique_ptr<Turns> turns_;  // null: the executor's, like all else
 
   std::atomic<uint64_t> signals_{0};     // on the line that a signal writes anyhow, the task's
-  std::atomic<uint64_t> interrupts_{0};  // the executor's to count
+  std::atomic<uint64_t> interrupts_{0};  // a turn's to count
 
   // Notices from the server that Run has not seen; guarded by the server's lock.
   std::vector<Notice> notices_;
   std::atomic<bool> has_notices_{false};
 
-  // The executor's own.
+  // The executor's own, and while turns are not held theirs.
   OpenParams open_;
   std::shared_ptr<const Gpadl> ring_;  // set while open or closing
   std::vector<RingPage> page_runs_;    // of the one ring, then of the other

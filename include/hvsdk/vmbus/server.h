@@ -82,10 +82,13 @@ class Server : public state::Component, private MessageSlotObserver {
   // Puts up an offer; a connected guest is told at once. The handler and the executor outlive the channel.
   // AlreadyExists: the same class, instance and subchannel index are offered already. ResourceExhausted: 2047 channels,
   // among them those that were rescinded and that the guest has not yet let go.
-  absl::StatusOr<std::unique_ptr<Channel>> OfferChannel(const Offer& offer, ChannelHandler& handler,
-                                                        Executor& executor);
+  //
+  // `turns`, which outlives the channel, too, is where its turns run, if that is not the executor (channel.h).
+  absl::StatusOr<std::unique_ptr<Channel>> OfferChannel(const Offer& offer, ChannelHandler& handler, Executor& executor,
+                                                        Executor* turns = nullptr);
 
-  // state::Component. The executors have nothing left to do; what providers have to do is done on the caller's thread.
+  // state::Component. The executors have nothing left to do, but for turns that do nothing because their providers have paused; what
+  // providers have to do is done on the caller's thread.
   std::string StateName() const override { return "vmbus"; }
   // Whether a state could be saved now, as far as it is up to the host: nothing is left to its executors.
   bool IsSettled() const;
@@ -180,7 +183,7 @@ class Server : public state::Component, private MessageSlotObserver {
   void Show(std::unique_lock<std::mutex>& lock);
   bool ActOnNotice(std::unique_lock<std::mutex>& lock);
   bool ActOnMessage(std::unique_lock<std::mutex>& lock);
-  void WakeChannel(Channel& channel, std::unique_lock<std::mutex>& lock);
+  void WakeChannel(Channel& channel, void (Channel::*wake)(), std::unique_lock<std::mutex>& lock);
   // Decides under the lock, then acts.
   template <typename Decide>
   void Do(Decide decide) {

@@ -26,6 +26,7 @@ namespace hvsdk::vmm {
 inline constexpr uint32_t kDefaultMemoryMib = 512;
 inline constexpr uint32_t kDefaultCpus = 2;
 inline constexpr uint32_t kMaxCpus = 1024;
+inline constexpr uint32_t kMaxIoThreads = 63;
 inline constexpr uint32_t kMaxDisks = 64;  // one SCSI controller's
 inline constexpr uint32_t kMaxNetworks = 8;
 

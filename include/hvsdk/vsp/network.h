@@ -10,7 +10,9 @@
 // Limits: an MTU up to the port's and 9000; 63 subchannels; 32 multicast addresses, more of which a guest gets by asking for all.
 // Memory is allocated when a channel opens and when the guest lends its buffers, and for control messages; nothing for a frame.
 //
-// Threads: one executor runs the adapter; counts() is thread-safe. The port may tell of frames on any thread.
+// Threads: one executor runs the adapter; counts() is thread-safe. The port may tell of frames on any thread. With more executors
+// (NetworkOptions::executors) channels and the port's queues are spread over all of them, and what is under way on another than the
+// adapter's is waited for, a turn at most, when channels come and go, at control messages, and by what is called here.
 //
 // A guest that breaks the protocol is not read any more until it closes the channel; what a port has no room for waits in the guest's
 // ring, and what the guest has no room for waits in the port.
@@ -27,6 +29,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -48,6 +51,9 @@ struct NetworkOptions {
   uint64_t link_bits = 10'000'000'000;  // a second; what the guest is told
   hvdef::netvsp::Version newest_version = hvdef::netvsp::Version::k61;
   uint32_t number = 0;  // of several in one machine: "network/0" in its saved state
+  // Beside the adapter's own, which it shares with none of them: where subchannels have their turns. Each runs tasks on a thread of its
+  // own, and outlives the adapter. None: all is done on the adapter's.
+  std::vector<Executor*> executors;
 };
 
 // Frames and bytes (Ethernet headers included) since the adapter was made.
@@ -88,7 +94,7 @@ class NetworkAdapter : public state::Component {
                                                                 const NetworkOptions& options);
 
   // Takes the adapter off the bus and the port. On the executor, or on any thread once the executor has stopped for good. Waits for
-  // nothing.
+  // nothing but a turn that is under way on another executor.
   ~NetworkAdapter() override;
 
   // Ends all work because the guest runs no more. Calls `on_idle` once on the executor. Once, on the executor.
