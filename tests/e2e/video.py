@@ -263,7 +263,7 @@ while read -r line; do eval "$line"; done"""
         again.ask(False)  # and takes nothing
         print(f'  ends {e2e.ends_on_sigterm(machine.process)[0]:.2f} s after SIGTERM')
     for address, error in [('0.0.0.0:5900', r'"0\.0\.0\.0" is no address of this host\'s loopback, [^\n]+'),
-                           ('5900', r'"5900" is neither ADDRESS:PORT, such as 127\.0\.0\.1:5900, nor unix:PATH')]:
+                           ('5900', r'"5900" is neither ADDRESS:PORT, such as 127\.0\.0\.1:8000, nor unix:PATH')]:
         bad = context.vmm('--kernel=x', '--video=800x600', f'--vnc={address}').expect_status(2)
         expect(re.fullmatch(f'mini_vmm: --vnc: {error}\n', bad.err), 'not that line', bad.err)
     word, folder = context.path('word'), context.path('tls')
