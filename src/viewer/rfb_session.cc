@@ -360,8 +360,9 @@ void RfbSession::ProducePlain(std::string& output, size_t most, bool may_begin) 
   if (may_begin && wants_update()) Begin(output);
   if (!is_updating()) return;
   const Frame frame = display_.frame();
-  while (is_updating() && output.size() < most) {
+  for (size_t pixels = 0; is_updating() && output.size() < most && pixels < kMaxPixels;) {
     const Rectangle& rectangle = update_[next_++];
+    pixels += size_t{rectangle.width} * rectangle.height;
     AppendHeader(rectangle, encoding_, output);
     if (encoding_ == kZrle) {
       encoder_.AppendZrle(frame, rectangle, output);

@@ -41,7 +41,11 @@ class RfbSession final : private DisplayViewer {
   // False: it does not speak RFB, and is to go.
   bool Receive(absl::Span<const uint8_t> bytes);
 
-  // Appends what there is to send, until `output` has kMaxOutput. A new update begins only if it may.
+  // What is encoded of a frame at once, so that others have their turn before more: where little has many pixels, kMaxOutput alone would let
+  // a viewer have all of them.
+  static constexpr size_t kMaxPixels = 16 * PixelEncoder::kMaxWidth * PixelEncoder::kMaxHeight;
+
+  // Appends what there is to send, until `output` has kMaxOutput or kMaxPixels are in it. A new update begins only if it may.
   void Produce(std::string& output, bool may_begin);
   // The viewer has asked for an update, and there is something for it.
   bool wants_update() const;

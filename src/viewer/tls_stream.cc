@@ -45,6 +45,7 @@ struct OpenSsl {
   decltype(&::BIO_s_mem) bio_memory;
   decltype(&::BIO_read) bio_read;
   decltype(&::BIO_write) bio_write;
+  decltype(&::BIO_ctrl_pending) bio_pending;
   decltype(&::ERR_clear_error) clear_errors;
   decltype(&::ERR_peek_last_error) last_error;
   decltype(&::ERR_reason_error_string) reason_of;
@@ -81,6 +82,7 @@ struct OpenSsl {
       crypto->Find("BIO_s_mem", library.bio_memory);
       crypto->Find("BIO_read", library.bio_read);
       crypto->Find("BIO_write", library.bio_write);
+      crypto->Find("BIO_ctrl_pending", library.bio_pending);
       crypto->Find("ERR_clear_error", library.clear_errors);
       crypto->Find("ERR_peek_last_error", library.last_error);
       crypto->Find("ERR_reason_error_string", library.reason_of);
@@ -99,11 +101,15 @@ struct OpenSsl {
 
 class Stream final : public TlsStream {
  public:
+  static constexpr size_t kMostAnswers = 100 << 10;  // a handshake's, with a long chain of certificates
+
   Stream(const OpenSsl& library, SSL* ssl, BIO* input, BIO* output)
       : library_(library), ssl_(ssl), input_(input), output_(output) {}
   ~Stream() override { library_.ssl_free(ssl_); }
 
   bool Receive(absl::Span<const uint8_t> bytes, std::string& plain) override {
+    // OpenSSL answers a peer's KeyUpdate (RFC 8446, 4.6.3) at once, however many wait already.
+    if (library_.bio_pending(output_) > kMostAnswers) return false;
     library_.clear_errors();
     if (library_.bio_write(input_, bytes.data(), static_cast<int>(bytes.size())) != static_cast<int>(bytes.size())) {
       return false;

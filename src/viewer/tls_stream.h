@@ -2,7 +2,8 @@
 // TLS for a server's connections, without their sockets: bytes that came go in, bytes to be sent come out. OpenSSL's, which is loaded when
 // it is first wanted.
 //
-// Shapes: TLS 1.2 and 1.3, no session is taken up again. Limits: what came and is less than a record, 16 KiB, and of a handshake 100 KiB.
+// Shapes: TLS 1.2 and 1.3, no session is taken up again. Limits: what came and is less than a record, 16 KiB, and of a handshake 100 KiB;
+// what a peer is owed that takes nothing, 100 KiB.
 // Thread class: external.
 
 #ifndef HVSDK_SRC_VIEWER_TLS_STREAM_H_
@@ -22,7 +23,7 @@ class TlsStream {
  public:
   virtual ~TlsStream() = default;
 
-  // What came; appends what was in it. False: the peer has ended the stream, or does not speak TLS.
+  // What came; appends what was in it. False: the peer has ended the stream, does not speak TLS, or asks on and takes no answers.
   virtual bool Receive(absl::Span<const uint8_t> bytes, std::string& plain) = 0;
   // The handshake is over, so there may be something to say.
   virtual bool is_ready() const = 0;

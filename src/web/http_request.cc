@@ -51,7 +51,8 @@ int HttpRequestReader::Take(std::string& input) {
     if (error) return StatusOf(error);
   }
   input.erase(0, taken);
-  return !parser_->is_header_done() && input.size() > kMaxWebHeaders ? 431 : 0;
+  // What a body leaves untaken is the line above a chunk, or those behind the last: Beast has no limit for either.
+  return !parser_->is_done() && input.size() > kMaxWebHeaders ? 431 : 0;
 }
 
 bool HttpRequestReader::is_done() const { return parser_->is_done(); }

@@ -322,6 +322,43 @@ TEST_F(RfbSecurityTest, TakesNoNonsenseForTls) {
   }
 }
 
+TEST_F(RfbSecurityTest, OwesNobodyEndlessAnswersInTls) {
+  const auto credentials = TlsCredentials::Load(folder_);
+  ASSERT_TRUE(credentials.ok()) << credentials.status();
+  const std::unique_ptr<TlsStream> stream = (*credentials)->Accept();
+  TlsClient client;
+  std::string plain;
+  const auto exchange = [&] {
+    const std::string bytes = client.Output();
+    return stream->Receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, plain);
+  };
+  std::string answer;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(exchange());
+    answer.clear();
+    stream->TakeOutput(answer);
+    client.Open(answer);
+  }
+  ASSERT_TRUE(stream->is_ready());
+  // Who takes its answers has as many as it likes; who does not, is cut off.
+  int taken = 0, owed = 0;
+  for (; taken < 4500; ++taken) {
+    client.ChangeKeys();
+    ASSERT_TRUE(exchange());
+    answer.clear();
+    stream->TakeOutput(answer);
+    client.Open(answer);
+  }
+  do {
+    client.ChangeKeys();
+  } while (exchange() && ++owed < 10'000);
+  EXPECT_GT(owed, 100);
+  EXPECT_LT(owed, 5000);
+  answer.clear();
+  stream->TakeOutput(answer);
+  EXPECT_LT(answer.size(), 128u << 10);
+}
+
 TEST_F(RfbSecurityTest, ListensElsewhereForFriendsAlone) {
   const auto listen = [&](const std::string& password, const std::string& tls) {
     server_ = *RfbServer::Create(*loop_, {.display = &display_, .name = "vm", .password = password, .tls = tls});

@@ -15,6 +15,7 @@
 #include "tests/random_seed.h"
 #include "tests/viewer/fake_display.h"
 #include "tests/viewer/rfb_client.h"
+#include "viewer/rfb_session.h"
 
 namespace hvsdk::viewer {
 namespace {
@@ -300,6 +301,31 @@ TEST_F(RfbServerTest, WhoStallsHoldsNobodyUp) {
   stalled->Ask(true);
   EXPECT_EQ(stalled->Update(), 1500u * 16);
   ExpectAllSeen(*stalled);
+}
+
+TEST_F(RfbServerTest, ManyPixelsOfFewBytesTakeManyTurns) {
+#if defined(HVSDK_HAVE_ZLIB)
+  display_.Show(2048, 1024);
+  const input::KeyboardLayout layout = *input::KeyboardLayout::Load("us");
+  RfbSession session(display_, nullptr, nullptr, layout, nullptr, "vm", [] {});
+  const auto say = [&](const std::string& bytes) {
+    ASSERT_TRUE(session.Receive({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
+  };
+  say("RFB 003.008\n\1\1");
+  say(std::string("\2\0\0\1\0\0\0\x10", 8));         // ZRLE
+  say(std::string("\3\0\0\0\0\0\x08\0\x04\0", 10));  // all of it
+  size_t turns = 0, bytes = 0;
+  do {
+    std::string output;
+    session.Produce(output, /*may_begin=*/true);
+    bytes += output.size();
+    ++turns;
+  } while (session.is_updating());
+  EXPECT_EQ(turns, 2048u * 1024 / RfbSession::kMaxPixels);
+  EXPECT_LT(bytes, RfbSession::kMaxOutput);
+#else
+  GTEST_SKIP() << "there is no zlib.h";
+#endif
 }
 
 TEST_F(RfbServerTest, WhoTalksNonsenseIsCutOff) {

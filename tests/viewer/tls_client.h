@@ -101,6 +101,11 @@ class TlsClient {
     }
     return bytes;
   }
+  // Has the server take another key, and answer with its own.
+  void ChangeKeys() {
+    EXPECT_EQ(SSL_key_update(ssl_.get(), SSL_KEY_UPDATE_REQUESTED), 1);
+    SSL_do_handshake(ssl_.get());
+  }
   void End() { SSL_shutdown(ssl_.get()); }
   // By which it could take up the session again.
   int tickets() const { return tickets_; }

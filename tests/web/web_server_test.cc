@@ -270,6 +270,10 @@ TEST_F(WebServerTest, RefusesWhatIsNoRequestAndSaysSoToTheEnd) {
   EXPECT_THAT(Ask(Request(base_, "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "POST")),
               StartsWith("HTTP/1.1 400"));
   EXPECT_THAT(Ask(Request(base_, "Content-Length: 99999999999999999999\r\n", "POST")), StartsWith("HTTP/1.1 4"));
+  // Pieces of a body whose first lines, or those behind the last, have no end.
+  const std::string in_pieces = Request("/", "Transfer-Encoding: chunked\r\n", "POST");
+  EXPECT_THAT(Ask(in_pieces + "1;" + std::string(1 << 20, 'x')), StartsWith("HTTP/1.1 431"));
+  EXPECT_THAT(Ask(in_pieces + "1\r\nx\r\n0\r\nX: " + std::string(1 << 20, 'x')), StartsWith("HTTP/1.1 431"));
   // A body that is too large is read no further, and yet the answer is not lost.
   const auto client = Connect();
   client->Send(Post(base_, std::string(1 << 20, 'x')));
