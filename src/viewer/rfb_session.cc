@@ -256,6 +256,7 @@ absl::optional<size_t> RfbSession::TakeMessage(absl::Span<const uint8_t> bytes) 
       encodings_left_ = GetBe16(message + 2);
       encoding_ = kRaw;
       has_encoding_ = takes_size_ = takes_cursor_ = takes_key_codes_ = takes_more_buttons_ = false;
+      is_new_cursor_ = false;
       return 4;
     case kUpdateRequest:
       if (!has(10)) return 0;
@@ -302,7 +303,7 @@ void RfbSession::TakeEncoding(int32_t encoding) {
     takes_size_ = true;
     has_changes_ = true;  // perhaps it could not be told of a size before
   } else if (encoding == kCursor) {
-    if (!std::exchange(takes_cursor_, true)) is_new_cursor_ = is_cursor_shown();
+    if (!std::exchange(takes_cursor_, true)) is_new_cursor_ = is_cursor_known_ || is_cursor_shown();
   } else if (encoding == kQemuExtendedKeys) {
     takes_key_codes_ = true;
   } else if (encoding == kExtendedMouseButtons) {

@@ -213,6 +213,20 @@ TEST_F(RfbServerTest, ShowsThePointersImage) {
   ASSERT_EQ(client->cursor.size(), 72u);
   EXPECT_EQ(client->cursor[4 * 17], 17);
   EXPECT_EQ(client->mask, std::string("\x80\x80\0\0", 4));
+  // Who does not want it any more before it came has none.
+  client->cursor.clear();
+  client->SetEncodings({kCursor});
+  client->SetEncodings({kRaw});
+  client->Ask(false);
+  EXPECT_EQ(client->Update(), 64u * 64);
+  EXPECT_TRUE(client->cursor.empty());
+  // What it knows of it is taken back when it wants it again.
+  display_.Point({.is_visible = false}, image);
+  client->Ask(true);
+  client->Has(1, std::chrono::milliseconds(50));
+  client->SetEncodings({kCursor});
+  EXPECT_EQ(client->Update(), 0u);
+  EXPECT_EQ(client->mask, "");
 }
 
 TEST_F(RfbServerTest, TakesKeysAndLetsGoOfThem) {
