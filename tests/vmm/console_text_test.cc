@@ -127,6 +127,36 @@ TEST(ConsoleTextTest, AGlyphThatIsNearlyTheSameIsRead) {
   EXPECT_EQ(font->Read(screen.frame()), "\uFFFD\n");
 }
 
+TEST(ConsoleTextTest, NoiseIsNotLookedThroughForEver) {
+  const auto font = ConsoleFont::Parse(Psf1());
+  ASSERT_TRUE(font.ok()) << font.status();
+  constexpr uint32_t kColumns = 64, kRows = 2 + ConsoleFont::kMaxShapes / kColumns;
+  std::vector<uint32_t> pixels(kColumns * kWidth * kRows * kHeight);
+  std::mt19937 random(1);
+  const auto draw = [&](uint32_t row, uint32_t column, const std::vector<uint8_t>& glyph) {
+    for (uint32_t i = 0; i < kWidth * kHeight; ++i) {
+      const uint32_t x = column * kWidth + i % kWidth, y = row * kHeight + i / kWidth;
+      pixels[y * kColumns * kWidth + x] = (glyph[i / kWidth] & 0x80u >> i % kWidth) != 0 ? 0xFFFFFF : 0;
+    }
+  };
+  draw(0, 0, GlyphOf(0));
+  for (uint32_t row = 1; row + 1 < kRows; ++row) {
+    for (uint32_t column = 0; column < kColumns; ++column) {
+      std::vector<uint8_t> noise(kHeight);
+      for (uint8_t& byte : noise) byte = static_cast<uint8_t>(random());
+      draw(row, column, noise);
+    }
+  }
+  draw(kRows - 1, 0, GlyphOf(0));
+  draw(kRows - 1, 1, GlyphOf(1));
+  const std::string text = font->Read({.width = kColumns * kWidth,
+                                       .height = kRows * kHeight,
+                                       .stride_bytes = 4 * kColumns * kWidth,
+                                       .pixels = reinterpret_cast<const uint8_t*>(pixels.data())});
+  EXPECT_TRUE(text.starts_with("A\n"));
+  EXPECT_TRUE(text.ends_with("\nA\uFFFD\n"));
+}
+
 TEST(ConsoleTextTest, OfAnEmptyFrameThereIsNothing) {
   const auto font = ConsoleFont::Parse(Psf1());
   ASSERT_TRUE(font.ok());

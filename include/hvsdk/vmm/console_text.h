@@ -30,6 +30,8 @@ namespace hvsdk::vmm {
 class ConsoleFont {
  public:
   static constexpr size_t kMaxBytes = 60 << 10;
+  // Of cells of a frame: each glyph there can be, both ways, and as many that are none.
+  static constexpr size_t kMaxShapes = 2048;
 
   // What a font's file has, also one that gzip has compressed. NotFound and others: the host's. InvalidArgument: it is too long, or is damaged.
   // Unimplemented: it is compressed, and there is no zlib.
@@ -42,7 +44,8 @@ class ConsoleFont {
   uint32_t height() const { return height_; }
 
   // What a frame says, in UTF-8: lines without the blanks at their ends, each with a line feed, down to the last that says something. Each
-  // pixel is read once.
+  // pixel is read once. Cells are looked for until there are kMaxShapes different ones, as of a picture or of noise; what looks otherwise is
+  // U+FFFD from there on.
   std::string Read(const Frame& frame) const;
 
  private:
