@@ -218,7 +218,7 @@ def page(context):
         expect(not os.path.exists(path), 'the socket is left')
 
     for more, error in [(['--web=0.0.0.0:80'], r'--web: "0\.0\.0\.0" is no address of this host\'s loopback, [^\n]+'),
-                        (['--web=here'], r'--web: "here" is neither ADDRESS:PORT, such as 127\.0\.0\.1:5900, nor unix:PATH'),
+                        (['--web=here'], r'--web: "here" is neither ADDRESS:PORT, such as 127\.0\.0\.1:8000, nor unix:PATH'),
                         (['--web=127.0.0.1:0', '--web-assets=/missing'], r'--web-assets=/missing: there is no page; [^\n]+'),
                         (['--web-assets=/missing'], r'--web-assets: is for machines with a page, which web gives it')]:
         bad = context.vmm(kernel_of(context, 'power_off'), '--backend=software', *more).expect_status(2)
