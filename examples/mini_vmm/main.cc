@@ -204,6 +204,12 @@ int RunMachine(const Flags& flags) {
   if (!config.crash_dump().empty() && access(config.crash_dump().c_str(), F_OK) == 0) {
     return Fail(kUserMistake, absl::StrCat("--crash-dump=", config.crash_dump(), ": is there already"));
   }
+  // When the guest has crashed it is too late to say so.
+  const std::string dump_folder = config.crash_dump().substr(0, config.crash_dump().rfind('/') + 1);
+  if (!dump_folder.empty() && access(dump_folder.c_str(), W_OK) != 0) {
+    return Fail(kUserMistake,
+                absl::StrCat("--crash-dump=", config.crash_dump(), ": ", dump_folder, ": ", strerror(errno)));
+  }
   Files files;
   if (const absl::Status opened = OpenFiles(flags, files); !opened.ok()) return FailBy(opened, "");
 

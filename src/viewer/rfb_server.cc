@@ -94,6 +94,7 @@ absl::Status Server::Prepare() {
 
 absl::Status Server::Listen(absl::string_view text) {
   if (listener_ != nullptr) return absl::FailedPreconditionError("it listens already");
+  RETURN_IF_ERROR(CheckRfbAddress(text, guard_->lets_in_friends_alone()));
   ASSIGN_OR_RETURN(os::LocalAddress address, os::ParseLocalAddress(text, guard_->lets_in_friends_alone()));
   ASSIGN_OR_RETURN(listener_, os::Listener::Open(loop_, std::move(address), [this](int fd) { OnConnection(fd); }));
   return absl::OkStatus();
@@ -226,8 +227,8 @@ void Server::SetTimer(uint64_t deadline_100ns) {
 absl::Status CheckRfbAddress(absl::string_view address, bool is_guarded) {
   const absl::Status status = os::ParseLocalAddress(address, is_guarded).status();
   if (status.ok() || is_guarded || !os::ParseLocalAddress(address, /*is_guarded=*/true).ok()) return status;
-  return absl::InvalidArgumentError(
-      absl::StrCat(status.message(), "; elsewhere viewers need a password or certificates"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      status.message(), "; elsewhere viewers need a password, or certificates of their own (ca-cert.pem)"));
 }
 
 absl::StatusOr<std::unique_ptr<RfbServer>> RfbServer::Create(os::EventLoop& loop, Options options) {

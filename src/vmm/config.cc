@@ -275,10 +275,10 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
     } else if (name == "balloon") {
       wanted.balloon = true;
     } else {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("integration: \"%s\" is none of all, none, shutdown, heartbeat, time-sync, time-samples, "
-                          "key-value, file-copy, backup and balloon",
-                          absl::CEscape(name)));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "integration: \"%s\" is none of shutdown, heartbeat, time-sync, time-samples, key-value, file-copy, "
+          "backup and balloon, nor all or none by itself",
+          absl::CEscape(name)));
     }
   }
   return wanted;
@@ -291,8 +291,8 @@ absl::StatusOr<machine::MachineInput> InputOf(const MachineConfig& config) {
   machine::MachineInput wanted;
   for (const absl::string_view name : absl::StrSplit(text, ',')) {
     if (name != "keyboard" && name != "mouse") {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("input: \"%s\" is none of all, none, keyboard and mouse", absl::CEscape(name)));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "input: \"%s\" is none of keyboard and mouse, nor all or none by itself", absl::CEscape(name)));
     }
     (name == "keyboard" ? wanted.keyboard : wanted.mouse) = true;
   }

@@ -69,7 +69,7 @@ def typing(context):
         machine.end(0)
         check_kernel_log(machine.text())
     bad = context.vmm('--kernel=x', '--input=keyboard,joystick').expect_status(2)
-    expect(bad.err == 'mini_vmm: --input: "joystick" is none of all, none, keyboard and mouse\n', 'not one line', bad.err)
+    expect(bad.err == 'mini_vmm: --input: "joystick" is none of keyboard and mouse, nor all or none by itself\n', 'not one line', bad.err)
     bad = context.vmm('--kernel=x', '--keyboard-layout=de').expect_status(2)
     expect(bad.err == 'mini_vmm: --keyboard-layout: the machine has no keyboard\n', 'not one line', bad.err)
 
