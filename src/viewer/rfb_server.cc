@@ -92,10 +92,16 @@ absl::Status Server::Prepare() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<os::LocalAddress> ParseRfbAddress(absl::string_view text, bool is_guarded) {
+  absl::StatusOr<os::LocalAddress> address = os::ParseLocalAddress(text, is_guarded);
+  if (address.ok() || is_guarded || !os::ParseLocalAddress(text, /*is_guarded=*/true).ok()) return address;
+  return absl::InvalidArgumentError(absl::StrCat(
+      address.status().message(), "; elsewhere viewers need a password, or certificates of their own (ca-cert.pem)"));
+}
+
 absl::Status Server::Listen(absl::string_view text) {
   if (listener_ != nullptr) return absl::FailedPreconditionError("it listens already");
-  RETURN_IF_ERROR(CheckRfbAddress(text, guard_->lets_in_friends_alone()));
-  ASSIGN_OR_RETURN(os::LocalAddress address, os::ParseLocalAddress(text, guard_->lets_in_friends_alone()));
+  ASSIGN_OR_RETURN(os::LocalAddress address, ParseRfbAddress(text, guard_->lets_in_friends_alone()));
   ASSIGN_OR_RETURN(listener_, os::Listener::Open(loop_, std::move(address), [this](int fd) { OnConnection(fd); }));
   return absl::OkStatus();
 }
@@ -225,10 +231,7 @@ void Server::SetTimer(uint64_t deadline_100ns) {
 }  // namespace
 
 absl::Status CheckRfbAddress(absl::string_view address, bool is_guarded) {
-  const absl::Status status = os::ParseLocalAddress(address, is_guarded).status();
-  if (status.ok() || is_guarded || !os::ParseLocalAddress(address, /*is_guarded=*/true).ok()) return status;
-  return absl::InvalidArgumentError(absl::StrCat(
-      status.message(), "; elsewhere viewers need a password, or certificates of their own (ca-cert.pem)"));
+  return ParseRfbAddress(address, is_guarded).status();
 }
 
 absl::StatusOr<std::unique_ptr<RfbServer>> RfbServer::Create(os::EventLoop& loop, Options options) {

@@ -56,10 +56,11 @@ Server::Server(GuestMemory& memory, Hypervisor& hypervisor, const ServerOptions&
 }
 
 Server::~Server() {
-  for (const auto& [id, channel] : channels_) {
+  if (!channels_.empty()) {
+    const Offer& offer = channels_.begin()->second->offer_;
     const std::string text = absl::StrFormat(
         "VMBus channel of class %s, instance %s, is gone before its server (a Part lets its channels go in Detach)",
-        GuidText(channel->offer_.class_id), GuidText(channel->offer_.instance_id));
+        GuidText(offer.class_id), GuidText(offer.instance_id));
     ::hvsdk::internal::CheckFailed(text.c_str(), __FILE__, __LINE__);
   }
   if (started_) {

@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,6 +34,16 @@ struct PortFrame {
   Bytes bytes;
   FrameOffload offload;
 };
+
+// On a thread of its own: a port has room for a few frames again and again, and its link goes and comes.
+template <typename Port>
+void MakeRoomUntil(const std::atomic<bool>& done, Port& port) {
+  for (uint32_t i = 0; !done; ++i) {
+    port.MakeRoom(1 + i % 7);
+    if (i % 64 == 0) port.SetLink(i / 64 % 2 == 0);
+    std::this_thread::yield();
+  }
+}
 
 // A port whose other end is the test. Thread-compatible.
 class ScriptedPort : public NetworkPort {

@@ -386,13 +386,7 @@ TEST_P(NetworkLanesCountTest, CarryEveryFrameInItsFlowsOrder) {
     }
   });
   std::atomic<bool> done{false};
-  std::thread roomy([&] {
-    for (uint32_t i = 0; !done; ++i) {
-      shared_->MakeRoom(1 + i % 7);
-      if (i % 64 == 0) shared_->SetLink(i / 64 % 2 == 0);
-      std::this_thread::yield();
-    }
-  });
+  std::thread roomy([&] { MakeRoomUntil(done, *shared_); });
   const bool all = PollUntil([&] {
     for (uint32_t burst = random() % 8; burst-- != 0 && sends_ < frames;) {
       if (!SendNext(static_cast<uint16_t>(random() % kFlows))) break;

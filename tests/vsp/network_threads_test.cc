@@ -150,13 +150,7 @@ TEST_F(NetworkThreadsTest, CarriesEveryFrameBothWays) {
     }
   });
   std::atomic<bool> done{false};
-  std::thread roomy([&] {
-    for (uint32_t i = 0; !done; ++i) {
-      shared->MakeRoom(1 + i % 7);
-      if (i % 64 == 0) shared->SetLink(i / 64 % 2 == 0);
-      std::this_thread::yield();
-    }
-  });
+  std::thread roomy([&] { MakeRoomUntil(done, *shared); });
   std::swap(spec.to, spec.from);
   const Bytes out = ethernet::MakeFrame(spec);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(120);
