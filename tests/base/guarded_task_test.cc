@@ -58,6 +58,23 @@ TEST(GuardedTask, GoesWhileItIsScheduled) {
   EXPECT_EQ(executor.RunUntilIdle(), 0u);
 }
 
+// One that is held is still run, for nothing, when it is scheduled; ThreadSanitizer sees whether it goes away under that.
+TEST(GuardedTask, GoesWhileItIsHeldAndScheduled) {
+  QueueExecutor executor;
+  std::atomic<bool> stop{false};
+  std::thread runner([&] {
+    while (!stop.load()) (void)executor.RunOne();
+  });
+  for (uint32_t round = 0; round < ScaledCount(2000); ++round) {
+    Counting task(executor);
+    task.Hold();
+    task.Schedule();
+    if (round % 2 != 0) std::this_thread::yield();
+  }
+  stop = true;
+  runner.join();
+}
+
 // A third thread schedules it all the time; ThreadSanitizer sees whether owner and turns are ever there together.
 TEST(GuardedTask, IsItsOwnersWhileItIsHeld) {
   const uint32_t rounds = ScaledCount(500);

@@ -28,11 +28,9 @@ namespace hvsdk {
 class GuardedTask : private Task {
  public:
   explicit GuardedTask(Executor& executor) : executor_(executor) {}
-  // A class that derives from this one calls Hold in its destructor; nobody schedules it behind that.
-  ~GuardedTask() override {
-    is_held_.store(true, std::memory_order_relaxed);
-    executor_.Drain(*this);
-  }
+  // A class that derives from this one calls Hold in its destructor, also when it is held already, and nobody schedules it behind that:
+  // here it would be too late, the executor must not meet a task that is half gone.
+  ~GuardedTask() override = default;
   GuardedTask(const GuardedTask&) = delete;
   GuardedTask& operator=(const GuardedTask&) = delete;
 
@@ -41,18 +39,19 @@ class GuardedTask : private Task {
   void Schedule() { executor_.Schedule(*this); }
   void ScheduleWhenIdle() { executor_.ScheduleWhenIdle(*this); }
 
-  // When it returns no turn is under way, and none begins until Release was called as often.
+  // When it returns no turn is under way, and none begins until Release was called as often; nor has the executor anything of it that was
+  // scheduled before the call, if it was held before it, too.
   void Hold() {
-    if (holds_++ != 0) return;
-    is_held_.store(
-        true,
-        std::memory_order_relaxed);  // the executor's queue orders it: turns that it does not wait for begin behind
+    ++holds_;
+    // The executor's queue orders it: turns that it does not wait for begin behind.
+    is_held_.store(true, std::memory_order_relaxed);
     executor_.Drain(*this);
   }
   // The last one lets a turn begin, which finds what has been left undone.
   void Release() {
     if (--holds_ != 0) return;
-    is_held_.store(false, std::memory_order_relaxed);  // likewise
+    // A turn may have been on its way to the question already: what it answers comes with what the owner has done.
+    is_held_.store(false, std::memory_order_release);
     Schedule();
   }
   bool is_held() const { return holds_ != 0; }
@@ -62,7 +61,7 @@ class GuardedTask : private Task {
 
  private:
   void Run() final {
-    if (!is_held_.load(std::memory_order_relaxed)) Turn();
+    if (!is_held_.load(std::memory_order_acquire)) Turn();
   }
 
   Executor& executor_;
