@@ -723,9 +723,21 @@ class Running:
             return file.read().replace('\r\n', '\n')
 
     def wait_for(self, pattern, seconds=240):
+        self.wait_until(lambda text: re.search(pattern, text, re.M | re.S), pattern, seconds)
+
+    def wait_for_count(self, text, count, seconds=240):
+        """As one pattern for all of them it would be looked for in exponential time."""
+        self.wait_until(lambda said: said.count(text) >= count, f'{count} of {text}', seconds)
+
+    def wait_until(self, has_it, wanted, seconds):
         end = time.monotonic() + seconds
-        while not re.search(pattern, self.text(), re.M | re.S):
-            self.expect_running(end, pattern)
+        while True:
+            # Asked first: what a machine says at its end it has said when it has ended.
+            has_ended = self.process.poll() is not None
+            if has_it(self.text()):
+                return
+            if has_ended or time.monotonic() > end:
+                self.expect_running(end, wanted)
             time.sleep(0.1)
 
     def expect_running(self, end, wanted):
@@ -733,13 +745,6 @@ class Running:
         status = self.process.poll()
         expect(status is None, f'ended with {status} before {wanted}', self.text()[-4000:],
                '' if status is None else self.process.stderr.read())
-
-    def wait_for_count(self, text, count, seconds=240):
-        """As one pattern for all of them it would be looked for in exponential time."""
-        end = time.monotonic() + seconds
-        while self.text().count(text) < count:
-            self.expect_running(end, f'{count} of {text}')
-            time.sleep(0.1)
 
     def wait_for_socket(self, seconds=60):
         end = time.monotonic() + seconds

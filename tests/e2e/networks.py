@@ -395,6 +395,10 @@ def streams(context):
     try:
         flags = [*context.guest_flags(packed(command), program='streams'), '--net=tap,device=tap0,queues=2', '--cpus=2', '--io-threads=1']
         with Running(context, flags) as machine:
+            machine.wait_for(r'^\[to', 120)
+            tasks = f'/proc/{machine.process.pid}/task'
+            threads = sorted(open(f'{tasks}/{task}/comm', encoding='ascii').read().strip() for task in os.listdir(tasks))
+            expect('io0' in threads, 'no thread of I/O', threads)
             # What the host has received by the time that the next begins.
             for number, cell in enumerate(cells):
                 following = cells[number + 1] if number + 1 < len(cells) else None
@@ -402,9 +406,6 @@ def streams(context):
                 machine.wait_for(mark, 120 + 3 * STREAM_SECONDS)
                 with open(log, encoding='ascii') as served:
                     served_by[cell] = served.read()
-            threads = sorted(open(f'/proc/{machine.process.pid}/task/{task}/comm', encoding='ascii').read().strip()
-                             for task in os.listdir(f'/proc/{machine.process.pid}/task'))
-            expect('io0' in threads, 'no thread of I/O', threads)
             machine.process.wait(timeout=120)
             text = machine.text()
             machine.end(0)
