@@ -92,10 +92,11 @@ absl::Status ParseShutdown(Words words, absl::string_view arguments, Asked& aske
     absl::string_view reason = word;
     if (word == "--force") {
       shutdown.set_force(true);
-    } else if (word == "--restart" && shutdown.action() == ShutdownConfig::POWER_OFF) {
-      shutdown.set_action(ShutdownConfig::RESTART);
-    } else if (word == "--hibernate" && shutdown.action() == ShutdownConfig::POWER_OFF) {
-      shutdown.set_action(ShutdownConfig::HIBERNATE);
+    } else if (word == "--restart" || word == "--hibernate") {
+      if (shutdown.action() != ShutdownConfig::POWER_OFF) {
+        return InvalidArgumentError("one of --restart and --hibernate, and once");
+      }
+      shutdown.set_action(word == "--restart" ? ShutdownConfig::RESTART : ShutdownConfig::HIBERNATE);
     } else if (absl::ConsumePrefix(&reason, "--reason=")) {
       shutdown.set_reason(std::string(reason));
     } else {

@@ -159,9 +159,10 @@ class Credentials final : public TlsCredentials {
         return absl::InvalidArgumentError(absl::StrCat("tls: ", file, ": ", std::strerror(errno)));
       }
     }
-    const auto check = [&](const std::string& file, int done) {
-      return done == 1 ? absl::OkStatus()
-                       : absl::InvalidArgumentError(absl::StrCat("tls: ", file, ": ", library_.Reason()));
+    const auto check = [&](const std::string& file, absl::string_view wanted, int done) {
+      return done == 1
+                 ? absl::OkStatus()
+                 : absl::InvalidArgumentError(absl::StrCat("tls: ", file, ": not ", wanted, ": ", library_.Reason()));
     };
     library_.clear_errors();
     library_.context_control(context_, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, nullptr);
@@ -171,15 +172,18 @@ class Credentials final : public TlsCredentials {
     library_.context_set_tickets(context_, 0);
     // Or else OpenSSL asks for a passphrase on the terminal.
     library_.context_set_passphrase(context_, [](char*, int, int, void*) { return 0; });
-    RETURN_IF_ERROR(check(certificate, library_.context_use_certificate(context_, certificate.c_str())));
-    RETURN_IF_ERROR(check(key, library_.context_use_key(context_, key.c_str(), SSL_FILETYPE_PEM)));
-    RETURN_IF_ERROR(check(key, library_.context_check_key(context_)));
+    RETURN_IF_ERROR(check(certificate, "a certificate in PEM form",
+                          library_.context_use_certificate(context_, certificate.c_str())));
+    RETURN_IF_ERROR(
+        check(key, "a private key in PEM form", library_.context_use_key(context_, key.c_str(), SSL_FILETYPE_PEM)));
+    RETURN_IF_ERROR(check(key, "the certificate's private key", library_.context_check_key(context_)));
     if (access(authority.c_str(), F_OK) != 0) {
       // A folder that may not be looked at must not open the door.
       return errno == ENOENT ? absl::OkStatus()
                              : absl::InvalidArgumentError(absl::StrCat(authority, ": ", std::strerror(errno)));
     }
-    RETURN_IF_ERROR(check(authority, library_.context_load_authority(context_, authority.c_str(), nullptr)));
+    RETURN_IF_ERROR(check(authority, "certificates in PEM form",
+                          library_.context_load_authority(context_, authority.c_str(), nullptr)));
     library_.context_set_verify(context_, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
     asks_for_certificate_ = true;
     return absl::OkStatus();

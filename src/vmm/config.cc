@@ -262,10 +262,14 @@ absl::StatusOr<machine::MachineIntegration> IntegrationOf(const MachineConfig& c
       wanted.shutdown = true;
     } else if (name == "heartbeat") {
       wanted.heartbeat = true;
-    } else if (name == "time-sync") {
+    } else if (name == "time-sync" || name == "time-samples") {
+      const bool samples_only = name == "time-samples";
+      if (wanted.time_sync && wanted.time_samples_only != samples_only) {
+        return absl::InvalidArgumentError(
+            "integration: time-sync sets the guest's clock, and time-samples does not: one of them");
+      }
       wanted.time_sync = true;
-    } else if (name == "time-samples") {
-      wanted.time_sync = wanted.time_samples_only = true;
+      wanted.time_samples_only = samples_only;
     } else if (name == "key-value") {
       wanted.key_value = true;
     } else if (name == "file-copy") {

@@ -229,6 +229,7 @@ def no_integration(context):
         machine.wait_for('^listed$')
         expect(not re.search(r'[0-9a-f]{8}-', machine.text().split('begun')[1]), 'devices', machine.text())
         expect('no such component' in machine.ctl('shutdown', status=2), 'another error')
+        expect('one of --restart and --hibernate' in machine.ctl('shutdown', '--restart', '--hibernate', status=2), 'another error')
         machine.ctl('stop')
         machine.end(0)
     bad = context.vmm('--kernel=x', '--integration=heartbeat,fax').expect_status(2)

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import struct
 import time
 import zlib
@@ -279,6 +280,11 @@ while read -r line; do eval "$line"; done"""
         line = f'--vnc=0.0.0.0:0: {error}' if error else '--vnc: unknown option "pass=x"; there are password-file= and tls='
         expect(bad.err == f'mini_vmm: {line}\n', 'not that line', bad.err)
     os.chmod(word, 0o600)
+    os.mkdir(folder)
+    for name in ('server-cert.pem', 'server-key.pem'):
+        shutil.copy(word, os.path.join(folder, name))
+    bad = context.vmm(*guest, f'--vnc=0.0.0.0:0,tls={folder}').expect_status(2)
+    expect(f'tls: {folder}/server-cert.pem: not a certificate in PEM form: ' in bad.err, 'not that line', bad.err)
     bad = context.vmm(*guest, f'--vnc=unix:{path},password-file={word}').expect_status(2)
     expect('has 17 bytes, and VNC knows 8' in bad.err, 'not that line', bad.err)
     bad = context.vmm('--kernel=x', '--vnc=127.0.0.1:0').expect_status(2)

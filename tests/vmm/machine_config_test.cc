@@ -99,6 +99,7 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" memory_mib: 512 memory_max_mib: 511", "memory: max:"},
       {"kernel: \"k\" memory_max_mib: 4194305", "memory: max:"},
       {"kernel: \"k\" memory_max_mib: 1024 integration: \"shutdown\"", "memory: max:"},
+      {"kernel: \"k\" integration: \"time-sync,time-samples\"", "integration: time-sync sets"},
       {"kernel: \"k\" memory_max_mib: 1024 deterministic: true", "deterministic:"},
       {"kernel: \"k\" cpus: 1025", "cpus:"},
       {"kernel: \"k\" io_threads: 64", "io-threads:"},
