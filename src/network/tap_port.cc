@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <utility>
@@ -22,6 +23,7 @@
 #include "network/attachment.h"
 #include "network/frame.h"
 #include "network/wire.h"
+#include "resource/host_buffers.h"
 
 namespace hvsdk::network {
 namespace {
@@ -43,6 +45,7 @@ constexpr uint8_t kGsoTcp6 = 4;        // VIRTIO_NET_HDR_GSO_TCPV6
 constexpr uint8_t kGsoEcn = 0x80;      // VIRTIO_NET_HDR_GSO_ECN: CWR is set in a frame to be cut
 
 constexpr uint16_t kMaxQueues = 64;
+constexpr size_t kMaxPieces = 16;  // of a frame's memory that the kernel writes to itself
 constexpr size_t kMaxWireBytes = ethernet::kMaxFrameBytes + ethernet::kVlanTagBytes;
 
 Header HeaderOf(const Frame& frame) {
@@ -135,7 +138,7 @@ class TapPort final : public NetworkPort, private Task {
   struct Queue {
     int fd;
     bool used = true;                 // by the kernel, for what it sends
-    std::unique_ptr<uint8_t[]> room;  // where a frame lies between the kernel and its receiver
+    std::unique_ptr<uint8_t[]> room;  // of a frame, for what of it cannot lie where it is to be
   };
 
   // A client may have come to frames that nobody was told of.
@@ -274,22 +277,44 @@ size_t TapPort::Send(uint16_t number, absl::Span<const OutgoingFrame> frames) {
   return frames.size();
 }
 
+// The kernel writes a frame where it is to lie, and what has no place there behind it in `room`. Only where a tag stands in a frame all of
+// it has to move.
 size_t TapPort::Receive(uint16_t number, absl::Span<IncomingFrame> frames) {
   if (number >= queues_.size()) return 0;
   const Queue& queue = queues_[number];
   size_t count = 0;
   while (count < frames.size()) {
+    IncomingFrame& frame = frames[count];
     Header header;
+    std::array<iovec, 2 + kMaxPieces> pieces;
+    pieces[0] = {&header, sizeof(header)};
+    size_t used = 1;
+    const auto buffers = frame.buffers.first(std::min(frame.buffers.size(), kMaxPieces));
+    const size_t in_place = ForEachPiece(buffers, 0, kMaxWireBytes, [&](uint8_t* data, size_t size) {
+      pieces[used++] = {data, size};
+    });
     // One byte more than there may be shows a frame that is too long.
-    const iovec pieces[] = {{&header, sizeof(header)}, {queue.room.get(), kMaxWireBytes + 1}};
-    const ssize_t size = readv(queue.fd, pieces, std::size(pieces));
-    if (size < 0 && errno == EINTR) continue;
-    if (size < 0) break;
-    if (static_cast<size_t>(size) < sizeof(header)) continue;
+    pieces[used++] = {queue.room.get() + in_place, kMaxWireBytes + 1 - in_place};
+    const ssize_t got = readv(queue.fd, pieces.data(), static_cast<int>(used));
+    if (got < 0 && (errno == EINTR || errno == EFAULT))
+      continue;  // the latter: the host has lost that memory, and the frame is gone
+    if (got < 0) break;
+    if (static_cast<size_t>(got) < sizeof(header)) continue;
+    const size_t size = static_cast<size_t>(got) - sizeof(header);
     const FrameOffload offload = OffloadOf(header);
-    const bool whole = offload.segmentation == FrameOffload::Segmentation::kNone;
-    const auto frame = absl::MakeConstSpan(queue.room.get(), static_cast<size_t>(size) - sizeof(header));
-    if (CopyFromWire(frame, whole ? max_whole_bytes_ : max_frame_bytes_, offload, frames[count])) ++count;
+    const bool is_whole = offload.segmentation == FrameOffload::Segmentation::kNone;
+    const size_t max_bytes = is_whole ? max_whole_bytes_ : max_frame_bytes_;
+    std::array<uint8_t, ethernet::kHeaderBytes> start;
+    if (in_place >= size && CopyFromBuffers(buffers, 0, start.data(), std::min(size, start.size())) == start.size() &&
+        ethernet::ReadBe16(&start[ethernet::kTagOffset]) != ethernet::kVlan) {
+      if (size > max_bytes) continue;
+      frame.size_bytes = size;
+      frame.offload = offload;
+      ++count;
+      continue;
+    }
+    CopyFromBuffers(buffers, 0, queue.room.get(), std::min(size, in_place));
+    if (CopyFromWire(absl::MakeConstSpan(queue.room.get(), size), max_bytes, offload, frame)) ++count;
   }
   return count;
 }

@@ -297,7 +297,8 @@ TYPED_TEST_P(PortTest, VlanTagsPass) {
       offload.vlan_tci = tci;
     }
     a.Send({frame, offload}, this->random_);
-    std::vector<TestFrame> got = b.Receive(1);
+    // There need be no room for the tag.
+    std::vector<TestFrame> got = b.Receive(1, vlan % 4 < 2 ? expected.size() : ethernet::kMaxFrameBytes);
     ASSERT_EQ(got.size(), 1u);
     ASSERT_TRUE(got[0].offload.has_vlan);
     ASSERT_EQ(got[0].offload.vlan_tci, tci);

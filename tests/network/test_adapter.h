@@ -87,11 +87,14 @@ class TestAdapter final : public NetworkPortClient {
   // Up to `most` frames that are there now. `room` is what each may have.
   std::vector<TestFrame> TryReceive(size_t most, size_t room = ethernet::kMaxFrameBytes, uint16_t queue = 0) {
     while (memory_.size() < most) memory_.push_back(std::make_unique<uint8_t[]>(ethernet::kMaxFrameBytes));
-    std::vector<std::array<HostBuffer, 2>> buffers(most);
+    std::vector<std::vector<HostBuffer>> buffers(most);
     std::vector<IncomingFrame> incoming(most);
     for (size_t i = 0; i < most; ++i) {
-      const size_t first = std::min<size_t>(room, 10 + i * 7);
-      buffers[i] = {HostBuffer{memory_[i].get(), first}, HostBuffer{memory_[i].get() + first, room - first}};
+      // In two pieces, or in many.
+      const size_t pieces = i % 3 == 2 ? 2 + i * 7 : 2, piece = std::min<size_t>(room / pieces, 10 + i * 7);
+      for (size_t each = 0; each + 1 < pieces; ++each) buffers[i].push_back({memory_[i].get() + each * piece, piece});
+      const size_t first = (pieces - 1) * piece;
+      buffers[i].push_back({memory_[i].get() + first, room - first});
       incoming[i].buffers = buffers[i];
     }
     size_t count;
@@ -120,12 +123,12 @@ class TestAdapter final : public NetworkPortClient {
   }
 
   // `count` frames, however long they take to come; fewer: no word came of them.
-  std::vector<TestFrame> Receive(size_t count) {
+  std::vector<TestFrame> Receive(size_t count, size_t room = ethernet::kMaxFrameBytes) {
     std::vector<TestFrame> frames;
     while (frames.size() < count) {
       const uint64_t seen = Count(frames_);
       const size_t ask = std::min<size_t>(count - frames.size(), 8);
-      std::vector<TestFrame> some = TryReceive(ask);
+      std::vector<TestFrame> some = TryReceive(ask, room);
       const bool all = some.size() == ask;
       std::move(some.begin(), some.end(), std::back_inserter(frames));
       if (!all && frames.size() < count && !WaitFor(frames_, seen)) break;
