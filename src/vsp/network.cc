@@ -44,6 +44,9 @@ constexpr uint16_t kMaxQueues = 64;
 
 // A frame's headers of ours end where its room begins.
 constexpr uint32_t kHeadroom = ReceiveBuffer::kHeadroomBytes;
+// Of a coalesced segment, with its headroom in two pages; where the buffer has so many of them. Linux 6.1's has 1280.
+constexpr uint32_t kLongPartBytes = 2 * 4096 - kHeadroom;
+constexpr uint32_t kLeastForLongParts = 1024;
 
 struct NetworkState {
   static constexpr uint32_t kSchema = 1;
@@ -59,6 +62,7 @@ struct NetworkState {
   uint32_t receive_gpadl = 0;
   uint16_t receive_id = 0;
   uint32_t receive_frame_bytes = 0;
+  uint32_t receive_part_bytes = 0;
   uint32_t receive_sections = 0;
   std::vector<ReceiveBuffer::Transfer> lent;
   uint32_t send_gpadl = 0;
@@ -83,6 +87,7 @@ struct NetworkState {
     visit(14, "send_gpadl", send_gpadl);
     visit(15, "primary", primary);
     visit(16, "subchannels", subchannels);
+    visit(17, "receive_part_bytes", receive_part_bytes);
   }
 };
 
@@ -195,12 +200,14 @@ class NetworkAdapter::Core : private NetworkChannelHost,
       state.receive_gpadl = receive_buffer_->gpadl_id();
       state.receive_id = receive_buffer_->id();
       state.receive_frame_bytes = receive_frame_bytes_;
+      state.receive_part_bytes = receive_part_bytes_;
       state.receive_sections = receive_buffer_->sections();
       state.lent = receive_buffer_->lent();
     } else if (restored_ != nullptr) {
       state.receive_gpadl = restored_->receive_gpadl;
       state.receive_id = restored_->receive_id;
       state.receive_frame_bytes = restored_->receive_frame_bytes;
+      state.receive_part_bytes = restored_->receive_part_bytes;
       state.receive_sections = restored_->receive_sections;
       state.lent = restored_->lent;
     }
@@ -214,6 +221,8 @@ class NetworkAdapter::Core : private NetworkChannelHost,
   absl::Status Restore(state::StateReader& reader) {
     auto state = std::make_unique<NetworkState>();
     RETURN_IF_ERROR(reader.Read(*state));
+    if (state->receive_part_bytes == 0)
+      state->receive_part_bytes = state->receive_frame_bytes;  // a state of before there were others
     if (primary_->is_open() || !subchannels_.empty()) {
       return absl::FailedPreconditionError(absl::StrCat(StateName(), " has a guest already"));
     }
@@ -329,7 +338,7 @@ class NetworkAdapter::Core : private NetworkChannelHost,
   }
   // Sections that the longest frame needs.
   uint32_t sections_per_frame() const override {
-    return takes_coalesced_ ? (ethernet::kMaxFrameBytes + receive_frame_bytes_ - 1) / receive_frame_bytes_ : 1;
+    return takes_coalesced_ ? (ethernet::kMaxFrameBytes + receive_part_bytes_ - 1) / receive_part_bytes_ : 1;
   }
   // Tells the port, should the guest's wish or its buffer have changed what comes of it.
   void AcceptAsAsked() {
@@ -405,7 +414,8 @@ class NetworkAdapter::Core : private NetworkChannelHost,
     if (state.receive_gpadl != 0 &&
         (state.receive_sections == 0 || state.receive_sections > ReceiveBuffer::kMaxSections ||
          state.receive_frame_bytes < kMinMtuBytes + kEthernetBytes ||
-         state.receive_frame_bytes > max_mtu_bytes_ + kEthernetBytes)) {
+         state.receive_frame_bytes > max_mtu_bytes_ + kEthernetBytes ||
+         (state.receive_part_bytes != state.receive_frame_bytes && state.receive_part_bytes != kLongPartBytes))) {
       return reader.Invalid("receive_sections", "not of a buffer");
     }
     // Each section is in one place, if in any.
@@ -424,7 +434,7 @@ class NetworkAdapter::Core : private NetworkChannelHost,
     const auto check = [&](const NetworkChannelState& channel) {
       return NetworkChannel::IsPossible(channel) &&
              std::all_of(channel.frames.begin(), channel.frames.end(), [&](const auto& frame) {
-               return frame.size_bytes <= kHeadroom + state.receive_frame_bytes && take(frame.section);
+               return frame.size_bytes <= kHeadroom + state.receive_part_bytes && take(frame.section);
              });
     };
     if (!check(state.primary)) return reader.Invalid("primary", "completions or frames that cannot be");
@@ -439,6 +449,7 @@ class NetworkAdapter::Core : private NetworkChannelHost,
     return rndis_.wants_frames() && receive_buffer_ != nullptr && primary_->is_open() && !is_unplugged_;
   }
   uint32_t receive_frame_bytes() const override { return receive_frame_bytes_; }
+  uint32_t receive_part_bytes() const override { return receive_part_bytes_; }
   bool takes_coalesced() const override { return takes_coalesced_; }
   bool takes_tags_beside() const override { return (capabilities_ & netvsp::kCapabilityVlan) != 0; }
   const RndisDevice& rndis() const override { return rndis_; }
@@ -488,8 +499,9 @@ class NetworkAdapter::Core : private NetworkChannelHost,
     if (state->send_gpadl != 0) send_buffer_ = primary_channel_->AcquireGpadl(state->send_gpadl);
     if (state->receive_gpadl == 0) return;
     receive_frame_bytes_ = state->receive_frame_bytes;
+    receive_part_bytes_ = state->receive_part_bytes;
     vmbus::GpadlLease lease = primary_channel_->AcquireGpadl(state->receive_gpadl);
-    if (lease) receive_buffer_ = ReceiveBuffer::Create(std::move(lease), state->receive_id, receive_frame_bytes_);
+    if (lease) receive_buffer_ = ReceiveBuffer::Create(std::move(lease), state->receive_id, receive_part_bytes_);
     if (receive_buffer_ == nullptr || receive_buffer_->sections() != state->receive_sections) {
       // A state that does not fit its own guest: no more frames for that.
       receive_buffer_.reset();
@@ -608,7 +620,14 @@ class NetworkAdapter::Core : private NetworkChannelHost,
     vmbus::GpadlLease lease = primary_channel_->AcquireGpadl(wanted.gpadl_id);
     if (!lease) return;
     receive_frame_bytes_ = mtu_bytes_ + static_cast<uint32_t>(kEthernetBytes);
-    receive_buffer_ = ReceiveBuffer::Create(std::move(lease), wanted.id, receive_frame_bytes_);
+    receive_part_bytes_ = receive_frame_bytes_;
+    // Where the port may give coalesced segments: a guest that asks for them handles fewer and larger parts faster, if there are enough for small frames, too.
+    if (version_ >= Version::k61 && port_info_.max_frame_bytes > max_mtu_bytes_ + kEthernetBytes &&
+        receive_part_bytes_ < kLongPartBytes &&
+        lease->size_bytes() >= kLeastForLongParts * (kHeadroom + kLongPartBytes)) {
+      receive_part_bytes_ = kLongPartBytes;
+    }
+    receive_buffer_ = ReceiveBuffer::Create(std::move(lease), wanted.id, receive_part_bytes_);
     if (receive_buffer_ == nullptr) return;
     AcceptAsAsked();
     complete.status = netvsp::Status::kSuccess;
@@ -692,7 +711,7 @@ class NetworkAdapter::Core : private NetworkChannelHost,
     internal::GuestCopy(receive_buffer_->header(section), message.data(), first);
     const size_t rest = CopyToBuffers(receive_buffer_->data(section), 0, message.data() + first, size - first);
     if (first + rest == size) {
-      receive_buffer_->MarkWritten(section);
+      receive_buffer_->MarkWritten(section, rest);
       if (primary.SendControl(section, size)) return true;
     }
     receive_buffer_->Return(section);
@@ -741,7 +760,8 @@ class NetworkAdapter::Core : private NetworkChannelHost,
   bool link_told_ = false;
   bool wants_table_ = false;
   std::unique_ptr<ReceiveBuffer> receive_buffer_;
-  uint32_t receive_frame_bytes_ = 0;  // that it was cut for
+  uint32_t receive_frame_bytes_ = 0;  // of the longest that is not in parts
+  uint32_t receive_part_bytes_ = 0;   // that its sections have room for
   // Long TCP segments come to the guest whole, in parts.
   bool takes_coalesced_ = false;
   vmbus::GpadlLease send_buffer_;

@@ -146,7 +146,7 @@ size_t NetworkLane::ReceiveFrom(uint16_t queue) {
   ReceiveBuffer& buffer = *host_.receive_buffer();
   const bool takes_coalesced = host_.takes_coalesced();
   const uint32_t per_frame = host_.sections_per_frame();
-  const uint32_t frame_bytes = host_.receive_frame_bytes();
+  const uint32_t part_bytes = host_.receive_part_bytes();
   const size_t most = takes_coalesced ? kLongFramesAtOnce : kFramesAtOnce;
   sections_taken_ = buffer.Take(absl::MakeSpan(sections_).first(most * per_frame), ReservedSections(buffer));
   const size_t count = sections_taken_ / per_frame;
@@ -160,7 +160,7 @@ size_t NetworkLane::ReceiveFrom(uint16_t queue) {
     frames[i] = {};
     frames[i].buffers = buffer.data(sections_[i]);
     if (!takes_coalesced) continue;
-    ForEachPiece(frames[i].buffers, 0, frame_bytes, [&](uint8_t* data, size_t size) {
+    ForEachPiece(frames[i].buffers, 0, part_bytes, [&](uint8_t* data, size_t size) {
       pieces_.push_back({data, size});
     });
     pieces_.push_back({rest(i), ethernet::kMaxFrameBytes});
@@ -180,8 +180,9 @@ size_t NetworkLane::ReceiveFrom(uint16_t queue) {
   for (size_t i = 0; i < got; ++i) {
     if (!Deliver(i, sections_[i], frames[i])) unused_.push_back(sections_[i]);
   }
-  // Frames that were dropped have been written, too: here, or by the port, to which one was too long for the memory of the next.
-  for (size_t i = 0; i < std::min(got + 1, count); ++i) buffer.MarkWritten(sections_[i]);
+  // Frames that were dropped have been written, too: here, or by the port, to which one was too long for the memory of the next, which may be
+  // shorter.
+  for (size_t i = 0; i < std::min(got + 1, count); ++i) buffer.MarkWritten(sections_[i], part_bytes);
   // The first that were taken, first of all again.
   for (size_t i = sections_taken_; i-- > next_part_;) unused_.push_back(sections_[i]);
   for (size_t i = count; i-- > got;) unused_.push_back(sections_[i]);
@@ -267,7 +268,8 @@ bool NetworkLane::Deliver(size_t i, uint32_t section, const IncomingFrame& frame
   if (channel >= host_.channels() || !host_.channel(channel).is_open()) channel = 0;
   counters_.received.Count(start.data(), frame.size_bytes);
   if (is_long) {
-    DeliverParts(head, section, absl::MakeConstSpan(rest(i), frame.size_bytes - frame_bytes), channel);
+    const size_t first_bytes = std::min<size_t>(frame.size_bytes, host_.receive_part_bytes());
+    DeliverParts(head, section, first_bytes, absl::MakeConstSpan(rest(i), frame.size_bytes - first_bytes), channel);
   } else {
     arrived_.push_back(
         {channel, {section, head.Write(static_cast<uint32_t>(frame.size_bytes), buffer.header(section)), false}});
@@ -276,21 +278,25 @@ bool NetworkLane::Deliver(size_t i, uint32_t section, const IncomingFrame& frame
 }
 
 // A coalesced frame: its first part lies in a section already, and sections enough for the others have been taken.
-void NetworkLane::DeliverParts(FrameHead& first, uint32_t section, absl::Span<const uint8_t> rest, uint16_t channel) {
+void NetworkLane::DeliverParts(FrameHead& first, uint32_t section, size_t first_bytes, absl::Span<const uint8_t> rest,
+                               uint16_t channel) {
   ReceiveBuffer& buffer = *host_.receive_buffer();
-  const uint32_t frame_bytes = host_.receive_frame_bytes();
   const uint16_t id = next_packet_id_++;
-  first.AddPacketId(id, rndis::kPacketIsPart | rndis::kPacketIsFirstPart);
-  arrived_.push_back({channel, {section, first.Write(frame_bytes, buffer.header(section)), true}});
+  const auto add = [&](FrameHead& head, uint32_t where, size_t size, uint8_t more_flags) {
+    const bool is_last = rest.empty();
+    head.AddPacketId(
+        id, static_cast<uint8_t>(rndis::kPacketIsPart | more_flags | (is_last ? rndis::kPacketIsLastPart : 0)));
+    arrived_.push_back({channel, {where, head.Write(static_cast<uint32_t>(size), buffer.header(where)), !is_last}});
+  };
+  add(first, section, first_bytes, rndis::kPacketIsFirstPart);
   while (!rest.empty()) {
     const uint32_t next = sections_[next_part_++];
-    const size_t size = std::min<size_t>(rest.size(), frame_bytes);
+    const size_t size = std::min<size_t>(rest.size(), host_.receive_part_bytes());
     CopyToBuffers(buffer.data(next), 0, rest.data(), size);
     rest.remove_prefix(size);
     FrameHead head;
-    head.AddPacketId(id, rest.empty() ? rndis::kPacketIsPart | rndis::kPacketIsLastPart : rndis::kPacketIsPart);
-    arrived_.push_back({channel, {next, head.Write(static_cast<uint32_t>(size), buffer.header(next)), !rest.empty()}});
-    buffer.MarkWritten(next);
+    add(head, next, size, 0);
+    buffer.MarkWritten(next, size);
   }
 }
 

@@ -39,7 +39,8 @@ class NetworkLaneHost {
   // Frames may go to the guest: it wants them, and there is a receive buffer.
   virtual bool takes_frames() const = 0;
   virtual ReceiveBuffer* receive_buffer() = 0;
-  virtual uint32_t receive_frame_bytes() const = 0;  // that it was cut for
+  virtual uint32_t receive_frame_bytes() const = 0;  // of the longest frame that is not in parts
+  virtual uint32_t receive_part_bytes() const = 0;   // that a section has room for; no fewer
   // Long TCP segments come to the guest whole, in parts: in so many sections.
   virtual bool takes_coalesced() const = 0;
   virtual uint32_t sections_per_frame() const = 0;
@@ -106,7 +107,8 @@ class NetworkLane final : public GuardedTask {
   void AskForSections();
   size_t ReceiveFrom(uint16_t queue);
   bool Deliver(size_t i, uint32_t section, const IncomingFrame& frame);
-  void DeliverParts(class FrameHead& first, uint32_t section, absl::Span<const uint8_t> rest, uint16_t channel);
+  void DeliverParts(class FrameHead& first, uint32_t section, size_t first_bytes, absl::Span<const uint8_t> rest,
+                    uint16_t channel);
   void GiveToChannels();
   // The rest of a long frame, behind what its section holds.
   uint8_t* rest(size_t i) const;

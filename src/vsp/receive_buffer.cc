@@ -60,10 +60,11 @@ void ReceiveBuffer::Return(absl::Span<const uint32_t> sections) {
   free_.insert(free_.end(), sections.begin(), sections.end());
 }
 
-void ReceiveBuffer::MarkWritten(uint32_t section) {
+void ReceiveBuffer::MarkWritten(uint32_t section, size_t size_bytes) {
   GuestMemory& memory = lease_->memory();
   const auto mark = [&](uint64_t gpa, uint8_t*, uint64_t size) { memory.MarkWritten(gpa, size); };
-  HVSDK_CHECK(lease_->ForEachPiece(uint64_t{section} * section_bytes_, section_bytes_, mark));
+  const uint64_t written = std::min<uint64_t>(section_bytes_, kHeadroomBytes + size_bytes);
+  HVSDK_CHECK(lease_->ForEachPiece(uint64_t{section} * section_bytes_, written, mark));
 }
 
 void ReceiveBuffer::Lend(absl::Span<const uint32_t> sections, uint16_t channel) {

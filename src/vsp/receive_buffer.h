@@ -51,8 +51,8 @@ class ReceiveBuffer {
     const Section& of = sections_[section];
     return absl::MakeConstSpan(pieces_).subspan(of.first_piece, of.pieces);
   }
-  // It was written, headroom included.
-  void MarkWritten(uint32_t section);
+  // The headroom was written, and at most so many bytes behind it; of what the section has no room for nothing was.
+  void MarkWritten(uint32_t section, size_t size_bytes);
 
   // Sections of ours become a channel's. The first of them names the transfer.
   void Lend(absl::Span<const uint32_t> sections, uint16_t channel);

@@ -155,7 +155,7 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
     options.instance_id = kInstance;
     if (options.mac_address == MacAddress{}) options.mac_address = kMac;
     for (QueueExecutor& executor : more_executors_) options.executors.push_back(&executor);
-    MakeServer(kMemoryBytes);
+    MakeServer(kMemoryBytes + receive_buffer_pages_ * kPageSize);
     auto network = NetworkAdapter::Create(
         *server_, executor_, other_port_ == nullptr ? std::shared_ptr<NetworkPort>(port_) : other_port_, options);
     ASSERT_TRUE(network.ok()) << network.status();
@@ -163,8 +163,8 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
     MakeChild();
     buffers_ = {.receive = nullptr,
                 .receive_pages = {.pfns = nullptr,
-                                  .first_pfn = child_->AllocatePages(kBufferPages) / kPageSize,
-                                  .page_count = kBufferPages},
+                                  .first_pfn = child_->AllocatePages(receive_buffer_pages_) / kPageSize,
+                                  .page_count = receive_buffer_pages_},
                 .send = nullptr,
                 .send_pages = {.pfns = nullptr,
                                .first_pfn = child_->AllocatePages(kBufferPages) / kPageSize,
@@ -238,8 +238,9 @@ class NetworkFixture : public ProviderFixture<vsc::NetworkClient> {
   }
 
   std::shared_ptr<ScriptedPort> port_ = std::make_shared<ScriptedPort>();
-  std::shared_ptr<NetworkPort> other_port_;   // in place of it
-  std::deque<QueueExecutor> more_executors_;  // for subchannels; before Make
+  std::shared_ptr<NetworkPort> other_port_;       // in place of it
+  std::deque<QueueExecutor> more_executors_;      // for subchannels; before Make
+  uint32_t receive_buffer_pages_ = kBufferPages;  // likewise
   std::unique_ptr<NetworkAdapter> network_;
   vsc::NetworkBuffers buffers_;
   std::vector<Received> received_;
