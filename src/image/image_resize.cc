@@ -55,7 +55,7 @@ absl::Status PrepareEntries(ImageFile& file, const vhdx::Geometry& before, const
 }
 
 // The part of the last block that the disk did not have.
-absl::Status ClearTail(ImageFile& file, const vhdx::Geometry& before) {
+absl::Status ClearTail(ImageFile& file, const vhdx::Header& header, const vhdx::Geometry& before) {
   const uint64_t used = before.disk_bytes % before.block_bytes;
   if (used == 0) return absl::OkStatus();
   uint64_t entry;
@@ -64,7 +64,18 @@ absl::Status ClearTail(ImageFile& file, const vhdx::Geometry& before) {
       "its allocation table"));
   const vhdx::BlockState state = vhdx::StateOf(entry);
   if (state != vhdx::BlockState::kFullyPresent && state != vhdx::BlockState::kPartiallyPresent) return absl::OkStatus();
-  return ToStatus(Zero(file, vhdx::OffsetOf(entry) + used, before.block_bytes - used), "its last block");
+  const uint64_t place = vhdx::OffsetOf(entry);
+  // What a damaged image says could be anywhere.
+  const auto is_on = [&](uint64_t offset, uint64_t bytes) {
+    return place < offset + bytes && offset < place + before.block_bytes;
+  };
+  if (place > file.size_bytes() || before.block_bytes > file.size_bytes() - place || is_on(0, kMiB) ||
+      is_on(header.log_offset, header.log_length) || is_on(before.bat_offset, before.bat_bytes) ||
+      is_on(before.metadata_offset, before.metadata_bytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("VHDX: its last block lies at byte ", place, ", where no block can be"));
+  }
+  return ToStatus(Zero(file, place + used, before.block_bytes - used), "its last block");
 }
 
 }  // namespace
@@ -83,6 +94,7 @@ absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id
   header.header.file_write_guid = NewGuid();
   header.header.data_write_guid = new_id == Guid{} ? NewGuid() : new_id;
   RETURN_IF_ERROR(ToStatus(vhdx::UpdateHeader(file, header), "its header"));
+  RETURN_IF_ERROR(ClearTail(file, header.header, before));
   vhdx::Geometry after = before;
   after.disk_bytes = disk_bytes;
   uint64_t end = (file.size_bytes() + kMiB - 1) / kMiB * kMiB;
@@ -104,7 +116,6 @@ absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id
         file.Resize(end + (after.block_count() - before.block_count()) * uint64_t{after.block_bytes}), "its room"));
   }
   RETURN_IF_ERROR(PrepareEntries(file, before, after, end));
-  RETURN_IF_ERROR(ClearTail(file, before));
   // All of that is there before any of what names it, which changes as a whole.
   RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
   vhdx::LoggedChange change(file, header);

@@ -59,8 +59,6 @@ vhd::Footer MakeFooter(uint64_t disk_bytes, vhd::DiskType type) {
   footer.version = vhd::kVersion;
   footer.data_offset = type == vhd::DiskType::kFixed ? ~uint64_t{0} : vhd::kSector;
   footer.timestamp = static_cast<uint32_t>(std::time(nullptr) - vhd::kEpoch);
-  // Readers go by the creator when they choose between size and geometry. Windows' counts by size, as this does.
-  std::memcpy(footer.creator, "win ", 4);
   footer.creator_version = 0x000A0000;
   std::memcpy(footer.creator_host, "Wi2k", 4);
   footer.original_bytes = disk_bytes;
@@ -103,6 +101,8 @@ LocatorTexts SetParentInHeader(const ParentOfNew& parent, uint32_t timestamp, ui
 }  // namespace
 
 void SetVhdSize(uint64_t disk_bytes, vhd::Footer& footer) {
+  // Readers go by the creator when they choose between size and geometry. Windows' counts by size, as this does.
+  std::memcpy(footer.creator, "win ", 4);
   footer.current_bytes = disk_bytes;
   SetChs(disk_bytes, footer);
   footer.checksum = vhd::Checksum(footer, offsetof(vhd::Footer, checksum));

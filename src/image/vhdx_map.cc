@@ -156,6 +156,8 @@ BlockStatus VhdxMap::FindRoom() {
   RoomMap taken(file_->size_bytes() / kMiB * kMiB, kMiB);
   TakeStructures(header_.header, geometry_, taken);
   for (const uint64_t place : room_) taken.Take(place, geometry_.block_bytes);
+  // The file may have forgotten these already; ReleaseFreed gives them to room_.
+  for (const uint64_t place : freed_) taken.Take(place, geometry_.block_bytes);
   // As the file has it: whatever was changed since the last Commit, a loss of power brings back.
   std::vector<uint64_t> entries;
   constexpr uint64_t kStep = 128 << 10;

@@ -231,6 +231,11 @@ TEST(ImageFormatTest, TheSizeOfAVhdIsAsItsCreatorMeansIt) {
     // An old one, of 511 bytes.
     ASSERT_EQ(file->Resize(16 * kMiB + 511), BlockStatus::kOk);
     EXPECT_EQ(internal::vhd::ReadGeometry(*file)->disk_bytes, bytes) << creator;
+    // Made larger it has the size that was asked for, which no geometry has.
+    const uint64_t new_bytes = bytes + 512;
+    const absl::Status resized = internal::ResizeVhd(*file, new_bytes);
+    ASSERT_TRUE(resized.ok()) << resized;
+    EXPECT_EQ(internal::vhd::ReadGeometry(*file)->disk_bytes, new_bytes) << creator;
   }
 }
 
@@ -283,6 +288,40 @@ TEST(ImageFormatTest, AFullHostFailsAWriteAndNothingElse) {
   }
 }
 
+// A discard of blocks in so many pages of the table that some of them go to the file before it ends.
+TEST(ImageFormatTest, RoomThatADiscardGivesBackIsGivenOnce) {
+  constexpr uint64_t kBlocksPerPage = 512, kPages = 32;
+  auto file = Create(ImageFormat::kVhdx, kPages * kBlocksPerPage * kMiB);
+  const std::vector<uint8_t> bytes(4096, 0x77);
+  std::vector<uint8_t> read(4096);
+  const uint64_t last = (kPages - 1) * kBlocksPerPage * kMiB;
+  {
+    auto disk = Open(ImageFormat::kVhdx, file);
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    for (uint64_t page = 0; page < kPages; ++page) {
+      ASSERT_EQ(internal::WriteDisk(**disk, page * kBlocksPerPage * kMiB, bytes), BlockStatus::kOk);
+    }
+    ASSERT_EQ(internal::WriteDisk(**disk, last + kMiB, bytes), BlockStatus::kOk);
+  }
+  auto disk = Open(ImageFormat::kVhdx, file);
+  ASSERT_TRUE(disk.ok()) << disk.status();
+  for (uint64_t offset = 0; offset < last; offset += kBlocksPerPage * kMiB) {
+    ASSERT_EQ(internal::RunOnDisk(**disk, BlockOp::kDiscard, offset, kMiB), BlockStatus::kOk);
+  }
+  ASSERT_EQ(internal::RunOnDisk(**disk, BlockOp::kDiscard, last, 2 * kMiB), BlockStatus::kOk);
+  // The first block that needs room looks for it in the file.
+  for (const uint64_t offset : {uint64_t{0}, 7 * kMiB}) {
+    ASSERT_EQ(internal::WriteDisk(**disk, offset, bytes), BlockStatus::kOk);
+    ASSERT_EQ(internal::RunOnDisk(**disk, BlockOp::kFlush), BlockStatus::kOk);
+    ASSERT_EQ(internal::ReadDisk(**disk, offset, absl::MakeSpan(read)), BlockStatus::kOk);
+    EXPECT_EQ(read, bytes) << "at byte " << offset;
+  }
+  disk->reset();
+  const auto check = internal::CheckVhdx(*file, /*repair=*/false);
+  ASSERT_TRUE(check.ok()) << check.status();
+  EXPECT_THAT(check->faults, testing::IsEmpty());
+}
+
 TEST(ImageFormatTest, ABlockOutsideTheFileIsAnErrorOfItsOwn) {
   auto file = Create(ImageFormat::kVhdx, 16 * kMiB);
   const uint64_t entry = 6 | uint64_t{1} << 40;
@@ -296,6 +335,19 @@ TEST(ImageFormatTest, ABlockOutsideTheFileIsAnErrorOfItsOwn) {
   EXPECT_EQ(internal::WriteDisk(**disk, 2 * kMiB, bytes), BlockStatus::kOk);
   disk->reset();
   EXPECT_THAT(internal::CheckVhdx(*file, false)->faults, testing::ElementsAre(HasSubstr("block 1: lies at byte")));
+}
+
+TEST(ImageFormatTest, ADamagedImageIsNotResizedOverItself) {
+  for (const uint64_t place : {uint64_t{0}, kMiB, kBat, uint64_t{1} << 40}) {
+    auto file = Create(ImageFormat::kVhdx, 5 * kMiB + 512);
+    const uint64_t entry = 6 | place;
+    ASSERT_EQ(internal::Write(*file, kBat + 5 * 8, BytesOf(entry)), BlockStatus::kOk);
+    EXPECT_THAT(std::string(internal::ResizeVhdx(*file, 40 * kMiB).message()),
+                HasSubstr("its last block lies at byte"));
+    const auto disk = Open(ImageFormat::kVhdx, file);
+    ASSERT_TRUE(disk.ok()) << disk.status();
+    EXPECT_EQ((*disk)->info().size_bytes, 5 * kMiB + 512);
+  }
 }
 
 TEST(ImageFormatTest, ASettledImageIsAsOneThatIsClosed) {
