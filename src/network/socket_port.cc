@@ -33,6 +33,8 @@ constexpr size_t kMaxWireBytes = ethernet::kMaxFrameBytes + ethernet::kVlanTagBy
 // What may wait to be written before the sender is held back.
 constexpr size_t kMaxOutBytes = 256 << 10;
 constexpr size_t kInBytes = 128 << 10;
+// What is no frame for the client, and is passed over before others have their turn: a peer may write more as fast as it is read.
+constexpr int kMaxPassed = 256;
 // Between attempts to find a peer, which grow from the one to the other.
 constexpr long kMinRetryNs = 2'000'000, kMaxRetryNs = 250'000'000;
 
@@ -75,16 +77,21 @@ class SocketPort final : public NetworkPort, private Task {
   absl::Status WatchListener();
   // The loop's thread, of the peer's socket.
   void OnEvents(uint32_t events);
-  // A client's thread has found that the peer is gone, or a client is there.
+  // A client's thread has found that the peer is gone, or a client has to look for frames.
   void Run() override;
   void TellLink();
 
   // Writes what waits, as far as it goes; under the lock of what is written. False: the peer is gone.
   bool Flush();
-  // The next whole frame that has arrived, without its length; under the lock of what is read. Empty: there is none now.
-  absl::Span<const uint8_t> NextFrame();
+  // The next whole frame that has arrived, without its length; under the lock of what is read. Empty: there is none now, or more were
+  // passed over than `may_pass` allows.
+  absl::Span<const uint8_t> NextFrame(int& may_pass);
   // More bytes of a stream. False: there are none now.
   bool Fill();
+  void HasFrames() {
+    has_frames_.store(true, std::memory_order_release);
+    loop_.Schedule(*this);
+  }
   void PeerIsGone() {
     gone_.store(true, std::memory_order_release);
     loop_.Schedule(*this);
@@ -95,8 +102,8 @@ class SocketPort final : public NetworkPort, private Task {
   bool is_datagram_ = false;
   Attachment attachment_;
   std::atomic<bool> link_is_up_{false};
-  std::atomic<bool> gone_{false};      // a peer's socket has ended
-  std::atomic<bool> attached_{false};  // a new client looks for frames first of all
+  std::atomic<bool> gone_{false};        // a peer's socket has ended
+  std::atomic<bool> has_frames_{false};  // a client is new, or was not given all that is there, and looks for frames
 
   // The loop's thread only.
   os::UnixSocketFile file_;
@@ -268,7 +275,7 @@ void SocketPort::OnEvents(uint32_t events) {
 
 void SocketPort::Run() {
   if (gone_.exchange(false, std::memory_order_acq_rel)) Lose();
-  if (attached_.exchange(false, std::memory_order_acq_rel)) {
+  if (has_frames_.exchange(false, std::memory_order_acq_rel)) {
     attachment_.Tell([](NetworkPortClient& client) { client.OnFrames(0); });
   }
 }
@@ -279,8 +286,7 @@ absl::Status SocketPort::Attach(NetworkPortClient& client, const NetworkPortInfo
     max_bytes_ = std::min(accepts.mtu_bytes, options_.mtu_bytes) + ethernet::kHeaderBytes;
   }
   RETURN_IF_ERROR(attachment_.Attach(client));
-  attached_.store(true, std::memory_order_release);
-  loop_.Schedule(*this);
+  HasFrames();
   return absl::OkStatus();
 }
 
@@ -353,9 +359,9 @@ bool SocketPort::Fill() {
   return size < 0 && errno == EINTR;
 }
 
-absl::Span<const uint8_t> SocketPort::NextFrame() {
+absl::Span<const uint8_t> SocketPort::NextFrame(int& may_pass) {
   if (is_datagram_) {
-    for (;;) {
+    while (may_pass > 0) {
       if (fd_ < 0) return {};
       const ssize_t size = recv(fd_, in_.data(), in_.size(), MSG_DONTWAIT | MSG_TRUNC);
       if (size < 0 && errno == EINTR) continue;
@@ -365,9 +371,11 @@ absl::Span<const uint8_t> SocketPort::NextFrame() {
       }
       const auto length = static_cast<size_t>(size);
       if (length >= ethernet::kHeaderBytes && length <= kMaxWireBytes) return absl::MakeConstSpan(in_.data(), length);
+      --may_pass;
     }
+    return {};
   }
-  for (;;) {
+  while (may_pass > 0) {
     const size_t has = in_end_ - in_begin_;
     if (has >= kLengthBytes) {
       const uint32_t length = ethernet::ReadBe32(in_.data() + in_begin_);
@@ -380,22 +388,26 @@ absl::Span<const uint8_t> SocketPort::NextFrame() {
         const uint8_t* const frame = in_.data() + in_begin_ + kLengthBytes;
         in_begin_ += kLengthBytes + length;
         if (length >= ethernet::kHeaderBytes) return absl::MakeConstSpan(frame, length);
+        --may_pass;
         continue;
       }
     }
     if (!Fill()) return {};
   }
+  return {};
 }
 
 size_t SocketPort::Receive(uint16_t queue, absl::Span<IncomingFrame> frames) {
   if (queue != 0) return 0;
   std::lock_guard lock(read_mutex_);
   size_t count = 0;
-  while (count < frames.size()) {
-    const absl::Span<const uint8_t> frame = NextFrame();
+  int may_pass = kMaxPassed;
+  while (count < frames.size() && may_pass > 0) {
+    const absl::Span<const uint8_t> frame = NextFrame(may_pass);
     if (frame.empty()) break;
-    if (CopyFromWire(frame, max_bytes_, {}, frames[count])) ++count;
+    CopyFromWire(frame, max_bytes_, {}, frames[count]) ? ++count : --may_pass;
   }
+  if (may_pass == 0) HasFrames();
   return count;
 }
 

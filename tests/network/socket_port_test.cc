@@ -263,6 +263,26 @@ TEST(SocketPortTest, AStreamThatNeverEndsTakesNoMoreMemory) {
   EXPECT_LT(mallinfo2().uordblks + mallinfo2().hblkhd, before + (size_t{4} << 20));
 }
 
+// What is no frame holds a client up for a while and no longer, however much of it comes.
+TEST(SocketPortTest, WhatIsNoFrameIsPassedOverInTurns) {
+  Listening world;
+  Peer peer(world.folder / "a");
+  ASSERT_TRUE(WaitForLink(*world.port, true));
+  const Bytes frame = ethernet::MakeFrame(SpecOf(0, 7, world.random, 100));
+  constexpr size_t kEmpty = 4096;
+  Bytes wire(4 * kEmpty);  // lengths of nothing
+  wire.resize(4 * kEmpty + 4);
+  ethernet::WriteBe32(&wire[4 * kEmpty], static_cast<uint32_t>(frame.size()));
+  wire.insert(wire.end(), frame.begin(), frame.end());
+  const uint64_t seen = world.adapter->told_of_frames();
+  peer.Write(wire);
+  EXPECT_TRUE(world.adapter->TryReceive(1).empty());
+  ASSERT_TRUE(world.adapter->WaitForFrames(seen));
+  const std::vector<TestFrame> frames = world.adapter->Receive(1);
+  ASSERT_EQ(frames.size(), 1u);
+  EXPECT_EQ(frames[0].bytes, frame);
+}
+
 TEST(SocketPortTest, BadOptions) {
   Folder folder;
   LoopThread loop;
