@@ -45,6 +45,8 @@ constexpr uint8_t kGsoTcp6 = 4;        // VIRTIO_NET_HDR_GSO_TCPV6
 constexpr uint8_t kGsoEcn = 0x80;      // VIRTIO_NET_HDR_GSO_ECN: CWR is set in a frame to be cut
 
 constexpr uint16_t kMaxQueues = 64;
+// Frames that the client does not take, and that are passed over before others have their turn.
+constexpr size_t kMaxPassed = 256;
 constexpr size_t kMaxPieces = 16;  // of a frame's memory that the kernel writes to itself
 constexpr size_t kMaxWireBytes = ethernet::kMaxFrameBytes + ethernet::kVlanTagBytes;
 
@@ -141,7 +143,7 @@ class TapPort final : public NetworkPort, private Task {
     std::unique_ptr<uint8_t[]> room;  // of a frame, for what of it cannot lie where it is to be
   };
 
-  // A client may have come to frames that nobody was told of.
+  // A client may have come to frames that nobody was told of, or was not given all that are there.
   void Run() override {
     attachment_.Tell([this](NetworkPortClient& client) {
       for (size_t i = 0; i < queues_.size(); ++i) client.OnFrames(static_cast<uint16_t>(i));
@@ -283,7 +285,11 @@ size_t TapPort::Receive(uint16_t number, absl::Span<IncomingFrame> frames) {
   if (number >= queues_.size()) return 0;
   const Queue& queue = queues_[number];
   size_t count = 0;
-  while (count < frames.size()) {
+  for (size_t looked_at = 0; count < frames.size(); ++looked_at) {
+    if (looked_at == frames.size() + kMaxPassed) {
+      loop_.Schedule(*this);
+      break;
+    }
     IncomingFrame& frame = frames[count];
     Header header;
     std::array<iovec, 2 + kMaxPieces> pieces;

@@ -415,6 +415,7 @@ class NetworkAdapter::Core : private NetworkChannelHost,
         (state.receive_sections == 0 || state.receive_sections > ReceiveBuffer::kMaxSections ||
          state.receive_frame_bytes < kMinMtuBytes + kEthernetBytes ||
          state.receive_frame_bytes > max_mtu_bytes_ + kEthernetBytes ||
+         state.receive_part_bytes < state.receive_frame_bytes ||
          (state.receive_part_bytes != state.receive_frame_bytes && state.receive_part_bytes != kLongPartBytes))) {
       return reader.Invalid("receive_sections", "not of a buffer");
     }

@@ -73,6 +73,7 @@ TEST(GuardedTask, GoesWhileItIsHeldAndScheduled) {
   }
   stop = true;
   runner.join();
+  EXPECT_FALSE(executor.RunOne());  // none has left its turn behind
 }
 
 // A third thread schedules it all the time; ThreadSanitizer sees whether owner and turns are ever there together.
