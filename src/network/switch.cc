@@ -125,7 +125,7 @@ void Switch::Core::Learn(PortState& port, uint64_t key, uint64_t now) {
     return;
   }
   place->second = {port.shared_from_this(), now};
-  if (port.addresses.size() < options_.max_addresses) {
+  if (port.addresses.empty() || port.addresses.size() < options_.max_addresses) {
     port.addresses.push_back(key);
     return;
   }

@@ -29,7 +29,7 @@ namespace hvsdk::network {
 
 struct SwitchOptions {
   size_t max_ports = 1024;
-  size_t max_addresses = 256;                  // behind each port; of more the last ones are known
+  size_t max_addresses = 256;                  // behind each port, at least one; of more the last ones are known
   uint64_t aging_100ns = 300 * 10'000'000ull;  // for so long after its last frame an address is known
   size_t queue_frames = 1024;                  // that wait, in each queue of each port
   size_t queue_bytes = size_t{4} << 20;
