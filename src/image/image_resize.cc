@@ -67,26 +67,9 @@ absl::Status ClearTail(ImageFile& file, const vhdx::Geometry& before) {
   return ToStatus(Zero(file, vhdx::OffsetOf(entry) + used, before.block_bytes - used), "its last block");
 }
 
-}  // namespace
-
-absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id) {
-  ASSIGN_OR_RETURN(vhdx::CurrentHeader header, vhdx::ReadHeader(file));
-  RETURN_IF_ERROR(vhdx::ReplayLog(file, header));
-  ASSIGN_OR_RETURN(const vhdx::Geometry before, vhdx::ReadGeometry(file, header.header));
-  if (header.header.log_length == 0) return absl::InvalidArgumentError("VHDX: it has no log");
-  if (disk_bytes < before.disk_bytes) return TooSmall(disk_bytes, before.disk_bytes);
-  if (disk_bytes > vhdx::kMaxDiskBytes || disk_bytes % before.logical_sector_bytes != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a disk of ", disk_bytes, " bytes: VHDX has whole sectors up to 64 TiB"));
-  }
-  if (disk_bytes == before.disk_bytes) return absl::OkStatus();
-  header.header.file_write_guid = NewGuid();
-  header.header.data_write_guid = new_id == Guid{} ? NewGuid() : new_id;
-  RETURN_IF_ERROR(ToStatus(vhdx::UpdateHeader(file, header), "its header"));
-  vhdx::Geometry after = before;
-  after.disk_bytes = disk_bytes;
+// What the new blocks need, behind all that is there, where nothing names it yet.
+absl::Status MakeRoom(ImageFile& file, const vhdx::Geometry& before, vhdx::Geometry& after, bool moves) {
   uint64_t end = (file.size_bytes() + kMiB - 1) / kMiB * kMiB;
-  const bool moves = after.entry_count() * 8 > before.bat_bytes;
   if (moves) {
     after.bat_offset = end;
     after.bat_bytes = (after.entry_count() * 8 + kMiB - 1) / kMiB * kMiB;
@@ -106,7 +89,45 @@ absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id
   RETURN_IF_ERROR(PrepareEntries(file, before, after, end));
   RETURN_IF_ERROR(ClearTail(file, before));
   // All of that is there before any of what names it, which changes as a whole.
-  RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+  return ToStatus(Flush(file), "its file");
+}
+
+// A table behind all blocks, at `place`, and the old footer behind that. Their room is taken before the footer's place
+// is: a full disk leaves the footer where it is.
+absl::Status MoveVhdTable(ImageFile& file, const vhd::Geometry& geometry, uint64_t place,
+                          absl::Span<const uint8_t> table) {
+  const absl::Span<const uint8_t> footer(reinterpret_cast<const uint8_t*>(&geometry.footer), sizeof(geometry.footer));
+  RETURN_IF_ERROR(ToStatus(file.Resize(place + table.size() + vhd::kSector), "its table"));
+  RETURN_IF_ERROR(ToStatus(Write(file, place + table.size(), footer), "its footer"));
+  RETURN_IF_ERROR(ToStatus(Write(file, place + vhd::kSector, table.subspan(vhd::kSector)), "its table"));
+  RETURN_IF_ERROR(ToStatus(Write(file, place, table.first(vhd::kSector)), "its table"));
+  return ToStatus(Flush(file), "its file");
+}
+
+}  // namespace
+
+absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id) {
+  ASSIGN_OR_RETURN(vhdx::CurrentHeader header, vhdx::ReadHeader(file));
+  RETURN_IF_ERROR(vhdx::ReplayLog(file, header));
+  ASSIGN_OR_RETURN(const vhdx::Geometry before, vhdx::ReadGeometry(file, header.header));
+  if (header.header.log_length == 0) return absl::InvalidArgumentError("VHDX: it has no log");
+  if (disk_bytes < before.disk_bytes) return TooSmall(disk_bytes, before.disk_bytes);
+  if (disk_bytes > vhdx::kMaxDiskBytes || disk_bytes % before.logical_sector_bytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a disk of ", disk_bytes, " bytes: VHDX has whole sectors up to 64 TiB"));
+  }
+  if (disk_bytes == before.disk_bytes) return absl::OkStatus();
+  header.header.file_write_guid = NewGuid();
+  header.header.data_write_guid = new_id == Guid{} ? NewGuid() : new_id;
+  RETURN_IF_ERROR(ToStatus(vhdx::UpdateHeader(file, header), "its header"));
+  vhdx::Geometry after = before;
+  after.disk_bytes = disk_bytes;
+  const bool moves = after.entry_count() * 8 > before.bat_bytes;
+  const uint64_t end_before = file.size_bytes();
+  if (absl::Status made = MakeRoom(file, before, after, moves); !made.ok()) {
+    (void)file.Resize(end_before);
+    return made;
+  }
   vhdx::LoggedChange change(file, header);
   RETURN_IF_ERROR(ToStatus(
       change.Set(after.disk_size_offset, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&disk_bytes), 8)),
@@ -176,16 +197,16 @@ absl::Status ResizeVhd(ImageFile& file, uint64_t disk_bytes) {
   const uint64_t blocks = geometry.block_count();
   if (disk_bytes == disk_before) return absl::OkStatus();
   if (blocks > blocks_before) {
-    // A table behind all blocks, and the old footer behind that.
     const uint64_t place = geometry.end;
     std::vector<uint8_t> table((blocks * 4 + vhd::kSector - 1) / vhd::kSector * vhd::kSector, 0xFF);
     RETURN_IF_ERROR(
         ToStatus(Read(file, geometry.table_offset, absl::MakeSpan(table).first(blocks_before * 4)), "its table"));
     geometry.end = place + table.size();
-    RETURN_IF_ERROR(ToStatus(file.Resize(geometry.end + vhd::kSector), "its table"));
-    RETURN_IF_ERROR(ToStatus(Write(file, geometry.end, bytes_of(geometry.footer)), "its footer"));
-    RETURN_IF_ERROR(ToStatus(Write(file, place, table), "its table"));
-    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+    if (absl::Status moved = MoveVhdTable(file, geometry, place, table); !moved.ok()) {
+      (void)Write(file, place, bytes_of(geometry.footer));
+      (void)file.Resize(place + vhd::kSector);
+      return moved;
+    }
     vhd::DynamicHeader header;
     const uint64_t header_at = geometry.footer.data_offset;
     RETURN_IF_ERROR(ToStatus(Read(file, header_at, absl::MakeSpan(reinterpret_cast<uint8_t*>(&header), sizeof(header))),
