@@ -125,7 +125,7 @@ absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id
   const bool moves = after.entry_count() * 8 > before.bat_bytes;
   const uint64_t end_before = file.size_bytes();
   if (absl::Status made = MakeRoom(file, before, after, moves); !made.ok()) {
-    (void)file.Resize(end_before);
+    (void)file.Resize(end_before);  // nothing names what is behind it
     return made;
   }
   vhdx::LoggedChange change(file, header);
@@ -203,6 +203,7 @@ absl::Status ResizeVhd(ImageFile& file, uint64_t disk_bytes) {
         ToStatus(Read(file, geometry.table_offset, absl::MakeSpan(table).first(blocks_before * 4)), "its table"));
     geometry.end = place + table.size();
     if (absl::Status moved = MoveVhdTable(file, geometry, place, table); !moved.ok()) {
+      // The footer first: there is one at the end whenever power is lost.
       (void)Write(file, place, bytes_of(geometry.footer));
       (void)file.Resize(place + vhd::kSector);
       return moved;

