@@ -181,6 +181,10 @@ absl::StatusOr<hvsdk::ImageCreateOptions> CreateOptions(const Arguments& argumen
   HVIMG_ASSIGN(block, arguments.Bytes("block"));
   HVIMG_ASSIGN(sector, arguments.Bytes("sector"));
   if ((block | sector) >> 32 != 0) return absl::InvalidArgumentError("--block, --sector: too large");
+  if (format == ImageFormat::kRaw && (block | sector) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(block != 0 ? "--block" : "--sector", ": a raw image has no place for it"));
+  }
   options.format = format;
   options.disk_bytes = size;
   options.block_bytes = static_cast<uint32_t>(block);
@@ -341,6 +345,7 @@ absl::Status Run(int argc, char** argv) {
       if (is_switch != (equals == std::string::npos)) {
         return absl::InvalidArgumentError(absl::StrCat("--", flag, is_switch ? ": takes no value" : ": needs a value"));
       }
+      if (arguments.Has(flag)) return absl::InvalidArgumentError(absl::StrCat("--", flag, ": is there twice"));
       arguments.flags[flag] = is_switch ? "" : text.substr(equals + 1);
     }
     if (arguments.paths.size() != command.paths) {

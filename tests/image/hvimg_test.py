@@ -242,7 +242,9 @@ def test_mistakes():
                       ('create', '--size=1M', '--sector=4096', '--format=vhd', 'x'), ('info', '--speed=1', 'raw'),
                       ('create', '--size=1M', '--format=qcow2', 'x'), ('info', '--format=vhdx', 'raw'),
                       ('create', '--size=1M', '--block=3M', 'x'), ('create', '--size=1M', '--type=sparse', 'x'),
-                      ('create', '--size=1M', '--type=differencing', 'x'), ('create', '--type=fixed', '--parent=raw', 'x'), ('info', '--format', 'raw')):
+                      ('create', '--size=1M', '--type=differencing', 'x'), ('create', '--type=fixed', '--parent=raw', 'x'), ('info', '--format', 'raw'),
+                      ('create', '--size=1M', '--size=2M', 'x'), ('create', '--size=1M', '--format=raw', '--block=1M', 'x'),
+                      ('create', '--size=1M', '--format=raw', '--sector=4096', 'x'), ('convert', '--json', 'raw', 'x')):
         hvimg(*arguments, status=2)
     assert not os.path.exists('x')
 
