@@ -21,6 +21,7 @@
 #include "absl/strings/str_join.h"
 #include "convert.h"
 #include "hvsdk/image/disk_image.h"
+#include "unfinished_file.h"
 
 namespace hvimg {
 namespace {
@@ -46,6 +47,7 @@ usage:
   TYPE     dynamic, unless it says fixed; one with a parent is differencing
   BYTES    a number, with K, M, G or T behind it for powers of 1024
   repair   replays the log of an image that was not closed, and puts a lost footer in its place
+  convert  writes NEW.part, which gets its name once it is whole
   compact  lets go of blocks of zeroes, and makes the file as short as it can be
   merge    copies what the image has into its parent, and leaves the image as it is
   rebase   gives the image another parent, or says where the one that it has is now
@@ -179,6 +181,10 @@ absl::StatusOr<hvsdk::ImageCreateOptions> CreateOptions(const Arguments& argumen
   HVIMG_ASSIGN(block, arguments.Bytes("block"));
   HVIMG_ASSIGN(sector, arguments.Bytes("sector"));
   if ((block | sector) >> 32 != 0) return absl::InvalidArgumentError("--block, --sector: too large");
+  if (format == ImageFormat::kRaw && (block | sector) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(block != 0 ? "--block" : "--sector", ": a raw image has no place for it"));
+  }
   options.format = format;
   options.disk_bytes = size;
   options.block_bytes = static_cast<uint32_t>(block);
@@ -222,19 +228,17 @@ absl::Status Convert(const Arguments& arguments) {
   if (options.logical_sector_bytes == 0 && options.format == ImageFormat::kVhdx) {
     options.logical_sector_bytes = source->info().logical_block_bytes;
   }
-  if (absl::Status status = hvsdk::CreateImage(arguments.paths[1], options, arguments.engine); !status.ok())
-    return status;
+  HVIMG_ASSIGN(unfinished, UnfinishedFile::Create(arguments.paths[1], options, arguments.engine));
   absl::Status status;
   {
     hvsdk::ImageOptions written;
     written.format = options.format;
-    auto target = hvsdk::OpenImage(arguments.paths[1], written, arguments.engine);
+    auto target = hvsdk::OpenImage(unfinished.path(), written, arguments.engine);
     Progress progress;
     const uint64_t all = source->info().size_bytes;
     status = target.ok() ? Copy(*source, **target, [&](uint64_t done) { progress(done, all); }) : target.status();
   }
-  if (status.ok()) return status;
-  unlink(arguments.paths[1].c_str());
+  if (status.ok()) return unfinished.Finish();
   return absl::Status(status.code(),
                       absl::StrCat(arguments.paths[0], " to ", arguments.paths[1], ": ", status.message()));
 }
@@ -341,6 +345,7 @@ absl::Status Run(int argc, char** argv) {
       if (is_switch != (equals == std::string::npos)) {
         return absl::InvalidArgumentError(absl::StrCat("--", flag, is_switch ? ": takes no value" : ": needs a value"));
       }
+      if (arguments.Has(flag)) return absl::InvalidArgumentError(absl::StrCat("--", flag, ": is there twice"));
       arguments.flags[flag] = is_switch ? "" : text.substr(equals + 1);
     }
     if (arguments.paths.size() != command.paths) {

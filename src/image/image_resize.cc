@@ -78,6 +78,42 @@ absl::Status ClearTail(ImageFile& file, const vhdx::Header& header, const vhdx::
   return ToStatus(Zero(file, place + used, before.block_bytes - used), "its last block");
 }
 
+// What the new blocks need, behind all that is there, where nothing names it yet.
+absl::Status MakeRoom(ImageFile& file, const vhdx::Geometry& before, vhdx::Geometry& after, bool moves) {
+  uint64_t end = (file.size_bytes() + kMiB - 1) / kMiB * kMiB;
+  if (moves) {
+    after.bat_offset = end;
+    after.bat_bytes = (after.entry_count() * 8 + kMiB - 1) / kMiB * kMiB;
+    end += after.bat_bytes;
+    RETURN_IF_ERROR(ToStatus(file.Resize(end), "its allocation table"));
+    const uint64_t old_bytes = before.entry_count() * 8;
+    for (uint64_t at = 0; at < old_bytes; at += kStep) {
+      std::vector<uint8_t> bytes(std::min(kStep, old_bytes - at));
+      RETURN_IF_ERROR(ToStatus(Read(file, before.bat_offset + at, absl::MakeSpan(bytes)), "its allocation table"));
+      RETURN_IF_ERROR(ToStatus(Write(file, after.bat_offset + at, bytes), "its allocation table"));
+    }
+  }
+  if (after.leave_blocks_allocated) {
+    RETURN_IF_ERROR(ToStatus(
+        file.Resize(end + (after.block_count() - before.block_count()) * uint64_t{after.block_bytes}), "its room"));
+  }
+  RETURN_IF_ERROR(PrepareEntries(file, before, after, end));
+  // All of that is there before any of what names it, which changes as a whole.
+  return ToStatus(Flush(file), "its file");
+}
+
+// A table behind all blocks, at `place`, and the old footer behind that. Their room is taken before the footer's place
+// is: a full disk leaves the footer where it is.
+absl::Status MoveVhdTable(ImageFile& file, const vhd::Geometry& geometry, uint64_t place,
+                          absl::Span<const uint8_t> table) {
+  const absl::Span<const uint8_t> footer(reinterpret_cast<const uint8_t*>(&geometry.footer), sizeof(geometry.footer));
+  RETURN_IF_ERROR(ToStatus(file.Resize(place + table.size() + vhd::kSector), "its table"));
+  RETURN_IF_ERROR(ToStatus(Write(file, place + table.size(), footer), "its footer"));
+  RETURN_IF_ERROR(ToStatus(Write(file, place + vhd::kSector, table.subspan(vhd::kSector)), "its table"));
+  RETURN_IF_ERROR(ToStatus(Write(file, place, table.first(vhd::kSector)), "its table"));
+  return ToStatus(Flush(file), "its file");
+}
+
 }  // namespace
 
 absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id) {
@@ -97,27 +133,12 @@ absl::Status ResizeVhdx(ImageFile& file, uint64_t disk_bytes, const Guid& new_id
   RETURN_IF_ERROR(ClearTail(file, header.header, before));
   vhdx::Geometry after = before;
   after.disk_bytes = disk_bytes;
-  uint64_t end = (file.size_bytes() + kMiB - 1) / kMiB * kMiB;
   const bool moves = after.entry_count() * 8 > before.bat_bytes;
-  if (moves) {
-    after.bat_offset = end;
-    after.bat_bytes = (after.entry_count() * 8 + kMiB - 1) / kMiB * kMiB;
-    end += after.bat_bytes;
-    RETURN_IF_ERROR(ToStatus(file.Resize(end), "its allocation table"));
-    const uint64_t old_bytes = before.entry_count() * 8;
-    for (uint64_t at = 0; at < old_bytes; at += kStep) {
-      std::vector<uint8_t> bytes(std::min(kStep, old_bytes - at));
-      RETURN_IF_ERROR(ToStatus(Read(file, before.bat_offset + at, absl::MakeSpan(bytes)), "its allocation table"));
-      RETURN_IF_ERROR(ToStatus(Write(file, after.bat_offset + at, bytes), "its allocation table"));
-    }
+  const uint64_t end_before = file.size_bytes();
+  if (absl::Status made = MakeRoom(file, before, after, moves); !made.ok()) {
+    (void)file.Resize(end_before);  // nothing names what is behind it
+    return made;
   }
-  if (after.leave_blocks_allocated) {
-    RETURN_IF_ERROR(ToStatus(
-        file.Resize(end + (after.block_count() - before.block_count()) * uint64_t{after.block_bytes}), "its room"));
-  }
-  RETURN_IF_ERROR(PrepareEntries(file, before, after, end));
-  // All of that is there before any of what names it, which changes as a whole.
-  RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
   vhdx::LoggedChange change(file, header);
   RETURN_IF_ERROR(ToStatus(
       change.Set(after.disk_size_offset, absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(&disk_bytes), 8)),
@@ -187,16 +208,17 @@ absl::Status ResizeVhd(ImageFile& file, uint64_t disk_bytes) {
   const uint64_t blocks = geometry.block_count();
   if (disk_bytes == disk_before) return absl::OkStatus();
   if (blocks > blocks_before) {
-    // A table behind all blocks, and the old footer behind that.
     const uint64_t place = geometry.end;
     std::vector<uint8_t> table((blocks * 4 + vhd::kSector - 1) / vhd::kSector * vhd::kSector, 0xFF);
     RETURN_IF_ERROR(
         ToStatus(Read(file, geometry.table_offset, absl::MakeSpan(table).first(blocks_before * 4)), "its table"));
     geometry.end = place + table.size();
-    RETURN_IF_ERROR(ToStatus(file.Resize(geometry.end + vhd::kSector), "its table"));
-    RETURN_IF_ERROR(ToStatus(Write(file, geometry.end, bytes_of(geometry.footer)), "its footer"));
-    RETURN_IF_ERROR(ToStatus(Write(file, place, table), "its table"));
-    RETURN_IF_ERROR(ToStatus(Flush(file), "its file"));
+    if (absl::Status moved = MoveVhdTable(file, geometry, place, table); !moved.ok()) {
+      // The footer first: there is one at the end whenever power is lost.
+      (void)Write(file, place, bytes_of(geometry.footer));
+      (void)file.Resize(place + vhd::kSector);
+      return moved;
+    }
     vhd::DynamicHeader header;
     const uint64_t header_at = geometry.footer.data_offset;
     RETURN_IF_ERROR(ToStatus(Read(file, header_at, absl::MakeSpan(reinterpret_cast<uint8_t*>(&header), sizeof(header))),

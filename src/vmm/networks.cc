@@ -70,6 +70,7 @@ absl::StatusOr<MacAddress> ParseMac(absl::string_view text) {
         absl::StrCat("\"", absl::CEscape(text), "\" is not an address such as 02:15:5d:00:00:01"));
   }
   if ((address[0] & 1) != 0) return absl::InvalidArgumentError(absl::StrCat(text, " is a group's address"));
+  if (address == MacAddress{}) return absl::InvalidArgumentError(absl::StrCat(text, " is nobody's address"));
   return address;
 }
 

@@ -9,9 +9,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 HVIMG = sys.argv[1]
 QEMU = shutil.which('qemu-img')
@@ -203,13 +205,46 @@ def test_large():
         assert str(2040 << 30) in run(QEMU, 'info', '--output=json', '-f', 'vpc', 'large.vhd')
 
 
+def test_cut_off(rng):
+    """What a conversion leaves that was ended by a signal: nothing that could be taken for the image."""
+    def is_begun(path):
+        return os.path.exists(path) and os.stat(path).st_size > 32 * MIB
+
+    block = rng.randbytes(MIB)
+    with open('much', 'wb') as much:
+        for _ in range(256):
+            much.write(block)
+    for end in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        for _ in range(20):
+            with subprocess.Popen((HVIMG, 'convert', 'much', 'cut.vhdx'), stderr=subprocess.DEVNULL) as converts:
+                while converts.poll() is None and not is_begun('cut.vhdx.part'):
+                    time.sleep(0.001)
+                converts.send_signal(end)
+            assert os.path.exists('cut.vhdx') == (converts.returncode == 0), converts.returncode
+            if converts.returncode != 0:
+                break
+            hvimg('compare', 'much', 'cut.vhdx')
+            os.remove('cut.vhdx')
+        assert converts.returncode == -end, converts.returncode
+        assert os.path.exists('cut.vhdx.part') == (end == signal.SIGKILL), end
+    assert "disk 'cut.vhdx.part': File exists; " in hvimg('convert', 'much', 'cut.vhdx', status=2)
+    os.remove('cut.vhdx.part')
+    hvimg('convert', 'much', 'cut.vhdx')
+    hvimg('compare', 'much', 'cut.vhdx')
+    assert 'File exists' in hvimg('convert', 'much', 'cut.vhdx', status=2)
+    os.remove('cut.vhdx')
+    os.remove('much')
+
+
 def test_mistakes():
     for arguments in (('fly',), (), ('info',), ('info', 'nowhere'), ('create', 'x'), ('create', '--size=1Q', 'x'),
                       ('create', '--size=65T', 'x'), ('create', '--size=1000', 'x'), ('create', '--size=1M', 'raw'),
                       ('create', '--size=1M', '--sector=4096', '--format=vhd', 'x'), ('info', '--speed=1', 'raw'),
                       ('create', '--size=1M', '--format=qcow2', 'x'), ('info', '--format=vhdx', 'raw'),
                       ('create', '--size=1M', '--block=3M', 'x'), ('create', '--size=1M', '--type=sparse', 'x'),
-                      ('create', '--size=1M', '--type=differencing', 'x'), ('create', '--type=fixed', '--parent=raw', 'x'), ('info', '--format', 'raw')):
+                      ('create', '--size=1M', '--type=differencing', 'x'), ('create', '--type=fixed', '--parent=raw', 'x'), ('info', '--format', 'raw'),
+                      ('create', '--size=1M', '--size=2M', 'x'), ('create', '--size=1M', '--format=raw', '--block=1M', 'x'),
+                      ('create', '--size=1M', '--format=raw', '--sector=4096', 'x'), ('convert', '--json', 'raw', 'x')):
         hvimg(*arguments, status=2)
     assert not os.path.exists('x')
 
@@ -228,6 +263,7 @@ def main():
         test_compact(rng)
         test_merge_and_rebase(rng)
         test_large()
+        test_cut_off(rng)
         test_mistakes()
         os.chdir('/')
 

@@ -442,5 +442,48 @@ TEST(ImageFormatTest, AnImageGrowsAsAWhole) {
   }
 }
 
+// A disk that is full when an image should grow leaves a whole image of the old size.
+TEST(ImageFormatTest, AnImageThatCannotGrowIsAsItWas) {
+  for (const ImageFormat format : {ImageFormat::kVhdx, ImageFormat::kVhd}) {
+    auto file = Create(format, 5 * kMiB, /*is_fixed=*/false);
+    std::vector<uint8_t> bytes(8192, 7);
+    {
+      auto disk = Open(format, file);
+      ASSERT_TRUE(disk.ok()) << disk.status();
+      ASSERT_EQ(internal::WriteDisk(**disk, kMiB, bytes), BlockStatus::kOk);
+    }
+    const SparseBytes before = file->Contents();
+    bool is_grown = false;
+    for (uint64_t room = 0; !is_grown; room = room < 8 ? room + 1 : room * 2) {
+      auto full = std::make_shared<MemoryImageFile>(before);
+      full->set_room(room);
+      // More than its table has room for.
+      constexpr uint64_t kNewBytes = uint64_t{200} << 30;
+      const absl::Status status =
+          format == ImageFormat::kVhd ? internal::ResizeVhd(*full, kNewBytes) : internal::ResizeVhdx(*full, kNewBytes);
+      is_grown = status.ok();
+      if (!is_grown) {
+        EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+        // A change that stands in a VHDX's log already may need the file's new end.
+        if (format == ImageFormat::kVhd || room == 0) {
+          EXPECT_EQ(full->Contents().size, before.size) << room;
+        }
+      }
+      full->set_room(~uint64_t{0});
+      auto disk = Open(format, full);
+      ASSERT_TRUE(disk.ok()) << disk.status();
+      EXPECT_EQ((*disk)->info().size_bytes, is_grown ? kNewBytes : 5 * kMiB) << room;
+      std::vector<uint8_t> read(bytes.size());
+      ASSERT_EQ(internal::ReadDisk(**disk, kMiB, absl::MakeSpan(read)), BlockStatus::kOk);
+      EXPECT_EQ(read, bytes) << room;
+      disk->reset();
+      const auto check =
+          format == ImageFormat::kVhd ? internal::CheckVhd(*full, false) : internal::CheckVhdx(*full, false);
+      ASSERT_TRUE(check.ok()) << check.status();
+      EXPECT_THAT(check->faults, testing::IsEmpty()) << room;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace hvsdk

@@ -102,6 +102,8 @@ class MemoryImageFile : public ImageFile {
   void set_read_only(bool read_only) { read_only_ = read_only; }
   // Beyond which it does not grow; 0: anywhere.
   void set_limit(uint64_t bytes) { limit_ = bytes; }
+  // How many sectors that were never written, or discarded, can be from now on.
+  void set_room(uint64_t sectors) { room_ = sectors; }
 
   // What is there without a loss of power.
   SparseBytes Contents() const {
@@ -216,6 +218,10 @@ class MemoryImageFile : public ImageFile {
     }
     for (uint64_t offset = request.offset_bytes; is_write && offset < end;) {
       const uint64_t number = offset / 512, at = offset % 512, part = std::min(end - offset, 512 - at);
+      if (!contents_.sectors.contains(number) && room_-- == 0) {
+        room_ = 0;
+        return BlockStatus::kNoSpace;
+      }
       std::memcpy(contents_.sectors[number].data() + at, &bytes[offset - request.offset_bytes], part);
       touched_.insert(number);
       if (request.fua) CopySector(number);
@@ -250,6 +256,7 @@ class MemoryImageFile : public ImageFile {
   const std::string path_ = "memory";
   bool read_only_ = false;
   uint64_t limit_ = 0;
+  uint64_t room_ = ~uint64_t{0};
   uint64_t unit_ = 512;
   mutable std::mutex mutex_;
   // Guarded by mutex_.

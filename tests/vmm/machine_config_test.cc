@@ -115,6 +115,8 @@ TEST(MachineConfigTest, ImpossibleValuesNameTheirField) {
       {"kernel: \"k\" trace: \"a\\000b\"", "trace: contains a zero byte"},
       {"kernel: \"k\" networks {}", "net: none of user"},
       {"kernel: \"k\" networks { user {} mac: \"02:15:5d:00:00:0g\" }", "net: mac:"},
+      {"kernel: \"k\" networks { user {} mac: \"03:15:5d:00:00:01\" }", "net: mac:"},
+      {"kernel: \"k\" networks { user {} mac: \"00:00:00:00:00:00\" }", "net: mac:"},
       {"kernel: \"k\" networks { user { hostfwd: \"tcp:1\" } }", "net: hostfwd:"},
       {"kernel: \"k\" networks { user { dns: \"1.2.3\" } }", "net: dns:"},
       {"kernel: \"k\" networks { tap {} }", "net: tap:"},
