@@ -174,9 +174,9 @@ class Credentials final : public TlsCredentials {
     library_.context_set_passphrase(context_, [](char*, int, int, void*) { return 0; });
     RETURN_IF_ERROR(check(certificate, "a certificate in PEM form",
                           library_.context_use_certificate(context_, certificate.c_str())));
-    RETURN_IF_ERROR(
-        check(key, "a private key in PEM form", library_.context_use_key(context_, key.c_str(), SSL_FILETYPE_PEM)));
-    RETURN_IF_ERROR(check(key, "the certificate's private key", library_.context_check_key(context_)));
+    RETURN_IF_ERROR(check(key, "the certificate's private key in PEM form",
+                          library_.context_use_key(context_, key.c_str(), SSL_FILETYPE_PEM)));
+    RETURN_IF_ERROR(check(key, "the certificate's private key in PEM form", library_.context_check_key(context_)));
     if (access(authority.c_str(), F_OK) != 0) {
       // A folder that may not be looked at must not open the door.
       return errno == ENOENT ? absl::OkStatus()

@@ -379,9 +379,12 @@ TEST_F(RfbSecurityTest, NamesWhatIsWrong) {
   EXPECT_THAT(create("ninechars", "").message(), HasSubstr("the password has 9 bytes, and VNC knows 8"));
   EXPECT_THAT(create("", "/nowhere").message(), HasSubstr("/nowhere/server-cert.pem: No such file"));
   server_certificate_.WriteKeyTo(folder_ + "/server-key.pem", "word");
-  EXPECT_THAT(create("", folder_).message(), HasSubstr(folder_ + "/server-key.pem: "));
+  EXPECT_THAT(create("", folder_).message(),
+              HasSubstr(folder_ + "/server-key.pem: not the certificate's private key in PEM form: "));
   Certificate("other").WriteKeyTo(folder_ + "/server-key.pem");
-  EXPECT_THAT(create("", folder_).message(), HasSubstr(folder_ + "/server-key.pem: key values mismatch"));
+  EXPECT_THAT(
+      create("", folder_).message(),
+      HasSubstr(folder_ + "/server-key.pem: not the certificate's private key in PEM form: key values mismatch"));
   server_certificate_.WriteKeyTo(folder_ + "/server-key.pem");
   EXPECT_TRUE(create("", folder_).ok());
   server_certificate_.WriteKeyTo(folder_ + "/ca-cert.pem");  // which is no certificate
