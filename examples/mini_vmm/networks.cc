@@ -30,7 +30,6 @@ std::vector<NetworkStatus> Networks::networks() const {
 absl::StatusOr<uint8_t> Networks::Attach(const NetworkConfig& network) {
   MachineConfig with = config_;
   NetworkConfig& added = *with.add_networks() = network;
-  added.clear_number();
   if (const absl::Status valid = hvsdk::vmm::ValidateMachineConfig(with); !valid.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--", valid.message()));
   }

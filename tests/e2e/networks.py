@@ -665,7 +665,10 @@ def hot_plug_network(context):
             machine.wait_for('^ended$')
 
             # Until it runs again a paused machine has the adapter.
-            device = machine.ctl('attach', '--net=user').strip()
+            device = machine.ctl('attach', '--net=user,number=5').strip()
+            expect(device == 'network/5', 'another place', device)
+            for number in ('5', '8'):
+                expect('number' in machine.ctl('attach', f'--net=user,number={number}', status=2), 'a place that there is not')
             machine.wait_for('^paused$')
             machine.ctl('pause')
             detach = subprocess.Popen([context.mini_vmm, 'ctl', machine.socket, 'detach', device])
