@@ -9,6 +9,7 @@
 #include "base/status_macros.h"
 #include "image/blocking.h"
 #include "image/image_format.h"
+#include "image/room_map.h"
 #include "image/vhd_file.h"
 #include "image/vhdx_change.h"
 #include "image/vhdx_file.h"
@@ -66,12 +67,10 @@ absl::Status ClearTail(ImageFile& file, const vhdx::Header& header, const vhdx::
   if (state != vhdx::BlockState::kFullyPresent && state != vhdx::BlockState::kPartiallyPresent) return absl::OkStatus();
   const uint64_t place = vhdx::OffsetOf(entry);
   // What a damaged image says could be anywhere.
-  const auto is_on = [&](uint64_t offset, uint64_t bytes) {
-    return place < offset + bytes && offset < place + before.block_bytes;
-  };
-  if (place > file.size_bytes() || before.block_bytes > file.size_bytes() - place || is_on(0, kMiB) ||
-      is_on(header.log_offset, header.log_length) || is_on(before.bat_offset, before.bat_bytes) ||
-      is_on(before.metadata_offset, before.metadata_bytes)) {
+  RoomMap taken(file.size_bytes(), kMiB);
+  vhdx::TakeStructures(header, before, taken);
+  if (place > file.size_bytes() || before.block_bytes > file.size_bytes() - place ||
+      !taken.Take(place, before.block_bytes)) {
     return absl::InvalidArgumentError(
         absl::StrCat("VHDX: its last block lies at byte ", place, ", where no block can be"));
   }

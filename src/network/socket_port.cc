@@ -33,8 +33,6 @@ constexpr size_t kMaxWireBytes = ethernet::kMaxFrameBytes + ethernet::kVlanTagBy
 // What may wait to be written before the sender is held back.
 constexpr size_t kMaxOutBytes = 256 << 10;
 constexpr size_t kInBytes = 128 << 10;
-// What is no frame for the client, and is passed over before others have their turn: a peer may write more as fast as it is read.
-constexpr int kMaxPassed = 256;
 // Between attempts to find a peer, which grow from the one to the other.
 constexpr long kMinRetryNs = 2'000'000, kMaxRetryNs = 250'000'000;
 
@@ -85,7 +83,7 @@ class SocketPort final : public NetworkPort, private Task {
   bool Flush();
   // The next whole frame that has arrived, without its length; under the lock of what is read. Empty: there is none now, or more were
   // passed over than `may_pass` allows.
-  absl::Span<const uint8_t> NextFrame(int& may_pass);
+  absl::Span<const uint8_t> NextFrame(size_t& may_pass);
   // More bytes of a stream. False: there are none now.
   bool Fill();
   void HasFrames() {
@@ -359,7 +357,7 @@ bool SocketPort::Fill() {
   return size < 0 && errno == EINTR;
 }
 
-absl::Span<const uint8_t> SocketPort::NextFrame(int& may_pass) {
+absl::Span<const uint8_t> SocketPort::NextFrame(size_t& may_pass) {
   if (is_datagram_) {
     while (may_pass > 0) {
       if (fd_ < 0) return {};
@@ -401,7 +399,7 @@ size_t SocketPort::Receive(uint16_t queue, absl::Span<IncomingFrame> frames) {
   if (queue != 0) return 0;
   std::lock_guard lock(read_mutex_);
   size_t count = 0;
-  int may_pass = kMaxPassed;
+  size_t may_pass = kMaxPassed;
   while (count < frames.size() && may_pass > 0) {
     const absl::Span<const uint8_t> frame = NextFrame(may_pass);
     if (frame.empty()) break;

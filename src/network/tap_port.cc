@@ -45,8 +45,6 @@ constexpr uint8_t kGsoTcp6 = 4;        // VIRTIO_NET_HDR_GSO_TCPV6
 constexpr uint8_t kGsoEcn = 0x80;      // VIRTIO_NET_HDR_GSO_ECN: CWR is set in a frame to be cut
 
 constexpr uint16_t kMaxQueues = 64;
-// Frames that the client does not take, and that are passed over before others have their turn.
-constexpr size_t kMaxPassed = 256;
 constexpr size_t kMaxPieces = 16;  // of a frame's memory that the kernel writes to itself
 constexpr size_t kMaxWireBytes = ethernet::kMaxFrameBytes + ethernet::kVlanTagBytes;
 

@@ -18,6 +18,9 @@
 
 namespace hvsdk::network {
 
+// What a port passes over, as no frame for its client, before others have their turn: the other end may write more as fast as it is read.
+inline constexpr size_t kMaxPassed = 256;
+
 // Puts a tag into a frame of `size_bytes`, behind which is room for it. Answers the frame's length.
 inline size_t PutTag(uint8_t* frame, size_t size_bytes, uint16_t tci) {
   constexpr size_t kAt = ethernet::kTagOffset;

@@ -415,8 +415,8 @@ class NetworkAdapter::Core : private NetworkChannelHost,
         (state.receive_sections == 0 || state.receive_sections > ReceiveBuffer::kMaxSections ||
          state.receive_frame_bytes < kMinMtuBytes + kEthernetBytes ||
          state.receive_frame_bytes > max_mtu_bytes_ + kEthernetBytes ||
-         state.receive_part_bytes < state.receive_frame_bytes ||
-         (state.receive_part_bytes != state.receive_frame_bytes && state.receive_part_bytes != kLongPartBytes))) {
+         (state.receive_part_bytes != state.receive_frame_bytes &&
+          state.receive_part_bytes != std::max(state.receive_frame_bytes, kLongPartBytes)))) {
       return reader.Invalid("receive_sections", "not of a buffer");
     }
     // Each section is in one place, if in any.
@@ -622,7 +622,8 @@ class NetworkAdapter::Core : private NetworkChannelHost,
     if (!lease) return;
     receive_frame_bytes_ = mtu_bytes_ + static_cast<uint32_t>(kEthernetBytes);
     receive_part_bytes_ = receive_frame_bytes_;
-    // Where the port may give coalesced segments: a guest that asks for them handles fewer and larger parts faster, if there are enough for small frames, too.
+    // Where the port may give coalesced segments: a guest that asks for them handles fewer and larger parts faster, if there are enough for
+    // small frames, too.
     if (version_ >= Version::k61 && port_info_.max_frame_bytes > max_mtu_bytes_ + kEthernetBytes &&
         receive_part_bytes_ < kLongPartBytes &&
         lease->size_bytes() >= kLeastForLongParts * (kHeadroom + kLongPartBytes)) {
